@@ -1,0 +1,128 @@
+"""The network: a decoder-only transformer, read from top to bottom.
+
+Pre-LayerNorm blocks (Radford et al. 2019, GPT-2), learned absolute positions, and a feed-forward network with Leaky ReLU in place of GELU.
+"""
+
+# B batch, T time, C channels, H heads, D channels per head, V vocabulary
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+INIT_STD = 0.02  # of every weight matrix and embedding, as in GPT-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    n_layer: int
+    n_head: int
+    n_embd: int  # C
+    block_size: int  # longest context, in tokens
+    negative_slope: float  # of the Leaky ReLU; 0 is ReLU, 1 is linear
+    dropout: float
+    tied_embeddings: bool  # the head shares its matrix with the token embedding
+    seed: int  # of the initial weights
+
+    def __post_init__(self) -> None:
+        for name in ("n_layer", "n_head", "n_embd", "block_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd must be a multiple of n_head ({self.n_head}), got {self.n_embd}")
+        if not 0 <= self.negative_slope <= 1:
+            raise ValueError(f"negative_slope must lie in [0, 1], got {self.negative_slope}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig(ModelConfig):
+    vocab_size: int  # V; comes from the tokenizer, never from params.yaml
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention (Vaswani et al. 2017) with one fused projection for queries, keys and values."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+        return self.proj(y.transpose(1, 2).reshape(B, T, C))
+
+
+class FeedForward(nn.Module):
+    """C -> 4C -> C with Leaky ReLU."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.negative_slope = config.negative_slope
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.down = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        return self.down(F.leaky_relu(self.up(x), self.negative_slope))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x)): the residual path itself is never normalised."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attn_norm = nn.LayerNorm(config.n_embd)
+        self.attn = Attention(config)
+        self.ffn_norm = nn.LayerNorm(config.n_embd)
+        self.ffn = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        x = x + self.dropout(self.attn(self.attn_norm(x)))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class GPT(nn.Module):
+    """Token ids to logits. The weights are a function of `config.seed` alone."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tied_embeddings:
+            self.head.weight = self.token_embedding.weight
+        self._initialise(torch.Generator().manual_seed(config.seed))
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, mean=0.0, std=INIT_STD, generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)  # norm weights stay at one, where nn.LayerNorm puts them
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The final normalised state of each position, (B, T) -> (B, T, C)."""
+        T = ids.shape[1]
+        assert T <= self.config.block_size, f"{T} tokens exceed the context of {self.config.block_size}"
+        positions = torch.arange(T, device=ids.device)
+        x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def forward(self, ids: Tensor) -> Tensor:  # (B, T) -> (B, T, V)
+        return self.head(self.hidden(ids))
+
+    def n_parameters(self) -> int:
+        """Trainable values; tied matrices count once."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,74 @@
+"""Weights on disk: `<name>.safetensors` with `config.json` beside it. Nothing here can execute code from a file."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from antimatter import files
+from antimatter.model.gpt import GPT, GPTConfig
+
+FINAL = "final.safetensors"
+CONFIG = "config.json"
+
+
+def save(model: GPT, folder: Path) -> None:
+    """Writes the weights in float32 and the config. The same weights give the same bytes."""
+    state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items() if not _is_tied_copy(model, name)}
+    with files.replacing(folder / FINAL) as partial:
+        save_file(state, partial)  # no metadata: two keys or more come out in random order
+    files.write_json(folder / CONFIG, asdict(model.config))
+
+
+def load(folder: Path) -> GPT:
+    """The model of a checkpoint folder, in float32 on the CPU, in eval mode.
+
+    Raises:
+        FileNotFoundError: config.json or the weights are missing.
+        ValueError: one of them is damaged, or they do not fit each other.
+    """
+    values = files.read_json(folder / CONFIG)
+    try:
+        config = GPTConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a model config: {error}; run `dvc repro checkpoints` to make it anew") from None
+    path = folder / FINAL
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro checkpoints` to make it, or `dvc pull` to fetch it")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); run `dvc repro checkpoints` to make it anew") from None
+    return from_state(state, config, str(path))
+
+
+def from_state(state: Mapping[str, Tensor], config: GPTConfig, origin: str) -> GPT:
+    """A GPT with these weights, in eval mode.
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of another shape than the config asks for; the message names the first and `origin`.
+    """
+    with torch.device("meta"):
+        model = GPT(config)
+    expected = {name: tensor for name, tensor in model.state_dict().items() if not _is_tied_copy(model, name)}
+    for name in sorted(expected.keys() | state.keys()):
+        if name not in state:
+            raise ValueError(f"{origin} does not fit its config: tensor {name} is missing")
+        if name not in expected:
+            raise ValueError(f"{origin} does not fit its config: tensor {name} is unknown")
+        if state[name].shape != expected[name].shape:
+            raise ValueError(
+                f"{origin} does not fit its config: {name} is {tuple(state[name].shape)}, the config asks for {tuple(expected[name].shape)}"
+            )
+    model.load_state_dict(state, strict=False, assign=True)
+    if config.tied_embeddings:
+        model.head.weight = model.token_embedding.weight  # assign=True broke the tie
+    return model.requires_grad_(False).eval()
+
+
+def _is_tied_copy(model: GPT, name: str) -> bool:
+    return model.config.tied_embeddings and name == "head.weight"

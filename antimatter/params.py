@@ -1,0 +1,122 @@
+"""Reads a section of params.yaml into a frozen dataclass, strictly.
+
+params.yaml holds every value; the dataclass, which lives beside the code that it steers, says which values there are. A key too many, a key
+too few, a wrong type or a bad value is one ValueError that names the key, the value and the way out.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+PARAMS = Path("params.yaml")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars, as DVC reads them. PyYAML alone speaks 1.1: `6e-4` is text there, `1:30` is 90, `yes` is True."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:  # PyYAML would silently keep the last one
+                raise ValueError(f"key '{key}' stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+0123456789."),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first.replace("\0", ""), ""])
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(re.sub(r"\.(inf|nan)", r"\1", node.value.lower())))
+
+
+def load(path: Path = PARAMS) -> dict[str, Any]:
+    """The whole file as plain dictionaries.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not YAML, or not a mapping.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run from the root of the repository, or `git checkout {path}`")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, _Loader is a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold sections of `key: value`, got {values!r}")
+    return values
+
+
+def read(config: type[T], section: str, path: Path = PARAMS, *, part: bool = False) -> T:
+    """The section of params.yaml as an instance of the dataclass `config`.
+
+    Args:
+        section: the key at the top of params.yaml.
+        part: read only the keys that `config` declares. For `runtime`, which several stages share without sharing a class.
+
+    Raises:
+        ValueError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+    """
+    values = load(path)
+    if section not in values:
+        raise ValueError(f"{path}: section `{section}` is missing{_did_you_mean(section, values)}")
+    return _build(config, values[section], f"{path}: {section}", part)
+
+
+def _build(config: type[T], values: Any, where: str, part: bool = False) -> T:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a section of `key: value`, got {values!r}")
+    hints = typing.get_type_hints(config)
+    unknown = [] if part else [key for key in values if key not in hints]
+    if unknown:
+        raise ValueError(f"{where}.{unknown[0]} is not a parameter{_did_you_mean(unknown[0], hints)}; known: {', '.join(hints)}")
+    for key in hints:
+        if key not in values:
+            raise ValueError(f"{where}.{key} is missing{_did_you_mean(key, values.keys() - hints.keys())}")
+    converted = {key: _convert(hint, values[key], f"{where}.{key}") for key, hint in hints.items()}
+    try:
+        return config(**converted)
+    except ValueError as error:  # from __post_init__, which knows the key but not the file
+        raise ValueError(f"{where}.{error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)  # type: ignore[arg-type]
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is typing.Literal:
+        if value not in arguments or isinstance(value, bool):
+            raise ValueError(f"{where} must be one of {', '.join(map(str, arguments))}; got {value!r}")
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if origin is None and type(value) is hint:
+        return value
+    expected = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, "a list" if origin is tuple else str(hint))
+    raise ValueError(f"{where} must be {expected}, got {value!r}")
+
+
+def _did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""

@@ -1,0 +1,19 @@
+"""How a stage starts and how it fails: paths from the command line, one line for an error that a person can mend."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def run(main: Callable[..., None]) -> None:
+    """Calls `main` with the command line's paths. An error that names its way out is printed as one line, without a traceback."""
+    try:
+        main(*map(Path, sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        if os.environ.get("ANTIMATTER_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
