@@ -1,0 +1,31 @@
+# make repro: the whole pipeline. make test: lint, types and tests. Both create .venv from requirements.lock if it is missing or older.
+PYTHON ?= python3
+VENV := .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: repro test check lock
+repro: .venv/ready
+	$(VENV) -m dvc repro
+
+test: check
+	$(VENV) -m pytest
+
+check: .venv/ready
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+	$(VENV) -m mypy
+
+.venv/ready: requirements.lock pyproject.toml tools/plots_page.py
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(VENV) -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	$(VENV) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	$(VENV) tools/plots_page.py .dvc/tmp/plots.html
+	@touch $@
+
+# The newest versions that pyproject.toml allows; CONTRIBUTING.md says when
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet '.[dev]' setuptools
+	.venv-lock/bin/pip freeze --all --exclude antimatter --exclude pip | sed 's/+cpu//' > requirements.lock
+	rm -rf .venv-lock

@@ -1,0 +1,65 @@
+"""Text from a model, token by token: temperature, top-k and top-p (nucleus, Holtzman et al. 2020), stopping at an end token."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from antimatter.model.gpt import GPT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    temperature: float  # 0 is greedy
+    top_k: int  # most likely tokens to choose among; 0 is all
+    top_p: float  # smallest set of tokens with this probability together; 1 is all
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must not be negative, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """What the next token is drawn from, (..., V) -> (..., V): temperature first, then top-k, then top-p, as llama.cpp and Hugging Face nest them.
+
+    With temperature 0 all of it lies on the most likely token.
+    """
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    ranked, order = (logits / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    if sampling.top_k:
+        ranked[..., sampling.top_k :] = 0
+    ranked = ranked / ranked.sum(-1, keepdim=True)
+    before = ranked.cumsum(-1) - ranked  # the token that crosses top_p still belongs to the set
+    ranked[before >= sampling.top_p] = 0
+    return torch.zeros_like(logits).scatter_(-1, order, ranked / ranked.sum(-1, keepdim=True))
+
+
+@torch.no_grad()
+def generate(model: GPT, prompt: list[int], samples: int, sampling: Sampling, end: int, generator: torch.Generator) -> list[list[int]]:
+    """Continuations of a prompt, without the prompt itself; one that ended by itself has `end` as its last token.
+
+    Past the model's context the oldest tokens fall out of sight.
+
+    Args:
+        prompt: token ids, at least one.
+        generator: makes the draw reproducible; on the CPU.
+    """
+    ids = torch.tensor([prompt] * samples)  # (B, T)
+    ended = torch.zeros(samples, dtype=torch.bool)
+    for _ in range(sampling.max_new_tokens):
+        logits = model.head(model.hidden(ids[:, -model.config.block_size :])[:, -1])  # (B, V)
+        token = torch.multinomial(probabilities(logits.float(), sampling), 1, generator=generator)
+        ids = torch.cat([ids, token], dim=1)
+        ended |= token[:, 0] == end
+        if ended.all():
+            break
+    rows = ids[:, len(prompt) :].tolist()
+    return [row[: row.index(end) + 1] if end in row else row for row in rows]

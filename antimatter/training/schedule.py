@@ -1,0 +1,29 @@
+"""The learning rate as a function of the step: linear warm-up, then cosine decay (Loshchilov & Hutter 2017)."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    warmup_steps: int
+    final_fraction: float  # of the peak rate, at the last step
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"final_fraction must lie in [0, 1], got {self.final_fraction}")
+
+
+def rate_factor(step: int, steps: int, config: ScheduleConfig) -> float:
+    """The share of the peak rate at a step, in [0, 1].
+
+    Args:
+        step: counts from 1, so that the first step already learns.
+        steps: length of the run; the factor is `final_fraction` at step == steps.
+    """
+    if step <= config.warmup_steps:
+        return step / config.warmup_steps
+    progress = (step - config.warmup_steps) / (steps - config.warmup_steps)
+    return config.final_fraction + (1 - config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,0 +1,31 @@
+"""When training has gone wrong: a loss far above its recent average."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeConfig:
+    factor: float  # a loss above factor x its moving average is a spike
+    window: int  # steps in that average; also the healthy steps after which a checkpoint counts as stable
+    rate_factor: float  # the learning rate is multiplied by this at each backtrack
+    max_backtracks: int
+
+    def __post_init__(self) -> None:
+        if self.factor <= 1:
+            raise ValueError(f"factor must exceed 1, got {self.factor}")
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1, got {self.window}")
+        if not 0 < self.rate_factor <= 1:
+            raise ValueError(f"rate_factor must lie in (0, 1], got {self.rate_factor}")
+        if self.max_backtracks < 0:
+            raise ValueError(f"max_backtracks must not be negative, got {self.max_backtracks}")
+
+
+def is_spike(loss: float, history: Sequence[float], config: SpikeConfig) -> bool:
+    """Whether a loss is a spike, given the losses before it. Without a full window only NaN and infinity are: the first losses fall fast."""
+    if not math.isfinite(loss):
+        return True
+    recent = history[-config.window :]
+    return len(recent) == config.window and loss > config.factor * sum(recent) / len(recent)

@@ -1,0 +1,34 @@
+"""What several tests share: a small model and small token files."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from antimatter.model.gpt import GPT, GPTConfig
+
+
+@pytest.fixture
+def tiny_config() -> GPTConfig:
+    return GPTConfig(
+        n_layer=2, n_head=4, n_embd=32, block_size=16, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1, vocab_size=64
+    )
+
+
+@pytest.fixture
+def tiny_gpt(tiny_config: GPTConfig) -> GPT:
+    return GPT(tiny_config).eval()
+
+
+@pytest.fixture
+def token_file() -> Callable[..., np.ndarray]:
+    """Tokens with something to learn: each one follows from the one before, most of the time."""
+
+    def make(length: int, vocabulary: int = 64, seed: int = 0) -> np.ndarray:
+        random = np.random.default_rng(seed)
+        tokens = np.zeros(length, dtype=np.uint16)
+        for i in range(1, length):
+            tokens[i] = (tokens[i - 1] * 5 + 3) % vocabulary if random.random() < 0.9 else random.integers(vocabulary)
+        return tokens
+
+    return make

@@ -1,0 +1,89 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.loss import cross_entropy
+
+
+def randomise(model: GPT) -> GPT:
+    """Weights far from their start, biases and norms too, so that no term can be missing unseen."""
+    generator = torch.Generator().manual_seed(7)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+def test_the_future_cannot_change_the_past(tiny_gpt: GPT) -> None:
+    ids = torch.randint(64, (1, 16), generator=torch.Generator().manual_seed(0))
+    changed = ids.clone()
+    changed[0, 9:] = (changed[0, 9:] + 1) % 64
+    with torch.no_grad():
+        before, after = randomise(tiny_gpt)(ids), tiny_gpt(changed)
+    assert torch.equal(before[0, :9], after[0, :9])
+    assert not torch.allclose(before[0, 9:], after[0, 9:])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_equal_those_of_hugging_face_gpt2_with_its_activation_swapped(tiny_config: GPTConfig, tied: bool) -> None:
+    ours = randomise(GPT(replace(tiny_config, tied_embeddings=tied)).eval())
+    theirs = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=64, n_positions=16, n_embd=32, n_layer=2, n_head=4, activation_function="leaky_relu", tie_word_embeddings=tied,
+            bos_token_id=1, eos_token_id=2,
+        )
+    ).eval()  # fmt: skip
+    names = {
+        "transformer.wte": "token_embedding", "transformer.wpe": "position_embedding", "transformer.h": "blocks", "transformer.ln_f": "norm",
+        "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn.qkv", "attn.c_proj": "attn.proj", "mlp.c_fc": "ffn.up",
+        "mlp.c_proj": "ffn.down", "lm_head": "head",
+    }  # fmt: skip
+    state = ours.state_dict()
+    for name, parameter in theirs.state_dict().items():
+        mine = name
+        for old, new in names.items():
+            mine = mine.replace(old, new)
+        value = state[mine]
+        parameter.copy_(value.T if ".c_" in name and value.ndim == 2 else value)  # their Conv1D keeps matrices transposed
+    ids = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_seed_decides_the_first_weights(tiny_config: GPTConfig) -> None:
+    one, same, other = GPT(tiny_config), GPT(tiny_config), GPT(replace(tiny_config, seed=2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(one.token_embedding.weight, other.token_embedding.weight)
+    big = GPT(replace(tiny_config, n_embd=256, vocab_size=512))
+    assert big.token_embedding.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert big.blocks[0].ffn.up.weight.mean().item() == pytest.approx(0, abs=1e-3)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("tied", "millions"), [(True, 355.9), (False, 407.3)])
+def test_the_300m_preset_has_as_many_parameters_as_the_readme_says(tied: bool, millions: float) -> None:
+    config = GPTConfig(
+        n_layer=24, n_head=16, n_embd=1024, block_size=2048, negative_slope=0.01, dropout=0.0, tied_embeddings=tied, seed=1, vocab_size=50257
+    )
+    with torch.device("meta"):
+        model = GPT(config)
+    assert model.n_parameters() / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_loss_is_the_mean_negative_log_likelihood() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(2, 5, 7, generator=generator), torch.randint(7, (2, 5), generator=generator)
+    by_hand = -torch.stack([logits[b, t].double().softmax(-1)[targets[b, t]].log() for b in range(2) for t in range(5)])
+    assert cross_entropy(logits, targets).item() == pytest.approx(by_hand.mean().item(), rel=1e-6)
+    assert cross_entropy(logits, targets).item() == pytest.approx(F.cross_entropy(logits.transpose(1, 2), targets).item(), rel=1e-6)
+    torch.testing.assert_close(cross_entropy(logits, targets, reduction="none").double().flatten(), by_hand, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"n_head": 5}, "n_embd must be a multiple"), ({"n_layer": 0}, "n_layer"), ({"negative_slope": 2.0}, "negative_slope"), ({"dropout": 1.0}, "dropout")]
+)
+def test_an_impossible_shape_is_refused(tiny_config: GPTConfig, change: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(tiny_config, **change)  # type: ignore[arg-type]

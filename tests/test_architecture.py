@@ -1,0 +1,87 @@
+"""The laws of docs/architecture.md, as far as a machine can judge them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from antimatter import closure, params
+
+FLOW = ["data", "model", "training", "evaluation", "export", "serve"]
+STAGES = ["raw", "cleaned", "tokenizer", "shards", "checkpoints", "evaluation", "gguf", "ollama"]
+SOURCES = sorted(Path("antimatter").rglob("*.py"))
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where a name comes from"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def package(name: str) -> str | None:
+    parts = name.split(".")
+    return parts[1] if parts[0] == "antimatter" and len(parts) > 2 and parts[1] in FLOW else None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_imports_point_to_the_left(path: Path) -> None:
+    here = path.parts[1] if path.parts[1] in FLOW else None
+    for name in imports(path):
+        assert name.split(".")[0] not in ("dvc", "stages"), f"{path} imports {name}"
+        there = package(name)
+        if here and there:
+            assert FLOW.index(there) <= FLOW.index(here), f"{path} imports {name}, which stands to its right"
+        if here == "model":
+            assert there != "data", f"{path} imports {name}: the network knows nothing of text"
+
+
+def test_packages_run_nothing_on_import() -> None:
+    assert all(path.stat().st_size == 0 for path in SOURCES if path.name == "__init__.py")
+
+
+def test_serving_knows_no_torch() -> None:
+    for path in closure.files("antimatter.serve.chat"):
+        assert not any(name.split(".")[0] == "torch" for name in imports(path)), path
+
+
+def test_training_needs_only_torch_numpy_safetensors_and_yaml() -> None:
+    """So that a bare GPU machine can train from a checkout with prepared shards."""
+    allowed = {"torch", "numpy", "safetensors", "yaml", "antimatter", "stages"}
+    standard = {"__future__", *__import__("sys").stdlib_module_names}
+    for path in closure.files("stages.checkpoints"):
+        foreign = {name.split(".")[0] for name in imports(path)} - allowed - standard
+        assert not foreign, f"{path} imports {foreign}"
+
+
+def test_one_name_in_four_places() -> None:
+    graph = params.load(Path("dvc.yaml"))["stages"]
+    sections = params.load(Path("params.yaml"))
+    assert list(graph) == STAGES
+    for name in STAGES:
+        assert Path(f"stages/{name}.py").is_file()
+        assert name in sections
+        assert f"python -m stages.{name} " in graph[name]["cmd"]
+    assert sorted(path.stem for path in Path("stages").glob("*.py") if path.stat().st_size) == sorted(STAGES)
+
+
+def test_every_section_is_somebodys_dependency_and_runtime_is_nobodys() -> None:
+    graph = params.load(Path("dvc.yaml"))["stages"]
+    tracked = {section for stage in graph.values() for section in stage["params"]}
+    assert tracked == set(params.load(Path("params.yaml"))) - {"runtime"}
+
+
+def test_presets_have_the_same_keys() -> None:
+    def keys(values: object, path: str = "") -> set[str]:
+        if not isinstance(values, dict) or path == ".raw.packages":
+            return {path}
+        return {key for name, value in values.items() for key in keys(value, f"{path}.{name}")}
+
+    default = params.load(Path("params.yaml"))
+    for preset in Path("presets").glob("*.yaml"):
+        assert keys(params.load(preset)) == keys(default), preset
+    assert Path("presets/nano.yaml").read_bytes() == Path("params.yaml").read_bytes()

@@ -1,0 +1,135 @@
+import io
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from antimatter.training import optimizer as adamw
+from antimatter.training.checkpoint import Checkpoints
+from antimatter.training.journal import Curve, Progress
+from antimatter.training.optimizer import OptimizerConfig
+from antimatter.training.schedule import ScheduleConfig, rate_factor
+from antimatter.training.spikes import SpikeConfig, is_spike
+
+OPTIMIZER = OptimizerConfig(learning_rate=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0)
+SPIKES = SpikeConfig(factor=3.0, window=4, rate_factor=0.5, max_backtracks=2)
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (1, 0.01),  # the first step already learns
+        (50, 0.5),
+        (100, 1.0),  # the peak, once
+        (600, 0.55),  # half way down the cosine, between 1 and 0.1
+        (1100, 0.1),
+    ],
+)
+def test_the_schedule_at_points_worked_out_by_hand(step: int, expected: float) -> None:
+    assert rate_factor(step, 1100, ScheduleConfig(warmup_steps=100, final_fraction=0.1)) == pytest.approx(expected)
+
+
+def test_without_warm_up_the_schedule_starts_near_its_peak() -> None:
+    factors = [rate_factor(step, 10, ScheduleConfig(warmup_steps=0, final_fraction=0.0)) for step in range(1, 11)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[-1] == 0
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Embedding(4, 3))
+    before = [parameter.clone() for parameter in model.parameters()]
+    optimizer = adamw.build(model, OPTIMIZER)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for old, new in zip(before, model.parameters(), strict=True):
+        torch.testing.assert_close(new, old * (1 - 0.1 * 0.1) if old.ndim == 2 else old)
+
+
+def test_a_step_is_adamw_as_the_paper_has_it() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data = torch.tensor([[1.0, -2.0]])
+    optimizer = adamw.build(model, OPTIMIZER)
+    gradients = [torch.tensor([[0.5, -1.0]]), torch.tensor([[0.1, 0.3]])]
+    weight, m, v = torch.tensor([[1.0, -2.0]]).double(), 0.0, 0.0
+    for t, gradient in enumerate(gradients, 1):
+        model.weight.grad = gradient.clone()
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * gradient.double(), 0.95 * v + 0.05 * gradient.double() ** 2
+        weight = weight * (1 - 0.1 * 0.1) - 0.1 * (m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8)
+    torch.testing.assert_close(model.weight.double(), weight, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "history", "spike"),
+    [
+        (3.0, [1, 1, 1, 1], False),  # exactly 3 x is not over it
+        (3.1, [1, 1, 1, 1], True),
+        (3.1, [1, 1, 1], False),  # the window is not full
+        (3.1, [9, 1, 1, 1, 1], True),  # what lies before the window does not count
+        (math.nan, [], True),
+        (math.inf, [1, 1, 1, 1], True),
+    ],
+)
+def test_spikes_at_points_worked_out_by_hand(loss: float, history: list[float], spike: bool) -> None:
+    assert is_spike(loss, history, SPIKES) is spike
+
+
+def test_the_newest_readable_state_is_found_and_a_torn_one_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoints = Checkpoints(tmp_path, every=10)
+    assert checkpoints.newest(CPU) is None
+    for step in (10, 20):
+        checkpoints.save(step, {"step": step})
+    torn = tmp_path / "step-00000020.pt"
+    torn.write_bytes(torn.read_bytes()[:300])
+    assert checkpoints.newest(CPU) == {"step": 10}
+    assert "step-00000020.pt is damaged" in capsys.readouterr().err
+
+
+def test_stable_means_followed_by_healthy_steps_and_rotation_keeps_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every=10)
+    for step in (0, 10, 20, 25, 30):  # 25 was saved by a pause
+        checkpoints.save(step, {})
+    assert checkpoints.stable(29, healthy=5) == 20
+    assert checkpoints.stable(24, healthy=5) == 10
+    assert checkpoints.stable(3, healthy=5) == 0  # untrained weights are always stable
+    checkpoints.rotate(30, healthy=10)
+    assert checkpoints.steps() == [20, 25, 30]
+    checkpoints.drop_after(20)
+    assert checkpoints.steps() == [20]
+
+
+def test_a_save_that_fails_keeps_what_was_there(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every=10)
+    checkpoints.save(10, {"step": 10})
+    full = tmp_path / ".step-00000020.pt.partial"
+    full.symlink_to("/dev/full")  # every write to it says "no space left on device"
+    original, Path.unlink = Path.unlink, lambda *_, **__: None  # type: ignore[method-assign,assignment]
+    try:
+        with pytest.raises(OSError, match=r"could not save .*step-00000020\.pt.*goes on from step 10"):
+            checkpoints.save(20, {"step": 20, "weights": torch.zeros(100_000)})
+    finally:
+        Path.unlink = original  # type: ignore[method-assign]
+    assert checkpoints.newest(CPU) == {"step": 10}
+
+
+def test_a_curve_can_be_put_back(tmp_path: Path) -> None:
+    curve = Curve(tmp_path / "loss.csv", ["step", "loss"])
+    curve.add(1, 2.123456789)
+    earlier = curve.snapshot()
+    curve.add(2, 1.0)
+    curve.restore(earlier)
+    curve.add(2, 1.5)
+    assert (tmp_path / "loss.csv").read_text() == "step,loss\n1,2.12346\n2,1.5\n"
+
+
+def test_progress_says_loss_speed_and_time_left() -> None:
+    stream = io.StringIO()
+    progress = Progress(total=100, done=40, tokens_per_step=10, interval=0.0, stream=stream)
+    progress.started -= 20  # as if the first 20 steps had taken 20 seconds
+    progress.show(60, 3.25, 1e-3)
+    line = stream.getvalue()
+    assert "step     60/100" in line and "loss  3.250" in line and "10 tokens/s" in line and "0:40 left" in line

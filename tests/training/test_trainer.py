@@ -1,0 +1,154 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import a_run
+import numpy as np
+import pytest
+import torch
+
+from antimatter.data.batches import Batches
+from antimatter.model.gpt import GPT
+from antimatter.training import trainer
+from antimatter.training.trainer import Recipe, TrainingDiverged, TrainRuntime, accumulate_gradients
+
+LEFT = ("final.safetensors", "config.json", "training.csv", "validation.csv", "backtracks.csv", "result.json")
+OFF = torch.amp.GradScaler("cpu", enabled=False)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def torch_as_before() -> Iterator[None]:
+    """train() pins threads and determinism for its whole process."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(strict)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Path:
+    np.save(tmp_path / "tokens.npy", token_file(3000))
+    return tmp_path / "tokens.npy"
+
+
+def start(tokens: Path, folder: Path, pause: float) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["."])}
+    command = [sys.executable, str(Path(__file__).with_name("a_run.py")), str(tokens), str(folder), str(pause)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not come")
+
+
+def test_a_killed_run_ends_in_the_same_bytes_as_an_undisturbed_one(tmp_path: Path, tokens: Path) -> None:
+    with start(tokens, tmp_path / "whole", 0.0) as process:
+        assert process.wait(120) == 0
+    killed = tmp_path / "killed"
+    for saved in (10, 40):
+        with start(tokens, killed, 0.03) as process:
+            wait_for(killed / "state" / f"step-{saved:08d}.pt", process)
+            time.sleep(random.random() * 0.2)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+    with start(tokens, killed, 0.0) as process:
+        said = process.stderr.read() if process.stderr else ""
+        assert process.wait(120) == 0
+    assert "going on from step" in said
+    for name in LEFT:
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_sigterm_saves_the_step_in_hand(tmp_path: Path, tokens: Path) -> None:
+    paused = tmp_path / "paused"
+    with start(tokens, paused, 0.03) as process:
+        wait_for(paused / "state" / "step-00000010.pt", process)
+        process.terminate()
+        said = process.stderr.read() if process.stderr else ""
+        assert process.wait(60) == 1
+    assert "paused at step" in said and "run again to go on" in said
+    a_run.run(tokens, tmp_path / "whole")
+    a_run.run(tokens, paused)
+    for name in LEFT:
+        assert (paused / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_training_learns_what_there_is_to_learn(tmp_path: Path, tokens: Path) -> None:
+    result = a_run.run(tokens, tmp_path / "run")
+    rows = (tmp_path / "run" / "validation.csv").read_text().splitlines()
+    assert rows[0] == "step,loss" and [row.split(",")[0] for row in rows[1:]] == ["0", "20", "40", "60"]
+    assert float(rows[1].split(",")[1]) == pytest.approx(np.log(64), abs=0.1)  # untrained: every token alike
+    assert result.validation_loss < 3.5
+    assert result.tokens == 60 * 8 * 16
+
+
+def test_micro_batches_add_up_to_the_whole_batch(tiny_gpt: GPT, token_file: Callable[..., np.ndarray]) -> None:
+    batch = Batches([token_file(1000)], batch_size=8, block_size=16, seed=1).at(0)
+    gradients, losses = [], []
+    for micro in (8, 2):
+        tiny_gpt.zero_grad()
+        losses.append(accumulate_gradients(tiny_gpt, batch, micro, "fp32", OFF, CPU))
+        gradients.append(torch.cat([p.grad.flatten() for p in tiny_gpt.parameters() if p.grad is not None]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_as_float32_does(tmp_path: Path, tokens: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "native_precision", lambda device, wanted: wanted)  # emulated will do at this size
+    recipe = replace(a_run.RECIPE, training=replace(a_run.RECIPE.training, precision=precision, steps=30))  # type: ignore[arg-type]
+    full = replace(a_run.RECIPE, training=replace(a_run.RECIPE.training, steps=30))
+    half = a_run.run(tokens, tmp_path / "half", recipe)
+    assert half.validation_loss == pytest.approx(a_run.run(tokens, tmp_path / "full", full).validation_loss, rel=0.02)
+
+
+def with_spikes(monkeypatch: pytest.MonkeyPatch, at: list[int]) -> None:
+    """Makes the loss of the n-th step that is computed a NaN, for each n in `at`."""
+    compute, calls = trainer.accumulate_gradients, [0]
+
+    def spoilt(*arguments: object) -> float:
+        calls[0] += 1
+        loss = compute(*arguments)  # type: ignore[arg-type]
+        return float("nan") if calls[0] in at else loss
+
+    monkeypatch.setattr(trainer, "accumulate_gradients", spoilt)
+
+
+def test_a_spike_goes_back_to_the_last_stable_state_with_half_the_rate(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_spikes(monkeypatch, [36, 50])  # in step 36; then, back at 20, the 50th computed is step 34
+    result = a_run.run(tokens, tmp_path / "run")
+    assert result.backtracks == 2 and result.steps == 60
+    assert (tmp_path / "run" / "backtracks.csv").read_text() == "step,loss,back_to,rate_scale\n36,nan,20,0.5\n34,nan,20,0.25\n"
+    rows = [row.split(",") for row in (tmp_path / "run" / "training.csv").read_text().splitlines()[1:]]
+    assert [int(row[0]) for row in rows] == list(range(5, 61, 5))  # no step stands twice
+    undisturbed = tmp_path / "undisturbed"
+    monkeypatch.undo()
+    a_run.run(tokens, undisturbed)
+    rates = [float(row.split(",")[2]) for row in (undisturbed / "training.csv").read_text().splitlines()[1:]]
+    assert [float(row[2]) for row in rows] == pytest.approx([rate * (1 if 5 * i + 5 <= 20 else 0.25) for i, rate in enumerate(rates)], rel=1e-5)
+
+
+def test_spike_after_spike_ends_in_a_clear_word(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_spikes(monkeypatch, [2, 3, 4])
+    with pytest.raises(TrainingDiverged, match=r"loss nan at step 1 after 2 backtracks.*lower optimizer.learning_rate"):
+        a_run.run(tokens, tmp_path / "run")
+
+
+def test_a_recipe_that_does_not_add_up_is_refused() -> None:
+    recipe: Recipe = a_run.RECIPE
+    with pytest.raises(ValueError, match=r"warmup_steps must be below checkpoints.steps \(60\), got 60"):
+        replace(recipe, schedule=replace(recipe.schedule, warmup_steps=60))
+    with pytest.raises(ValueError, match=r"micro_batch must divide checkpoints.batch_size \(8\), got 3"):
+        replace(recipe, runtime=TrainRuntime(device="cpu", micro_batch=3))
