@@ -21,7 +21,7 @@ PARAMS = Path("params.yaml")
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars, as DVC reads them. PyYAML alone speaks 1.1: `6e-4` is text there, `1:30` is 90, `yes` is True."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012, PyYAML has it so
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -52,7 +52,7 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run from the root of the repository, or `git checkout {path}`")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, _Loader is a SafeLoader
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

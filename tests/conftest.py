@@ -10,9 +10,7 @@ from antimatter.model.gpt import GPT, GPTConfig
 
 @pytest.fixture
 def tiny_config() -> GPTConfig:
-    return GPTConfig(
-        n_layer=2, n_head=4, n_embd=32, block_size=16, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1, vocab_size=64
-    )
+    return GPTConfig(n_layer=2, n_head=4, n_embd=32, block_size=16, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1, vocab_size=64)
 
 
 @pytest.fixture

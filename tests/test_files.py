@@ -46,7 +46,14 @@ def test_missing_and_broken_json_name_the_file(tmp_path: Path) -> None:
 
 def test_a_lock_has_one_holder_and_dies_with_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    hold = f"import time\nfrom pathlib import Path\nfrom antimatter import files\nwith files.lock(Path({str(path)!r}), 'it'):\n    print('held', flush=True)\n    time.sleep(60)"
+    hold = f"""
+import time
+from pathlib import Path
+from antimatter import files
+with files.lock(Path({str(path)!r}), "it"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
     with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(BlockingIOError, match=f"a training is already running as process {holder.pid}"), files.lock(path, "a training"):

@@ -96,7 +96,7 @@ def test_a_part_of_a_section_can_be_read(tmp_path: Path) -> None:
     assert params.read(Inner, "s", tmp_path / "params.yaml", part=True) == Inner(ratio=2.0)
 
 
-SCALARS = "6e-4 1e3 1E+3 -2.5e-3 .5 5. 0 012 0x1F 0o17 1_000 1.2.3 1:30 2024-01-01x yes no on off true True FALSE null ~ Null .inf -.INF 1e +3 - -x"
+SCALARS = "6e-4 1e3 1E+3 -2.5e-3 .5 5. 0 012 0x1F 0o17 1_000 1.2.3 1:30 2024-01-01x yes no on off true True FALSE null ~ Null .inf -.INF 1e +3 -x"
 
 
 @pytest.mark.parametrize("scalar", SCALARS.split())

@@ -7,9 +7,9 @@ import matplotlib
 
 matplotlib.use("agg")  # no screen needed
 
-from matplotlib import pyplot as plt  # noqa: E402, the backend comes first
+from matplotlib import pyplot as plt
 
-from antimatter import files  # noqa: E402
+from antimatter import files
 
 
 def draw_loss(training: Path, validation: Path, picture: Path) -> None:

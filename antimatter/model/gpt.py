@@ -113,7 +113,7 @@ class GPT(nn.Module):
     def hidden(self, ids: Tensor) -> Tensor:
         """The final normalised state of each position, (B, T) -> (B, T, C)."""
         T = ids.shape[1]
-        assert T <= self.config.block_size, f"{T} tokens exceed the context of {self.config.block_size}"
+        assert self.config.block_size >= T, f"{T} tokens exceed the context of {self.config.block_size}"
         positions = torch.arange(T, device=ids.device)
         x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
         for block in self.blocks:

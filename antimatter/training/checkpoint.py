@@ -32,7 +32,9 @@ class Checkpoints:
             with files.replacing(path) as partial:
                 torch.save(state, partial)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise OSError(f"could not save {path}: {error}; free some space and run again, it goes on from step {max(self.steps(), default=0)}") from None
+            raise OSError(
+                f"could not save {path}: {error}; free some space and run again, it goes on from step {max(self.steps(), default=0)}"
+            ) from None
 
     def load(self, step: int, device: torch.device) -> dict[str, Any]:
         return torch.load(self._path(step), map_location=device, weights_only=True)

@@ -47,7 +47,9 @@ class Progress:
             return
         self.shown = now
         left = (self.total - step) * (now - self.started) / (step - self.first)
-        line = f"step {step:>6,}/{self.total:,}  loss {loss:6.3f}  rate {rate:.2e}  {self.tokens_per_second(step):>9,.0f} tokens/s  {_clock(left)} left"
+        line = (
+            f"step {step:>6,}/{self.total:,}  loss {loss:6.3f}  rate {rate:.2e}  {self.tokens_per_second(step):>9,.0f} tokens/s  {_clock(left)} left"
+        )
         self._print(line, last=step == self.total)
 
     def tokens_per_second(self, step: int) -> float:

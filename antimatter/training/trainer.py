@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -119,7 +119,9 @@ class Curves:
             getattr(self, name).restore(text)
 
 
-def train(model: GPT, train_files: Sequence[np.ndarray], validation_files: Sequence[np.ndarray], recipe: Recipe, curves: Curves, saved: Path) -> Result:
+def train(
+    model: GPT, train_files: Sequence[np.ndarray], validation_files: Sequence[np.ndarray], recipe: Recipe, curves: Curves, saved: Path
+) -> Result:
     """Trains `model` in place, going on from the newest state in the folder `saved` if there is one.
 
     Args:
@@ -230,7 +232,12 @@ def train(model: GPT, train_files: Sequence[np.ndarray], validation_files: Seque
 
 
 def accumulate_gradients(
-    model: nn.Module, batch: tuple[Tensor, Tensor], micro_batch: int, precision: str, scaler: torch.amp.GradScaler, device: torch.device
+    model: Callable[[Tensor], Tensor],
+    batch: tuple[Tensor, Tensor],
+    micro_batch: int,
+    precision: str,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
 ) -> float:
     """Adds the gradient of the batch's mean loss to the parameters, by micro-batches; returns that loss, in nats per token.
 
@@ -296,7 +303,7 @@ def _pin_arithmetic(threads: int) -> None:
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by the next line on a GPU
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every buffer
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a pass over every buffer
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -304,13 +311,13 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager[An
 
 
 def native_precision(device: torch.device, precision: str) -> str:
-    """The precision that this device computes in: float32 in place of bf16 on a CPU that would only emulate it, 25 times slower than float32."""
+    """The precision that this device computes in: float32 in place of bf16 on a CPU that would emulate it, far slower (benchmarks/precision.py)."""
     if precision == "bf16" and device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         return "fp32"
     return precision
 
 
-def _compiled(model: GPT) -> nn.Module:
+def _compiled(model: GPT) -> Callable[[Tensor], Tensor]:
     if not (shutil.which("g++") or shutil.which("clang++")):
         raise ValueError("checkpoints.compile is true, but there is no C++ compiler here: install g++, or set it to false")
     return torch.compile(model)

@@ -82,7 +82,13 @@ def test_loss_is_the_mean_negative_log_likelihood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [({"n_head": 5}, "n_embd must be a multiple"), ({"n_layer": 0}, "n_layer"), ({"negative_slope": 2.0}, "negative_slope"), ({"dropout": 1.0}, "dropout")]
+    ("change", "words"),
+    [
+        ({"n_head": 5}, "n_embd must be a multiple"),
+        ({"n_layer": 0}, "n_layer"),
+        ({"negative_slope": 2.0}, "negative_slope"),
+        ({"dropout": 1.0}, "dropout"),
+    ],
 )
 def test_an_impossible_shape_is_refused(tiny_config: GPTConfig, change: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):

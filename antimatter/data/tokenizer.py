@@ -1,0 +1,148 @@
+"""Text to token ids and back: byte-level BPE (Sennrich et al. 2016; bytes and word pattern of GPT-2, Radford et al. 2019).
+
+`tokenizers` learns the merges and tokenizer.json keeps them; tiktoken applies them, faster and with the same ids (tests compare).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import tiktoken
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from antimatter import files
+
+SPECIAL = ("[PAD]", "[BOS]", "[EOS]")
+PAD, BOS, EOS = range(3)  # their ids
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of GPT-2: merges never cross its pieces
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    vocab_size: int  # with the three special tokens and the 256 bytes
+    train_mb: float  # megabytes of text to learn from, evenly spread over the corpus: memory grows with the distinct words in it
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < len(SPECIAL) + 256:
+            raise ValueError(f"vocab_size must be at least {len(SPECIAL) + 256} (3 special tokens and 256 bytes), got {self.vocab_size}")
+        if self.train_mb <= 0:
+            raise ValueError(f"train_mb must exceed 0, got {self.train_mb}")
+
+
+class Tokenizer:
+    """Encodes and decodes. Special tokens are ids only: no text encodes to them, and they decode to nothing."""
+
+    def __init__(self, vocabulary: dict[str, int]) -> None:
+        to_byte = {character: byte for byte, character in enumerate(_byte_characters())}
+        ranks = {bytes(to_byte[character] for character in token): rank for token, rank in vocabulary.items() if token not in SPECIAL}
+        self.vocab_size = len(vocabulary)
+        self._bytes = [b""] * self.vocab_size
+        for token, rank in ranks.items():
+            self._bytes[rank] = token
+        self._encoding = tiktoken.Encoding(
+            "antimatter", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={token: i for i, token in enumerate(SPECIAL)}
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """The tokenizer in folder/tokenizer.json.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is not one of ours.
+        """
+        path = folder / "tokenizer.json"
+        content = files.read_json(path)
+        try:
+            vocabulary = content["model"]["vocab"]
+            if [vocabulary[token] for token in SPECIAL] != [PAD, BOS, EOS] or sorted(vocabulary.values()) != list(range(len(vocabulary))):
+                raise KeyError("the ids of " + ", ".join(SPECIAL))
+            return cls(vocabulary)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a tokenizer of this pipeline ({error}): delete it and run `dvc repro tokenizer`") from None
+
+    def encode(self, text: str) -> list[int]:
+        return self._encoding.encode_ordinary(text)
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """As encode(), without a Python object a token; runs free of the GIL. (T,) uint32."""
+        return self._encoding.encode_to_numpy(text, disallowed_special=())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text; bytes that are not UTF-8, as half a character at the end, become U+FFFD."""
+        return b"".join(self._bytes[i] for i in ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """What a token stands for: part of a character, often a word, nothing for a special token."""
+        return self._bytes[id]
+
+
+def texts(folder: Path, every: int = 1) -> Iterator[str]:
+    """The text of each document, or of every n-th, in the parquet files of a folder, in order."""
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no .parquet file: run `dvc repro cleaned` to make it")
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(1000, columns=["text"]):
+            yield from batch.column(0)[::every].to_pylist()
+
+
+def train(corpus: Path, folder: Path, config: TokenizerConfig) -> dict[str, Any]:
+    """Learns merges from the parquet files in `corpus`, writes folder/tokenizer.json and returns its metrics. Deterministic.
+
+    Raises:
+        ValueError: the text has fewer distinct pieces than the vocabulary has places.
+    """
+    size = sum(_text_bytes(path) for path in corpus.glob("*.parquet"))
+    every = max(1, -(-size // int(config.train_mb * 1e6)))
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator(_batches(texts(corpus, every)), trainer)
+    if (found := bpe.get_vocab_size()) < config.vocab_size:
+        raise ValueError(
+            f"tokenizer.vocab_size is {config.vocab_size}, but the text yields only {found} tokens: lower it in params.yaml, or clean more text"
+        )
+    folder.mkdir(parents=True)
+    files.write_json(folder / "tokenizer.json", json.loads(bpe.to_str()))
+    return _metrics(Tokenizer.load(folder), texts(corpus, every))
+
+
+def _metrics(tokenizer: Tokenizer, sample: Iterator[str]) -> dict[str, Any]:
+    counts, size = np.zeros(tokenizer.vocab_size, np.int64), 0
+    for text in sample:
+        counts += np.bincount(tokenizer.encode_array(text), minlength=tokenizer.vocab_size)
+        size += len(text.encode())
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "bytes_per_token": size / int(counts.sum()),
+        "unused_tokens": int((counts[len(SPECIAL) :] == 0).sum()),  # bytes that never occur, and steps on the way to longer tokens
+    }
+
+
+def _text_bytes(path: Path) -> int:
+    """The size of the text in a parquet file, to within its dictionary, from its footer alone."""
+    meta = pq.ParquetFile(path).metadata
+    columns = (meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
+
+
+def _batches(items: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(islice(items, 1000)):
+        yield batch
+
+
+def _byte_characters() -> list[str]:
+    """The printable character that GPT-2 writes for each byte: itself, or one from U+0100 on."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

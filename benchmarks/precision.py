@@ -1,0 +1,47 @@
+"""float32 against bf16 in a training step of the nano model on one CPU thread, steps interleaved in one process.
+
+    python benchmarks/precision.py                                                       # this CPU as it is
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/precision.py      # as a laptop without bf16 would do
+
+Prints the median CPU seconds of a step and their ratio.
+"""
+
+import statistics
+import time
+from dataclasses import asdict
+
+import torch
+
+from antimatter import params
+from antimatter.model.gpt import GPT, GPTConfig, ModelConfig
+from antimatter.training import optimizer as adamw
+from antimatter.training.optimizer import OptimizerConfig
+from antimatter.training.trainer import TrainConfig, accumulate_gradients, clip_and_step
+
+ROUNDS = 10
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    config = GPTConfig(**asdict(params.read(ModelConfig, "model")), vocab_size=4096)
+    batch_size = params.read(TrainConfig, "checkpoints").batch_size
+    settings = params.read(OptimizerConfig, "optimizer")
+    model = GPT(config)
+    optimizer = adamw.build(model, settings)
+    ids = torch.randint(config.vocab_size, (batch_size, config.block_size + 1), generator=torch.Generator().manual_seed(0))
+    scaler, cpu = torch.amp.GradScaler("cpu", enabled=False), torch.device("cpu")
+    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for _ in range(ROUNDS + 1):
+        for precision, spent in seconds.items():
+            start = time.thread_time()
+            accumulate_gradients(model, (ids[:, :-1], ids[:, 1:]), batch_size, precision, scaler, cpu)
+            clip_and_step(model, optimizer, scaler, settings.grad_clip)
+            spent.append(time.thread_time() - start)
+    medians = {precision: statistics.median(spent[1:]) for precision, spent in seconds.items()}  # the first round warms up
+    for precision, median in medians.items():
+        print(f"{precision}: {median:.3f} s a step, {batch_size * config.block_size / median:,.0f} tokens/s")
+    print(f"bf16 is {medians['fp32'] / medians['bf16']:.2f} x as fast as fp32")
+
+
+if __name__ == "__main__":
+    main()

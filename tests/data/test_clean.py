@@ -1,0 +1,151 @@
+import dataclasses
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from antimatter import params
+from antimatter.data.clean import CleanConfig, clean
+
+RULES = """
+cleaned:
+  language: {enabled: true, code: en, min_score: 0.65}
+  c4: {enabled: true, terminal_punctuation: true, min_words_per_line: 3, javascript: true, curly_bracket: true, min_sentences: 4}
+  gopher: {enabled: true, min_words: 50, max_words: 1000, min_word_length: 3, max_word_length: 10, max_symbol_ratio: 0.1, max_bullet_lines: 0.9,
+    max_ellipsis_lines: 0.3, min_alphabetic_words: 0.8, min_stop_words: 2}
+  repetition: {enabled: true, max_duplicate_lines: 0.3, max_duplicate_line_chars: 0.2, max_top_ngram_chars: [0.2, 0.18, 0.16],
+    max_duplicate_ngram_chars: [0.15, 0.14, 0.13, 0.12, 0.11, 0.1]}
+  fineweb: {enabled: true, min_punctuated_lines: 0.12, short_line_length: 30, max_short_lines: 0.67, max_duplicate_line_chars: 0.01,
+    max_lines_per_word: 0.3}
+  exact_duplicates: true
+  near_duplicates: {enabled: true, ngram: 3, bands: 20, rows: 6, seed: 1}
+"""
+LIGHTHOUSE = (
+    "The lighthouse on the northern cape was built in the year of the great storm, when eleven ships were lost in a single night. "
+    "Its keeper climbed two hundred steps every evening to light the lamp. "
+    "In winter the wind shook the tower so hard that his cup slid across the table. "
+    "He wrote down the weather, the passing vessels and, now and then, what he had dreamed. After forty years he handed the key to his daughter."
+)
+BREAD = (
+    "Good bread needs little more than flour, water, salt and time. Mix them in the evening and leave the dough in a cool place until morning. "
+    "The yeast works slowly in the cold, and slow work gives flavour. Fold the dough a few times, let it rise again and bake it in a very hot oven. "
+    "When the crust sings as it cools, you have done everything right, and you should wait an hour before you cut it."
+)
+COMET = (
+    "Every seventy-six years a lump of dirty ice comes close enough to the sun to grow a tail. "
+    "People have seen it since before there were telescopes. "
+    "Some thought it foretold the death of kings, and some sold pills against its gas. "
+    "An astronomer noticed that three old reports described one orbit. "
+    "He predicted the return and did not live to see it, but the comet came back on time and has carried his name ever since."
+)
+CLEAN = {"lighthouse": LIGHTHOUSE, "bread": BREAD, "comet": COMET}
+NOISE = {
+    "lorem": ("lorem_ipsum", LIGHTHOUSE.replace("lighthouse", "mill") + "\nLorem ipsum dolor sit amet, consectetur adipiscing elit."),
+    "code": ("curly_bracket", BREAD.replace("bread", "cake") + "\nfunction bake() { return heat(oven); } is how it ends."),
+    "javascript": ("too_few_sentences", "Please enable JavaScript to see this page.\nThis site needs JavaScript. It does. Turn it on. Now. Please."),
+    "cookies": (
+        "too_few_sentences",
+        "This site uses cookies to serve you. Do you accept?\nRead our privacy policy. It is long. It is fun. It is safe.",
+    ),
+    "menu": ("too_few_sentences", "Home\nProducts\nAbout us\nContact\nSign in\nBasket (0)\nThe best shop in the whole of the town"),
+    "short": ("gopher_short_doc", "This is short. It is also good. It was written by hand. There is no more to say."),
+    "numbers": (
+        "gopher_below_alpha_threshold",
+        "The table of the year says that it was so. "
+        + LIGHTHOUSE.replace("lighthouse", "tower")
+        + " "
+        + " ".join(f"{n}." for n in range(1000, 1060)),
+    ),
+    "german": (
+        "language",
+        "Der Leuchtturm am nördlichen Kap wurde im Jahr des großen Sturms gebaut. Sein Wärter stieg jeden Abend zweihundert Stufen hinauf. "
+        "Im Winter rüttelte der Wind am Turm. Er schrieb das Wetter auf und was er geträumt hatte. Nach vierzig Jahren gab er den Schlüssel ab.",
+    ),
+    "chant": ("duplicated_5_n_grams", BREAD + " Row, row, row your boat gently down the stream. Row, row, row your boat gently down the stream." * 2),
+    "repeats": ("char_dup_ratio", "\n".join(["We have the lowest prices of the whole town, so be quick and buy with us today."] * 9 + [COMET])),
+    "empty": ("empty", " \n\u0000 "),
+}
+DUPLICATES = {
+    "exact": ("exact_duplicate", COMET.replace("Every", "EVERY").replace(". ", ".  ")),
+    "near": ("near_duplicate", BREAD.replace("an hour before you cut it", "an hour before you eat it")),
+}
+
+
+@pytest.fixture
+def rules(tmp_path):
+    (tmp_path / "params.yaml").write_text(RULES)
+    return params.read(CleanConfig, "cleaned", tmp_path / "params.yaml")
+
+
+def write_raw(folder, texts):
+    """Two files, so that duplicates stand in different tasks."""
+    folder.mkdir()
+    rows = [{"id": name, "text": text, "source": "tests", "licence": "MIT"} for name, text in texts.items()]
+    half = (len(rows) + 1) // 2
+    for number, part in enumerate((rows[:half], rows[half:])):
+        pq.write_table(pa.Table.from_pylist(part), folder / f"{number:05d}.parquet")
+    return folder
+
+
+def read(folder):
+    return {row["id"]: row["text"] for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()}
+
+
+def test_noise_is_dropped_for_its_reason_and_good_text_kept(tmp_path, rules):
+    planted = NOISE | DUPLICATES
+    raw = write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in planted.items()})
+    report = clean(raw, tmp_path / "cleaned", rules, workers=1)
+    assert read(tmp_path / "cleaned") == CLEAN
+    expected = [reason for reason, _ in planted.values()]
+    assert report.dropped == {reason: expected.count(reason) for reason in expected}
+    assert (report.documents_in, report.documents_out) == (len(CLEAN) + len(planted), len(CLEAN))
+    assert report.bytes_out == sum(len(text.encode()) for text in CLEAN.values())
+    assert report.lines_dropped["javascript"] == 2 and report.lines_dropped["policy"] == 2
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_each_noise_has_the_reason_of_its_own(tmp_path, rules, name):
+    reason, text = NOISE[name]
+    with pytest.raises(ValueError, match=f"nothing is left of 1 documents, 1 were dropped for {reason}"):
+        clean(write_raw(tmp_path / "raw", {name: text}), tmp_path / "cleaned", rules, workers=1)
+
+
+def test_workers_do_not_change_the_bytes(tmp_path, rules):
+    raw = write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()})
+    reports = [clean(raw, tmp_path / f"cleaned{workers}", rules, workers) for workers in (1, 2)]
+    one, two = (sorted((tmp_path / f"cleaned{workers}").iterdir()) for workers in (1, 2))
+    assert reports[0] == reports[1]
+    assert [path.name for path in one] == [path.name for path in two]  # and no log folder
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+def test_broken_unicode_is_repaired(tmp_path, rules):
+    broken = LIGHTHOUSE.replace("the year", "the “year”").encode().decode("windows-1252", errors="ignore")
+    assert broken != LIGHTHOUSE
+    clean(write_raw(tmp_path / "raw", {"a": broken.replace("cup", "cafe\u0301 &amp; cup")}), tmp_path / "cleaned", rules, workers=1)
+    text = read(tmp_path / "cleaned")["a"]
+    assert "caf\u00e9 & cup" in text and "â€" not in text
+
+
+def test_what_is_switched_off_drops_nothing(tmp_path, rules):
+    off = {
+        name: dataclasses.replace(getattr(rules, name), enabled=False)
+        for name in ("language", "c4", "gopher", "repetition", "fineweb", "near_duplicates")
+    }
+    texts = CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items() if name != "empty"}
+    report = clean(write_raw(tmp_path / "raw", texts), tmp_path / "cleaned", CleanConfig(**off, exact_duplicates=False), workers=1)
+    assert report.dropped == {}
+    assert read(tmp_path / "cleaned") == texts
+
+
+def test_an_empty_folder_is_an_error(tmp_path, rules):
+    with pytest.raises(FileNotFoundError, match=r"raw holds no \.parquet file: run `dvc repro raw`"):
+        clean(tmp_path / "raw", tmp_path / "cleaned", rules, workers=1)
+
+
+def test_a_broken_raw_file_is_named(tmp_path, rules):
+    write_raw(tmp_path / "raw", CLEAN)
+    path = tmp_path / "raw" / "00001.parquet"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"00001\.parquet is not readable.*dvc repro raw"):
+        clean(tmp_path / "raw", tmp_path / "cleaned", rules, workers=2)

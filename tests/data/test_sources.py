@@ -1,0 +1,212 @@
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from antimatter.data import sources
+from antimatter.data.sources import Document
+
+MODULE = '''"""Opens doors.
+
+A door is opened by turning its handle, which is usually found
+on the side away from the hinges, and by pushing.
+
+Examples
+--------
+>>> open_door("front")
+True
+
+.. code-block:: python
+
+    open_door("this code must vanish")
+
+Use it like this::
+
+    door = Door(); door.slam()
+
+==========  =======
+a table     of text
+==========  =======
+"""
+# Copyright 2020 The Door Authors. Licensed under the Apache License.
+
+# Doors that are locked need a key, and the key
+# must be the one that belongs to the lock.
+LOCKS = 1  # a comment beside code stays where it is
+
+
+def open_door(name, force=1.0):
+    """Open the :func:`~doors.core.door` called ``name``.
+
+    Parameters
+    ----------
+    name : str
+        The name that is written on the door,
+        in *any* language.
+
+    Args:
+        force (`float`, optional): How hard to push, measured
+            in newtons.
+        noise (`bool`): Whether the door may creak when it reaches
+            the end. Default: False
+
+    .. note::
+        Wooden doors swell in the rain and
+        may then need more force.
+
+    - a first item that is wrapped
+      onto a second line
+    - a second item of the same list
+    """
+
+
+EXTRA = add_docstr(open_door, """
+closed(name) -> bool
+
+Tells whether the door of that name is closed at the moment.
+""")
+'''
+
+
+@pytest.fixture
+def doors(tmp_path, monkeypatch):
+    """A distribution called doors 1.2.0, as pip would install it."""
+    package = tmp_path / "site" / "doors"
+    info = tmp_path / "site" / "doors-1.2.0.dist-info"
+    (package / "tests").mkdir(parents=True)
+    info.mkdir()
+    (package / "__init__.py").write_text(MODULE)
+    (package / "version.py").write_text('"""This file is written by the build and differs from machine to machine."""')
+    (package / "tests" / "test_doors.py").write_text('"""This is a test of doors and no documentation."""\n')
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: doors\nVersion: 1.2.0+local\nLicense-Expression: MIT\n\n# Doors\n\n"
+        "![badge](https://example.org) Doors is a *library* that opens doors, see [the manual](https://example.org).\n\n```\npip install doors\n```\n"
+    )
+    names = ["doors/__init__.py", "doors/tests/test_doors.py", "doors/version.py", "doors-1.2.0.dist-info/METADATA"]
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in names))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+
+def test_documentation_becomes_paragraphs_of_prose(doors):
+    readme, page = sources.embedded({"doors": "1.2.0"}, workers=1)
+    assert readme == Document("doors/README#0", "Doors is a library that opens doors, see the manual.", "doors 1.2.0", "MIT")
+    assert page.text.split("\n") == [
+        "A door is opened by turning its handle, which is usually found on the side away from the hinges, and by pushing.",
+        "Use it like this:",
+        "Doors that are locked need a key, and the key must be the one that belongs to the lock.",
+        "Open the door called name.",
+        "name: The name that is written on the door, in any language.",
+        "force (float, optional): How hard to push, measured in newtons.",
+        "noise (bool): Whether the door may creak when it reaches the end. Default: False",
+        "Wooden doors swell in the rain and may then need more force.",
+        "a first item that is wrapped onto a second line",
+        "a second item of the same list",
+        "Tells whether the door of that name is closed at the moment.",
+    ]
+
+
+def test_a_package_of_another_version_is_refused(doors):
+    with pytest.raises(ValueError, match=r"doors must be 1\.3\.0, 1\.2\.0\+local is installed.*requirements\.lock"):
+        list(sources.embedded({"doors": "1.3.0"}, workers=1))
+    with pytest.raises(ValueError, match=r"windows 1\.0 is not installed.*requirements\.lock"):
+        list(sources.embedded({"windows": "1.0"}, workers=1))
+
+
+def test_a_paragraph_is_given_once(doors, tmp_path):
+    (tmp_path / "site" / "doors" / "__init__.py").write_text(
+        '"""Doors is a *library* that opens doors, see the manual.\n\nThis was not said before."""'
+    )
+    texts = [document.text for document in sources.embedded({"doors": "1.2.0"}, workers=1)]
+    assert texts == ["Doors is a library that opens doors, see the manual.", "This was not said before."]
+
+
+TEXTS = ["One text.\nOf two lines.", 'Naïve "quotes" \\ and 日本語', "The last"]
+
+
+def write_lines(path: Path) -> None:
+    content = "".join(json.dumps({"text": text, "url": "x"}) + "\n" for text in TEXTS).encode()
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(content))
+    elif path.suffix == ".zst":
+        with pa.output_stream(path, compression="zstd") as stream:
+            stream.write(content)
+    else:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.json.gz"])
+def test_lines_of_json_are_read(tmp_path, name):
+    write_lines(tmp_path / name)
+    pattern = str(tmp_path / "*")
+    assert list(sources.local([pattern], "text")) == [
+        Document(f"{tmp_path / name}:{number}", text, pattern, "unknown") for number, text in enumerate(TEXTS, 1)
+    ]
+
+
+def test_parquet_is_read(tmp_path):
+    pq.write_table(pa.table({"content": TEXTS, "n": [1, 2, 3]}), tmp_path / "a.parquet")
+    assert [document.text for document in sources.local([str(tmp_path / "*.parquet")], "content")] == TEXTS
+
+
+def test_a_text_file_is_a_document(tmp_path):
+    for number, text in enumerate(TEXTS):
+        (tmp_path / f"{number}.txt").write_text(text)
+    assert [document.text for document in sources.local([str(tmp_path / "*.txt")], "text")] == TEXTS
+
+
+def test_half_a_surrogate_pair_is_mended(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "half \\ud83d"}')
+    assert next(sources.local([str(tmp_path / "a.jsonl")], "text")).text == "half ?"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "good"}\n{"text": \n', r"a\.jsonl, line 2 is not JSON"),
+        ("a.jsonl", b'{"text": "good"}\n["text"]\n', r"a\.jsonl, line 2 has no column `text`"),
+        ("a.jsonl", b'{"url": "x", "body": "y"}\n', r"line 1 has no column `text`: set raw\.text_column to one of url, body"),
+        ("a.jsonl", b'{"text": 7}\n', r"line 1: `text` must be text, got 7"),
+        ("a.jsonl", b"", r"a\.jsonl is empty"),
+        ("a.txt", b" \n", r"a\.txt is empty"),
+        ("a.txt", b"\xff\xfe\xfa", r"a\.txt is not UTF-8"),
+        ("a.jsonl.gz", b"no gzip at all", r"a\.jsonl\.gz cannot be read"),
+        ("a.parquet", b"no parquet at all", r"a\.parquet cannot be read"),
+        ("a.docx", b"x", r"a\.docx is of no known kind"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_fault(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(sources.local([str(tmp_path / name)], "text"))
+
+
+def test_a_truncated_archive_is_an_error(tmp_path):
+    write_lines(tmp_path / "a.jsonl.gz")
+    whole = (tmp_path / "a.jsonl.gz").read_bytes()
+    (tmp_path / "a.jsonl.gz").write_bytes(whole[:-20])
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz"):
+        list(sources.local([str(tmp_path / "a.jsonl.gz")], "text"))
+
+
+def test_parquet_without_the_column_is_an_error(tmp_path):
+    pq.write_table(pa.table({"content": TEXTS}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"no column `text`: set raw\.text_column to one of content"):
+        list(sources.local([str(tmp_path / "a.parquet")], "text"))
+
+
+def test_a_pattern_without_files_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\*\.jsonl matches no file"):
+        list(sources.local([str(tmp_path / "nothing*.jsonl")], "text"))
+
+
+def test_documents_are_written_to_files_of_bounded_size(tmp_path):
+    documents = [Document(str(number), "word " * 1000, "here", "MIT") for number in range(10)]
+    for folder in ("one", "two"):
+        assert list(sources.write_parquet(documents, tmp_path / folder, file_mb=0.02)) == documents
+    written = sorted((tmp_path / "one").iterdir())
+    assert [path.name for path in written] == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert [tuple(row.values()) for path in written for row in pq.read_table(path).to_pylist()] == documents
+    assert [path.read_bytes() for path in written] == [path.read_bytes() for path in sorted((tmp_path / "two").iterdir())]

@@ -1,0 +1,106 @@
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tokenizers
+
+from antimatter.data import tokenizer as tok
+from antimatter.data.tokenizer import BOS, EOS, PAD, Tokenizer, TokenizerConfig
+
+SENTENCE = "The quick brown fox doesn't jump over 1,234 lazy dogs; naïve café owners (日本語) said: don't!\n\n\tWhy?  "
+CONFIG = TokenizerConfig(vocab_size=300, train_mb=1)
+
+
+def corpus(folder, documents):
+    folder.mkdir()
+    pq.write_table(pa.table({"id": [str(i) for i in range(len(documents))], "text": documents}), folder / "00000.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tokenizer")
+    tok.train(corpus(root / "cleaned", [SENTENCE * 3, "foxes and dogs, dogs and foxes"]), root / "tokenizer", CONFIG)
+    return root / "tokenizer"
+
+
+def dirty_strings():
+    """Text that no one wrote: every plane of Unicode, control characters, broken white space."""
+    generator = random.Random(0)
+    ranges = [(0, 0x80), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000), (0x10000, 0x110000)]
+    hand_made = [
+        "",
+        " ",
+        "\n",
+        "\x00",
+        "\r\n\t ",
+        "don't DON'T 'S's",
+        "a\u00a0b\u2003c\u3000d",
+        "e\u0301 é",
+        "👩‍👩‍👧 flag 🇩🇪",
+        "\ufeffx",
+        "١٢٣ ४५",
+        "a" * 1000,
+    ]
+    yield from hand_made
+    for _ in range(300):
+        yield "".join(chr(generator.randrange(*generator.choice(ranges))) for _ in range(generator.randrange(1, 40)))
+    for _ in range(300):
+        yield "".join(generator.choice([" ", "  ", "\n", "'s", "'", "é", "the", "Fox", "12", "½", "_", "-", "[EOS]", "ß", "字"]) for _ in range(20))
+
+
+def test_text_survives_the_round_trip(folder):
+    tokenizer = Tokenizer.load(folder)
+    for text in (SENTENCE, *dirty_strings()):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.encode_array(text).tolist() == ids
+        assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
+
+
+def test_ids_equal_those_of_hugging_face(folder):
+    tokenizer = Tokenizer.load(folder)
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    theirs.encode_special_tokens = True  # a literal [EOS] is text
+    for text in (SENTENCE, *dirty_strings()):
+        assert tokenizer.encode(text) == theirs.encode(text).ids
+
+
+def test_special_tokens_are_no_text(folder):
+    tokenizer = Tokenizer.load(folder)
+    for name in ("[PAD]", "[BOS]", "[EOS]", "<|endoftext|>"):
+        assert not {PAD, BOS, EOS} & set(tokenizer.encode(f"a {name} b"))
+    assert (PAD, BOS, EOS) == (0, 1, 2)
+    assert tokenizer.decode([BOS, *tokenizer.encode("fox"), EOS, PAD]) == "fox"
+
+
+def test_half_a_character_decodes_to_the_replacement_character(folder):
+    tokenizer = Tokenizer.load(folder)
+    byte = next(i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) == b"\xe6")
+    assert tokenizer.decode([byte]) == "\ufffd"
+
+
+def test_training_is_deterministic(tmp_path, folder):
+    tok.train(corpus(tmp_path / "cleaned", [SENTENCE * 3, "foxes and dogs, dogs and foxes"]), tmp_path / "tokenizer", CONFIG)
+    assert (tmp_path / "tokenizer" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert Tokenizer.load(folder).vocab_size == CONFIG.vocab_size
+
+
+def test_text_too_poor_for_the_vocabulary_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"tokenizer\.vocab_size is 300, but the text yields only 26\d tokens"):
+        tok.train(corpus(tmp_path / "cleaned", ["aaaa bbbb"]), tmp_path / "tokenizer", CONFIG)
+
+
+def test_a_vocabulary_without_room_for_the_bytes_is_an_error():
+    with pytest.raises(ValueError, match="vocab_size must be at least 259"):
+        TokenizerConfig(vocab_size=258, train_mb=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{}", "not a tokenizer of this pipeline"), ("{", "is not JSON"), ('{"model": {"vocab": {"a": 0}}}', "PAD")]
+)
+def test_a_foreign_file_is_refused(tmp_path, content, message):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.load(tmp_path)

@@ -1,0 +1,162 @@
+"""The whole pipeline with DVC, at a tiny size, in copies of this checkout: what a newcomer does, and what happens when a machine dies."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+TINY = {
+    "raw.packages": {"networkx": "3.6.1", "click": "8.5.1"},
+    "tokenizer.vocab_size": 400,
+    "model.n_layer": 2,
+    "model.n_head": 2,
+    "model.n_embd": 32,
+    "model.block_size": 64,
+    "schedule.warmup_steps": 5,
+    "checkpoints.steps": 200,
+    "checkpoints.batch_size": 4,
+    "checkpoints.precision": "fp32",
+    "checkpoints.threads": 1,
+    "checkpoints.validate_every": 50,
+    "checkpoints.validation_tokens": 1024,
+    "checkpoints.save_every": 20,
+    "evaluation.samples": 1,
+    "evaluation.max_new_tokens": 8,
+    "gguf.windows": 2,
+    "gguf.max_kl": 1e-4,
+}
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the stages' `python` is this one
+    **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "test"),
+    **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "test@localhost"),
+}
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    done = run(folder, sys.executable, "-m", "dvc", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def copy(folder: Path) -> Path:
+    """This checkout as a repository of its own, with tiny parameters, as far as Git would carry it."""
+    names = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True, check=True).stdout
+    for name in names.splitlines():
+        if name != "dvc.lock" and not name.startswith(("metrics/", "plots/")) and Path(name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(name, folder / name)
+    yaml = YAML()
+    values = yaml.load(folder / "params.yaml")
+    for key, value in TINY.items():
+        section, name = key.split(".")
+        assert name in values[section], key
+        values[section][name] = value
+    yaml.dump(values, folder / "params.yaml")
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "start"]):
+        assert run(folder, "git", *command).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which `dvc repro` has run, and its results are committed."""
+    folder = copy(tmp_path_factory.mktemp("a folder with spaces") / "antimatter")
+    dvc(folder, "repro")
+    for command in (["add", "--all"], ["commit", "--quiet", "--message", "results"]):
+        assert run(folder, "git", *command).returncode == 0
+    return folder
+
+
+def test_a_second_repro_runs_nothing_and_git_is_clean(made: Path) -> None:
+    said = dvc(made, "repro")
+    assert "Running stage" not in said and "up to date" in said
+    assert run(made, "git", "status", "--porcelain").stdout == ""
+
+
+def test_every_artefact_has_its_name(made: Path) -> None:
+    for name in (
+        "data/tokenizer/tokenizer.json", "models/checkpoints/final.safetensors", "models/checkpoints/config.json", "models/gguf/antimatter-f16.gguf",
+        "models/ollama/Modelfile", "models/ollama/models/manifests", "models/ollama/models/blobs", "metrics/samples.md", "metrics/throughput.json",
+        "plots/training.csv", "plots/validation.csv", "plots/loss.png",
+    ):  # fmt: skip
+        assert (made / name).exists(), name
+    assert not (made / ".state").exists() or not any((made / ".state").iterdir())
+
+
+def test_a_training_that_was_killed_ends_in_the_same_lock(made: Path, tmp_path: Path) -> None:
+    folder = copy(tmp_path / "killed")
+    with subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as repro:
+        deadline = time.monotonic() + 300
+        while not (saved := list(folder.glob(".state/*/step-00000040.pt"))):
+            assert repro.poll() is None and time.monotonic() < deadline, "the training did not come to step 40"
+            time.sleep(0.01)
+        trainer = int((saved[0].parent / "lock").read_text())
+        os.kill(trainer, signal.SIGKILL)
+        assert repro.wait(60) != 0
+    assert not (folder / "models/checkpoints").exists()
+    said = dvc(folder, "repro")
+    assert re.search(r"going on from step \d+ of 200", said)
+    assert (folder / "dvc.lock").read_bytes() == (made / "dvc.lock").read_bytes()
+
+
+def test_an_experiment_runs_what_its_change_concerns_and_shows_in_the_diffs(made: Path) -> None:
+    said = dvc(made, "exp", "run", "-S", "optimizer.learning_rate=0.001")
+    ran = re.findall(r"Running stage '(\w+)'", said)
+    assert ran[0] == "checkpoints" and sorted(ran) == ["checkpoints", "evaluation", "gguf", "ollama"]
+    assert "validation.perplexity" in dvc(made, "metrics", "diff")
+    dvc(made, "plots", "diff", "--out", "page")
+    page = (made / "page/index.html").read_text()
+    assert "vegaEmbed" in page and "workspace" in page and "HEAD" in page
+    if (made / ".dvc/tmp/plots.html").exists():
+        assert "cdn.jsdelivr.net/npm/vega@" not in page  # offline
+    assert run(made, "git", "checkout", "--quiet", ".").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new", "words"),
+    [
+        ("checkpoints", "optimizer:", "optimizer:\n  momentum: 0.9", r"optimizer\.momentum is not a parameter"),
+        ("checkpoints", "grad_clip: 1.0", "grad_clip: high", r"optimizer\.grad_clip must be a number, got 'high'"),
+        ("checkpoints", "beta2: 0.95", "beta2: 1.5", r"optimizer\.beta2 must lie in \[0, 1\), got 1\.5"),
+        ("raw", "source: embedded", "source: web", r"raw\.source must be one of .*; got 'web'"),
+        ("raw", "click: 8.5.1", "click: 1.0.0", r"click must be 1\.0\.0, 8\.5\.1 is installed"),
+    ],
+)
+def test_bad_parameters_are_one_line_and_lose_nothing(made: Path, stage: str, old: str, new: str, words: str) -> None:
+    params = made / "params.yaml"
+    good = params.read_text()
+    assert old in good
+    before = {path: path.stat().st_mtime_ns for path in made.glob("data/**/*")}
+    try:
+        params.write_text(good.replace(old, new, 1))
+        inputs = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m t v b s"}[stage]
+        done = run(made, sys.executable, "-m", f"stages.{stage}", *inputs.split())
+    finally:
+        params.write_text(good)
+    assert done.returncode == 1
+    errors = done.stderr.strip().splitlines()
+    assert len(errors) == 1 and re.search(words, errors[0]), done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in made.glob("data/**/*")}
+
+
+def test_a_truncated_shard_stops_training_before_it_begins(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "data/shards", tmp_path / "shards")
+    path = tmp_path / "shards/train-00000.npy"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1000])
+    done = run(made, sys.executable, "-m", "stages.checkpoints", str(tmp_path / "shards"), str(tmp_path / "out"), "m", "t", "v", "b", "s")
+    assert done.returncode == 1
+    assert "train-00000.npy is damaged" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
