@@ -1,0 +1,110 @@
+"""The command `antimatter`. Each subcommand is a function that imports what it needs when it runs, so that `antimatter chat` starts at once."""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+PRESETS = Path("presets")
+GGUF = Path("models/gguf")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; the exit status. An error that a person can mend is one line on stderr."""
+    parsed = _parser().parse_args(arguments)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # under a C locale Python would stop at the first byte that is not ASCII
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush complains
+        return 0
+    except (ValueError, OSError) as error:
+        if os.environ.get("ANTIMATTER_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def chat(arguments: argparse.Namespace) -> None:
+    from antimatter import params
+    from antimatter.export import ollama
+    from antimatter.serve import chat, engine
+
+    config = params.read(ollama.OllamaConfig, "ollama")
+    given = {name: value for name in ("temperature", "top_p", "top_k", "num_predict") if (value := getattr(arguments, name)) is not None}
+    config = replace(config, **given)
+    model: Path = arguments.model or GGUF
+    choice: engine.Choice = "embedded" if arguments.model and arguments.engine == "auto" else arguments.engine
+    chosen = engine.choose(
+        choice,
+        config,
+        lambda: ollama.source_of(model, config.type) if arguments.model is None or model.is_dir() else model,
+        lambda text: print(text, file=sys.stderr),
+    )
+    try:
+        print(f"engine: {chosen.description}, context {chosen.n_ctx} tokens", file=sys.stderr, flush=True)
+        if sys.stdin.isatty():
+            print("The model continues your text. Ctrl-C stops an answer, Ctrl-D ends the chat.", file=sys.stderr)
+            chat.converse(chosen, config, arguments.system)
+        else:
+            chat.pipe(chosen, config, sys.stdin, sys.stdout, arguments.system)
+    finally:
+        chosen.close()
+
+
+def preset(arguments: argparse.Namespace) -> None:
+    import difflib
+
+    from antimatter import files, params
+
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if arguments.name not in known:
+        raise ValueError(f"there is no preset {arguments.name!r}: known are {', '.join(known) or f'none ({PRESETS}/ is empty or missing)'}")
+    source = PRESETS / f"{arguments.name}.yaml"
+    params.load(source)  # a preset that is not readable replaces nothing
+    new = source.read_text(encoding="utf-8")
+    old = params.PARAMS.read_text(encoding="utf-8") if params.PARAMS.is_file() else ""
+    if new == old:
+        print(f"{params.PARAMS} is {source} already")
+        return
+    files.write_text(params.PARAMS, new)
+    sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"{params.PARAMS} (before)", f"{params.PARAMS} (now)"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="antimatter", description="The pipeline's tools. The pipeline itself: `dvc repro`.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    command = commands.add_parser(
+        "chat",
+        help="talk to the model in the terminal, or through a pipe",
+        description="The model continues what you write. In a pipe: one answer per line of input, each line for itself.",
+    )
+    command.add_argument("--model", type=Path, help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded")
+    command.add_argument("--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if it runs and has the model")
+    command.add_argument("--system", default="", help="text to put before the conversation; the model was not trained to obey it (default: none)")
+    command.add_argument(
+        "--temperature", type=float, help="0 always takes the likeliest token (default of this and the next: `ollama:` in params.yaml)"
+    )
+    command.add_argument("--top-p", type=float)
+    command.add_argument("--top-k", type=int)
+    command.add_argument("--num-predict", type=int, help="tokens of an answer, at most")
+    command.set_defaults(run=chat)
+
+    command = commands.add_parser("preset", help="replace params.yaml by a preset, and show the difference")
+    command.add_argument("name", help=f"the name of a file in {PRESETS}/, without .yaml")
+    command.set_defaults(run=preset)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What a GGUF file says about itself, read without numpy or torch: the check before anything is built on the file, or started from it.
+
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAGIC = b"GGUF"
+VERSION = 3
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+_BYTES = {0: 4, 1: 2}  # of a value in F32 and F16; quantised types are taken as a quarter, which is less than any of them needs
+_MOST = 1 << 28  # no count or length of ours comes near; a damaged file would otherwise ask for terabytes
+
+
+@dataclass(frozen=True)
+class Header:
+    keys: dict[str, Any]
+    tensors: dict[str, tuple[int, ...]]  # shapes as ggml orders them, the fastest axis first
+
+    @property
+    def architecture(self) -> str:
+        return str(self.keys.get("general.architecture", "unknown"))
+
+    @property
+    def context_length(self) -> int:
+        return int(self.keys[f"{self.architecture}.context_length"])
+
+    @property
+    def n_parameters(self) -> int:
+        """Values in the file. Above the model's own count: the rewritten feed-forward networks are 6C wide, not 4C."""
+        return sum(math.prod(shape) for shape in self.tensors.values())
+
+
+def read_header(path: Path) -> Header:
+    """The keys and tensor shapes of a GGUF file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a GGUF file, or it is cut short, or it tells no context length.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro gguf` to make it, or `dvc pull` to fetch it")
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            raise ValueError(f"{path} is not a GGUF file: it does not begin with {MAGIC.decode()}; run `dvc repro gguf` to make it anew")
+        try:
+            header, size = _read(file)
+        except (struct.error, UnicodeDecodeError, KeyError, ValueError, IndexError, MemoryError) as error:
+            raise ValueError(f"{path} is a damaged GGUF file ({_one_line(error)}); run `dvc repro gguf` to make it anew") from None
+    if path.stat().st_size < size:
+        raise ValueError(f"{path} is a damaged GGUF file (its tensors are cut short); run `dvc repro gguf` to make it anew")
+    if f"{header.architecture}.context_length" not in header.keys:
+        raise ValueError(f"{path} is not a model: the key {header.architecture}.context_length is missing; run `dvc repro gguf` to make it anew")
+    return header
+
+
+def _read(file: BinaryIO) -> tuple[Header, int]:
+    """The header, and the bytes that the file must have at least."""
+    version, n_tensors, n_keys = _unpack(file, "<IQQ")
+    if version != VERSION:
+        raise ValueError(f"version {version}, not {VERSION}")
+    keys = {}
+    for _ in range(_bounded(n_keys)):
+        name = _string(file)
+        keys[name] = _value(file, _unpack(file, "<I")[0])
+    tensors, data = {}, 0
+    for _ in range(_bounded(n_tensors)):
+        name = _string(file)
+        n_dimensions = _unpack(file, "<I")[0]
+        tensors[name] = _unpack(file, f"<{_bounded(n_dimensions)}Q")
+        kind, offset = _unpack(file, "<IQ")
+        data = max(data, offset + int(math.prod(tensors[name]) * _BYTES.get(kind, 0.25)))
+    alignment = int(keys.get("general.alignment", 32))
+    return Header(keys, tensors), -(-file.tell() // alignment) * alignment + data
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _string(file)
+    if kind != _ARRAY:
+        return _unpack(file, _SCALARS[kind])[0]
+    item, count = _unpack(file, "<IQ")
+    read: Callable[[], Any] = (lambda: _string(file)) if item == _STRING else (lambda: _unpack(file, _SCALARS[item])[0])
+    return [read() for _ in range(_bounded(count))]
+
+
+def _string(file: BinaryIO) -> str:
+    length = _bounded(_unpack(file, "<Q")[0])
+    data = file.read(length)
+    if len(data) < length:
+        raise ValueError("it ends inside a text")
+    return data.decode("utf-8")
+
+
+def _unpack(file: BinaryIO, pattern: str) -> tuple[Any, ...]:
+    return struct.unpack(pattern, file.read(struct.calcsize(pattern)))
+
+
+def _bounded(count: int) -> int:
+    if count > _MOST:
+        raise ValueError(f"a count of {count}")
+    return int(count)
+
+
+def _one_line(error: Exception) -> str:
+    return "it ends inside the header" if isinstance(error, struct.error) else " ".join(str(error).split())

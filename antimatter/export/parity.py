@@ -1,0 +1,155 @@
+"""Does llama.cpp compute what torch computes? The exported file against the model it came from, on real text.
+
+llama.cpp gives the final state of every token (`/embeddings` without pooling); the output matrix that stands in the file makes logits of it. So every
+position counts, with the whole distribution, where `/completion` would give a few probabilities of one.
+"""
+
+# N windows, T time, C channels, V vocabulary
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from antimatter.data.tokenizer import Tokenizer
+from antimatter.export.header import read_header
+from antimatter.export.llama import Llama
+from antimatter.model.gpt import GPT
+
+ROWS = 256  # of logits held at once in float64: 100 MB at a vocabulary of 50,257
+THREADS = 2  # fixed, so that a machine's core count changes nothing
+
+
+@dataclass(frozen=True)
+class Parity:
+    kl: float  # KL(torch || llama.cpp), nats per token
+    top1_agreement: float  # share of tokens where both put the same token first
+    perplexity: float  # of llama.cpp
+    torch_perplexity: float  # on the same tokens, in float32
+
+
+def windows(tokens: Sequence[np.ndarray], block_size: int, count: int) -> Tensor:
+    """`count` windows, evenly spread over the split: (N, T + 1) token ids, one more than the context, for the last target.
+
+    A split shorter than that gives fewer windows, or one short window.
+
+    Raises:
+        ValueError: not even two tokens.
+    """
+    stream = np.concatenate(list(tokens)) if len(tokens) else np.empty(0, dtype=np.uint16)
+    length = min(block_size + 1, len(stream))
+    if length < 2:
+        raise ValueError(f"the validation split has {len(stream)} tokens, the check needs at least 2: give it a larger share under `shards:`")
+    count = min(count, len(stream) // length)
+    starts = np.linspace(0, len(stream) - length, count).astype(int)
+    return torch.from_numpy(np.stack([stream[start : start + length] for start in starts]).astype(np.int64))
+
+
+@torch.inference_mode()
+def compare(model: GPT, path: Path, ids: Tensor) -> Parity:
+    """Both runtimes on the windows `ids`, (N, T + 1)."""
+    matrix = _output_matrix(path)
+    kl = agreement = torch_loss = llama_loss = 0.0
+    with Llama(path, model.config.block_size, embeddings=True, threads=THREADS) as llama:
+        for window in ids:
+            inputs, targets = window[:-1], window[1:]  # (T,)
+            ours = model.hidden(inputs[None])[0]  # (T, C)
+            answer = llama.post("/embeddings", {"input": inputs.tolist(), "embd_normalize": -1})
+            theirs = torch.tensor(answer[0]["embedding"], dtype=torch.float32)  # (T, C)
+            for start in range(0, len(inputs), ROWS):
+                rows = slice(start, start + ROWS)
+                p = model.head(ours[rows]).double().log_softmax(-1)  # (ROWS, V)
+                q = _logits(theirs[rows], matrix).double().log_softmax(-1)
+                kl += float((p.exp() * (p - q)).sum())
+                agreement += float((p.argmax(-1) == q.argmax(-1)).sum())
+                target = targets[rows, None]
+                torch_loss -= float(p.gather(1, target).sum())
+                llama_loss -= float(q.gather(1, target).sum())
+    n = ids[:, 1:].numel()
+    return Parity(kl / n, agreement / n, float(np.exp(llama_loss / n)), float(np.exp(torch_loss / n)))
+
+
+def _output_matrix(path: Path) -> Tensor:
+    """The matrix that llama.cpp multiplies the final state with, as it stands in the file: (V, C)."""
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    tensor = tensors.get("output.weight", tensors["token_embd.weight"])
+    return torch.from_numpy(tensor.data.copy())
+
+
+def _logits(hidden: Tensor, matrix: Tensor) -> Tensor:
+    """As ggml does it: a float16 matrix meets a state rounded to float16, and sums in float32."""
+    return hidden.to(matrix.dtype).float() @ matrix.float().T
+
+
+def strings(tokenizer: Tokenizer, ids: Tensor, seed: int = 0) -> Iterator[str]:
+    """Texts to tokenize twice: the corpus itself, then what breaks tokenizers, then random characters of every kind."""
+    for window in ids:
+        yield tokenizer.decode([i for i in window.tolist() if i > 2]).replace("\ufffd", "")  # a window may cut a character
+    yield from ADVERSARIAL
+    generator = random.Random(seed)
+    for _ in range(500):
+        low, high = generator.choice(ALPHABETS)
+        common = generator.choices(" \n\t'0", k=generator.randrange(1, 60))
+        yield "".join(chr(generator.randrange(low, high)) if generator.random() < 0.8 else character for character in common)
+
+
+ALPHABETS = (  # ranges of code points: ASCII, Latin, Greek to Arabic, India to Thailand, symbols, East Asia, Hangul, emoji
+    *((0x20, 0x7F), (0x20, 0x250), (0x370, 0x600), (0x900, 0xE00)),
+    *((0x2000, 0x2C00), (0x3000, 0xA000), (0xAC00, 0xD7A4), (0x1F300, 0x1FB00)),
+)
+
+
+ADVERSARIAL = (
+    *("", " ", "  ", "   x", "x   ", "\n", "\n\n\n", "\t\tx", " \n \n ", "\r\n", "a\r\nb", "\u00a0", "\u3000x", "\u200b", "\ufeffx"),
+    *("\x00", "a\x00b", "\x7f", "\U0010ffff", "\ue000", "\ufffd", "a\u0300\u0301\u0302", "\u202eabc", "e\u0301"),
+    *("[EOS]", "[BOS]", "[PAD]", "[EOS", "EOS]", "a[EOS]b", "[[EOS]]", " [EOS] ", "[EOS][BOS]", "[eos]", "[EO[EOS]S]"),
+    *("<|endoftext|>", "<|im_end|>", "<s>", "</s>", "<pad>", "<|eot_id|>", "<unk>"),
+    *("I'm you're he'll we've it's I'd", "I'M YOU'RE", "'s", "'", "''", "'re're", "don't'll", "\u2019s", "x's's"),
+    *("0", "007", "1234567890", "3.14159", "1,000,000", "1e-5", "½", "²", "٣٤٥", "Ⅷ", "x2y3", "0x1F"),
+    *("...", "!!!", "?!?!", "a.b.c", "foo_bar", "__init__", "->", "=>", "//", "/* */", "#include <stdio.h>", "{}[]()", "`code`", "\\n", '"""'),
+    *("é", "naïve café", "Straße", "ÅÄÖ", "İstanbul", "ﬁ", "Ǆ", "ß", "日本語", "中文字符", "한국어", "Русский", "ελληνικά"),
+    *("العربية", "עברית", "हिन्दी", "ไทย", "𝒳", "𐍈", "👍", "👍🏽", "👨\u200d👩\u200d👧", "🇩🇪", "☺\ufe0f"),
+    *("a" * 200, " " * 100, "ab" * 100, "\n" * 50, "." * 100, "🙂" * 30, "x " * 60, "aA" * 50, "1" * 90),
+    *("def f(x):\n    return x + 1\n", "http://example.org/a?b=c&d=%20", "C:\\Users\\x", "a@b.co", "| a | b |\n|---|---|", "- item\n- item"),
+)
+
+
+def mismatches(tokenizer: Tokenizer, path: Path, texts: Sequence[str]) -> list[str]:
+    """The texts that llama.cpp cuts into other tokens than the tokenizer of the training data."""
+    with Llama(path, read_header(path).context_length, threads=THREADS) as llama:
+        return [text for text in texts if llama.tokenize(text, special=False) != tokenizer.encode(text)]
+
+
+def check(model: GPT, path: Path, ids: Tensor, max_kl: float) -> dict[str, float]:
+    """The metrics of one file.
+
+    Raises:
+        ValueError: llama.cpp and torch are further apart than `max_kl`.
+    """
+    result = compare(model, path, ids)
+    if not result.kl <= max_kl:  # a NaN fails too
+        raise ValueError(f"{path.name} is not the model: KL from torch {result.kl:.3g} nats per token exceeds `max_kl` {max_kl:g} under `gguf:`")
+    return {
+        "kl": float(f"{result.kl:.2g}"),  # what follows the second digit is rounding noise, and differs from CPU to CPU
+        "top1_agreement": result.top1_agreement,
+        "perplexity": result.perplexity,
+        "torch_perplexity": result.torch_perplexity,
+        "bytes": path.stat().st_size,
+    }
+
+
+def check_tokenizer(tokenizer: Tokenizer, path: Path, ids: Tensor) -> dict[str, int]:
+    """How many texts were compared, and how many differ: none.
+
+    Raises:
+        ValueError: some do; the message shows the first.
+    """
+    texts = list(strings(tokenizer, ids))
+    bad = mismatches(tokenizer, path, texts)
+    if bad:
+        raise ValueError(f"{path.name} cuts {len(bad)} of {len(texts)} texts into other tokens than tokenizer.json, the first is {bad[0][:80]!r}")
+    return {"strings": len(texts), "mismatches": len(bad)}

@@ -1,0 +1,170 @@
+"""What computes the answers: a running Ollama that has the model, or llama.cpp in a process of its own. Both show the same face.
+
+Nothing here talks to any host but this one, unless OLLAMA_HOST names another.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from antimatter.export.client import Client
+from antimatter.export.header import read_header
+from antimatter.export.llama import Llama
+from antimatter.export.ollama import TAG, OllamaConfig
+
+Choice = Literal["auto", "ollama", "embedded"]
+OLLAMA_PORT = 11434
+_LOOK = 2.0  # seconds to wait for a sign of Ollama: it is on this machine, or as good as absent
+_TIMEOUT = 600.0  # seconds between two pieces of an answer: a cold 300M model may load first
+
+
+class Engine(Protocol):
+    description: str  # for people: engine, model, where
+    n_ctx: int  # tokens of prompt and answer together
+
+    def count(self, text: str) -> int:
+        """Tokens of a prompt, [BOS] included."""
+        ...
+
+    def stream(self, prompt: str, config: OllamaConfig, n_predict: int) -> Iterator[str]:
+        """The continuation of `prompt`, piece by piece, at most `n_predict` tokens. Closing the iterator ends the generation.
+
+        Raises:
+            ConnectionError: the engine refused, or broke off.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class EmbeddedEngine:
+    """llama.cpp in a process of its own, with the GGUF file itself."""
+
+    def __init__(self, path: Path, num_ctx: int) -> None:
+        self.n_ctx = min(num_ctx, read_header(path).context_length)
+        self.description = f"embedded llama.cpp, {path}"
+        self._llama = Llama(path, self.n_ctx)
+
+    def count(self, text: str) -> int:
+        return len(self._llama.tokenize(text, special=True)) + 1
+
+    def stream(self, prompt: str, config: OllamaConfig, n_predict: int) -> Iterator[str]:
+        body = {"prompt": prompt, "n_predict": n_predict, "stop": list(config.stop), **_sampling(config)}
+        for event in self._llama.stream("/completion", body):
+            if event["content"]:
+                yield event["content"]
+            if event["stop"]:
+                return
+        raise ConnectionError("llama.cpp broke off the answer: ask again")
+
+    def close(self) -> None:
+        self._llama.close()
+
+
+class OllamaEngine:
+    """A running Ollama. The prompt goes through raw, so that both engines see the same text.
+
+    Raises:
+        ConnectionError: there is no Ollama at `url`.
+        LookupError: it does not have the model.
+    """
+
+    def __init__(self, url: str, config: OllamaConfig) -> None:
+        self._client = Client(f"Ollama at {url}", url)
+        self._model = f"{config.name}:{TAG}"
+        try:
+            models = [model["name"] for model in self._client.get("/api/tags", _LOOK)["models"] or []]
+        except (OSError, KeyError, TypeError):
+            raise ConnectionError(f"no Ollama answers at {url}") from None
+        if self._model not in models:
+            raise LookupError(f"Ollama at {url} has no model {self._model} (`ollama create {config.name} -f models/ollama/Modelfile` makes it)")
+        self.description = f"Ollama at {url}, model {self._model}"
+        self._info: dict[str, Any] = self._client.post("/api/show", {"model": self._model, "verbose": True}, _TIMEOUT).get("model_info") or {}
+        architecture = self._info.get("general.architecture", "")
+        self.n_ctx = min(config.num_ctx, int(self._info.get(f"{architecture}.context_length", config.num_ctx)))
+
+    def count(self, text: str) -> int:
+        return self._count(text) + 1
+
+    @functools.cached_property
+    def _count(self) -> Callable[[str], int]:
+        """Ollama has no route that counts tokens, but tells the vocabulary."""
+        tokens, merges = self._info.get("tokenizer.ggml.tokens"), self._info.get("tokenizer.ggml.merges")
+        if not tokens or not merges:
+            return lambda text: len(text.encode())  # a byte-level token is at least a byte: too many rather than too few
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        bpe = models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ", 1)) for merge in merges])
+        tokenizer = Tokenizer(bpe)
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return lambda text: len(tokenizer.encode(text).ids)
+
+    def stream(self, prompt: str, config: OllamaConfig, n_predict: int) -> Iterator[str]:
+        options = {"num_ctx": self.n_ctx, "num_predict": n_predict, "stop": list(config.stop), **_sampling(config)}
+        body = {"model": self._model, "prompt": prompt, "raw": True, "stream": True, "shift": False, "truncate": False, "options": options}
+        for line in self._client.lines("/api/generate", body, _TIMEOUT):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                break
+            if "error" in event:
+                raise ConnectionError(f"{self._client.name} stopped: {' '.join(str(event['error']).split())}")
+            if event.get("response"):
+                yield event["response"]
+            if event.get("done"):
+                return
+        raise ConnectionError(f"{self._client.name} broke off the answer: ask again")  # 30 equal tokens in a row end a stream like this
+
+    def close(self) -> None: ...
+
+
+def choose(
+    choice: Choice, config: OllamaConfig, model: Callable[[], Path], say: Callable[[str], None], environ: Mapping[str, str] = os.environ
+) -> Engine:
+    """The engine asked for. `auto` takes a running Ollama if it has the model, else the embedded one, and says why.
+
+    Args:
+        model: finds the GGUF file, if it is needed.
+
+    Raises:
+        OSError, ValueError: the engine asked for is not to be had.
+    """
+    if choice != "embedded":
+        try:
+            return OllamaEngine(ollama_url(environ.get("OLLAMA_HOST", "")), config)
+        except (ConnectionError, LookupError) as error:
+            if choice == "ollama":
+                raise ConnectionError(f"{error}: start it, or use `--engine embedded`") from None
+            say(f"{error}: using the embedded llama.cpp")
+    return EmbeddedEngine(model(), config.num_ctx)
+
+
+def ollama_url(host: str) -> str:
+    """What OLLAMA_HOST means, by the rules of Ollama's envconfig: no scheme is http at port 11434, a scheme alone brings its own port."""
+    scheme, separator, rest = host.strip().strip("\"'").rpartition("://")
+    scheme = scheme if separator else "http"
+    default = {"http": 80, "https": 443}.get(scheme, OLLAMA_PORT) if separator else OLLAMA_PORT
+    parts = urlsplit(f"//{rest}")
+    try:
+        port = parts.port or default
+    except ValueError:
+        port = default
+    name = parts.hostname or "127.0.0.1"
+    name = "127.0.0.1" if name == "0.0.0.0" else "::1" if name == "::" else name  # where a server listens is not where one calls it
+    return f"{scheme}://{f'[{name}]' if ':' in name else name}:{port}{parts.path.rstrip('/')}"
+
+
+def _sampling(config: OllamaConfig) -> dict[str, Any]:
+    """Every option that the two runtimes have different defaults for, said outright."""
+    return {
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "min_p": 0.0,
+        "repeat_penalty": config.repeat_penalty,
+        "repeat_last_n": 64,
+    }

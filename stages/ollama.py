@@ -1,0 +1,16 @@
+"""models/gguf -> models/ollama: the Modelfile and the model store, as `ollama create` would write them."""
+
+from pathlib import Path
+
+from antimatter import params, stage
+from antimatter.export import ollama
+from antimatter.export.ollama import OllamaConfig
+
+
+def main(gguf: Path, output: Path) -> None:
+    config = params.read(OllamaConfig, "ollama")
+    ollama.write(ollama.source_of(gguf, config.type), output, config)
+
+
+if __name__ == "__main__":
+    stage.run(main)

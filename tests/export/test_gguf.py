@@ -1,0 +1,143 @@
+from pathlib import Path
+
+import gguf as reference
+import numpy as np
+import pytest
+import torch
+from tiny_gguf import CONFIG, VOCAB, Tiny, gpt, save_tokenizer
+from torch.nn import functional as F
+
+from antimatter.export import gguf
+from antimatter.export.header import read_header
+from antimatter.model.gpt import FeedForward
+
+
+def ffn_of(slope: float, gain: float = 3.0) -> FeedForward:
+    ffn = gpt(gain=gain, slope=slope).blocks[0].ffn
+    assert isinstance(ffn, FeedForward)
+    return ffn.double()
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("slope", [0.0, 0.01, 0.3, 1.0])
+def test_the_rewritten_network_is_the_leaky_relu_network_up_to_gelus_own_bound(slope: float, approximate: str) -> None:
+    ffn, x = ffn_of(slope), torch.randn(200, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 5
+    form = gguf.gelu_form(ffn, 1024)
+    y = F.linear(F.gelu(F.linear(x, form.up, form.up_bias), approximate=approximate) / form.scales, form.down, form.down_bias)
+    bound = 0.171 / 1024 * (1 - slope) * ffn.down.weight.abs().sum(dim=1)  # |gelu(cu)/c - relu(u)| <= 0.17/c, for each hidden unit
+    assert ((y - ffn(x)).abs() <= bound + 1e-10).all()
+
+
+def test_the_error_falls_as_one_over_the_scale() -> None:
+    ffn, x = ffn_of(0.1), torch.randn(500, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.01  # near the kink
+    errors = []
+    for scale in (4, 64, 1024):
+        form = gguf.gelu_form(ffn, scale)
+        y = F.linear(F.gelu(F.linear(x, form.up, form.up_bias)) / form.scales, form.down, form.down_bias)
+        errors.append(float((y - ffn(x)).abs().max()))
+    assert errors[0] > 4 * errors[1] > 16 * errors[2]
+
+
+def test_rows_too_large_for_float16_get_a_smaller_power_of_two() -> None:
+    ffn = ffn_of(0.1)
+    ffn.up.weight[3] *= 5000
+    ffn.up.weight[5] = 0
+    form = gguf.gelu_form(ffn, 1024)
+    assert form.up.abs().max() <= gguf.FLOAT16_MAX
+    assert 0 < form.scales[3] < 1024 and form.scales[5] == 1024
+    assert (form.scales.log2() == form.scales.log2().round()).all()
+
+
+def test_the_same_weights_give_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        gguf.write(gpt(), tiny.tokenizer_folder / "tokenizer.json", tmp_path / f"{name}.gguf", "f16", CONFIG)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes() == tiny.path.read_bytes()
+
+
+def test_tensors_and_last_keys_stand_in_the_order_that_llama_quantize_leaves(tiny: Tiny) -> None:
+    reader = reference.GGUFReader(tiny.path)
+    names = [tensor.name for tensor in reader.tensors]
+    outside = [name for name in names if not name.startswith("blk.")]
+    layers = [[name for name in names if name.startswith(f"blk.{i}.")] for i in range(2)]
+    assert names == sorted(outside) + sorted(layers[0]) + sorted(layers[1])
+    assert layers[0][3:8] == [
+        f"blk.0.{name}" for name in ("attn_output.weight", "attn_qkv.bias", "attn_qkv.weight", "ffn.act.scales", "ffn_down.bias")
+    ]
+    assert list(reader.fields)[-2:] == ["general.quantization_version", "general.file_type"]
+    assert [reader.fields[key].contents() for key in list(reader.fields)[-2:]] == [2, 1]
+
+
+def test_gguf_py_reads_back_what_was_written(tiny: Tiny) -> None:
+    reader = reference.GGUFReader(tiny.path)
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    model = tiny.model
+    np.testing.assert_array_equal(tensors["token_embd.weight"], model.token_embedding.weight.half().numpy())
+    np.testing.assert_array_equal(tensors["position_embd.weight"], model.position_embedding.weight.numpy())
+    assert "output.weight" not in tensors  # tied
+    assert {tensors[name].dtype for name in tensors if not name.endswith("weight") or "norm" in name} == {np.dtype(np.float32)}
+    header = read_header(tiny.path)
+    assert header.keys == {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    assert header.n_parameters == sum(int(np.prod(tensor.shape)) for tensor in reader.tensors)
+    assert header.context_length == 64
+    assert header.keys["tokenizer.ggml.token_type"] == [3, 3, 3] + [1] * (VOCAB - 3)
+
+
+def test_untied_models_bring_their_output_matrix(tiny: Tiny, tmp_path: Path) -> None:
+    gguf.write(gpt(tied=False), tiny.tokenizer_folder / "tokenizer.json", tmp_path / "a.gguf", "f32", CONFIG)
+    assert read_header(tmp_path / "a.gguf").tensors["output.weight"] == (64, VOCAB)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(1e6, "position|float16 ends at 65504"), (float("nan"), "not finite.*training diverged"), (float("inf"), "not finite")]
+)
+def test_weights_that_a_file_cannot_hold_are_one_clear_error_and_leave_no_file(tiny: Tiny, tmp_path: Path, value: float, words: str) -> None:
+    model = gpt()
+    model.token_embedding.weight[7, 7] = value
+    with pytest.raises(ValueError, match=f"token_embd.weight.*({words})"):
+        gguf.write(model, tiny.tokenizer_folder / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "other", vocab_size=300)
+    with pytest.raises(ValueError, match=r"has 300 tokens, the checkpoint was trained with 400"):
+        gguf.write(gpt(), tmp_path / "other" / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
+    (tmp_path / "other" / "tokenizer.json").write_text('{"model": {}}')
+    with pytest.raises(ValueError, match="is not a byte-level BPE tokenizer"):
+        gguf.write(gpt(), tmp_path / "other" / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
+
+
+def test_a_file_that_is_not_gguf_is_one_clear_error(tiny: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    with pytest.raises(FileNotFoundError, match=r"a\.gguf is missing: run `dvc repro gguf`"):
+        read_header(path)
+    for content in (b"", b"GG", b"PK\x03\x04" * 100, b"\x00" * 1000):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.gguf is not a GGUF file"):
+            read_header(path)
+
+
+def test_a_damaged_file_is_a_value_error_wherever_it_is_cut_or_changed(tiny: Tiny, tmp_path: Path) -> None:
+    whole, path = tiny.path.read_bytes(), tmp_path / "a.gguf"
+    for length in [*range(4, 200, 7), 5000, len(whole) // 2, len(whole) - 100]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"a\.gguf is a damaged GGUF file"):
+            read_header(path)
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole[:20_000])
+        for position in generator.integers(4, 2000, 3):
+            damaged[position] = generator.integers(256)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.gguf is"):
+            read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("name", "a/b"), ("name", ""), ("license", ""), ("types", ()), ("types", ("f16", "f16")), ("relu_scale", 1000), ("windows", 0), ("max_kl", 0.0)],
+)
+def test_bad_parameters_name_their_key(key: str, value: object) -> None:
+    values = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__} | {key: value}
+    with pytest.raises(ValueError, match=f"^{key} must "):
+        gguf.GGUFConfig(**values)

@@ -1,0 +1,144 @@
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_gguf import Tiny
+
+from antimatter.export import ollama, template
+from antimatter.export.header import read_header
+from antimatter.export.ollama import OllamaConfig
+
+CONFIG = OllamaConfig(
+    name="antimatter",
+    type="f16",
+    temperature=0.7,
+    top_p=0.9,
+    top_k=40,
+    repeat_penalty=1.0,
+    num_ctx=2048,
+    num_predict=256,
+    stop=("[EOS]", "<stop> & é"),
+    system="You are a helpful AI assistant created by the Antimatter team.",
+)
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_the_store_is_byte_for_byte_what_ollama_create_writes(tiny: Tiny, tmp_path: Path) -> None:
+    """The layout of gguf-ollama.md, which was compared with a real Ollama by `diff -r`."""
+    ollama.write(tiny.path, tmp_path / "ollama", CONFIG)
+    store = tmp_path / "ollama" / "models"
+    model, go = tiny.path.read_bytes(), template.GO.encode()
+    params = (
+        b'{"num_ctx":64,"num_predict":256,"repeat_penalty":1,"stop":["[EOS]","\\u003cstop\\u003e \\u0026 \xc3\xa9"],'
+        b'"temperature":0.7,"top_k":40,"top_p":0.9}\n'
+    )
+    values = read_header(tiny.path).n_parameters
+    config = (
+        b'{"model_format":"gguf","model_family":"mpt","model_families":["mpt"],"model_type":"%dK","file_type":"F16","architecture":"amd64","os":"linux"}\n'
+        % round(values / 1000)
+    )
+    system = CONFIG.system.encode()
+    layers = ",".join(
+        f'{{"mediaType":"application/vnd.ollama.image.{kind}","digest":"sha256:{digest(content)}","size":{len(content)}}}'
+        for kind, content in (("model", model), ("template", go), ("system", system), ("params", params))
+    )
+    manifest = (
+        '{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json",'
+        f'"config":{{"mediaType":"application/vnd.docker.container.image.v1+json","digest":"sha256:{digest(config)}","size":{len(config)}}},'
+        f'"layers":[{layers}]}}\n'
+    )
+    expected = {f"blobs/sha256-{digest(content)}": content for content in (model, go, system, params, config)}
+    expected["manifests/registry.ollama.ai/library/antimatter/latest"] = manifest.encode()
+    assert {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()} == expected
+
+
+def test_the_modelfile_says_the_same(tiny: Tiny, tmp_path: Path) -> None:
+    folder = tiny.path.parent / "ollama"
+    ollama.write(tiny.path, folder, replace(CONFIG, stop=("[EOS]",)))
+    assert (folder / "Modelfile").read_text() == (
+        "FROM ../tiny-f16.gguf\n"
+        "PARAMETER num_ctx 64\n"
+        "PARAMETER num_predict 256\n"
+        "PARAMETER repeat_penalty 1\n"
+        'PARAMETER stop "[EOS]"\n'
+        "PARAMETER temperature 0.7\n"
+        "PARAMETER top_k 40\n"
+        "PARAMETER top_p 0.9\n"
+        f'TEMPLATE """{template.GO}"""\n'
+        'SYSTEM "You are a helpful AI assistant created by the Antimatter team."\n'
+    )
+
+
+def test_without_system_text_there_is_no_system_layer(tiny: Tiny, tmp_path: Path) -> None:
+    ollama.write(tiny.path, tmp_path / "ollama", replace(CONFIG, system=""))
+    kinds = [layer["mediaType"].rsplit(".", 1)[1] for layer in ollama.verify(tmp_path / "ollama" / "models", "antimatter")["layers"]]
+    assert kinds == ["model", "template", "params"]
+    assert "SYSTEM" not in (tmp_path / "ollama" / "Modelfile").read_text()
+
+
+def test_the_weights_stand_on_the_disk_once(tiny: Tiny, tmp_path: Path) -> None:
+    ollama.write(tiny.path, tmp_path / "ollama", CONFIG)
+    blob = ollama.blob_path(tmp_path / "ollama" / "models", "sha256:" + digest(tiny.path.read_bytes()))
+    assert os.path.samefile(blob, tiny.path)
+
+
+def test_a_damaged_or_missing_blob_is_found(tiny: Tiny, tmp_path: Path) -> None:
+    ollama.write(tiny.path, tmp_path / "ollama", CONFIG)
+    store = tmp_path / "ollama" / "models"
+    manifest = json.loads(ollama.manifest_path(store, "antimatter").read_bytes())
+    for layer in manifest["layers"][1:]:
+        path = ollama.blob_path(store, layer["digest"])
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"?")
+        with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+            ollama.verify(store, "antimatter")
+        path.unlink()
+        with pytest.raises(ValueError, match=f"{path.name} is missing"):
+            ollama.verify(store, "antimatter")
+        path.write_bytes(whole)
+    assert ollama.verify(store, "antimatter") == manifest
+
+
+def test_what_is_not_a_gguf_file_makes_no_store(tmp_path: Path) -> None:
+    (tmp_path / "a-f16.gguf").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"a-f16\.gguf is not a GGUF file"):
+        ollama.write(ollama.source_of(tmp_path, "f16"), tmp_path / "ollama", CONFIG)
+    assert not (tmp_path / "ollama").exists()
+
+
+def test_the_source_is_the_one_file_of_its_type(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="run `dvc repro gguf`"):
+        ollama.source_of(tmp_path / "absent", "f16")
+    (tmp_path / "a-f16.gguf").touch()
+    assert ollama.source_of(tmp_path, "f16") == tmp_path / "a-f16.gguf"
+    with pytest.raises(FileNotFoundError, match=r"has no \*-f32\.gguf: add f32 to `types`"):
+        ollama.source_of(tmp_path, "f32")
+    (tmp_path / "b-f16.gguf").touch()
+    with pytest.raises(ValueError, match=r"a-f16\.gguf, b-f16\.gguf"):
+        ollama.source_of(tmp_path, "f16")
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [(999, "999"), (5_330, "5K"), (5_330_432, "5.33M"), (7_000_000, "7M"), (406_286_336, "406.29M"), (8_030_261_312, "8.0B"), (10**9, "1B")],
+)
+def test_sizes_are_named_as_ollama_names_them(n: int, words: str) -> None:
+    assert ollama._human_number(n) == words
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("name", "Anti Matter"), ("temperature", -0.1), ("top_p", 0.0), ("top_p", 1.1), ("top_k", 0), ("num_ctx", 0), ("num_predict", 0)),
+        *(("repeat_penalty", 0.0), ("stop", ("a\nb",)), ("stop", ("",)), ("stop", ('say "x"',)), ("system", 'a """ b')),
+    ],
+)
+def test_bad_parameters_name_their_key(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{key} must "):
+        replace(CONFIG, **{key: value})

@@ -1,0 +1,199 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fake_ollama
+import pytest
+from tiny_gguf import CONTEXT, TEXT, Tiny
+
+from antimatter.export.header import read_header
+from antimatter.export.ollama import OllamaConfig
+from antimatter.serve import engine
+from antimatter.serve.engine import EmbeddedEngine, OllamaEngine
+
+CONFIG = OllamaConfig(
+    name="antimatter",
+    type="f16",
+    temperature=0.0,
+    top_p=0.9,
+    top_k=40,
+    repeat_penalty=1.0,
+    num_ctx=2048,
+    num_predict=20,
+    stop=("[EOS]",),
+    system="",
+)
+ANSWER = [{"response": " a"}, {"response": "é🙂"}, {"response": "日本\n"}, {"response": "", "done": True, "done_reason": "stop"}]
+
+
+@pytest.fixture(scope="module")
+def embedded(tiny: Tiny) -> Iterator[EmbeddedEngine]:
+    made = EmbeddedEngine(tiny.path, 2048)
+    yield made
+    made.close()
+
+
+def test_the_embedded_engine_continues_as_torch_does(tiny: Tiny, embedded: EmbeddedEngine) -> None:
+    import torch
+
+    text = "The function returns"
+    ids = [1, *tiny.tokenizer.encode(text)]
+    for _ in range(20):
+        ids.append(int(tiny.model(torch.tensor([ids]))[0, -1].argmax()))
+    expected = tiny.tokenizer.decode(ids[-20:])
+    pieces = list(embedded.stream(text, CONFIG, 20))
+    assert "".join(pieces).startswith(expected.split("\ufffd")[0])
+    assert len(pieces) > 1
+
+
+def test_the_context_is_the_models_own_if_that_is_shorter(tiny: Tiny, embedded: EmbeddedEngine) -> None:
+    assert embedded.n_ctx == CONTEXT
+    assert "embedded llama.cpp" in embedded.description and str(tiny.path) in embedded.description
+
+
+def test_tokens_are_counted_as_the_runtime_counts_them(tiny: Tiny, embedded: EmbeddedEngine) -> None:
+    for text in ("", "x", TEXT[:500], "é🙂"):
+        assert embedded.count(text) == len(tiny.tokenizer.encode(text)) + 1
+
+
+def test_a_stop_text_ends_the_answer_and_is_not_shown(embedded: EmbeddedEngine) -> None:
+    whole = "".join(embedded.stream("The function returns", CONFIG, 20))
+    stop = whole[6:9].replace('"', "").replace("\n", "") or whole[6]
+    cut = "".join(embedded.stream("The function returns", replace(CONFIG, stop=(stop,)), 20))
+    assert cut == whole[: whole.index(stop)]
+
+
+def test_characters_of_several_tokens_come_out_whole(embedded: EmbeddedEngine) -> None:
+    for piece in embedded.stream("é", replace(CONFIG, temperature=5.0, top_k=400, top_p=1.0), 40):
+        piece.encode("utf-8")  # a lone half of a surrogate pair would raise
+
+
+def test_an_engine_that_was_asked_nothing_stops_too(tiny: Tiny) -> None:
+    for _ in range(5):
+        EmbeddedEngine(tiny.path, 64).close()
+
+
+def test_an_engine_that_died_is_one_clear_error(tiny: Tiny) -> None:
+    made = EmbeddedEngine(tiny.path, 64)
+    made.close()
+    with pytest.raises(ConnectionError, match=r"^llama\.cpp does not answer to /completion .*: is it running\?$"):
+        list(made.stream("x", CONFIG, 5))
+
+
+def test_an_answer_given_up_leaves_the_engine_ready(embedded: EmbeddedEngine) -> None:
+    for _ in range(3):
+        stream = embedded.stream("The", CONFIG, 50)
+        next(stream)
+        stream.close()  # type: ignore[attr-defined]
+    assert "".join(embedded.stream("The", CONFIG, 5))
+
+
+def test_a_prompt_beyond_the_context_is_refused_not_cut(embedded: EmbeddedEngine) -> None:
+    with pytest.raises(ConnectionError, match="exceeds the available context size"):
+        list(embedded.stream("x " * 300, CONFIG, 5))
+
+
+def test_a_broken_file_never_reaches_llama_cpp(tiny: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    for content in (b"no model", tiny.path.read_bytes()[:5000]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.gguf is (not a GGUF file|a damaged GGUF file)"):
+            EmbeddedEngine(path, 64)
+
+
+def test_what_llama_cpp_refuses_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(tiny.path.read_bytes().replace(b"blk.1.ffn_up.bias", b"blk.1.ffn_xx.bias"))
+    with pytest.raises(ValueError, match=r"^[^\n]*a\.gguf is refused by llama\.cpp[^\n]*$"):
+        EmbeddedEngine(path, 64)
+
+
+def test_ollama_gets_the_raw_prompt_and_every_option_and_its_answer_comes_out_whole(tiny: Tiny) -> None:
+    with fake_ollama.running(["other:latest", "antimatter:latest"], read_header(tiny.path).keys, ANSWER) as server:
+        chosen = engine.choose("auto", CONFIG, lambda: Path("absent"), pytest.fail, {"OLLAMA_HOST": server.host})
+        assert isinstance(chosen, OllamaEngine)
+        assert chosen.description == f"Ollama at http://{server.host}, model antimatter:latest"
+        assert chosen.n_ctx == CONTEXT
+        assert list(chosen.stream("Once", CONFIG, 12)) == [" a", "é🙂", "日本\n"]
+        assert server.requests == [
+            {
+                "model": "antimatter:latest",
+                "prompt": "Once",
+                "raw": True,
+                "stream": True,
+                "shift": False,
+                "truncate": False,
+                "options": {
+                    "num_ctx": CONTEXT,
+                    "num_predict": 12,
+                    "stop": ["[EOS]"],
+                    "temperature": 0.0,
+                    "top_p": 0.9,
+                    "top_k": 40,
+                    "min_p": 0.0,
+                    "repeat_penalty": 1.0,
+                    "repeat_last_n": 64,
+                },
+            }
+        ]
+
+
+def test_tokens_of_ollamas_model_are_counted_from_its_own_vocabulary(tiny: Tiny, embedded: EmbeddedEngine) -> None:
+    with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys) as server:
+        counter = OllamaEngine(f"http://{server.host}", CONFIG)
+        for text in ("", "x", TEXT[:500], "é🙂 it's  7"):
+            assert counter.count(text) == embedded.count(text)
+    with fake_ollama.running(["antimatter:latest"]) as server:  # an Ollama that keeps the vocabulary to itself
+        assert OllamaEngine(f"http://{server.host}", CONFIG).count("é🙂") == 7
+
+
+def test_an_answer_of_ollama_without_an_end_is_reported_as_cut_off(tiny: Tiny) -> None:
+    for events, words in ((ANSWER[:2], "broke off the answer"), ([ANSWER[0], {"error": "model\nrunner died"}], "stopped: model runner died")):
+        with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys, events) as server:
+            stream = OllamaEngine(f"http://{server.host}", CONFIG).stream("Once", CONFIG, 5)
+            assert next(stream) == " a"
+            with pytest.raises(ConnectionError, match=words):
+                list(stream)
+
+
+def test_giving_up_an_answer_of_ollama_hangs_up(tiny: Tiny) -> None:
+    with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys, [{"response": "x" * 1000}] * 100_000) as server:
+        stream = OllamaEngine(f"http://{server.host}", CONFIG).stream("Once", CONFIG, 5)
+        next(stream)
+        stream.close()  # type: ignore[attr-defined]
+        assert server.hung_up.wait(10)
+
+
+def test_without_ollama_or_without_the_model_the_embedded_engine_answers_and_says_why(tiny: Tiny) -> None:
+    said: list[str] = []
+    with fake_ollama.running(["other:latest"]) as server:
+        made = engine.choose("auto", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": server.host})
+        made.close()
+        gone = server.host
+        with pytest.raises(ConnectionError, match=r"has no model antimatter:latest.*use `--engine embedded`"):
+            engine.choose("ollama", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": server.host})
+    engine.choose("auto", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": gone}).close()
+    assert isinstance(made, EmbeddedEngine)
+    assert f"Ollama at http://{gone} has no model antimatter:latest" in said[0] and said[0].endswith("using the embedded llama.cpp")
+    assert f"no Ollama answers at http://{gone}" in said[1]
+    with pytest.raises(ConnectionError, match="no Ollama answers at"):
+        engine.choose("ollama", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": gone})
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+        (":5000", "http://127.0.0.1:5000"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("http://127.0.0.1", "http://127.0.0.1:80"),
+        ("https://example.org/ollama/", "https://example.org:443/ollama"),
+        ("127.0.0.1:notaport", "http://127.0.0.1:11434"),
+        ("127.0.0.1:99999", "http://127.0.0.1:11434"),
+        ("[::1]:5000", "http://[::1]:5000"),
+        (' "localhost" ', "http://localhost:11434"),
+    ],
+)
+def test_ollama_host_means_what_it_means_to_ollama(host: str, url: str) -> None:
+    assert engine.ollama_url(host) == url

@@ -1,0 +1,116 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_gguf
+
+from antimatter import cli, params
+from antimatter.export.ollama import OllamaConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with params.yaml and a model, as `dvc repro` leaves them."""
+    folder = tmp_path_factory.mktemp("a project")
+    values = params.read(OllamaConfig, "ollama", ROOT / "params.yaml")
+    assert values.type == "f16"
+    (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    tiny_gguf.make(folder / "models" / "gguf")
+    yield folder
+
+
+def antimatter(folder: Path, *arguments: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OLLAMA_HOST": "127.0.0.1:9", "LC_ALL": "C"}  # port 9: nobody answers
+    return subprocess.run(
+        [sys.executable, "-m", "antimatter.cli", *arguments], cwd=folder, input=text, capture_output=True, env=environment, timeout=60
+    )
+
+
+def test_a_pipe_streams_one_answer_a_line_and_exits_0(project: Path) -> None:
+    done = antimatter(project, "chat", "--num-predict", "8", text="The function returns\nSecond line: é\n".encode())
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.decode().strip()) > 0
+    assert b"no Ollama answers at http://127.0.0.1:9" in done.stderr
+    assert b"engine: embedded llama.cpp, models/gguf/tiny-f16.gguf, context 64 tokens" in done.stderr
+    assert done.stderr.count(b"\n") == 2  # nothing else: no log of llama.cpp, no torch warning
+
+
+def test_the_same_question_has_the_same_likeliest_answer(project: Path) -> None:
+    first, second = (antimatter(project, "chat", "--engine", "embedded", "--temperature", "0", "--num-predict", "8", text=b"The\n") for _ in range(2))
+    assert first.stdout == second.stdout != b""
+
+
+def test_no_input_is_no_answer(project: Path) -> None:
+    done = antimatter(project, "chat", "--engine", "embedded")
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_a_reader_that_leaves_early_is_no_error(project: Path) -> None:
+    command = f"printf 'a\\nb\\nc\\n' | '{sys.executable}' -m antimatter.cli chat --engine embedded --num-predict 4 | true; echo ${{PIPESTATUS[1]}}"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, env=environment, timeout=60)
+    assert done.stdout == b"0\n"
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "absent.gguf"), b"error: absent.gguf is missing: run `dvc repro gguf`"),
+        (("--model", "params.yaml"), b"error: params.yaml is not a GGUF file"),
+        (("--engine", "ollama"), b"error: no Ollama answers at http://127.0.0.1:9"),
+        (("--temperature", "-1"), b"error: temperature must lie in [0, 10], got -1.0"),
+    ],
+)
+def test_a_bad_model_or_option_is_one_line_and_exit_1(project: Path, arguments: tuple[str, ...], words: bytes) -> None:
+    done = antimatter(project, "chat", *arguments, text=b"Hi\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(words) and done.stderr.count(b"\n") == 1
+
+
+def test_a_line_that_is_too_long_is_one_clear_error(project: Path) -> None:
+    done = antimatter(project, "chat", "--engine", "embedded", text=b"many words " * 100)
+    assert done.returncode == 1
+    assert b"tokens, the model can read 32 and still answer: shorten it" in done.stderr
+
+
+def test_outside_of_a_project_the_error_names_the_way_out(tmp_path: Path) -> None:
+    done = antimatter(tmp_path, "chat")
+    assert done.returncode == 1
+    assert done.stderr == b"error: params.yaml is missing: run from the root of the repository, or `git checkout params.yaml`\n"
+
+
+@pytest.fixture
+def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "nano.yaml").write_text("model:\n  n_layer: 4\n  n_head: 4 # é\n")
+    (tmp_path / "presets" / "300m.yaml").write_text("model:\n  n_layer: 24\n  n_head: 4 # é\n")
+    (tmp_path / "presets" / "bad.yaml").write_text("model: [\n")
+    (tmp_path / "params.yaml").write_text("model:\n  n_layer: 4\n  n_head: 4 # é\n")
+    return tmp_path
+
+
+def test_a_preset_replaces_the_parameters_and_shows_the_difference(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["preset", "300m"]) == 0
+    assert (presets / "params.yaml").read_text() == (presets / "presets" / "300m.yaml").read_text()
+    shown = capsys.readouterr().out
+    assert "\n-  n_layer: 4\n+  n_layer: 24\n" in shown
+    assert cli.main(["preset", "300m"]) == 0
+    assert capsys.readouterr().out == "params.yaml is presets/300m.yaml already\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("301m", "known are 300m, bad, nano"), ("../params", "there is no preset"), ("bad", "not readable as YAML")]
+)
+def test_a_preset_that_is_none_changes_nothing(presets: Path, capsys: pytest.CaptureFixture[str], name: str, words: str) -> None:
+    before = (presets / "params.yaml").read_bytes()
+    assert cli.main(["preset", name]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+    assert (presets / "params.yaml").read_bytes() == before
