@@ -97,7 +97,9 @@ def test_every_artefact_has_its_name(made: Path) -> None:
 
 def test_a_training_that_was_killed_ends_in_the_same_lock(made: Path, tmp_path: Path) -> None:
     folder = copy(tmp_path / "killed")
-    with subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as repro:
+    with subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as repro:
         deadline = time.monotonic() + 300
         while not (saved := list(folder.glob(".state/*/step-00000040.pt"))):
             assert repro.poll() is None and time.monotonic() < deadline, "the training did not come to step 40"
