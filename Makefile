@@ -21,6 +21,7 @@ check: .venv/ready
 	$(VENV) -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
 	$(VENV) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	$(VENV) tools/plots_page.py .dvc/tmp/plots.html
+	$(VENV) -m dvc config --local plots.html_template tmp/plots.html
 	@touch $@
 
 # The newest versions that pyproject.toml allows; CONTRIBUTING.md says when

@@ -34,8 +34,7 @@ def main(tokens: Path, checkpoints: Path, metrics: Path, training: Path, validat
         result = train(model, shards.split("train"), shards.split("validation"), recipe, curves, state)
         weights.save(model, checkpoints)
         found = asdict(result)
-        speed = {"tokens_per_second": round(found.pop("tokens_per_second")), "seconds": round(found.pop("seconds"))}
-        files.write_json(throughput, {"checkpoints": speed})
+        files.write_json(throughput, {"tokens_per_second": round(found.pop("tokens_per_second"))})
         files.write_metrics(metrics, {"parameters": model.n_parameters(), **found})
         files.remove(state)
 

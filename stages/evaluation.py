@@ -11,7 +11,16 @@ from antimatter.model import weights
 
 
 def main(
-    tokens: Path, tokenizer: Path, checkpoints: Path, prompts: Path, training: Path, validation: Path, metrics: Path, page: Path, picture: Path
+    tokens: Path,
+    tokenizer: Path,
+    checkpoints: Path,
+    prompts: Path,
+    training: Path,
+    validation: Path,
+    metrics: Path,
+    figures: Path,
+    page: Path,
+    picture: Path,
 ) -> None:
     config = params.read(CoherenceConfig, "evaluation")
     shards, model = Shards(tokens), weights.load(checkpoints)
@@ -19,7 +28,8 @@ def main(
     print(f"evaluation: perplexity {result['perplexity']:.2f}, {result['bits_per_byte']:.3f} bits per byte on the validation split")
     samples = coherence.sample(model, Tokenizer.load(tokenizer), coherence.read_prompts(prompts), config)
     files.write_text(page, coherence.markdown(samples, config))
-    files.write_metrics(metrics, {"validation": result, "coherence": coherence.summary(samples)})
+    files.write_metrics(figures, coherence.summary(samples))
+    files.write_metrics(metrics, {"validation": result})
     curves.draw_loss(training, validation, picture)
 
 

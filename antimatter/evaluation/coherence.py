@@ -82,7 +82,13 @@ def markdown(samples: Sequence[Sample], config: CoherenceConfig) -> str:
         "",
         f"Temperature {config.temperature:g}, top-k {config.top_k}, top-p {config.top_p:g}, at most {config.max_new_tokens} tokens, "
         f"seed {config.seed}. A continuation that the model ended by itself closes with ∎.",
+        "",
+        "| | repetition | distinct-1 | distinct-2 | ended |",
+        "|---|---|---|---|---|",
     ]
+    for kind in (None, *dict.fromkeys(item.kind for item in samples)):
+        figures = summary([item for item in samples if kind in (None, item.kind)])
+        lines.append(f"| {kind or 'all'} | " + " | ".join(f"{value:.2f}" for value in figures.values()) + " |")
     kind = prompt = ""
     for item in samples:
         if item.kind != kind:

@@ -56,9 +56,6 @@ class Progress:
         """Since this process started, so that a pause does not count."""
         return (step - self.first) * self.tokens_per_step / max(time.monotonic() - self.started, 1e-9)
 
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
     def note(self, text: str) -> None:
         """A line that stays."""
         self._print(text, last=True)

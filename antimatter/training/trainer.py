@@ -95,8 +95,7 @@ class Result:
     train_loss: float  # mean of the last spikes.window steps, nats per token
     validation_loss: float  # at the training precision, on the first validation_tokens
     backtracks: int
-    tokens_per_second: float
-    seconds: float  # of this process: after a resume, less than the whole run
+    tokens_per_second: float  # since this process began
 
 
 class TrainingDiverged(ValueError):
@@ -227,7 +226,6 @@ def train(
         validation_loss=validate(),
         backtracks=state.backtracks,
         tokens_per_second=progress.tokens_per_second(state.step),
-        seconds=progress.seconds(),
     )
 
 

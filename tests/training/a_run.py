@@ -36,7 +36,7 @@ def run(tokens: Path, folder: Path, recipe: Recipe = RECIPE) -> trainer.Result:
     curves = Curves(*(folder / name for name in ("training.csv", "validation.csv", "backtracks.csv")))
     result = trainer.train(model, [mapped[:-200]], [mapped[-200:]], recipe, curves, folder / "state")
     weights.save(model, folder)
-    files.write_json(folder / "result.json", {**asdict(result), "seconds": None, "tokens_per_second": None})
+    files.write_json(folder / "result.json", {**asdict(result), "tokens_per_second": None})
     return result
 
 
