@@ -21,7 +21,9 @@ def main(checkpoints: Path, tokenizer: Path, shards: Path, output: Path, metrics
         for file_type in config.types:
             path = gguf.path_of(partial, config.name, file_type)
             gguf.write(model, tokenizer / "tokenizer.json", path, file_type, config)
-            report[file_type] = parity.check(model, path, windows, config.max_kl)
+            report[file_type] = found = parity.check(model, path, windows, config.max_kl)
+            same = f"KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same"
+            print(f"gguf: {path.name}, {found['bytes'] / 1e6:.1f} MB; in llama.cpp {same}")
         report["tokenizer"] = parity.check_tokenizer(Tokenizer.load(tokenizer), path, windows)
     files.write_metrics(metrics, report)
 

@@ -10,6 +10,7 @@ from antimatter.export.ollama import OllamaConfig
 def main(gguf: Path, output: Path) -> None:
     config = params.read(OllamaConfig, "ollama")
     ollama.write(ollama.source_of(gguf, config.type), output, config)
+    print(f"ollama: {output}/Modelfile, and the store of `{config.name}` in {output}/models")
 
 
 if __name__ == "__main__":
