@@ -10,6 +10,9 @@ def run(main: Callable[..., None]) -> None:
     """Calls `main` with the command line's paths. An error that names its way out is printed as one line, without a traceback."""
     try:
         main(*map(Path, sys.argv[1:]))
+    except InterruptedError as paused:  # no error: it says how to go on; but DVC must not take the stage for done
+        print(paused, file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("ANTIMATTER_TRACEBACK"):
             raise
