@@ -1,6 +1,9 @@
 """The training objective, and the same quantity as evaluation sums it."""
 
-from torch import Tensor
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -11,3 +14,20 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "mean") -> T
     """
     losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
     return losses.view_as(targets) if reduction == "none" else losses
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, int]:
+    """Mean negative log-likelihood of all targets, in nats per token, and how many they are. The model is in eval mode meanwhile.
+
+    Args:
+        batches: inputs and targets, both (B, T), of any sizes.
+    """
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    total, count = 0.0, 0
+    for inputs, targets in batches:
+        total += cross_entropy(model(inputs.to(device)), targets.to(device), reduction="none").double().sum().item()
+        count += targets.numel()
+    model.train(training)
+    return total / count, count

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from antimatter.data.batches import Batches, in_order
 from antimatter.model.gpt import GPT
-from antimatter.model.loss import cross_entropy
+from antimatter.model.loss import cross_entropy, mean_loss
 from antimatter.training import optimizer as adamw
 from antimatter.training.checkpoint import Checkpoints
 from antimatter.training.journal import Curve, Progress
@@ -159,8 +159,9 @@ def train(
         return Batches(train_files, batch_size=config.batch_size, block_size=model.config.block_size, seed=seed)
 
     def validate() -> float:
+        windows = in_order(validation_files, batch_size=config.batch_size, block_size=model.config.block_size, tokens=config.validation_tokens)
         with _autocast(device, precision):
-            loss = mean_loss(model, validation_files, config.batch_size, config.validation_tokens)
+            loss, _ = mean_loss(model, windows)
         curves.validation.add(state.step, loss)
         return loss
 
@@ -261,20 +262,6 @@ def clip_and_step(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: to
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return norm.item()
-
-
-@torch.no_grad()
-def mean_loss(model: GPT, token_files: Sequence[np.ndarray], batch_size: int, tokens: int | None = None) -> float:
-    """Mean negative log-likelihood over the files' tokens in order, in nats per token."""
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    total, count = 0.0, 0
-    for inputs, targets in in_order(token_files, batch_size=batch_size, block_size=model.config.block_size, tokens=tokens):
-        total += cross_entropy(model(inputs.to(device)), targets.to(device), reduction="none").double().sum().item()
-        count += targets.numel()
-    model.train(training)
-    return total / count
 
 
 class _StopRequest:
