@@ -126,7 +126,7 @@ def embedded(packages: dict[str, str], workers: int) -> Iterator[Document]:
 
 
 def _distribution(name: str, version: str) -> importlib.metadata.Distribution:
-    way_out = "install requirements.lock (`make .venv`), or change raw.packages in params.yaml"
+    way_out = "`make repro` installs requirements.lock; or change raw.packages in params.yaml"
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:

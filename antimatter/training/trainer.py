@@ -166,12 +166,14 @@ def train(
         return loss
 
     found = checkpoints.newest(device)
+    resumed = found is not None
     if found:
         state = restore(found)
+    del found  # a second copy of the weights and the optimizer, 4 GB at 300M
     progress = Progress(config.steps, state.step, config.batch_size * model.config.block_size)
     if precision != config.precision:
         progress.note(f"this CPU has no {config.precision} arithmetic: computing in {precision}, the curve will agree to about 1%")
-    if found:
+    if resumed:
         progress.note(f"going on from step {state.step:,} of {config.steps:,}")
     else:
         validate()
