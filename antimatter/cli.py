@@ -10,6 +10,7 @@ from pathlib import Path
 
 PRESETS = Path("presets")
 GGUF = Path("models/gguf")
+CLEANED, TOKENIZER, SHARDS = Path("data/cleaned"), Path("data/tokenizer"), Path("data/shards")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +62,26 @@ def chat(arguments: argparse.Namespace) -> None:
         chosen.close()
 
 
+def inspect_cleaned(arguments: argparse.Namespace) -> None:
+    from antimatter.data import inspection
+
+    if arguments.reason:
+        sys.stdout.writelines(f"{text}\n" for text in inspection.dropped(CLEANED, arguments.reason, arguments.count))
+    else:
+        sys.stdout.writelines(f"{text}\n" for text in inspection.reasons(Path("metrics/cleaned.json")))
+        print("\nantimatter inspect cleaned --reason NAME shows examples")
+
+
+def inspect_shards(arguments: argparse.Namespace) -> None:
+    from antimatter.data import inspection
+    from antimatter.data.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(TOKENIZER)
+    for line in inspection.verify(SHARDS):
+        print(line, flush=True)
+    sys.stdout.writelines(f"{text}\n" for text in inspection.excerpts(SHARDS, tokenizer, arguments.count, arguments.seed))
+
+
 def preset(arguments: argparse.Namespace) -> None:
     import difflib
 
@@ -99,6 +120,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=int)
     command.add_argument("--num-predict", type=int, help="tokens of an answer, at most")
     command.set_defaults(run=chat)
+
+    inspect = commands.add_parser("inspect", help="look at what a data stage left")
+    stages = inspect.add_subparsers(required=True, metavar="stage")
+    command = stages.add_parser("cleaned", help="why text was dropped: the table, or examples of one reason")
+    command.add_argument("--reason", default="", help="show documents that were dropped for it, as they were found")
+    command.add_argument("--count", type=int, default=5, help="how many of them, at most 20 (default: 5)")
+    command.set_defaults(run=inspect_cleaned)
+    command = stages.add_parser("shards", help="check every shard against the index, and decode some documents")
+    command.add_argument("--count", type=int, default=2, help="documents of each split (default: 2)")
+    command.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    command.set_defaults(run=inspect_shards)
 
     command = commands.add_parser("preset", help="replace params.yaml by a preset, and show the difference")
     command.add_argument("name", help=f"the name of a file in {PRESETS}/, without .yaml")

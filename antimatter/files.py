@@ -33,6 +33,12 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(partial)
 
 
+def publish(folder: Path, path: Path) -> None:
+    """Moves a finished folder to its place: a rename where both lie in one file system."""
+    with replacing(path) as partial:
+        shutil.move(folder, partial)
+
+
 def remove(path: Path) -> None:
     """Deletes a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():

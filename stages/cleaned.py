@@ -3,17 +3,25 @@
 import dataclasses
 from pathlib import Path
 
-from antimatter import files, params, stage
-from antimatter.data.clean import CleanConfig, CleanRuntime, clean
+from antimatter import files, params, stage, state
+from antimatter.data import decontamination
+from antimatter.data.clean import CleanConfig, clean
+from antimatter.data.engine import EngineRuntime
 
 
-def main(raw: Path, cleaned: Path, metrics: Path, drops: Path) -> None:
+def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) -> None:
     config = params.read(CleanConfig, "cleaned")
-    runtime = params.read(CleanRuntime, "runtime", part=True)
-    with files.replacing(cleaned) as folder:
-        report = clean(raw, folder, config, runtime.workers)
-    files.write_metrics(metrics, dataclasses.asdict(report))
-    files.write_csv(drops, ("reason", "documents"), report.dropped.items())
+    runtime = params.read(EngineRuntime, "runtime", part=True)
+    inputs = [state.fingerprint(raw, "*.parquet"), [files.sha256(Path(path)) for path in decontamination.paths(config.decontamination)]]
+    with state.kept("cleaned", dataclasses.asdict(config), inputs) as work:
+        report = clean(raw, work, config, runtime)
+        files.publish(work / "cleaned", cleaned)
+    found = dataclasses.asdict(report)
+    files.write_csv(lengths, ("bytes", "raw", "cleaned"), found.pop("lengths"))
+    files.write_metrics(metrics, found)
+    rows = [("kept", report.documents_out, report.bytes_out), ("trimmed", 0, report.bytes_trimmed)]
+    rows += [(reason, n, report.dropped_bytes[reason]) for reason, n in report.dropped.items()]
+    files.write_csv(drops, ("reason", "documents", "megabytes"), [(reason, n, size / 1e6) for reason, n, size in rows])
     print(f"cleaned: {report.documents_out:,} of {report.documents_in:,} documents, {report.bytes_out / 1e6:.1f} of {report.bytes_in / 1e6:.1f} MB")
 
 

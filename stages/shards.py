@@ -1,19 +1,25 @@
-"""shards: the cleaned text as token ids, split into train and validation."""
+"""shards: the cleaned text as token ids, split into train and validation; and a picture of the data."""
 
+from dataclasses import asdict
 from pathlib import Path
 
-from antimatter import files, params, stage
-from antimatter.data import encode
-from antimatter.data.encode import ShardsConfig, ShardsRuntime
-from antimatter.data.tokenizer import Tokenizer
+import numpy as np
+
+from antimatter import files, params, stage, state
+from antimatter.data import charts, encode
+from antimatter.data.encode import ShardsConfig
+from antimatter.data.engine import EngineRuntime
 
 
-def main(cleaned: Path, tokenizer: Path, shards: Path, metrics: Path) -> None:
+def main(cleaned: Path, tokenizer: Path, drops: Path, lengths: Path, shards: Path, metrics: Path, frequencies: Path, picture: Path) -> None:
     config = params.read(ShardsConfig, "shards")
-    runtime = params.read(ShardsRuntime, "runtime", part=True)
-    with files.replacing(shards) as folder:
-        report = encode.write(cleaned, Tokenizer.load(tokenizer), folder, config, runtime.workers)
+    runtime = params.read(EngineRuntime, "runtime", part=True)
+    with state.kept("shards", asdict(config), state.fingerprint(cleaned, "*.parquet"), state.fingerprint(tokenizer, "*")) as work:
+        report = encode.write(cleaned, tokenizer, work, config, runtime)
+        files.publish(work / "shards", shards)
     files.write_metrics(metrics, report)
+    files.write_csv(frequencies, ("rank", "count"), charts.zipf(np.load(shards / "token_counts.npy")))
+    charts.draw(drops, lengths, frequencies, picture)
     print(f"shards: {report['train']['tokens']:,} tokens to train on, {report['validation']['tokens']:,} to validate")
 
 

@@ -1,16 +1,22 @@
 """tokenizer: the vocabulary, learnt from the cleaned text."""
 
+import resource
+import sys
 from pathlib import Path
 
 from antimatter import files, params, stage
-from antimatter.data.tokenizer import TokenizerConfig, train
+from antimatter.data.tokenizer import TokenizerConfig, TokenizerRuntime, train
 
 
 def main(cleaned: Path, tokenizer: Path, metrics: Path) -> None:
     config = params.read(TokenizerConfig, "tokenizer")
+    runtime = params.read(TokenizerRuntime, "runtime", part=True)
     with files.replacing(tokenizer) as folder:
-        report = train(cleaned, folder, config)
+        report = train(cleaned, folder, config, runtime.workers)
     files.write_metrics(metrics, report)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    print(f"tokenizer: peak memory {peak / 1e9:.2f} GB for {report['sample_bytes'] / 1e6:,.1f} MB of text", file=sys.stderr)
     print(f"tokenizer: {report['vocab_size']:,} tokens, {report['bytes_per_token']:.2f} bytes each")
 
 

@@ -5,7 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from antimatter.data.engine import EngineRuntime
 from antimatter.model.gpt import GPT, GPTConfig
+
+
+@pytest.fixture(scope="session")
+def runtime() -> EngineRuntime:
+    """One process; dataclasses.replace() makes others of it."""
+    return EngineRuntime(executor="local", workers=1, address="", partition="", time_limit="00:10:00", memory_gb=1)
 
 
 @pytest.fixture

@@ -1,47 +1,29 @@
-"""Where text comes from: the documentation inside the pinned dependencies, or local files. Each source yields Documents; write_parquet() keeps them.
+"""Where text comes from: the documentation inside the pinned packages, local files, or data sets of the hub. All of it becomes parquet files."""
 
-The embedded corpus is the default because it needs no network: the docstrings, comments and READMEs that pip has already installed, turned into
-paragraphs of prose. They are read with `ast`, never imported, so neither the machine nor the Python that runs changes a byte.
-"""
-
-import ast
-import bisect
-import glob
-import importlib.metadata
-import inspect
-import io
-import json
-import re
-import warnings
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import chain
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import xxhash
+from datatrove.data import DocumentsPipeline
 
-COLUMNS = pa.schema([(name, pa.string()) for name in ("id", "text", "source", "licence")])
-BATCH_BYTES = 1 << 22  # of text in one row group: what a reader and a writer hold in memory
-
-
-class Document(NamedTuple):
-    id: str  # unique within its source
-    text: str
-    source: str  # where it was found, as people would cite it
-    licence: str
+from antimatter import files, state
+from antimatter.data import engine, hub, local
+from antimatter.data.documents import Document, write_parquet
+from antimatter.data.embedded import embedded
+from antimatter.data.engine import EngineRuntime, Step
+from antimatter.data.hub import HubConfig, Lane
+from antimatter.data.local import FilesConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawConfig:
-    source: Literal["embedded", "files"]
+    source: Literal["embedded", "files", "hub"]
     file_mb: float  # text in one output file, in megabytes: a file is the unit of work of the stages that follow
     packages: dict[str, str]  # embedded: distribution and version, exactly as installed
-    files: tuple[str, ...]  # files: glob patterns
-    text_column: str  # files: the field of JSON and parquet that holds the text
+    files: tuple[FilesConfig, ...]
+    hub: HubConfig
 
     def __post_init__(self) -> None:
         if self.file_mb <= 0:
@@ -49,353 +31,74 @@ class RawConfig:
         if self.source == "embedded" and not self.packages:
             raise ValueError("packages must name at least one distribution when source is embedded, got none")
         if self.source == "files" and not self.files:
-            raise ValueError("files must hold at least one glob pattern when source is files, got none")
+            raise ValueError("files must hold at least one pattern when source is files, got none")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RawRuntime:
-    workers: int  # processes
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
+@dataclass(frozen=True)
+class Tally:
+    documents: int
+    bytes: int  # of UTF-8 text
 
 
-def documents(config: RawConfig, workers: int) -> Iterator[Document]:
-    """The documents of the configured source, in an order that depends on nothing but the source."""
+def write(config: RawConfig, folder: Path, runtime: EngineRuntime) -> dict[str, Tally]:
+    """Writes the documents of the configured source to folder/*.parquet; what each source gave, the largest first.
+
+    The bytes depend on `config` and the source alone. A killed call that is made again goes on where it was (embedded takes seconds and starts over).
+    """
     if config.source == "embedded":
-        return embedded(config.packages, workers)
-    return local(config.files, config.text_column)
+        with files.replacing(folder) as partial:
+            return _tallies(_write(embedded(config.packages, runtime.workers), partial, config.file_mb))
+    step: Step
+    if config.source == "files":
+        parts = local.parts(config.files, config.file_mb, "raw.files")
+        found = [[(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in part.paths] for part in parts]
+        with state.kept("raw", asdict(config), found) as work:
+            step = ReadFiles(parts, work / "raw", config.file_mb)
+            counts = engine.run([step], [part.bytes for part in parts], work / "read", runtime, "raw")
+            files.publish(work / "raw", folder)
+    else:
+        lanes = hub.lanes(config.hub)
+        with state.kept("raw", asdict(config)) as work:
+            step = ReadLanes(lanes, work / "raw", config.file_mb)
+            counts = engine.run([step], [lane.bytes for lane in lanes], work / "read", runtime, "raw")
+            files.publish(work / "raw", folder)
+    return _tallies(counts)
 
 
-def write_parquet(documents: Iterable[Document], folder: Path, file_mb: float) -> Iterator[Document]:
-    """Writes documents to folder/00000.parquet, ... and passes each one on. The bytes depend on nothing but the documents."""
-    folder.mkdir(parents=True)
-    writer, rows, held, written, number = None, [], 0, 0, 0
-    for document in documents:
-        rows.append(document)
-        held += len(document.text.encode())
-        if held >= BATCH_BYTES or written + held >= file_mb * 1e6:
-            writer = writer or pq.ParquetWriter(folder / f"{number:05d}.parquet", COLUMNS, compression="zstd")
-            writer.write_table(_table(rows))
-            written, rows, held = written + held, [], 0
-            if written >= file_mb * 1e6:
-                writer.close()
-                writer, written, number = None, 0, number + 1
-        yield document
-    if rows:
-        writer = writer or pq.ParquetWriter(folder / f"{number:05d}.parquet", COLUMNS, compression="zstd")
-        writer.write_table(_table(rows))
-    if writer:
-        writer.close()
+class ReadFiles(Step):
+    """Task n reads the n-th of `parts`. A part that was killed is read again."""
+
+    def __init__(self, parts: list[local.Part], folder: Path, file_mb: float) -> None:
+        super().__init__()
+        self.parts, self.folder, self.file_mb = parts, folder, file_mb
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        self.count(_write(local.read(self.parts[rank]), self.folder, self.file_mb, f"{rank:05d}-"))
+        yield from ()
 
 
-def _table(rows: list[Document]) -> pa.Table:
-    return pa.Table.from_arrays([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=COLUMNS)
+class ReadLanes(Step):
+    """Task n reads the n-th of `lanes`. A lane that was killed goes on after its last whole file."""
+
+    def __init__(self, lanes: list[Lane], folder: Path, file_mb: float) -> None:
+        super().__init__()
+        self.lanes, self.folder, self.file_mb = lanes, folder, file_mb
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        lane = self.lanes[rank]
+        report = hub.read_lane(lane, self.folder, self.file_mb, lambda done: self.tell(rank, done))
+        self.count(Counter({f"documents {lane.data_set.name}": report.documents, f"bytes {lane.data_set.name}": report.bytes}))
+        yield from ()
 
 
-# ---- embedded: documentation of installed packages
-
-PAGE_WORDS = 150  # a page ends with the definition that brings it to so many words ...
-LONG_PAGE_WORDS = 800  # ... or, inside a long class, with the method that brings it to so many
-GENERATED = {"version.py", "_version.py", "__config__.py", "_version_meson.py", "_generated_version.py", "__about__.py"}  # differ by build
-TESTS = {"test", "tests", "testing", "conftest.py", "_vendor", "_vendored_packages"}
-
-
-def embedded(packages: dict[str, str], workers: int) -> Iterator[Document]:
-    """The documentation of installed distributions as pages of prose. A paragraph that stands in many places, as that on `input_ids` in each model
-    of transformers, is given once, where it stands first: else validation would ask for what training has shown.
-
-    Raises:
-        ValueError: a distribution is missing or has another version, so the corpus would not be the one that params.yaml asks for.
-    """
-    found = [_distribution(name, version) for name, version in packages.items()]
-    seen: set[int] = set()
-    with ProcessPoolExecutor(workers) as pool:
-        for name, distribution in zip(packages, found, strict=True):
-            source, licence = f"{name} {packages[name]}", _licence(distribution)
-            sources = [(str(file), str(file.locate())) for file in sorted(distribution.files or []) if _is_documentation(str(file))]
-            readme = (distribution.read_text("METADATA") or "").partition("\n\n")[2]
-            pages = chain([readme_pages("README", readme)], pool.map(_pages, sources, chunksize=8))
-            for identifier, lines in chain.from_iterable(pages):
-                digests = [xxhash.xxh3_64_intdigest(line) for line in lines]
-                fresh = [line for line, digest in zip(lines, digests, strict=True) if digest not in seen]
-                seen.update(digests)
-                if fresh:
-                    yield Document(f"{name}/{identifier}", "\n".join(fresh), source, licence)
+def _write(documents: Iterable[Document], folder: Path, file_mb: float, prefix: str = "") -> Counter[str]:
+    counts = Counter[str]()
+    for document in write_parquet(documents, folder, file_mb, prefix):
+        counts[f"documents {document.source}"] += 1
+        counts[f"bytes {document.source}"] += len(document.text.encode())
+    return counts
 
 
-def _distribution(name: str, version: str) -> importlib.metadata.Distribution:
-    way_out = "`make repro` installs requirements.lock; or change raw.packages in params.yaml"
-    try:
-        distribution = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        raise ValueError(f"raw.packages: {name} {version} is not installed: {way_out}") from None
-    if distribution.version.split("+")[0] != version:  # torch 2.13.0+cpu and 2.13.0+cu130 carry the same documentation
-        raise ValueError(f"raw.packages: {name} must be {version}, {distribution.version} is installed: {way_out}")
-    return distribution
-
-
-def _licence(distribution: importlib.metadata.Distribution) -> str:
-    """The licence in a line. Some packages paste their whole licence into the field `License`, and some leave it to a classifier."""
-    fields = {key: distribution.metadata.get_all(key, []) for key in ("License-Expression", "License", "Classifier")}
-    classified = ", ".join(value.split(" :: ")[-1] for value in fields["Classifier"] if value.startswith("License ::"))
-    first_lines = [text.strip().split("\n")[0] for text in fields["License"]]
-    named = [text for text in (*fields["License-Expression"], *fields["License"]) if "\n" not in text]
-    return next(filter(None, [*named, classified, *first_lines]), "unknown")
-
-
-def _is_documentation(path: str) -> bool:
-    *folders, name = path.split("/")
-    if (
-        path.startswith("..")
-        or TESTS & {*folders, name}
-        or name in GENERATED
-        or name.startswith("test_")
-        or any(f.endswith(".dist-info") for f in folders)
-    ):
-        return False
-    return name.endswith((".py", ".rst", ".md")) and not re.match("(?i)licen[cs]e|copying|notice", name)
-
-
-def _pages(file: tuple[str, str]) -> list[tuple[str, list[str]]]:
-    name, path = file
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    return python_pages(name, text) if name.endswith(".py") else readme_pages(name, text)
-
-
-def readme_pages(name: str, text: str) -> list[tuple[str, list[str]]]:
-    """Pages of a README or of an .rst file: (id, paragraphs)."""
-    text = re.sub(r"<!--.*?-->|<[^<>\n]+>|!?\[!\[.*?\]\(.*?\)\]\(.*?\)|!\[.*?\]\(.*?\)", "", text, flags=re.DOTALL)  # comments, tags, badges, images
-    return _group(name, [(number, paragraphs(section)) for number, section in enumerate(re.split(r"\n(?=#+ )", text))])
-
-
-def python_pages(name: str, code: str) -> list[tuple[str, list[str]]]:
-    """Pages of a module, (id, paragraphs): its docstrings, multi-line strings and comments in the order in which they stand."""
-    if "generated" in code[:2000] and re.search(r"(?i)(auto\w*|file was) generated|generated by|do not edit", code[:2000]):
-        return []  # transformers writes its modeling_*.py from modular_*.py, which says the same once
-    try:
-        with warnings.catch_warnings(action="ignore"):  # "\d" in a docstring
-            tree = ast.parse(code, feature_version=(3, 11))
-    except (SyntaxError, ValueError):  # a template, or Python of another age
-        return []
-    pieces: dict[int, str] = {}  # first line -> text
-    inside: set[int] = set()  # lines of strings, where `#` begins no comment
-    for node in _strings(tree):
-        inside.update(range(node.lineno, (node.end_lineno or 0) + 1))
-        pieces[node.lineno] = inspect.cleandoc(str(node.value))
-    first, run = 0, list[str]()
-    for number, line in enumerate([*code.splitlines(), ""], 1):
-        if number not in inside and (comment := re.match(r"\s*#+:? ?(.*)", line)):
-            first = first if run else number
-            run.append(comment[1])
-        elif run:
-            if len(run) > 1:  # a comment of one line speaks of the line below it and means little alone
-                pieces[first] = "\n".join(run)
-            run = []
-    ends = [node.end_lineno or 0 for node in tree.body]
-    return _group(name, [(bisect.bisect_left(ends, line), paragraphs(text)) for line, text in sorted(pieces.items()) if not LICENCE.search(text)])
-
-
-def _strings(tree: ast.AST) -> Iterator[ast.Constant]:
-    """String constants over several lines. Not those inside f-strings, whose positions depend on the Python that parses them."""
-    nodes = [tree]
-    while nodes:
-        for child in ast.iter_child_nodes(nodes.pop()):
-            if getattr(child, "lineno", 0) == getattr(child, "end_lineno", None) or isinstance(child, ast.JoinedStr):
-                continue  # a node on one line holds no string over several: this leaves out nine nodes of ten
-            if isinstance(child, ast.Constant) and isinstance(child.value, str) and "\n" in child.value:
-                yield child
-            else:
-                nodes.append(child)
-
-
-def _group(name: str, pieces: Iterable[tuple[int, list[str]]]) -> list[tuple[str, list[str]]]:
-    """Pages of (definition, paragraphs): whole definitions together until there are PAGE_WORDS, long ones cut after LONG_PAGE_WORDS."""
-    pages: list[list[str]] = [[]]
-    words, before = 0, None
-    for definition, lines in pieces:
-        if words >= LONG_PAGE_WORDS or (words >= PAGE_WORDS and definition != before):
-            pages.append([])
-            words = 0
-        pages[-1] += lines
-        words += sum(line.count(" ") + 1 for line in lines)
-        before = definition
-    return [(f"{name}#{number}", list(dict.fromkeys(page))) for number, page in enumerate(pages) if page]
-
-
-# ---- documentation markup -> paragraphs of prose, one a line
-
-LICENCE = re.compile(r"copyright|licen[cs]ed under|without warrant", re.I)
-CODE_DIRECTIVE = re.compile(r"\s*\.\. (?! *(?:note|warning|tip|hint|important|caution|danger|admonition|deprecated|version|seealso|\[))")
-OUTPUT = -1  # no line is indented less
-ITEM = re.compile(r"([-*+•]|\(?\w{1,2}[.)]|\.\. \[\w+\]|:\w+( [^:]+)?:|[\w.`*]{1,40}(, [\w.`*]+)*( \([^()]*\))?( *:| --?)) +\S")
-TERM = re.compile(r"([\w*`., ]{1,60}?) : (?![A-Z]\w* \w+ \S+ \S+).*")  # a name and its type, not the beginning of a sentence
-MARKUP = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^(?:[-*+•]|\(?\d{1,2}[.)]|\.\. \[\w+\]|>|\.\. \w+::(?: *v?\d\S*)?|#+) +", ""),  # bullets, citations, quotes, admonitions, headings
-        (r"^:(?:param|arg|argument|keyword|ivar|cvar|var|raises|type)(?: [^:]*?)? ([\w*.]+): *", r"\1: "),  # fields
-        (r"^:(returns?|yields?): *", lambda match: f"{match[1].capitalize()}: "),
-        (r":(?:\w+:)+`(?:[^`<]*?)~([^`<>]*?)`", lambda match: match[1].rsplit(".", 1)[-1]),  # :class:`~torch.Tensor` -> Tensor
-        (r"(?::\w+)*:?`([^`<>]+?) *<[^`<>]+>`_{0,2}", r"\1"),  # `name <target>`_
-        (r":(?:\w+:)+`!?([^`]*)`", r"\1"),  # roles
-        (r"\[`{1,2}~?([^`\]]+)`{1,2}\](?:\([^)]*\))?", r"\1"),  # [`~Trainer`]
-        (r"!?\[([^\]\[]+)\]\([^)]*\)", r"\1"),  # [text](link)
-        (r"``([^`]*)``", r"\1"),
-        (r"`([^`]*)`_{0,2}", r"\1"),
-        (r" ?\[[\w#*-]+\]_", ""),  # footnotes
-        (r"\*\*([^*\s][^*]*)\*\*", r"\1"),
-        (r"(?<![\w*])\*(\w|\w[^*]*\w)\*(?![\w*])", r"\1"),
-        (r"\|(\w+)\|", r"\1"),
-        (r"\\([*_`|\\])", r"\1"),
-        (r"[-=~#*_]{4,}", ""),  # rulers
-        (r"\s+", " "),
-    )
-]
-
-
-def paragraphs(text: str) -> list[str]:
-    """Prose of a docstring, comment or README, a paragraph or list item a line: without doctests, code, tables, directives and headings.
-
-    Where a paragraph ends is told by blank lines, by indentation and by the beginning of a list item.
-    """
-    found: list[str] = []
-    block: list[str] = []  # lines of the paragraph at hand
-    start = hang = 0  # indentation of its first line, and of those after it
-    skip: int | None = None  # inside code: everything indented deeper than this
-    fence = False
-
-    def close() -> None:
-        if block:
-            found.append(" ".join(block))
-            block.clear()
-
-    lines = text.expandtabs().splitlines()
-    for number, line in enumerate(lines):
-        words = line.strip()
-        indent = len(line) - len(line.lstrip())
-        if words.startswith(("```", "~~~")):
-            close()
-            fence = not fence
-            continue
-        if fence or (words and skip is not None and indent > skip):
-            continue
-        if not words:
-            if skip == OUTPUT:
-                skip = None
-            if block and block[-1].endswith("::") and not block[-1].startswith(".."):
-                skip = start
-            close()
-            continue
-        skip = None
-        if words.startswith((">>>", "In [", "$ ")):  # with the output that follows, up to the blank line
-            close()
-            skip = OUTPUT
-            continue
-        if CODE_DIRECTIVE.match(line):
-            close()
-            skip = indent
-            continue
-        if not re.search(r"\w", words) or words[0] in "|+" or re.match(r"=+ |-+ -", words):  # underlines, tables, grids
-            if not re.search(r"\w", words) and len(block) == 1 and len(words) > 2:
-                block.clear()  # the heading over an underline
-            close()
-            continue
-        if term := TERM.fullmatch(words):  # numpy style: `x : array_like`, its description indented below
-            deeper = number + 1 < len(lines) and len(lines[number + 1]) - len(lines[number + 1].lstrip()) > indent
-            words = f"{term[1]}:" if deeper else words
-        if block and (indent not in ((start, hang) if len(block) == 1 or start == hang else (hang,)) or ITEM.match(words)):
-            if len(block) == 1 and indent > start and not ITEM.match(words):
-                hang = indent
-            else:
-                close()
-        if not block:
-            start = hang = indent
-        elif len(block) == 1:
-            hang = indent
-        block.append(words)
-    close()
-    return [plain for paragraph in found if _is_prose(plain := _plain(paragraph))]
-
-
-def _plain(paragraph: str) -> str:
-    for pattern, replacement in MARKUP:
-        paragraph = pattern.sub(replacement, paragraph)
-    return paragraph.strip().replace("::", ":")
-
-
-def _is_prose(paragraph: str) -> bool:
-    """Words, mostly: not a heading, a signature, code that was commented out, or a formula."""
-    words = paragraph.split(" ")
-    return (
-        len(words) >= 4
-        and not re.search(r"[{}\\]|\w\(\w+=|^(from|import) | = \w+[.(]", paragraph)
-        and sum(word.strip(".,;:()'\"").replace("-", "").isalpha() for word in words) >= 0.7 * len(words)
-    )
-
-
-# ---- files: what the user has
-
-
-def local(patterns: Iterable[str], text_column: str) -> Iterator[Document]:
-    """Documents of local files: .jsonl and .json (one object a line), plain, .gz or .zst; .parquet; .txt (a file is a document).
-
-    Raises:
-        FileNotFoundError: a pattern matches no file.
-        ValueError: a file of another kind, an empty or broken file, or one without the text column.
-    """
-    matches = {pattern: sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()) for pattern in patterns}
-    for pattern, paths in matches.items():
-        if not paths:
-            raise FileNotFoundError(
-                f"raw.files: {pattern} matches no file in {Path.cwd()}: correct the pattern in params.yaml, or put the files there"
-            )
-    for pattern, paths in matches.items():
-        for path in paths:
-            found = False
-            for number, text in _read(path, text_column):
-                found = True
-                yield Document(f"{path}:{number}", text, pattern, "unknown")
-            if not found:
-                raise ValueError(f"{path} is empty: delete it, or take it out of raw.files in params.yaml")
-
-
-def _read(path: str, column: str) -> Iterator[tuple[int, str]]:
-    """The texts of a file with their numbers: lines of JSON, rows of parquet; both from 1."""
-    kind = re.search(r"\.(jsonl?|txt)(\.gz|\.zst)?$|\.(parquet)$", path)
-    if kind is None:
-        raise ValueError(f"{path} is of no known kind: raw.files takes .jsonl, .json, .txt (each also .gz or .zst) and .parquet")
-    number = 0
-    try:
-        if kind[3]:
-            table = pq.ParquetFile(path)
-            _require(column, table.schema_arrow.names, path)
-            for batch in table.iter_batches(1000, columns=[column]):
-                for text in batch.column(0).cast(pa.string()).to_pylist():
-                    number += 1
-                    yield number, text or ""
-            return
-        compression = {".gz": "gzip", ".zst": "zstd"}.get(kind[2] or "")
-        with io.TextIOWrapper(pa.input_stream(path, compression=compression), encoding="utf-8") as stream:
-            if kind[1] == "txt":
-                yield from ((1, text) for text in [stream.read()] if text.strip())
-                return
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    _require(column, row if isinstance(row, dict) else (), f"{path}, line {number}")
-                    if not isinstance(row[column], str | None):
-                        raise ValueError(f"{path}, line {number}: `{column}` must be text, got {row[column]!r:.60}")
-                    yield number, (row[column] or "").encode(errors="replace").decode()  # JSON can escape half a surrogate pair, which is no text
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number} is not JSON ({error}): correct the line, or take the file out of raw.files") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text after line {number} ({error}): convert it, or take it out of raw.files") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read after row {number} ({str(error).splitlines()[0]}): it is broken; fetch it again") from None
-
-
-def _require(column: str, names: Iterable[str], where: str) -> None:
-    if column not in names:
-        raise ValueError(f"{where} has no column `{column}`: set raw.text_column to one of {', '.join(names) or '(it holds no columns)'}")
+def _tallies(counts: Counter[str]) -> dict[str, Tally]:
+    sources = [(n, label.removeprefix("documents ")) for label, n in counts.items() if label.startswith("documents ")]
+    return {source: Tally(n, counts[f"bytes {source}"]) for n, source in sorted(sources, reverse=True)}

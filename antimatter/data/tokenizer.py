@@ -4,9 +4,10 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,39 @@ import numpy as np
 import pyarrow.parquet as pq
 import tiktoken
 import tokenizers
+import xxhash
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from antimatter import files
+from antimatter.data.documents import text_bytes
 
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]")
 PAD, BOS, EOS = range(3)  # their ids
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of GPT-2: merges never cross its pieces
+SAMPLE_SEED = (
+    0x70CE  # of the hash that draws the sample: another than those of the split, so that the sample is no more like validation than like train
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     vocab_size: int  # with the three special tokens and the 256 bytes
-    train_mb: float  # megabytes of text to learn from, evenly spread over the corpus: memory grows with the distinct words in it
+    train_mb: float  # megabytes of text to learn from, evenly from the whole corpus: memory grows with the distinct words in it
 
     def __post_init__(self) -> None:
         if self.vocab_size < len(SPECIAL) + 256:
             raise ValueError(f"vocab_size must be at least {len(SPECIAL) + 256} (3 special tokens and 256 bytes), got {self.vocab_size}")
         if self.train_mb <= 0:
             raise ValueError(f"train_mb must exceed 0, got {self.train_mb}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRuntime:
+    workers: int  # threads
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
 
 
 class Tokenizer:
@@ -83,62 +98,60 @@ class Tokenizer:
         return self._bytes[id]
 
 
-def texts(folder: Path, every: int = 1) -> Iterator[str]:
-    """The text of each document, or of every n-th, in the parquet files of a folder, in order."""
-    paths = sorted(folder.glob("*.parquet"))
-    if not paths:
-        raise FileNotFoundError(f"{folder} holds no .parquet file: run `dvc repro cleaned` to make it")
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(1000, columns=["text"]):
-            yield from batch.column(0)[::every].to_pylist()
+def train(corpus: Path, folder: Path, config: TokenizerConfig, workers: int) -> dict[str, Any]:
+    """Learns merges from a sample of the parquet files in `corpus`, writes folder/tokenizer.json and returns its metrics. Deterministic.
 
-
-def train(corpus: Path, folder: Path, config: TokenizerConfig) -> dict[str, Any]:
-    """Learns merges from the parquet files in `corpus`, writes folder/tokenizer.json and returns its metrics. Deterministic.
+    Memory holds the distinct words of the sample with their counts, never its text: see benchmarks/RESULTS.md for how it grows.
 
     Raises:
+        FileNotFoundError: there is nothing in `corpus`.
         ValueError: the text has fewer distinct pieces than the vocabulary has places.
     """
-    size = sum(_text_bytes(path) for path in corpus.glob("*.parquet"))
-    every = max(1, -(-size // int(config.train_mb * 1e6)))
+    paths = sorted(corpus.glob("*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{corpus} holds no .parquet file: run `dvc repro cleaned` to make it")
+    share = config.train_mb * 1e6 / sum(map(text_bytes, paths))
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    bpe.train_from_iterator(_batches(texts(corpus, every)), trainer)
+    bpe.train_from_iterator(([text for _, text in rows] for rows in sample(paths, share)), trainer)
     if (found := bpe.get_vocab_size()) < config.vocab_size:
         raise ValueError(
             f"tokenizer.vocab_size is {config.vocab_size}, but the text yields only {found} tokens: lower it in params.yaml, or clean more text"
         )
     folder.mkdir(parents=True)
     files.write_json(folder / "tokenizer.json", json.loads(bpe.to_str()))
-    return _metrics(Tokenizer.load(folder), texts(corpus, every))
+    return _metrics(Tokenizer.load(folder), sample(paths, share), workers)
 
 
-def _metrics(tokenizer: Tokenizer, sample: Iterator[str]) -> dict[str, Any]:
-    counts, size = np.zeros(tokenizer.vocab_size, np.int64), 0
-    for text in sample:
-        counts += np.bincount(tokenizer.encode_array(text), minlength=tokenizer.vocab_size)
-        size += len(text.encode())
+def sample(paths: Sequence[Path], share: float) -> Iterator[list[tuple[str, str]]]:
+    """(source, text) of about that share of the documents, in batches: those with the smallest hashes, so evenly from the whole corpus."""
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(1000, columns=["source", "text"]):
+            rows = zip(batch.column("source").to_pylist(), batch.column("text").to_pylist(), strict=True)
+            yield [row for row in rows if xxhash.xxh3_64_intdigest(row[1], SAMPLE_SEED) < share * 2**64]
+
+
+def _metrics(tokenizer: Tokenizer, batches: Iterator[list[tuple[str, str]]], workers: int) -> dict[str, Any]:
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    tokens, size = Counter[str](), Counter[str]()
+    with ThreadPoolExecutor(workers) as pool:  # tiktoken runs free of the GIL
+        for rows in batches:
+            encoded = list(pool.map(tokenizer.encode_array, (text for _, text in rows)))
+            counts += np.bincount(np.concatenate([np.empty(0, np.uint32), *encoded]), minlength=len(counts))
+            for (source, text), ids in zip(rows, encoded, strict=True):
+                tokens[source] += len(ids)
+                size[source] += len(text.encode())
     return {
         "vocab_size": tokenizer.vocab_size,
-        "bytes_per_token": size / int(counts.sum()),
+        "sample_bytes": size.total(),
+        "bytes_per_token": size.total() / tokens.total(),
         "unused_tokens": int((counts[len(SPECIAL) :] == 0).sum()),  # bytes that never occur, and steps on the way to longer tokens
+        "bytes_per_token_by_source": {source: size[source] / n for source, n in sorted(tokens.items())},
     }
-
-
-def _text_bytes(path: Path) -> int:
-    """The size of the text in a parquet file, to within its dictionary, from its footer alone."""
-    meta = pq.ParquetFile(path).metadata
-    columns = (meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
-
-
-def _batches(items: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(islice(items, 1000)):
-        yield batch
 
 
 def _byte_characters() -> list[str]:

@@ -1,11 +1,15 @@
 import dataclasses
+import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from antimatter import params
+from antimatter.data import decontamination
 from antimatter.data.clean import CleanConfig, clean
+from antimatter.data.decontamination import DecontaminationConfig
 
 RULES = """
 cleaned:
@@ -19,6 +23,7 @@ cleaned:
     max_lines_per_word: 0.3}
   exact_duplicates: true
   near_duplicates: {enabled: true, ngram: 3, bands: 20, rows: 6, seed: 1}
+  decontamination: {texts: [], text_column: text, ngram: 13}
 """
 LIGHTHOUSE = (
     "The lighthouse on the northern cape was built in the year of the great storm, when eleven ships were lost in a single night. "
@@ -91,11 +96,11 @@ def read(folder):
     return {row["id"]: row["text"] for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()}
 
 
-def test_noise_is_dropped_for_its_reason_and_good_text_kept(tmp_path, rules):
+def test_noise_is_dropped_for_its_reason_and_good_text_kept(tmp_path, rules, runtime):
     planted = NOISE | DUPLICATES
     raw = write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in planted.items()})
-    report = clean(raw, tmp_path / "cleaned", rules, workers=1)
-    assert read(tmp_path / "cleaned") == CLEAN
+    report = clean(raw, tmp_path / "work", rules, runtime)
+    assert read(tmp_path / "work" / "cleaned") == CLEAN
     expected = [reason for reason, _ in planted.values()]
     assert report.dropped == {reason: expected.count(reason) for reason in expected}
     assert (report.documents_in, report.documents_out) == (len(CLEAN) + len(planted), len(CLEAN))
@@ -104,48 +109,92 @@ def test_noise_is_dropped_for_its_reason_and_good_text_kept(tmp_path, rules):
 
 
 @pytest.mark.parametrize("name", NOISE)
-def test_each_noise_has_the_reason_of_its_own(tmp_path, rules, name):
+def test_each_noise_has_the_reason_of_its_own(tmp_path, rules, runtime, name):
     reason, text = NOISE[name]
     with pytest.raises(ValueError, match=f"nothing is left of 1 documents, 1 were dropped for {reason}"):
-        clean(write_raw(tmp_path / "raw", {name: text}), tmp_path / "cleaned", rules, workers=1)
+        clean(write_raw(tmp_path / "raw", {name: text}), tmp_path / "work", rules, runtime)
 
 
-def test_workers_do_not_change_the_bytes(tmp_path, rules):
+def test_every_byte_is_accounted_for(tmp_path, rules, runtime):
     raw = write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()})
-    reports = [clean(raw, tmp_path / f"cleaned{workers}", rules, workers) for workers in (1, 2)]
-    one, two = (sorted((tmp_path / f"cleaned{workers}").iterdir()) for workers in (1, 2))
+    report = clean(raw, tmp_path / "work", rules, runtime)
+    assert report.bytes_in == report.bytes_out + report.bytes_trimmed + sum(report.dropped_bytes.values())
+    assert report.dropped_bytes["language"] == len(NOISE["german"][1].encode())
+    assert report.bytes_trimmed == 0  # what passes here passes whole
+    assert sum(n for _, n, _ in report.lengths) == report.documents_in and sum(n for _, _, n in report.lengths) == report.documents_out
+
+
+def test_each_reason_has_an_example_and_a_duplicate_its_original(tmp_path, rules, runtime):
+    planted = NOISE | DUPLICATES
+    clean(write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in planted.items()}), tmp_path / "work", rules, runtime)
+    examples = [json.loads(line) for line in (tmp_path / "work/cleaned/examples.jsonl").read_text().splitlines()]
+    assert {example["id"]: example["reason"] for example in examples} == {name: reason for name, (reason, _) in planted.items()}
+    assert {example["id"]: example["repeats"] for example in examples if "repeats" in example} == {"exact": "comet", "near": "bread"}
+    assert next(example["text"] for example in examples if example["id"] == "code") == NOISE["code"][1]  # as it was found
+
+
+def test_documents_that_quote_an_evaluation_text_are_dropped(tmp_path, rules, runtime):
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "Answer: " + re.sub(r"[.,]", "", COMET.split(". ")[1]).upper()}))
+    config = dataclasses.replace(rules, decontamination=DecontaminationConfig(texts=(str(tmp_path / "*.jsonl"),), text_column="text", ngram=9))
+    report = clean(write_raw(tmp_path / "raw", CLEAN), tmp_path / "work", config, runtime)
+    assert report.dropped == {"contaminated": 1}
+    assert set(read(tmp_path / "work" / "cleaned")) == {"lighthouse", "bread"}
+    with pytest.raises(FileNotFoundError, match=r"cleaned\.decontamination\.texts: .*none/\* matches no file"):
+        decontamination.paths(dataclasses.replace(config.decontamination, texts=(str(tmp_path / "none/*"),)))
+
+
+def test_a_killed_task_is_all_that_is_done_again(tmp_path, rules, runtime):
+    """The first file is done when the second turns out to be broken; mended, it is the only one that is read."""
+    raw = write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()})
+    expected = clean(raw, tmp_path / "undisturbed", rules, runtime)
+    whole = (raw / "00001.parquet").read_bytes()
+    (raw / "00001.parquet").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"00001\.parquet is not readable"):
+        clean(raw, tmp_path / "work", rules, runtime)
+    before = (tmp_path / "work/passed/00000.parquet").stat().st_mtime_ns
+    (raw / "00001.parquet").write_bytes(whole)
+    assert clean(raw, tmp_path / "work", rules, runtime) == expected
+    assert (tmp_path / "work/passed/00000.parquet").stat().st_mtime_ns == before
+    for path in (tmp_path / "undisturbed" / "cleaned").iterdir():
+        assert path.read_bytes() == (tmp_path / "work" / "cleaned" / path.name).read_bytes()
+
+
+def test_workers_do_not_change_the_bytes(tmp_path, rules, runtime):
+    raw = write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()})
+    reports = [clean(raw, tmp_path / f"work{workers}", rules, dataclasses.replace(runtime, workers=workers)) for workers in (1, 2)]
+    one, two = (sorted((tmp_path / f"work{workers}" / "cleaned").iterdir()) for workers in (1, 2))
     assert reports[0] == reports[1]
     assert [path.name for path in one] == [path.name for path in two]  # and no log folder
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
-def test_broken_unicode_is_repaired(tmp_path, rules):
+def test_broken_unicode_is_repaired(tmp_path, rules, runtime):
     broken = LIGHTHOUSE.replace("the year", "the “year”").encode().decode("windows-1252", errors="ignore")
     assert broken != LIGHTHOUSE
-    clean(write_raw(tmp_path / "raw", {"a": broken.replace("cup", "cafe\u0301 &amp; cup")}), tmp_path / "cleaned", rules, workers=1)
-    text = read(tmp_path / "cleaned")["a"]
+    clean(write_raw(tmp_path / "raw", {"a": broken.replace("cup", "cafe\u0301 &amp; cup")}), tmp_path / "work", rules, runtime)
+    text = read(tmp_path / "work" / "cleaned")["a"]
     assert "caf\u00e9 & cup" in text and "â€" not in text
 
 
-def test_what_is_switched_off_drops_nothing(tmp_path, rules):
+def test_what_is_switched_off_drops_nothing(tmp_path, rules, runtime):
     off = {
         name: dataclasses.replace(getattr(rules, name), enabled=False)
         for name in ("language", "c4", "gopher", "repetition", "fineweb", "near_duplicates")
     }
     texts = CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items() if name != "empty"}
-    report = clean(write_raw(tmp_path / "raw", texts), tmp_path / "cleaned", CleanConfig(**off, exact_duplicates=False), workers=1)
+    report = clean(write_raw(tmp_path / "raw", texts), tmp_path / "work", dataclasses.replace(rules, **off, exact_duplicates=False), runtime)
     assert report.dropped == {}
-    assert read(tmp_path / "cleaned") == texts
+    assert read(tmp_path / "work" / "cleaned") == texts
 
 
-def test_an_empty_folder_is_an_error(tmp_path, rules):
+def test_an_empty_folder_is_an_error(tmp_path, rules, runtime):
     with pytest.raises(FileNotFoundError, match=r"raw holds no \.parquet file: run `dvc repro raw`"):
-        clean(tmp_path / "raw", tmp_path / "cleaned", rules, workers=1)
+        clean(tmp_path / "raw", tmp_path / "work", rules, runtime)
 
 
-def test_a_broken_raw_file_is_named(tmp_path, rules):
+def test_a_broken_raw_file_is_named(tmp_path, rules, runtime):
     write_raw(tmp_path / "raw", CLEAN)
     path = tmp_path / "raw" / "00001.parquet"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"00001\.parquet is not readable.*dvc repro raw"):
-        clean(tmp_path / "raw", tmp_path / "cleaned", rules, workers=2)
+    with pytest.raises(ValueError, match=r"00001\.parquet is not readable.*dvc repro --force raw"):
+        clean(tmp_path / "raw", tmp_path / "work", rules, dataclasses.replace(runtime, workers=2))

@@ -1,41 +1,52 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antimatter.data import encode
+from antimatter.data import duplicates, encode
 from antimatter.data import tokenizer as tok
+from antimatter.data.duplicates import NearDuplicatesConfig
 from antimatter.data.encode import ShardsConfig
 from antimatter.data.shards import SPLITS, Shards
 from antimatter.data.tokenizer import BOS, EOS, Tokenizer, TokenizerConfig
 
-CONFIG = ShardsConfig(tokens_per_file=500, validation_fraction=0.2, seed=0)
+CONFIG = ShardsConfig(tokens_per_file=500, validation_fraction=0.2, max_similarity=1.0, seed=0)
+NEAR = NearDuplicatesConfig(enabled=True, ngram=5, bands=20, rows=6, seed=1)
 TEXTS = [f"Document number {n} says [EOS] and then some more, {'again ' * (n % 7)}until it ends." for n in range(60)]
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     root = tmp_path_factory.mktemp("tokenizer")
-    tok.train(corpus(root / "cleaned", TEXTS), root / "tokenizer", TokenizerConfig(vocab_size=280, train_mb=1))
-    return Tokenizer.load(root / "tokenizer")
+    tok.train(corpus(root / "cleaned", TEXTS), root / "tokenizer", TokenizerConfig(vocab_size=280, train_mb=1), workers=1)
+    return root / "tokenizer"
 
 
 def corpus(folder, documents):
     folder.mkdir()
     half = len(documents) // 2
     for number, part in enumerate((documents[:half], documents[half:])):
-        pq.write_table(pa.table({"text": part}), folder / f"{number:05d}.parquet")
+        sketches = [sketch(text) for text in part]
+        pq.write_table(pa.table({"source": ["tests"] * len(part), "text": part, "sketch": sketches}), folder / f"{number:05d}.parquet")
     return folder
 
 
+def sketch(text):
+    return duplicates.signature(text.lower().split(), NEAR).astype(np.uint8).tobytes()
+
+
 @pytest.fixture
-def written(tmp_path, tokenizer):
-    encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path / "shards", CONFIG, workers=2)
+def written(tmp_path, tokenizer, runtime):
+    encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, CONFIG, runtime)
     return tmp_path / "shards"
 
 
 def test_every_document_is_found_again(written, tokenizer):
-    found = [tokenizer.decode(ids) for split in SPLITS for ids in Shards(written).documents(split)]
+    decode = Tokenizer.load(tokenizer).decode
+    found = [decode(ids) for split in SPLITS for ids in Shards(written).documents(split)]
     assert sorted(found) == sorted(TEXTS)
 
 
@@ -48,28 +59,60 @@ def test_documents_stand_between_bos_and_eos_within_one_file(written):
 
 
 def test_the_index_counts_what_is_there(written, tokenizer):
-    opened = Shards(written)
-    assert opened.vocab_size == tokenizer.vocab_size == 280
+    opened, encoder = Shards(written), Tokenizer.load(tokenizer)
+    assert opened.vocab_size == encoder.vocab_size == 280
     assert len(opened.split("train")) > 1
     for split in SPLITS:
-        texts = [text for text in TEXTS if encode.split_of(text, CONFIG) == split]
-        assert opened.tokens(split) == sum(map(len, opened.split(split))) == sum(len(tokenizer.encode(text)) + 2 for text in texts)
+        texts = [text for text in TEXTS if encode.is_candidate(text, CONFIG) == (split == "validation")]
+        assert opened.tokens(split) == sum(map(len, opened.split(split))) == sum(len(encoder.encode(text)) + 2 for text in texts)
         assert opened.bytes(split) == sum(len(text.encode()) for text in texts)
         assert opened.index["splits"][split]["documents"] == len(texts)
     assert np.array_equal(opened.token_counts(), np.bincount(np.concatenate(opened.split("train")), minlength=280))
 
 
-def test_equal_documents_never_stand_on_both_sides(tmp_path, tokenizer):
-    encode.write(corpus(tmp_path / "cleaned", TEXTS * 3), tokenizer, tmp_path / "shards", CONFIG, workers=1)
+def test_equal_documents_never_stand_on_both_sides(tmp_path, tokenizer, runtime):
+    encode.write(corpus(tmp_path / "cleaned", TEXTS * 3), tokenizer, tmp_path, CONFIG, runtime)
     train, validation = ({ids.tobytes() for ids in Shards(tmp_path / "shards").documents(split)} for split in SPLITS)
     assert train and validation and not train & validation
 
 
-def test_threads_do_not_change_the_bytes(tmp_path, written, tokenizer):
-    encode.write(tmp_path / "cleaned", tokenizer, tmp_path / "again", CONFIG, workers=1)
+def test_near_copies_never_stand_on_both_sides(tmp_path, tokenizer, runtime):
+    """Pairs that differ in one word of forty, the candidates for validation mostly without their twin: each pair ends on one side."""
+    random = np.random.default_rng(0)
+    words = np.array([f"w{n}" for n in range(5000)])
+    originals = [random.choice(words, 40) for _ in range(200)]
+    twins = [np.concatenate((original[:20], ["changed"], original[21:])) for original in originals]
+    texts = [f"{number} {' '.join(text)}" for number, text in enumerate([*originals, *twins])]
+    config = replace(CONFIG, max_similarity=0.5, tokens_per_file=100_000)
+    sides = {text: encode.is_candidate(text, config) for text in texts}
+    apart = sum(sides[texts[i]] != sides[texts[i + 200]] for i in range(200))
+    assert apart > 40  # the hash alone would part them
+    metrics = encode.write(corpus(tmp_path / "cleaned", texts), tokenizer, tmp_path, config, runtime)
+    decode = Tokenizer.load(tokenizer).decode
+    validation = {int(decode(ids).split()[0]) % 200 for ids in Shards(tmp_path / "shards").documents("validation")}
+    train = {int(decode(ids).split()[0]) % 200 for ids in Shards(tmp_path / "shards").documents("train")}
+    assert validation and not validation & train
+    assert metrics["look_alikes"] == apart
+
+
+def test_a_chain_of_likeness_is_followed_to_its_end():
+    """a, for train, resembles b, b resembles c, c not a: with b the candidate c goes to train as well."""
+    random = np.random.default_rng(0)
+    a = random.integers(0, 256, 120, dtype=np.uint8)
+    b, c = a.copy(), a.copy()
+    b[80:], c[40:] = random.integers(0, 256, 40, dtype=np.uint8), random.integers(0, 256, 80, dtype=np.uint8)
+    c[80:] = b[80:]
+    far = random.integers(0, 256, 120, dtype=np.uint8)
+    part = encode.Part(Path(), np.ones(4, np.int64), np.ones(4, np.int64), np.array([True, True, False, True]), np.stack([c, b, a, far]))
+    encode.keep_to_validation([part], 0.5)
+    assert part.candidate.tolist() == [False, False, False, True]
+
+
+def test_workers_do_not_change_the_bytes(tmp_path, written, tokenizer, runtime):
+    encode.write(tmp_path / "cleaned", tokenizer, tmp_path / "again", CONFIG, replace(runtime, workers=2))
     names = sorted(path.name for path in written.iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
-    assert all((written / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
+    assert names == sorted(path.name for path in (tmp_path / "again/shards").iterdir())
+    assert all((written / name).read_bytes() == (tmp_path / "again/shards" / name).read_bytes() for name in names)
 
 
 def test_a_truncated_file_is_named_with_its_tokens(written):
@@ -94,19 +137,19 @@ def test_a_missing_or_foreign_file_is_named(written):
         Shards(written)
 
 
-def test_an_empty_split_is_an_error(tmp_path, tokenizer):
-    tiny = ShardsConfig(tokens_per_file=500, validation_fraction=1e-9, seed=0)
+def test_an_empty_split_is_an_error(tmp_path, tokenizer, runtime):
+    tiny = ShardsConfig(tokens_per_file=500, validation_fraction=1e-9, max_similarity=1.0, seed=0)
     with pytest.raises(ValueError, match=r"shards\.validation_fraction = 1e-09 leaves no validation document of 60"):
-        encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path / "shards", tiny, workers=1)
+        encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, tiny, runtime)
 
 
-def test_a_document_longer_than_a_file_is_an_error(tmp_path, tokenizer):
+def test_a_document_longer_than_a_file_is_an_error(tmp_path, tokenizer, runtime):
     with pytest.raises(ValueError, match=r"exceeds shards\.tokens_per_file = 10"):
-        tiny = ShardsConfig(tokens_per_file=10, validation_fraction=0.5, seed=0)
-        encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path / "shards", tiny, workers=1)
+        tiny = ShardsConfig(tokens_per_file=10, validation_fraction=0.5, max_similarity=1.0, seed=0)
+        encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, tiny, runtime)
 
 
-def test_a_vocabulary_beyond_uint16_is_an_error(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "vocab_size", 65_537)
-    with pytest.raises(ValueError, match=r"65,537.*tokenizer\.vocab_size"):
-        encode.write(tmp_path, tokenizer, tmp_path / "shards", CONFIG, workers=1)
+def test_a_vocabulary_beyond_uint16_is_an_error(tmp_path, tokenizer, runtime, monkeypatch):
+    monkeypatch.setattr(encode, "MAX_VOCAB", 279)
+    with pytest.raises(ValueError, match=r"ids below 279, the tokenizer has 280: lower tokenizer\.vocab_size"):
+        encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, CONFIG, runtime)

@@ -6,8 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antimatter.data import sources
-from antimatter.data.sources import Document
+from antimatter.data import local
+from antimatter.data.documents import Document, write_parquet
+from antimatter.data.embedded import embedded
+from antimatter.data.local import FilesConfig
 
 MODULE = '''"""Opens doors.
 
@@ -91,7 +93,7 @@ def doors(tmp_path, monkeypatch):
 
 
 def test_documentation_becomes_paragraphs_of_prose(doors):
-    readme, page = sources.embedded({"doors": "1.2.0"}, workers=1)
+    readme, page = embedded({"doors": "1.2.0"}, workers=1)
     assert readme == Document("doors/README#0", "Doors is a library that opens doors, see the manual.", "doors 1.2.0", "MIT")
     assert page.text.split("\n") == [
         "A door is opened by turning its handle, which is usually found on the side away from the hinges, and by pushing.",
@@ -110,17 +112,22 @@ def test_documentation_becomes_paragraphs_of_prose(doors):
 
 def test_a_package_of_another_version_is_refused(doors):
     with pytest.raises(ValueError, match=r"doors must be 1\.3\.0, 1\.2\.0\+local is installed.*requirements\.lock"):
-        list(sources.embedded({"doors": "1.3.0"}, workers=1))
+        list(embedded({"doors": "1.3.0"}, workers=1))
     with pytest.raises(ValueError, match=r"windows 1\.0 is not installed.*requirements\.lock"):
-        list(sources.embedded({"windows": "1.0"}, workers=1))
+        list(embedded({"windows": "1.0"}, workers=1))
 
 
 def test_a_paragraph_is_given_once(doors, tmp_path):
     (tmp_path / "site" / "doors" / "__init__.py").write_text(
         '"""Doors is a *library* that opens doors, see the manual.\n\nThis was not said before."""'
     )
-    texts = [document.text for document in sources.embedded({"doors": "1.2.0"}, workers=1)]
+    texts = [document.text for document in embedded({"doors": "1.2.0"}, workers=1)]
     assert texts == ["Doors is a library that opens doors, see the manual.", "This was not said before."]
+
+
+def read(pattern, column):
+    parts = local.parts([FilesConfig(pattern=str(pattern), text_column=column, licence="unknown")], 100, "raw.files")
+    return (document for part in parts for document in local.read(part))
 
 
 TEXTS = ["One text.\nOf two lines.", 'Naïve "quotes" \\ and 日本語', "The last"]
@@ -141,25 +148,23 @@ def write_lines(path: Path) -> None:
 def test_lines_of_json_are_read(tmp_path, name):
     write_lines(tmp_path / name)
     pattern = str(tmp_path / "*")
-    assert list(sources.local([pattern], "text")) == [
-        Document(f"{tmp_path / name}:{number}", text, pattern, "unknown") for number, text in enumerate(TEXTS, 1)
-    ]
+    assert list(read(pattern, "text")) == [Document(f"{tmp_path / name}:{number}", text, pattern, "unknown") for number, text in enumerate(TEXTS, 1)]
 
 
 def test_parquet_is_read(tmp_path):
     pq.write_table(pa.table({"content": TEXTS, "n": [1, 2, 3]}), tmp_path / "a.parquet")
-    assert [document.text for document in sources.local([str(tmp_path / "*.parquet")], "content")] == TEXTS
+    assert [document.text for document in read(str(tmp_path / "*.parquet"), "content")] == TEXTS
 
 
 def test_a_text_file_is_a_document(tmp_path):
     for number, text in enumerate(TEXTS):
         (tmp_path / f"{number}.txt").write_text(text)
-    assert [document.text for document in sources.local([str(tmp_path / "*.txt")], "text")] == TEXTS
+    assert [document.text for document in read(str(tmp_path / "*.txt"), "text")] == TEXTS
 
 
 def test_half_a_surrogate_pair_is_mended(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "half \\ud83d"}')
-    assert next(sources.local([str(tmp_path / "a.jsonl")], "text")).text == "half ?"
+    assert next(read(str(tmp_path / "a.jsonl"), "text")).text == "half ?"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +172,7 @@ def test_half_a_surrogate_pair_is_mended(tmp_path):
     [
         ("a.jsonl", b'{"text": "good"}\n{"text": \n', r"a\.jsonl, line 2 is not JSON"),
         ("a.jsonl", b'{"text": "good"}\n["text"]\n', r"a\.jsonl, line 2 has no column `text`"),
-        ("a.jsonl", b'{"url": "x", "body": "y"}\n', r"line 1 has no column `text`: set raw\.text_column to one of url, body"),
+        ("a.jsonl", b'{"url": "x", "body": "y"}\n', r"line 1 has no column `text`: set text_column of raw\.files to one of url, body"),
         ("a.jsonl", b'{"text": 7}\n', r"line 1: `text` must be text, got 7"),
         ("a.jsonl", b"", r"a\.jsonl is empty"),
         ("a.txt", b" \n", r"a\.txt is empty"),
@@ -180,7 +185,7 @@ def test_half_a_surrogate_pair_is_mended(tmp_path):
 def test_a_bad_file_is_named_with_its_fault(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        list(sources.local([str(tmp_path / name)], "text"))
+        list(read(str(tmp_path / name), "text"))
 
 
 def test_a_truncated_archive_is_an_error(tmp_path):
@@ -188,24 +193,24 @@ def test_a_truncated_archive_is_an_error(tmp_path):
     whole = (tmp_path / "a.jsonl.gz").read_bytes()
     (tmp_path / "a.jsonl.gz").write_bytes(whole[:-20])
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz"):
-        list(sources.local([str(tmp_path / "a.jsonl.gz")], "text"))
+        list(read(str(tmp_path / "a.jsonl.gz"), "text"))
 
 
 def test_parquet_without_the_column_is_an_error(tmp_path):
     pq.write_table(pa.table({"content": TEXTS}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"no column `text`: set raw\.text_column to one of content"):
-        list(sources.local([str(tmp_path / "a.parquet")], "text"))
+    with pytest.raises(ValueError, match=r"no column `text`: set text_column of raw\.files to one of content"):
+        list(read(str(tmp_path / "a.parquet"), "text"))
 
 
 def test_a_pattern_without_files_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\*\.jsonl matches no file"):
-        list(sources.local([str(tmp_path / "nothing*.jsonl")], "text"))
+        list(read(str(tmp_path / "nothing*.jsonl"), "text"))
 
 
 def test_documents_are_written_to_files_of_bounded_size(tmp_path):
     documents = [Document(str(number), "word " * 1000, "here", "MIT") for number in range(10)]
     for folder in ("one", "two"):
-        assert list(sources.write_parquet(documents, tmp_path / folder, file_mb=0.02)) == documents
+        assert list(write_parquet(documents, tmp_path / folder, file_mb=0.02)) == documents
     written = sorted((tmp_path / "one").iterdir())
     assert [path.name for path in written] == ["00000.parquet", "00001.parquet", "00002.parquet"]
     assert [tuple(row.values()) for path in written for row in pq.read_table(path).to_pylist()] == documents

@@ -14,14 +14,14 @@ CONFIG = TokenizerConfig(vocab_size=300, train_mb=1)
 
 def corpus(folder, documents):
     folder.mkdir()
-    pq.write_table(pa.table({"id": [str(i) for i in range(len(documents))], "text": documents}), folder / "00000.parquet")
+    pq.write_table(pa.table({"source": [f"book {i % 2}" for i in range(len(documents))], "text": documents}), folder / "00000.parquet")
     return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("tokenizer")
-    tok.train(corpus(root / "cleaned", [SENTENCE * 3, "foxes and dogs, dogs and foxes"]), root / "tokenizer", CONFIG)
+    tok.train(corpus(root / "cleaned", [SENTENCE * 3, "foxes and dogs, dogs and foxes"]), root / "tokenizer", CONFIG, workers=1)
     return root / "tokenizer"
 
 
@@ -82,14 +82,14 @@ def test_half_a_character_decodes_to_the_replacement_character(folder):
 
 
 def test_training_is_deterministic(tmp_path, folder):
-    tok.train(corpus(tmp_path / "cleaned", [SENTENCE * 3, "foxes and dogs, dogs and foxes"]), tmp_path / "tokenizer", CONFIG)
+    tok.train(corpus(tmp_path / "cleaned", [SENTENCE * 3, "foxes and dogs, dogs and foxes"]), tmp_path / "tokenizer", CONFIG, workers=1)
     assert (tmp_path / "tokenizer" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     assert Tokenizer.load(folder).vocab_size == CONFIG.vocab_size
 
 
 def test_text_too_poor_for_the_vocabulary_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer\.vocab_size is 300, but the text yields only 26\d tokens"):
-        tok.train(corpus(tmp_path / "cleaned", ["aaaa bbbb"]), tmp_path / "tokenizer", CONFIG)
+        tok.train(corpus(tmp_path / "cleaned", ["aaaa bbbb"]), tmp_path / "tokenizer", CONFIG, workers=1)
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_an_error():

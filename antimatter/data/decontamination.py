@@ -1,0 +1,70 @@
+"""Keeps evaluation texts out of the corpus: a document that shares a long n-gram with one of them is dropped.
+
+As GPT-3 (Brown et al. 2020, appendix C): 13 words, lower case, punctuation ignored; here the whole document goes.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import xxhash
+from datatrove.data import Document
+from datatrove.pipeline.filters.base_filter import BaseFilter
+
+from antimatter.data import local
+from antimatter.data.local import FilesConfig
+
+WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecontaminationConfig:
+    texts: tuple[str, ...]  # glob patterns of evaluation texts, as raw.files has them; none: nothing is dropped
+    text_column: str  # of JSON and parquet among them
+    ngram: int  # words that a document must share with one of them in a row
+
+    def __post_init__(self) -> None:
+        if self.ngram < 1:
+            raise ValueError(f"ngram must be at least 1, got {self.ngram}")
+
+
+class Decontamination(BaseFilter):
+    name = "decontamination"
+
+    def __init__(self, config: DecontaminationConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        known = _known(self.config)
+        return not any(gram in known for gram in _grams(doc.text, self.config.ngram)) or (False, "contaminated")
+
+
+def paths(config: DecontaminationConfig) -> list[str]:
+    """The evaluation texts.
+
+    Raises:
+        FileNotFoundError: a pattern matches no file.
+    """
+    return [path for part in _parts(config.texts, config.text_column) for path in part.paths]
+
+
+def _parts(patterns: Sequence[str], column: str) -> list[local.Part]:
+    sources = [FilesConfig(pattern=pattern, text_column=column, licence="") for pattern in patterns]
+    return local.parts(sources, 0, "cleaned.decontamination.texts")
+
+
+@cache
+def _known(config: DecontaminationConfig) -> frozenset[int]:
+    """The n-grams of all evaluation texts, read once a worker: 64 bytes a word."""
+    return frozenset(
+        gram for part in _parts(config.texts, config.text_column) for document in local.read(part) for gram in _grams(document.text, config.ngram)
+    )
+
+
+def _grams(text: str, n: int) -> Iterator[int]:
+    """A hash of each n-gram. A text of fewer words has none."""
+    words = WORD.findall(text.lower())
+    for start in range(len(words) - n + 1):
+        yield xxhash.xxh3_64_intdigest(" ".join(words[start : start + n]))

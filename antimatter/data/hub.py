@@ -1,0 +1,389 @@
+"""Text from data sets of the Hugging Face hub, streamed: of what is fetched, only the text stays on the disk.
+
+The files of a data set are dealt to lanes. A lane reads its files in order until it has its share of the bytes, and knows nothing of the others: any
+number of readers, on any machines, leaves the same files. After each output file a lane notes its place, so a killed one goes on from there.
+
+The network is mended in one place, the HTTP client: above it `datasets` sees answers that are whole, or one error after many tries.
+"""
+
+import codecs
+import logging
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import huggingface_hub
+import pyarrow.parquet as pq
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import disable_progress_bars, httpx, parse_ratelimit_headers  # type: ignore[attr-defined]
+
+from antimatter import files
+from antimatter.data.documents import BATCH_BYTES, COLUMNS, Document, table
+
+TRIES = 20  # of one request, then the run ends: about a quarter of an hour
+FIRST_TRIES = 3  # as long as the hub has never answered: that is rather a wrong setting than a fault that passes
+FIRST_PAUSE = 1.0  # seconds before the second try; each pause is twice the one before ...
+LONGEST_PAUSE = 60.0  # ... up to this, unless the hub asks for more
+TIMEOUT = 30.0  # seconds without a byte
+PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that another try may mend
+PLACE_ROWS = 1000  # rows between two notes of the place to which a second reading goes back
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubDataSet:
+    name: str  # owner/name
+    config: str  # the hub calls it subset; "default" where there is but one
+    split: str
+    revision: str  # the commit that fixes the bytes: 40 hexadecimal digits
+    text_column: str
+    licence: str  # goes with each document
+    weight: float  # share of the bytes, relative to the other data sets
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
+            raise ValueError(f"name must be owner/name as on https://huggingface.co/datasets, got {self.name!r}")
+        for name in ("config", "split", "text_column", "licence"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} of {self.name} must not be empty")
+        if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            raise ValueError(
+                f"revision of {self.name} must be a whole commit, 40 hexadecimal digits, because a branch or a tag may move; got {self.revision!r}: "
+                f"take one from {_page(self.name)}/commits/main"
+            )
+        if self.weight <= 0:
+            raise ValueError(f"weight of {self.name} must exceed 0, got {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubConfig:
+    total_mb: float  # megabytes of UTF-8 text from all data sets
+    lanes: int  # parts of each data set, or as many as it has files; they decide the bytes, the number of readers does not
+    data_sets: tuple[HubDataSet, ...]
+
+    def __post_init__(self) -> None:
+        if self.total_mb <= 0:
+            raise ValueError(f"total_mb must exceed 0, got {self.total_mb}")
+        if self.lanes < 1:
+            raise ValueError(f"lanes must be at least 1, got {self.lanes}")
+        texts = [f"{data_set.name}, {data_set.config}, {data_set.split}" for data_set in self.data_sets]
+        for text in texts:
+            if texts.count(text) > 1:
+                raise ValueError(f"data_sets names {text} twice: leave it out once and add up the weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """All that a reader needs to know."""
+
+    data_set: HubDataSet
+    number: int  # of the data set
+    index: int  # of this lane among those of the data set ...
+    of: int  # ... and how many they are
+    bytes: int  # of UTF-8 text to read; the last document may exceed it
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneReport:
+    files: int
+    documents: int
+    bytes: int  # fewer than the lane asks for if its files hold no more
+
+
+def lanes(config: HubConfig) -> list[Lane]:
+    """The lanes of all data sets, in the order of their output files. Asks the hub how many files there are.
+
+    Raises:
+        ValueError: there is no such data set, revision, config, split or text column; PermissionError: its terms are not accepted.
+        OSError: the hub cannot be reached.
+    """
+    if not config.data_sets:
+        raise ValueError("raw.hub.data_sets must name at least one data set when source is hub, got none")
+    weights = sum(data_set.weight for data_set in config.data_sets)
+    found = []
+    for number, data_set in enumerate(config.data_sets):
+        of = min(config.lanes, _open(data_set).num_shards)
+        share = round(config.total_mb * 1e6 * data_set.weight / weights / of)
+        found += [Lane(data_set=data_set, number=number, index=index, of=of, bytes=share) for index in range(of)]
+    return found
+
+
+def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], None]) -> LaneReport:
+    """Writes the text of a lane to folder/{data set}-{lane}-{file}.parquet and goes on where an earlier call was killed.
+
+    Args:
+        folder: also keeps {data set}-{lane}.json, the lane's place.
+        file_mb: megabytes of text in one file.
+        say: is told of the bytes of text as they are written, every few megabytes.
+
+    Raises:
+        ValueError: the data cannot be read as text.
+        OSError: the network does not recover. What was read is kept.
+    """
+    _Client.reached = True  # lanes() has reached it: whatever fails now may pass
+    name = f"{lane.number:03d}-{lane.index:05d}"
+    identity = {**asdict(lane), "file_mb": file_mb}
+    note: dict[str, Any] = {"identity": identity, "ended": False, "place": None, "report": {"files": 0, "documents": 0, "bytes": 0}}
+    path = folder / f"{name}.json"
+    if path.exists():
+        note = files.read_json(path)
+        if note["identity"] != identity:
+            raise ValueError(f"{path} was left by a run with other parameters: delete {folder}")
+    report = LaneReport(**note["report"])
+    if note["ended"]:
+        return report
+    dataset = _open(lane.data_set).shard(lane.of, lane.index).select_columns([lane.data_set.text_column])
+    ended = False
+    with closing(_documents(dataset, lane, note["place"], report.documents)) as documents:
+        while not ended:
+            first = next(documents, None)
+            if first is not None:
+                limit = min(file_mb * 1e6, lane.bytes - report.bytes)
+                with files.replacing(folder / f"{name}-{report.files:05d}.parquet") as partial:
+                    number, size = _write(first, documents, partial, limit, say)
+                report = LaneReport(files=report.files + 1, documents=report.documents + number, bytes=report.bytes + size)
+            ended = first is None or report.bytes >= lane.bytes
+            files.write_json(path, {"identity": identity, "ended": ended, "place": dataset.state_dict(), "report": asdict(report)})
+    return report
+
+
+def _write(first: Document, others: Iterator[Document], path: Path, limit: float, say: Callable[[int], None]) -> tuple[int, int]:
+    """Writes documents until they hold `limit` bytes of text or end; returns how many they are, and their bytes."""
+    rows, held, documents, size = [first], len(first.text.encode()), 0, 0
+    with pq.ParquetWriter(path, COLUMNS, compression="zstd") as writer:
+        while rows:
+            document = next(others, None) if size + held < limit else None
+            if document is None or held >= BATCH_BYTES:
+                writer.write_table(table(rows))
+                say(held)
+                documents, size, rows, held = documents + len(rows), size + held, [], 0
+            if document is not None:
+                rows.append(document)
+                held += len(document.text.encode())
+    return documents, size
+
+
+def _documents(dataset: Any, lane: Lane, place: Any, before: int) -> Iterator[Document]:
+    """The documents of a lane from `place` on, where it has given `before` documents already.
+
+    What cannot be read is read once more, from the last place noted: a fault on the way passes, one in the file stays.
+    """
+    data_set = lane.data_set
+    row = noted = before
+    failed = -1
+    try:
+        _Client.begin()
+        while True:
+            try:
+                dataset.load_state_dict(place)
+                for values in islice(dataset, row - noted, None):
+                    text = values[data_set.text_column]
+                    if not isinstance(text, str | None):
+                        raise _Refusal(f"column `{data_set.text_column}` holds {text!r:.60}, which is no text: set text_column to another")
+                    row += 1
+                    yield Document(
+                        f"{data_set.name}/{data_set.config}/{data_set.split}/{lane.index}:{row}", text or "", data_set.name, data_set.licence
+                    )
+                    if row % PLACE_ROWS == 0:
+                        place, noted = dataset.state_dict(), row
+                return
+            except Exception as error:
+                if refused := _refusal(error, data_set):
+                    raise refused from None
+                fault = f"{_Client.asked} cannot be read after row {row:,} of lane {lane.index} ({_line(error)})"
+                if failed == row:
+                    raise ValueError(
+                        f"raw.hub: {fault}, twice: the file is broken; take another revision, or tell its owner at {_page(data_set.name)}/discussions"
+                    ) from None
+                failed = row
+                print(f"raw: {fault}; reading it once more", file=sys.stderr, flush=True)
+    finally:
+        _Client.end()
+
+
+@cache
+def _open(data_set: HubDataSet) -> Any:
+    """The data set as a datasets.IterableDataset.
+
+    Raises:
+        ValueError, PermissionError, OSError: as lanes() does.
+    """
+    import datasets  # type: ignore[import-untyped] # takes half a second, which the other sources need not pay
+
+    datasets.disable_progress_bars()
+    disable_progress_bars()
+    for chatter in (datasets.logging, huggingface_hub.logging):
+        chatter.set_verbosity(logging.CRITICAL)
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a request to another host
+    codecs.register(_codec)
+    hooks = huggingface_hub.get_session().event_hooks
+    huggingface_hub.set_client_factory(lambda: _Client(event_hooks=hooks, follow_redirects=True))
+
+    _Client.begin()
+    api = huggingface_hub.HfApi()
+    column = data_set.text_column
+    try:
+        if api.dataset_info(data_set.name, revision=data_set.revision).gated:
+            api.auth_check(data_set.name, repo_type="dataset")
+        with TemporaryDirectory() as empty:  # else, when the hub fails, it takes whatever revision its cache holds
+            builder = datasets.load_dataset_builder(
+                f"hf://datasets/{data_set.name}",  # never a folder of that name
+                data_set.config,
+                revision=data_set.revision,
+                cache_dir=empty,
+            )
+        if hasattr(builder.config, "encoding"):  # JSON
+            builder.config.encoding = MENDED
+        dataset = builder.as_streaming_dataset(data_set.split)
+        if features := dataset.features:  # unknown for some JSON; then the rows tell
+            if column not in features:
+                raise _Refusal(f"has no column `{column}`: set text_column to one of {', '.join(features)}")
+            if (held := getattr(features[column], "dtype", "a list")) not in ("string", "large_string"):
+                raise _Refusal(f"column `{column}` holds {held}, which is no text: set text_column to another")
+        if _Client.failed:  # and a layer above took it for the absence of a file
+            raise _Client.failed
+        return dataset
+    except Exception as error:
+        raise _refusal(error, data_set) or ValueError(f"raw.hub: {data_set.name} cannot be streamed: {_line(error)}") from None
+
+
+class _Refusal(Exception):
+    """What we find wrong with a data set."""
+
+
+def _refusal(error: Exception, data_set: HubDataSet) -> Exception | None:
+    """What no further try mends, as one line with the way out."""
+    name, page, words = data_set.name, _page(data_set.name), str(error)
+    known = ", ".join(re.findall(r"'([^']+)'", words.partition("vailable")[2]))
+    if _Client.failed:  # whatever was made of it on the way
+        return _Client.failed
+    if isinstance(error, GatedRepoError):
+        return PermissionError(f"raw.hub: {name} is gated: accept its terms at {page} and set HF_TOKEN to a token of that account")
+    if isinstance(error, RevisionNotFoundError):
+        return ValueError(f"raw.hub: {name} has no revision {data_set.revision}: take a commit from {page}/commits/main")
+    if isinstance(error, RepositoryNotFoundError):
+        return ValueError(f"raw.hub: {name} does not exist, or is private: correct the name, or set HF_TOKEN to a token that may read it")
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return PermissionError(
+            f"raw.hub: the hub refuses {_Client.asked} (HTTP {error.response.status_code}): renew or unset HF_TOKEN, see https://huggingface.co/settings/tokens"
+        )
+    if isinstance(error, HfHubHTTPError):
+        return OSError(f"raw.hub: the hub answers HTTP {error.response.status_code} for {_Client.asked}: check name and revision, and HF_ENDPOINT")
+    if words.startswith("BuilderConfig"):
+        return ValueError(f"raw.hub: {name} has no config {data_set.config}: set config to one of {known}")
+    if words.startswith("Bad split"):
+        return ValueError(f"raw.hub: {name} has no split {data_set.split}: set split to one of {known}")
+    if isinstance(error, _Refusal):
+        return ValueError(f"raw.hub: {name}: {words}")
+    return None
+
+
+def _page(name: str) -> str:
+    return f"https://huggingface.co/datasets/{name}"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+class _Client(httpx.Client):
+    """The HTTP client of huggingface_hub, with patience. The body is read here too, where a break in it can be mended."""
+
+    reached: ClassVar[bool] = False  # the hub has answered
+    failed: ClassVar[OSError | None] = None  # what it gave up with; kept because the layers above may swallow it
+    asked: ClassVar[str] = ""  # the file of the last request
+    turn: ClassVar[threading.Lock] = threading.Lock()  # one request at a time, though pyarrow reads ahead in threads of its own
+    over: ClassVar[threading.Event] = threading.Event()  # nobody waits for what they ask for
+
+    @classmethod
+    def begin(cls) -> None:
+        cls.failed = None
+        cls.over.clear()
+
+    @classmethod
+    def end(cls) -> None:
+        """Waits for the request under way: a thread that comes back to an interpreter that has gone would abort the process."""
+        cls.over.set()
+        with cls.turn:
+            pass
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        with _Client.turn:
+            return self._send(request, {**options, "stream": False})
+
+    def _send(self, request: httpx.Request, options: dict[str, Any]) -> httpx.Response:
+        asked = _Client.asked = re.sub(r"^/(api/)?datasets/|/(resolve|tree|revision)/[0-9a-f]{40}", "", request.url.path)
+        request.extensions["timeout"] = httpx.Timeout(TIMEOUT).as_dict()
+        tries, pause = 0, 0.0
+        while _Client.failed is None:
+            if _Client.over.wait(pause):
+                raise OSError("nobody waits for this any more")
+            tries += 1
+            wish = 0.0
+            try:
+                response = super().send(request, **options)
+                _Client.reached = True
+                fault = _fault(request, response)
+                if not fault:
+                    return response
+                wish = _wish(response)
+            except OfflineModeIsEnabled:
+                _Client.failed = OSError("raw.hub: HF_HUB_OFFLINE forbids the network: unset it, or set raw.source to files")
+                break
+            except (httpx.TransportError, httpx.DecodingError) as error:
+                fault = f"{type(error).__name__}: {_line(error)}"
+            if not _Client.reached and tries >= FIRST_TRIES:
+                _Client.failed = OSError(
+                    f"raw.hub: {request.url.host} cannot be reached ({fault}): check the network and HF_ENDPOINT, or set raw.source to files"
+                )
+            elif tries >= TRIES:
+                _Client.failed = OSError(f"raw.hub: {asked} failed {tries} times ({fault}): what was read is kept, run again to go on")
+            else:
+                pause = max(wish, min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE))
+                print(f"raw: {asked}: {fault}; try {tries + 1} of {TRIES} in {pause:.0f} s", file=sys.stderr, flush=True)
+        raise _Client.failed
+
+
+def _fault(request: httpx.Request, response: httpx.Response) -> str:
+    """What is wrong with an answer that another try may mend."""
+    if response.status_code in PASSING:
+        return f"HTTP {response.status_code} {response.reason_phrase}"
+    wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
+    if wanted and response.is_success and len(response.content) != (length := int(wanted[2]) - int(wanted[1]) + 1):
+        return f"{len(response.content):,} bytes came instead of {length:,}"
+    return ""
+
+
+def _wish(response: httpx.Response) -> float:
+    """Seconds that the hub asks to wait."""
+    after = response.headers.get("retry-after", "")
+    if after.isdigit():
+        return float(after)
+    limit = parse_ratelimit_headers(response.headers)
+    return float(limit.reset_in_seconds) if limit and not limit.remaining else 0.0
+
+
+# ---- JSON can escape half a surrogate pair, "\ud83d", which is no text and stops Arrow
+
+MENDED = "json_without_half_surrogates"
+ESCAPES = re.compile(r"\\\\|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|\\u[dD][89a-fA-F][\da-fA-F]{2}")  # the last is the half
+
+
+def _codec(name: str) -> codecs.CodecInfo | None:
+    if name != MENDED:
+        return None
+    return codecs.CodecInfo(codecs.utf_8_encode, _mend, incrementaldecoder=codecs.getincrementaldecoder("utf-8"), name=MENDED)
+
+
+def _mend(content: Any, errors: str = "strict") -> tuple[str, int]:
+    text = bytes(content).decode("utf-8", errors)
+    if "\\ud" in text or "\\uD" in text:
+        text = ESCAPES.sub(lambda escape: "?" if len(escape[0]) == 6 else escape[0], text)
+    return text, len(content)

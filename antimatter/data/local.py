@@ -1,0 +1,122 @@
+"""Text in local files: .jsonl and .json (one object a line), plain, .gz or .zst; .parquet; .txt (a file is a document)."""
+
+import glob
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antimatter.data.documents import Document
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig:
+    pattern: str  # glob
+    text_column: str  # of JSON and parquet: the field that holds the text
+    licence: str  # goes with each document
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files that are read one after the other: the unit of work."""
+
+    config: FilesConfig
+    paths: tuple[str, ...]
+    bytes: int  # on disk
+    key: str  # in params.yaml, for errors
+
+
+def parts(sources: Sequence[FilesConfig], file_mb: float, key: str) -> list[Part]:
+    """The files of all patterns in parts of at most `file_mb` megabytes on disk, or of one file. They depend on the files alone.
+
+    Args:
+        key: where params.yaml names them, for errors.
+
+    Raises:
+        FileNotFoundError: a pattern matches no file.
+        ValueError: a file is of no known kind.
+    """
+    found: list[Part] = []
+    for config in sources:
+        paths = sorted(path for path in glob.glob(config.pattern, recursive=True) if Path(path).is_file())
+        if not paths:
+            raise FileNotFoundError(
+                f"{key}: {config.pattern} matches no file in {Path.cwd()}: correct the pattern in params.yaml, or put the files there"
+            )
+        for path in paths:
+            _kind(path, key)
+            size = Path(path).stat().st_size
+            last = found[-1] if found else None
+            if last and last.config == config and last.bytes + size <= file_mb * 1e6:
+                found[-1] = Part(config, (*last.paths, path), last.bytes + size, key)
+            else:
+                found.append(Part(config, (path,), size, key))
+    return found
+
+
+def read(part: Part) -> Iterator[Document]:
+    """The documents of a part.
+
+    Raises:
+        ValueError: an empty or broken file, or one without the text column.
+    """
+    config = part.config
+    for path in part.paths:
+        found = False
+        for number, text in _read(path, config.text_column, part.key):
+            found = True
+            yield Document(f"{path}:{number}", text, config.pattern, config.licence)
+        if not found:
+            raise ValueError(f"{path} is empty: delete it, or take it out of {part.key} in params.yaml")
+
+
+def _kind(path: str, key: str) -> tuple[str, str]:
+    """What a file holds and how it is packed: ("jsonl", ".gz")."""
+    if kind := re.search(r"\.(jsonl?|txt)(\.gz|\.zst)?$|\.(parquet)$", path):
+        return kind[1] or kind[3], kind[2] or ""
+    raise ValueError(f"{path} is of no known kind: {key} takes .jsonl, .json, .txt (each also .gz or .zst) and .parquet")
+
+
+def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
+    """The texts of a file with their numbers: lines of JSON, rows of parquet; both from 1."""
+    kind, packed = _kind(path, key)
+    number = 0
+    try:
+        if kind == "parquet":
+            table = pq.ParquetFile(path)
+            _require(column, table.schema_arrow.names, path, key)
+            if not pa.types.is_string(held := table.schema_arrow.field(column).type) and not pa.types.is_large_string(held):
+                raise ValueError(f"{path}: `{column}` must be text, it holds {held}: set text_column of {key} to another")
+            for batch in table.iter_batches(1000, columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    yield number, text or ""
+            return
+        compression = {".gz": "gzip", ".zst": "zstd"}.get(packed)
+        with io.TextIOWrapper(pa.input_stream(path, compression=compression), encoding="utf-8") as stream:
+            if kind == "txt":
+                yield from ((1, text) for text in [stream.read()] if text.strip())
+                return
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    _require(column, row if isinstance(row, dict) else (), f"{path}, line {number}", key)
+                    if not isinstance(row[column], str | None):
+                        raise ValueError(f"{path}, line {number}: `{column}` must be text, got {row[column]!r:.60}")
+                    yield number, (row[column] or "").encode(errors="replace").decode()  # JSON can escape half a surrogate pair, which is no text
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number} is not JSON ({error}): correct the line, or take the file out of {key}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text after line {number} ({error}): convert it, or take it out of {key}") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read after row {number} ({str(error).splitlines()[0]}): it is broken; fetch it again") from None
+
+
+def _require(column: str, names: Iterable[str], where: str, key: str) -> None:
+    if column not in names:
+        raise ValueError(f"{where} has no column `{column}`: set text_column of {key} to one of {', '.join(names) or '(it holds no columns)'}")
