@@ -16,7 +16,8 @@ def run(main: Callable[..., None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("ANTIMATTER_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        way_out = ": free some space and run again, what is finished is kept" if "No space left" in str(error) else ""
+        print(f"error: {error}{way_out}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,7 +1,8 @@
 """Raw text becomes text worth learning: repaired, filtered with a reason for each drop, and without duplicates.
 
 One task per raw file, because the number of tasks may show in the bytes while the number of workers must not. Each task judges its documents and
-leaves a signature of every one that passed; a look at all signatures decides what repeats an earlier document; a second round of tasks copies the rest.
+leaves a signature of every one that passed; a look at all signatures decides what repeats an earlier document; a second round of tasks copies the
+rest.
 """
 
 import heapq
@@ -11,13 +12,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from datatrove.data import Document, DocumentsPipeline
+from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter import files
 from antimatter.data import duplicates, engine, filters
@@ -28,6 +30,7 @@ from antimatter.data.engine import EngineRuntime, Step
 from antimatter.data.filters import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
 
 SCHEMA = COLUMNS.append(pa.field("sketch", pa.binary()))  # the low byte of each MinHash value: what a later stage can tell look-alikes by
+MOSTLY = 0.5  # of a page: what the line rules must have left of it for the page as a whole to be compared
 EXAMPLES = 20  # documents shown for each reason
 EXAMPLE_CHARACTERS = 4000  # of each
 
@@ -123,7 +126,7 @@ def _length(size: int) -> int:
 
 
 def _repeats(passed: Path, names: list[str], config: CleanConfig) -> dict[str, dict[int, int]]:
-    """Writes beside each passed file which of its rows to drop, (rows,) uint8 by REPEATS; returns examples: reason -> row -> the row that it repeats."""
+    """Writes beside each passed file which of its rows to drop, (rows,) uint8 by REPEATS; examples: reason -> row -> the row that it repeats."""
     exact, near = (duplicates.earlier([passed / f"{name}.{kind}.npy" for name in names]) for kind in ("exact", "bands"))
     repeats = np.zeros(len(exact), np.uint8)
     if config.near_duplicates.enabled:
@@ -209,7 +212,7 @@ class Judge(Step):
     def __init__(self, folder: Path, names: list[str], config: CleanConfig) -> None:
         super().__init__()
         self.folder, self.names = folder, names
-        self.rules = list(filters.steps(config.language, config.c4, config.gopher, config.fineweb, config.repetition))
+        self.repair, *self.rules = filters.steps(config.language, config.c4, config.gopher, config.fineweb, config.repetition)
         if config.decontamination.texts:
             self.rules.append(Decontamination(config.decontamination))
         for rule in self.rules:
@@ -224,7 +227,9 @@ class Judge(Step):
             counts["bytes_in"] += size
             self.tell(rank, counts["bytes_in"])
             counts[f"length_in {_length(size)}"] += 1
-            if reason := self._verdict(document):
+            reason = self._verdict(document, [self.repair])
+            document.metadata["whole"] = document.text
+            if reason := reason or self._verdict(document, self.rules):
                 counts[f"dropped {reason}"] += 1
                 counts[f"dropped_bytes {reason}"] += size
                 item = (-xxhash.xxh3_64_intdigest(before), document.id, document.metadata["source"], before[:EXAMPLE_CHARACTERS])
@@ -239,17 +244,27 @@ class Judge(Step):
         ]
         files.write_text(self.folder / f"{self.names[rank]}.dropped.jsonl", "".join(json.dumps(example) + "\n" for example in found))
 
-    def _verdict(self, document: Document) -> str:
+    def _verdict(self, document: Document, rules: Sequence[BaseFilter]) -> str:
         """Why a document is dropped; empty if it is not."""
-        for rule in self.rules:
+        for rule in rules:
             accepted = rule.filter(document)
             if accepted is not True:
                 return str(accepted[1])
         return ""
 
 
+class Hashes(NamedTuple):
+    exact: int
+    bands: list[int]
+    sketch: bytes
+
+
 class Sign(Step):
-    """Writes the documents of this task, and beside them the hashes by which repeats are found."""
+    """Writes the documents of this task, and beside them the hashes by which repeats are found.
+
+    Both texts are hashed, before the line rules and after: one changed word at the end of a paragraph can cost one copy the paragraph, and the same
+    article may stand in different surroundings. Where the rules took most of a page, its near copies before that would be pages of one site.
+    """
 
     def __init__(self, folder: Path, names: list[str], config: CleanConfig) -> None:
         super().__init__()
@@ -257,17 +272,19 @@ class Sign(Step):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         path = self.folder / self.names[rank]
-        exact: list[int] = []
+        exact: list[tuple[int, int]] = []
         bands: list[list[int]] = []
         rows: list[tuple[Any, ...]] = []
         held = 0
         with files.replacing(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
             for document in data:
-                words = document.text.lower().split()
-                signature = duplicates.signature(words, self.near)
-                exact.append(duplicates.exact_hash(words))
-                bands.append(duplicates.bands(signature, self.near))
-                rows.append((document.id, document.text, *document.metadata.values(), signature.astype(np.uint8).tobytes()))
+                whole = document.metadata.pop("whole")
+                cleaned = self._hashes(document.text)
+                before = cleaned if whole == document.text else self._hashes(whole)
+                same_kind = len(document.text) >= MOSTLY * len(whole)
+                exact.append((before.exact, cleaned.exact))
+                bands.append((before if same_kind else cleaned).bands + cleaned.bands)
+                rows.append((document.id, document.text, *document.metadata.values(), cleaned.sketch))
                 held += len(document.text)
                 if held >= BATCH_BYTES:
                     writer.write_table(_table(rows))
@@ -275,9 +292,14 @@ class Sign(Step):
                 yield document
             if rows:
                 writer.write_table(_table(rows))
-        for kind, values in (("exact", np.array([exact], np.uint64)), ("bands", np.array(bands, np.uint64).reshape(-1, self.near.bands).T)):
+        for kind, hashes, width in (("exact", exact, 2), ("bands", bands, 2 * self.near.bands)):
             with files.replacing(path.with_name(f"{path.name}.{kind}.npy")) as partial, partial.open("wb") as file:
-                np.save(file, np.ascontiguousarray(values))
+                np.save(file, np.ascontiguousarray(np.array(hashes, np.uint64).reshape(-1, width).T))  # a row of all documents for each hash
+
+    def _hashes(self, text: str) -> Hashes:
+        words = text.lower().split()
+        signature = duplicates.signature(words, self.near)
+        return Hashes(duplicates.exact_hash(words), duplicates.bands(signature, self.near), signature.astype(np.uint8).tobytes())
 
 
 def _table(rows: Sequence[tuple[Any, ...]]) -> pa.Table:

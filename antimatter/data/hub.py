@@ -10,9 +10,8 @@ import codecs
 import logging
 import re
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import islice
@@ -21,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import huggingface_hub
+import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import disable_progress_bars, httpx, parse_ratelimit_headers  # type: ignore[attr-defined]
@@ -121,7 +121,7 @@ def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], Non
     Args:
         folder: also keeps {data set}-{lane}.json, the lane's place.
         file_mb: megabytes of text in one file.
-        say: is told of the bytes of text as they are written, every few megabytes.
+        say: is told every few megabytes how many bytes of text the lane has so far, those of earlier calls among them.
 
     Raises:
         ValueError: the data cannot be read as text.
@@ -140,17 +140,17 @@ def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], Non
     if note["ended"]:
         return report
     dataset = _open(lane.data_set).shard(lane.of, lane.index).select_columns([lane.data_set.text_column])
+    documents = _documents(dataset, lane, note["place"], report.documents)
     ended = False
-    with closing(_documents(dataset, lane, note["place"], report.documents)) as documents:
-        while not ended:
-            first = next(documents, None)
-            if first is not None:
-                limit = min(file_mb * 1e6, lane.bytes - report.bytes)
-                with files.replacing(folder / f"{name}-{report.files:05d}.parquet") as partial:
-                    number, size = _write(first, documents, partial, limit, say)
-                report = LaneReport(files=report.files + 1, documents=report.documents + number, bytes=report.bytes + size)
-            ended = first is None or report.bytes >= lane.bytes
-            files.write_json(path, {"identity": identity, "ended": ended, "place": dataset.state_dict(), "report": asdict(report)})
+    while not ended:
+        first = next(documents, None)
+        if first is not None:
+            limit = min(file_mb * 1e6, lane.bytes - report.bytes)
+            with files.replacing(folder / f"{name}-{report.files:05d}.parquet") as partial:
+                number, size = _write(first, documents, partial, limit, lambda size, before=report.bytes: say(before + size))  # type: ignore[misc]
+            report = LaneReport(files=report.files + 1, documents=report.documents + number, bytes=report.bytes + size)
+        ended = first is None or report.bytes >= lane.bytes
+        files.write_json(path, {"identity": identity, "ended": ended, "place": dataset.state_dict(), "report": asdict(report)})
     return report
 
 
@@ -162,8 +162,8 @@ def _write(first: Document, others: Iterator[Document], path: Path, limit: float
             document = next(others, None) if size + held < limit else None
             if document is None or held >= BATCH_BYTES:
                 writer.write_table(table(rows))
-                say(held)
                 documents, size, rows, held = documents + len(rows), size + held, [], 0
+                say(size)
             if document is not None:
                 rows.append(document)
                 held += len(document.text.encode())
@@ -176,36 +176,32 @@ def _documents(dataset: Any, lane: Lane, place: Any, before: int) -> Iterator[Do
     What cannot be read is read once more, from the last place noted: a fault on the way passes, one in the file stays.
     """
     data_set = lane.data_set
+    begin = f"{data_set.name}/{data_set.config}/{data_set.split}/{lane.index}"
     row = noted = before
     failed = -1
-    try:
-        _Client.begin()
-        while True:
-            try:
-                dataset.load_state_dict(place)
-                for values in islice(dataset, row - noted, None):
-                    text = values[data_set.text_column]
-                    if not isinstance(text, str | None):
-                        raise _Refusal(f"column `{data_set.text_column}` holds {text!r:.60}, which is no text: set text_column to another")
-                    row += 1
-                    yield Document(
-                        f"{data_set.name}/{data_set.config}/{data_set.split}/{lane.index}:{row}", text or "", data_set.name, data_set.licence
-                    )
-                    if row % PLACE_ROWS == 0:
-                        place, noted = dataset.state_dict(), row
-                return
-            except Exception as error:
-                if refused := _refusal(error, data_set):
-                    raise refused from None
-                fault = f"{_Client.asked} cannot be read after row {row:,} of lane {lane.index} ({_line(error)})"
-                if failed == row:
-                    raise ValueError(
-                        f"raw.hub: {fault}, twice: the file is broken; take another revision, or tell its owner at {_page(data_set.name)}/discussions"
-                    ) from None
-                failed = row
-                print(f"raw: {fault}; reading it once more", file=sys.stderr, flush=True)
-    finally:
-        _Client.end()
+    _Client.failed = None
+    while True:
+        try:
+            dataset.load_state_dict(place)
+            for values in islice(dataset, row - noted, None):
+                text = values[data_set.text_column]
+                if not isinstance(text, str | None):
+                    raise _Refusal(f"column `{data_set.text_column}` holds {text!r:.60}, which is no text: set text_column to another")
+                row += 1
+                yield Document(f"{begin}:{row}", text or "", data_set.name, data_set.licence)
+                if row % PLACE_ROWS == 0:
+                    place, noted = dataset.state_dict(), row
+            return
+        except Exception as error:
+            if refused := _refusal(error, data_set):
+                raise refused from None
+            fault = f"{_Client.asked} cannot be read after row {row:,} of lane {lane.index} ({_line(error)})"
+            if failed == row:
+                raise ValueError(
+                    f"raw.hub: {fault}, twice: the file is broken; take another revision, or tell its owner at {_page(data_set.name)}/discussions"
+                ) from None
+            failed = row
+            print(f"raw: {fault}; reading it once more", file=sys.stderr, flush=True)
 
 
 @cache
@@ -226,7 +222,7 @@ def _open(data_set: HubDataSet) -> Any:
     hooks = huggingface_hub.get_session().event_hooks
     huggingface_hub.set_client_factory(lambda: _Client(event_hooks=hooks, follow_redirects=True))
 
-    _Client.begin()
+    _Client.failed = None
     api = huggingface_hub.HfApi()
     column = data_set.text_column
     try:
@@ -239,7 +235,7 @@ def _open(data_set: HubDataSet) -> Any:
                 revision=data_set.revision,
                 cache_dir=empty,
             )
-        if hasattr(builder.config, "encoding"):  # JSON
+        if builder.name == "json":
             builder.config.encoding = MENDED
         dataset = builder.as_streaming_dataset(data_set.split)
         if features := dataset.features:  # unknown for some JSON; then the rows tell
@@ -247,11 +243,25 @@ def _open(data_set: HubDataSet) -> Any:
                 raise _Refusal(f"has no column `{column}`: set text_column to one of {', '.join(features)}")
             if (held := getattr(features[column], "dtype", "a list")) not in ("string", "large_string"):
                 raise _Refusal(f"column `{column}` holds {held}, which is no text: set text_column to another")
-        if _Client.failed:  # and a layer above took it for the absence of a file
-            raise _Client.failed
+        if builder.name == "parquet":
+            builder.config.columns = [column]
+            builder._generate_tables = lambda files, **_: _tables(files, column)
+            dataset = builder.as_streaming_dataset(data_set.split)
         return dataset
     except Exception as error:
         raise _refusal(error, data_set) or ValueError(f"raw.hub: {data_set.name} cannot be streamed: {_line(error)}") from None
+
+
+def _tables(paths: list[str], column: str) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    """The text in parquet files, with (file, batch), read in this thread.
+
+    What it replaces in `datasets` fetches and decodes whole files ahead in threads. They outlive the reading and abort a process that ends meanwhile
+    (https://github.com/apache/arrow/issues/45214).
+    """
+    for number, path in enumerate(paths):
+        with huggingface_hub.HfFileSystem().open(path, "rb") as file:
+            for index, batch in enumerate(pq.ParquetFile(file, pre_buffer=False).iter_batches(1000, columns=[column], use_threads=False)):
+                yield (number, index), pa.Table.from_batches([batch])
 
 
 class _Refusal(Exception):
@@ -299,36 +309,16 @@ class _Client(httpx.Client):
     reached: ClassVar[bool] = False  # the hub has answered
     failed: ClassVar[OSError | None] = None  # what it gave up with; kept because the layers above may swallow it
     asked: ClassVar[str] = ""  # the file of the last request
-    turn: ClassVar[threading.Lock] = threading.Lock()  # one request at a time, though pyarrow reads ahead in threads of its own
-    over: ClassVar[threading.Event] = threading.Event()  # nobody waits for what they ask for
-
-    @classmethod
-    def begin(cls) -> None:
-        cls.failed = None
-        cls.over.clear()
-
-    @classmethod
-    def end(cls) -> None:
-        """Waits for the request under way: a thread that comes back to an interpreter that has gone would abort the process."""
-        cls.over.set()
-        with cls.turn:
-            pass
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        with _Client.turn:
-            return self._send(request, {**options, "stream": False})
-
-    def _send(self, request: httpx.Request, options: dict[str, Any]) -> httpx.Response:
         asked = _Client.asked = re.sub(r"^/(api/)?datasets/|/(resolve|tree|revision)/[0-9a-f]{40}", "", request.url.path)
         request.extensions["timeout"] = httpx.Timeout(TIMEOUT).as_dict()
-        tries, pause = 0, 0.0
+        tries = 0
         while _Client.failed is None:
-            if _Client.over.wait(pause):
-                raise OSError("nobody waits for this any more")
             tries += 1
             wish = 0.0
             try:
-                response = super().send(request, **options)
+                response = super().send(request, **{**options, "stream": False})
                 _Client.reached = True
                 fault = _fault(request, response)
                 if not fault:
@@ -348,6 +338,7 @@ class _Client(httpx.Client):
             else:
                 pause = max(wish, min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE))
                 print(f"raw: {asked}: {fault}; try {tries + 1} of {TRIES} in {pause:.0f} s", file=sys.stderr, flush=True)
+                time.sleep(pause)
         raise _Client.failed
 
 

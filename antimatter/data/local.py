@@ -98,11 +98,12 @@ def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
                     yield number, text or ""
             return
         compression = {".gz": "gzip", ".zst": "zstd"}.get(packed)
-        with io.TextIOWrapper(pa.input_stream(path, compression=compression), encoding="utf-8") as stream:
+        with pa.input_stream(path, compression=compression) as stream:
             if kind == "txt":
-                yield from ((1, text) for text in [stream.read()] if text.strip())
+                yield from ((1, text) for text in [stream.read().decode()] if text.strip())
                 return
-            for number, line in enumerate(stream, 1):
+            for line in io.BufferedReader(stream, 1 << 20):
+                number += 1
                 if line.strip():
                     row = json.loads(line)
                     _require(column, row if isinstance(row, dict) else (), f"{path}, line {number}", key)
@@ -112,7 +113,7 @@ def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {number} is not JSON ({error}): correct the line, or take the file out of {key}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text after line {number} ({error}): convert it, or take it out of {key}") from None
+        raise ValueError(f"{path} is not UTF-8 text in line {number} ({error}): convert it, or take it out of {key}") from None
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read after row {number} ({str(error).splitlines()[0]}): it is broken; fetch it again") from None
 

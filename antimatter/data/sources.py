@@ -1,5 +1,6 @@
 """Where text comes from: the documentation inside the pinned packages, local files, or data sets of the hub. All of it becomes parquet files."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -61,7 +62,13 @@ def write(config: RawConfig, folder: Path, runtime: EngineRuntime) -> dict[str, 
         with state.kept("raw", asdict(config)) as work:
             step = ReadLanes(lanes, work / "raw", config.file_mb)
             counts = engine.run([step], [lane.bytes for lane in lanes], work / "read", runtime, "raw")
+            for place in (work / "raw").glob("*.json"):
+                place.unlink()
             files.publish(work / "raw", folder)
+        for name in sorted({lane.data_set.name for lane in lanes}):
+            asked, got = sum(lane.bytes for lane in lanes if lane.data_set.name == name), counts[f"bytes {name}"]
+            if got < 0.99 * asked:
+                print(f"raw: {name} gave {got / 1e6:,.0f} MB of the {asked / 1e6:,.0f} asked for: some lanes hold no more", file=sys.stderr)
     return _tallies(counts)
 
 

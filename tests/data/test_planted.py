@@ -47,7 +47,7 @@ REASONS = {  # by the first word of a class of rubbish: what it may be dropped f
     "spam": REPEATED,
     "repeated": SHORT | REPEATED,
     "empty": {"empty"},
-    "binary": {"empty", "language"},
+    "binary": {"empty"} | SHORT | NO_PROSE,
     "foreign": {"language"},
 }
 

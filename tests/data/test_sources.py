@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -6,10 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antimatter.data import local
+from antimatter import params
+from antimatter.data import local, sources
 from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded
 from antimatter.data.local import FilesConfig
+from antimatter.data.sources import RawConfig
 
 MODULE = '''"""Opens doors.
 
@@ -215,3 +218,42 @@ def test_documents_are_written_to_files_of_bounded_size(tmp_path):
     assert [path.name for path in written] == ["00000.parquet", "00001.parquet", "00002.parquet"]
     assert [tuple(row.values()) for path in written for row in pq.read_table(path).to_pylist()] == documents
     assert [path.read_bytes() for path in written] == [path.read_bytes() for path in sorted((tmp_path / "two").iterdir())]
+
+
+def config_of(folder):
+    values = params.read(RawConfig, "raw")
+    given = (
+        FilesConfig(pattern=f"{folder}/*.jsonl", text_column="text", licence="MIT"),
+        FilesConfig(pattern=f"{folder}/*.parquet", text_column="content", licence="none"),
+    )
+    return dataclasses.replace(values, source="files", file_mb=0.02, files=given)
+
+
+def test_files_of_several_kinds_become_parquet_whatever_the_number_of_workers(tmp_path, monkeypatch, runtime):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for number in range(3):
+        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": f"{number} {row} " + "word " * 100}) + "\n" for row in range(100)))
+    pq.write_table(pa.table({"content": [f"{row} text" for row in range(50)]}), tmp_path / "a.parquet")
+    written = []
+    for workers in (1, 2):
+        folder = tmp_path / f"raw{workers}"
+        tallies = sources.write(config_of(tmp_path), folder, dataclasses.replace(runtime, workers=workers))
+        assert {source: tally.documents for source, tally in tallies.items()} == {f"{tmp_path}/*.jsonl": 300, f"{tmp_path}/*.parquet": 50}
+        written.append({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
+    assert written[0] == written[1] and len(written[0]) > 4
+    rows = [row for path in sorted((tmp_path / "raw1").iterdir()) for row in pq.read_table(path).to_pylist()]
+    assert [row["licence"] for row in rows] == ["MIT"] * 300 + ["none"] * 50
+    assert not list((tmp_path / ".state").iterdir())
+
+
+def test_a_bad_file_among_good_ones_loses_nothing(tmp_path, monkeypatch, runtime):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "0.jsonl").write_text(json.dumps({"text": "good"}) + "\n")
+    (tmp_path / "1.jsonl").write_text("no JSON\n" + " " * 30_000)
+    pq.write_table(pa.table({"content": ["good"]}), tmp_path / "a.parquet")
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(ValueError, match=r"1\.jsonl, line 1 is not JSON"):
+        sources.write(config_of(tmp_path), folder, runtime)
+    assert [path.name for path in folder.iterdir()] == ["old"]

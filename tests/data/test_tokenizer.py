@@ -87,6 +87,28 @@ def test_training_is_deterministic(tmp_path, folder):
     assert Tokenizer.load(folder).vocab_size == CONFIG.vocab_size
 
 
+def test_the_sample_is_of_the_size_asked_for_and_from_everywhere(tmp_path):
+    paths = []
+    for number in range(4):
+        documents = [f"{number} {row} " + "word " * (row % 50) for row in range(2000)]
+        paths.append(corpus(tmp_path / str(number), documents) / "00000.parquet")
+    drawn = [[row for rows in tok.sample([path], 0.1) for row in rows] for path in paths]
+    assert all(150 < len(rows) < 250 for rows in drawn)
+    half = {text for rows in tok.sample(paths, 0.5) for _, text in rows}
+    assert {text for rows in drawn for _, text in rows} < half  # a larger sample holds the smaller one
+    assert sum(len(rows) for rows in tok.sample(paths, 1.0)) == 8000
+
+
+def test_the_report_counts_the_sample_by_source(tmp_path, folder):
+    report = tok.train(corpus(tmp_path / "cleaned", [SENTENCE * 3, "foxes and dogs, dogs and foxes"]), tmp_path / "tokenizer", CONFIG, workers=2)
+    tokenizer = Tokenizer.load(folder)
+    sizes = {"book 0": len((SENTENCE * 3).encode()), "book 1": 30}
+    tokens = {"book 0": len(tokenizer.encode(SENTENCE * 3)), "book 1": len(tokenizer.encode("foxes and dogs, dogs and foxes"))}
+    assert report["bytes_per_token_by_source"] == {source: sizes[source] / tokens[source] for source in sizes}
+    assert report["bytes_per_token"] == sum(sizes.values()) / sum(tokens.values())
+    assert report["sample_bytes"] == sum(sizes.values())
+
+
 def test_text_too_poor_for_the_vocabulary_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer\.vocab_size is 300, but the text yields only 26\d tokens"):
         tok.train(corpus(tmp_path / "cleaned", ["aaaa bbbb"]), tmp_path / "tokenizer", CONFIG, workers=1)

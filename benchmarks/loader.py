@@ -1,0 +1,70 @@
+"""Random batches from token shards larger than one would load: batches a second and resident memory, against nanoGPT's recipe, interleaved.
+
+    python benchmarks/loader.py --gigabytes 2
+
+Writes shards of random tokens to a temporary folder beside this one. The peer opens a memory map for each batch and takes windows at random offsets
+(with replacement, as nanoGPT does); ours takes each window once an epoch, in an order that a resumed run finds again.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from antimatter.data.batches import Batches
+
+BATCH, BLOCK, FILE_TOKENS, ROUNDS = 32, 2048, 50_000_000, 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gigabytes", type=float, default=2)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        paths = write(Path(name), int(given.gigabytes * 1e9 / 2))
+        process = psutil.Process()
+        begin = time.monotonic()
+        batches = Batches([np.load(path, mmap_mode="r") for path in paths], batch_size=BATCH, block_size=BLOCK, seed=1)
+        batches.at(0)
+        print(f"{given.gigabytes} GB in {len(paths)} files, {batches.windows:,} windows; first batch after {time.monotonic() - begin:.2f} s")
+        random = np.random.default_rng(0)
+        spent: dict[str, list[float]] = {"ours": [], "memmap": []}
+        before = process.memory_full_info().uss
+        for step in range(ROUNDS):
+            for which, take in (("ours", lambda step=step: batches.at(step * 997)), ("memmap", lambda: recipe(paths, random))):
+                begin = time.perf_counter()
+                inputs, targets = take()
+                spent[which].append(time.perf_counter() - begin)
+                assert inputs.shape == targets.shape == (BATCH, BLOCK)
+        for which, times in spent.items():
+            median = statistics.median(times[10:])
+            print(f"{which:8}{1 / median:8.0f} batches/s of {BATCH} x {BLOCK}, {BATCH * BLOCK / median / 1e6:.1f} M tokens/s")
+        ratios = [theirs / ours for ours, theirs in zip(spent["ours"][10:], spent["memmap"][10:], strict=True)]
+        print(f"ratio   {statistics.median(ratios):8.2f}")
+        print(f"private memory grew by {(process.memory_full_info().uss - before) / 1e6:.1f} MB in {2 * ROUNDS} batches")
+
+
+def recipe(paths: list[Path], random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    data = np.load(paths[random.integers(len(paths))], mmap_mode="r")
+    starts = random.integers(0, len(data) - BLOCK - 1, BATCH)
+    inputs = torch.stack([torch.from_numpy(data[i : i + BLOCK].astype(np.int64)) for i in starts])
+    targets = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + BLOCK].astype(np.int64)) for i in starts])
+    return inputs, targets
+
+
+def write(folder: Path, tokens: int) -> list[Path]:
+    random = np.random.default_rng(0)
+    paths = []
+    for number, start in enumerate(range(0, tokens, FILE_TOKENS)):
+        paths.append(folder / f"train-{number:05d}.npy")
+        np.save(paths[-1], random.integers(0, 50257, min(FILE_TOKENS, tokens - start), np.uint16))
+    return paths
+
+
+if __name__ == "__main__":
+    main()
