@@ -222,7 +222,7 @@ class C4(BaseFilter):
 
 
 class Gopher(BaseFilter):
-    """GopherQualityFilter. A document without words, at which that one fails where min_words is 0, is short."""
+    """GopherQualityFilter, but where min_words is 0 this one survives a document without words."""
 
     name = "gopher"
 
@@ -232,10 +232,10 @@ class Gopher(BaseFilter):
 
     def filter(self, doc: Document) -> Verdict:
         config, text, words = self.config, doc.text, words_of(doc.text)
-        n_words = len(words.kinds)
+        n_words = len(words.kinds) or 1
         proper = words.kinds & PROPER > 0
         n_proper = int(np.count_nonzero(proper))
-        if n_words == 0 or (config.min_words and n_proper < config.min_words):
+        if config.min_words and n_proper < config.min_words:
             return False, "gopher_short_doc"
         if config.max_words and n_proper > config.max_words:
             return False, "gopher_long_doc"
@@ -252,7 +252,7 @@ class Gopher(BaseFilter):
         if config.max_symbol_ratio and ellipses / n_words > config.max_symbol_ratio:
             return False, "gopher_too_many_ellipsis"
 
-        lines = text.splitlines()
+        lines = text.splitlines() or [""]
         if config.max_bullet_lines and sum(line.lstrip().startswith(("•", "-")) for line in lines) / len(lines) > config.max_bullet_lines:
             return False, "gopher_too_many_bullets"
         if (

@@ -147,14 +147,14 @@ def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], Non
         if first is not None:
             limit = min(file_mb * 1e6, lane.bytes - report.bytes)
             with files.replacing(folder / f"{name}-{report.files:05d}.parquet") as partial:
-                number, size = _write(first, documents, partial, limit, lambda size, before=report.bytes: say(before + size))  # type: ignore[misc]
+                number, size = _write(first, documents, partial, limit, say, report.bytes)
             report = LaneReport(files=report.files + 1, documents=report.documents + number, bytes=report.bytes + size)
         ended = first is None or report.bytes >= lane.bytes
         files.write_json(path, {"identity": identity, "ended": ended, "place": dataset.state_dict(), "report": asdict(report)})
     return report
 
 
-def _write(first: Document, others: Iterator[Document], path: Path, limit: float, say: Callable[[int], None]) -> tuple[int, int]:
+def _write(first: Document, others: Iterator[Document], path: Path, limit: float, say: Callable[[int], None], before: int) -> tuple[int, int]:
     """Writes documents until they hold `limit` bytes of text or end; returns how many they are, and their bytes."""
     rows, held, documents, size = [first], len(first.text.encode()), 0, 0
     with pq.ParquetWriter(path, COLUMNS, compression="zstd") as writer:
@@ -163,7 +163,7 @@ def _write(first: Document, others: Iterator[Document], path: Path, limit: float
             if document is None or held >= BATCH_BYTES:
                 writer.write_table(table(rows))
                 documents, size, rows, held = documents + len(rows), size + held, [], 0
-                say(size)
+                say(before + size)
             if document is not None:
                 rows.append(document)
                 held += len(document.text.encode())

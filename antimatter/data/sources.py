@@ -68,7 +68,7 @@ def write(config: RawConfig, folder: Path, runtime: EngineRuntime) -> dict[str, 
         for name in sorted({lane.data_set.name for lane in lanes}):
             asked, got = sum(lane.bytes for lane in lanes if lane.data_set.name == name), counts[f"bytes {name}"]
             if got < 0.99 * asked:
-                print(f"raw: {name} gave {got / 1e6:,.0f} MB of the {asked / 1e6:,.0f} asked for: some lanes hold no more", file=sys.stderr)
+                print(f"raw: {name} gave {got / 1e6:,.1f} MB of the {asked / 1e6:,.1f} asked for: some lanes hold no more", file=sys.stderr)
     return _tallies(counts)
 
 

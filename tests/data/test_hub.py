@@ -121,7 +121,7 @@ def serve(pipe: Connection, stderr: Path) -> None:
     begin = JsonConfig.__post_init__
     JsonConfig.__post_init__ = lambda self: (begin(self), setattr(self, "chunksize", 10_000))[0]  # else one chunk
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    for name, value in {"FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.02, "TIMEOUT": 0.5, "BATCH_BYTES": 6000, "PLACE_ROWS": 64}.items():
+    for name, value in {"FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.02, "TIMEOUT": 1.0, "BATCH_BYTES": 6000, "PLACE_ROWS": 64}.items():
         setattr(hub, name, value)
     with contextlib.suppress(EOFError):
         while True:

@@ -1,0 +1,64 @@
+"""The stage raw with `source: hub`, as DVC calls it: killed in the middle, with any number of readers, the same files."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hub_server
+import pytest
+import yaml
+from test_hub import C4, C4_TEXTS, WEB, WEB_TEXTS, c4, refinedweb
+
+ROOT = Path.cwd()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with hub_server.running({C4.name: c4(4), WEB.name: refinedweb(5)}) as server:
+        yield server
+
+
+def start(server: hub_server.Hub, folder: Path, workers: int) -> "subprocess.Popen[str]":
+    folder.mkdir(exist_ok=True)
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    keys = ("name", "config", "split", "revision", "text_column", "licence", "weight")
+    data_sets = [{key: getattr(data_set, key) for key in keys} for data_set in (C4, WEB)]
+    values["raw"] |= {"source": "hub", "file_mb": 0.02, "hub": {"total_mb": 1.0, "lanes": 3, "data_sets": data_sets}}
+    values["runtime"]["workers"] = workers
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stages.raw", "data/raw", "raw.json", "sources.csv"]
+    for name in ("antimatter", "stages"):  # what the state is named for: the code, seen from the folder of the call
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "data/raw").iterdir())}
+
+
+def test_the_stage_leaves_the_same_files_killed_or_not(server, tmp_path):
+    first = start(server, tmp_path / "one", workers=1)
+    said, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    size = sum(len(text) for text in C4_TEXTS + WEB_TEXTS)
+    assert said == f"raw: {len(C4_TEXTS) + len(WEB_TEXTS):,} documents, {size / 1e6:.1f} MB from 2 sources\n"
+    assert "raw: allenai/c4 gave 0.2 MB of the 0.5 asked for: some lanes hold no more" in errors
+    expected = contents(tmp_path / "one")
+    assert expected and all(name.endswith(".parquet") for name in expected)
+
+    for files in (2, 9):  # finished when it is killed
+        with start(server, tmp_path / "two", workers=2) as call:
+            while len(list((tmp_path / "two/.state").glob("*/raw/*.json"))) < min(files, 6) and call.poll() is None:
+                time.sleep(0.005)
+            call.send_signal(signal.SIGKILL)
+    last = start(server, tmp_path / "two", workers=2)
+    _, errors = last.communicate(timeout=60)
+    assert last.returncode == 0, errors
+    assert contents(tmp_path / "two") == expected
+    assert (tmp_path / "two/sources.csv").read_bytes() == (tmp_path / "one/sources.csv").read_bytes()
