@@ -1,4 +1,4 @@
-"""Cleaning: our rules and signatures against datatrove's own filters with its default words (spaCy) and its own MinHash, chunks interleaved in one process.
+"""Cleaning on one core: our rules and signatures against datatrove's own with its default words (spaCy) and its MinHash, chunks interleaved.
 
     pip install spacy
     python benchmarks/cleaning.py 'corpus/c4/en/*.json.gz' text --megabytes 10

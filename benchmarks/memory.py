@@ -21,7 +21,7 @@ import psutil
 from antimatter import params
 from antimatter.data import encode, local, tokenizer
 from antimatter.data.clean import CleanConfig, clean
-from antimatter.data.documents import Document, write_parquet
+from antimatter.data.documents import Document, text_bytes, write_parquet
 from antimatter.data.encode import ShardsConfig
 from antimatter.data.engine import EngineRuntime
 from antimatter.data.local import FilesConfig
@@ -43,7 +43,8 @@ def main() -> None:
     for megabytes in given.megabytes:
         with tempfile.TemporaryDirectory(dir=".") as name:
             folder = Path(name)
-            size = sum(len(document.text.encode()) for document in write_parquet(corpus(given, megabytes), folder / "raw", given.file_mb)) / 1e6
+            write_parquet(corpus(given, megabytes), folder / "raw", given.file_mb)
+            size = sum(map(text_bytes, (folder / "raw").iterdir())) / 1e6
             config = dataclasses.replace(params.read(TokenizerConfig, "tokenizer", PRESET), train_mb=given.train_mb)
             split = params.read(ShardsConfig, "shards", PRESET)
             for label, call in (

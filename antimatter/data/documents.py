@@ -1,6 +1,6 @@
 """A document, and the parquet files of documents that the first stages leave."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,39 +22,40 @@ class Document(NamedTuple):
 COLUMNS = pa.schema([(name, pa.string()) for name in Document._fields])
 
 
-def write_parquet(documents: Iterable[Document], folder: Path, file_mb: float, prefix: str = "") -> Iterator[Document]:
-    """Writes documents to folder/{prefix}00000.parquet, ... and passes each one on. The bytes depend on nothing but the documents.
-
-    Args:
-        file_mb: megabytes of text in a file; a document is never cut, so the last one may exceed them.
-    """
+def write_parquet(documents: Iterable[Document], folder: Path, file_mb: float, prefix: str = "") -> None:
+    """Writes documents to folder/{prefix}00000.parquet, ... of `file_mb` megabytes of text. The bytes depend on nothing but the documents."""
     folder.mkdir(parents=True, exist_ok=True)
-    documents = iter(documents)
-    number, ended = 0, False
-    while not ended:
-        first = next(documents, None)
-        if first is None:
-            return
-        with files.replacing(folder / f"{prefix}{number:05d}.parquet") as partial, pq.ParquetWriter(partial, COLUMNS, compression="zstd") as writer:
-            rows, held, written = [first], len(first.text.encode()), 0
-            yield first
-            while written + held < file_mb * 1e6:
-                document = next(documents, None)
-                if document is None:
-                    ended = True
-                    break
-                rows.append(document)
-                held += len(document.text.encode())
-                if held >= BATCH_BYTES:
-                    writer.write_table(table(rows))
-                    rows, written, held = [], written + held, 0
-                yield document
-            if rows:
-                writer.write_table(table(rows))
+    left = iter(documents)
+    number = 0
+    while write_file(left, folder / f"{prefix}{number:05d}.parquet", file_mb * 1e6)[0]:
         number += 1
 
 
-def table(rows: list[Document]) -> pa.Table:
+def write_file(documents: Iterator[Document], path: Path, limit: float, say: Callable[[int], None] = lambda size: None) -> tuple[int, int]:
+    """Writes documents until they hold `limit` bytes of text or end; how many they are, and their bytes. Of no document no file is made.
+
+    Args:
+        limit: no document is cut, so the last one may exceed it.
+        say: is told of the bytes so far, every few megabytes.
+    """
+    first = next(documents, None)
+    if first is None:
+        return 0, 0
+    rows, held, count, size = [first], len(first.text.encode()), 0, 0
+    with files.replacing(path) as partial, pq.ParquetWriter(partial, COLUMNS, compression="zstd") as writer:
+        while rows:
+            document = next(documents, None) if size + held < limit else None
+            if document is None or held >= BATCH_BYTES:
+                writer.write_table(_table(rows))
+                count, size, rows, held = count + len(rows), size + held, [], 0
+                say(size)
+            if document is not None:
+                rows.append(document)
+                held += len(document.text.encode())
+    return count, size
+
+
+def _table(rows: list[Document]) -> pa.Table:
     return pa.Table.from_arrays([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=COLUMNS)
 
 

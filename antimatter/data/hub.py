@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 from huggingface_hub.utils import disable_progress_bars, httpx, parse_ratelimit_headers  # type: ignore[attr-defined]
 
 from antimatter import files
-from antimatter.data.documents import BATCH_BYTES, COLUMNS, Document, table
+from antimatter.data.documents import Document, write_file
 
 TRIES = 20  # of one request, then the run ends: about a quarter of an hour
 FIRST_TRIES = 3  # as long as the hub has never answered: that is rather a wrong setting than a fault that passes
@@ -143,31 +143,16 @@ def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], Non
     documents = _documents(dataset, lane, note["place"], report.documents)
     ended = False
     while not ended:
-        first = next(documents, None)
-        if first is not None:
-            limit = min(file_mb * 1e6, lane.bytes - report.bytes)
-            with files.replacing(folder / f"{name}-{report.files:05d}.parquet") as partial:
-                number, size = _write(first, documents, partial, limit, say, report.bytes)
-            report = LaneReport(files=report.files + 1, documents=report.documents + number, bytes=report.bytes + size)
-        ended = first is None or report.bytes >= lane.bytes
+        limit = min(file_mb * 1e6, lane.bytes - report.bytes)
+        number, size = write_file(documents, folder / f"{name}-{report.files:05d}.parquet", limit, partial(_say_sum, say, report.bytes))
+        report = LaneReport(files=report.files + (number > 0), documents=report.documents + number, bytes=report.bytes + size)
+        ended = number == 0 or report.bytes >= lane.bytes
         files.write_json(path, {"identity": identity, "ended": ended, "place": dataset.state_dict(), "report": asdict(report)})
     return report
 
 
-def _write(first: Document, others: Iterator[Document], path: Path, limit: float, say: Callable[[int], None], before: int) -> tuple[int, int]:
-    """Writes documents until they hold `limit` bytes of text or end; returns how many they are, and their bytes."""
-    rows, held, documents, size = [first], len(first.text.encode()), 0, 0
-    with pq.ParquetWriter(path, COLUMNS, compression="zstd") as writer:
-        while rows:
-            document = next(others, None) if size + held < limit else None
-            if document is None or held >= BATCH_BYTES:
-                writer.write_table(table(rows))
-                documents, size, rows, held = documents + len(rows), size + held, [], 0
-                say(before + size)
-            if document is not None:
-                rows.append(document)
-                held += len(document.text.encode())
-    return documents, size
+def _say_sum(say: Callable[[int], None], before: int, size: int) -> None:
+    say(before + size)
 
 
 def _documents(dataset: Any, lane: Lane, place: Any, before: int) -> Iterator[Document]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -100,9 +100,14 @@ class ReadLanes(Step):
 
 def _write(documents: Iterable[Document], folder: Path, file_mb: float, prefix: str = "") -> Counter[str]:
     counts = Counter[str]()
-    for document in write_parquet(documents, folder, file_mb, prefix):
-        counts[f"documents {document.source}"] += 1
-        counts[f"bytes {document.source}"] += len(document.text.encode())
+
+    def counted() -> Iterator[Document]:
+        for document in documents:
+            counts[f"documents {document.source}"] += 1
+            counts[f"bytes {document.source}"] += len(document.text.encode())
+            yield document
+
+    write_parquet(counted(), folder, file_mb, prefix)
     return counts
 
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import Fault, Repository
 
-from antimatter.data import hub
+from antimatter.data import documents, hub
 from antimatter.data.hub import HubConfig, HubDataSet, Lane, LaneReport
 
 ROWS = 200  # of each file
@@ -121,8 +121,9 @@ def serve(pipe: Connection, stderr: Path) -> None:
     begin = JsonConfig.__post_init__
     JsonConfig.__post_init__ = lambda self: (begin(self), setattr(self, "chunksize", 10_000))[0]  # else one chunk
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    for name, value in {"FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.02, "TIMEOUT": 1.0, "BATCH_BYTES": 6000, "PLACE_ROWS": 64}.items():
+    for name, value in {"FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.02, "TIMEOUT": 1.0, "PLACE_ROWS": 64}.items():
         setattr(hub, name, value)
+    documents.BATCH_BYTES = 6000
     with contextlib.suppress(EOFError):
         while True:
             function, arguments = pipe.recv()

@@ -213,7 +213,7 @@ def test_a_pattern_without_files_is_an_error(tmp_path):
 def test_documents_are_written_to_files_of_bounded_size(tmp_path):
     documents = [Document(str(number), "word " * 1000, "here", "MIT") for number in range(10)]
     for folder in ("one", "two"):
-        assert list(write_parquet(documents, tmp_path / folder, file_mb=0.02)) == documents
+        write_parquet(documents, tmp_path / folder, file_mb=0.02)
     written = sorted((tmp_path / "one").iterdir())
     assert [path.name for path in written] == ["00000.parquet", "00001.parquet", "00002.parquet"]
     assert [tuple(row.values()) for path in written for row in pq.read_table(path).to_pylist()] == documents
