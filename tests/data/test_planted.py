@@ -36,19 +36,19 @@ REPEATED = {"char_dup_ratio", *(f"dup_{part}_{unit}" for part in ("line", "para"
 BROKEN = re.compile("[ÂÃâ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]")  # a byte that begins a character of several, and one that goes on
 
 REASONS = {  # by the first word of a class of rubbish: what it may be dropped for
-    **dict.fromkeys(("cookies", "javascript", "calls", "terms", "error"), SHORT | LAYOUT),
-    **dict.fromkeys(("code", "html", "tagged", "json"), SHORT | LAYOUT | NO_PROSE | REPEATED | {"curly_bracket"}),
+    **dict.fromkeys(("cookies", "javascript", "calls", "terms", "error"), SHORT | LAYOUT | {"site_notice"}),
+    **dict.fromkeys(("code", "html", "tagged", "json"), SHORT | LAYOUT | NO_PROSE | REPEATED | {"curly_bracket", "code", "code_lines", "markup"}),
     **dict.fromkeys(("menu", "links", "tables"), SHORT | LAYOUT | NO_PROSE),
-    **dict.fromkeys(("products", "tags", "shouting"), SHORT | LAYOUT | NO_PROSE | REPEATED),
-    **dict.fromkeys(("blob", "gibberish"), SHORT | NO_PROSE),
+    **dict.fromkeys(("products", "tags", "shouting"), SHORT | LAYOUT | NO_PROSE | REPEATED | {"price_list"}),
+    **dict.fromkeys(("blob", "gibberish"), SHORT | NO_PROSE | {"gibberish"}),
     "lorem": {"lorem_ipsum", "language"},
     "too": SHORT,
     "symbols": SHORT | LAYOUT | NO_PROSE | SYMBOLS,
-    "spam": REPEATED,
+    "spam": REPEATED | {"keyword_spam"},
     "repeated": SHORT | REPEATED,
     "empty": {"empty"},
     "binary": {"empty"} | SHORT | NO_PROSE,
-    "foreign": {"language"},
+    "foreign": {"language", "mixed_language"},
 }
 
 
