@@ -190,7 +190,7 @@ class C4(BaseFilter):
         for line in doc.text.splitlines():
             line = line.strip()
             counts["line-total"] += 1
-            if len(line) > self.LONGEST_WORD and words_of(line).lengths(1).max() > self.LONGEST_WORD:
+            if has_longer_word(line, self.LONGEST_WORD):
                 counts["line-filter-too_long_word"] += 1
                 continue
             if config.terminal_punctuation and (not line.endswith(END_PUNCTUATION) or line.endswith(ELLIPSIS)):
@@ -219,6 +219,16 @@ class C4(BaseFilter):
             return False, "too_few_sentences"
         doc.text = "\n".join(kept).strip()
         return True
+
+
+def has_longer_word(line: str, length: int) -> bool:
+    """Whether a word of the line has more than `length` characters. From space to space in the longest strides that leave none out."""
+    start = 0
+    while len(line) - start > length:
+        start = line.rfind(" ", start, start + length + 1) + 1
+        if start == 0:  # no space on `length` + 1 characters, but perhaps other white space
+            return bool(words_of(line).lengths(1).max(initial=0) > length)
+    return False
 
 
 class Gopher(BaseFilter):
@@ -481,9 +491,8 @@ def _kinds() -> np.ndarray:
 
 # ---- ftfy, only where it is needed
 
-
 BOM = "\ufeff"  # the byte order mark, once a zero-width space: the only character that ftfy deletes and that is common
-PLAIN = bytes({*b"\t\n\f", *range(32, 127)} - {*b"&"})
+PLAIN = bytes({*b"\t\n\f", *range(32, 127)} - {*b"&"})  # ASCII that ftfy leaves alone
 SEGMENT = 1_000_000  # characters of a line that ftfy looks at together
 
 
@@ -509,7 +518,7 @@ def mend(text: str, markup: bool = False) -> str:
 
 
 def _straighten(text: str, markup: bool) -> str:
-    """Of lines with nothing suspicious in them."""
+    """mend() of lines with nothing suspicious in them."""
     if BOM not in text:
         return text if text.isascii() else uncurl_quotes(text)
     if len(text) > SEGMENT:

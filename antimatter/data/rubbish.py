@@ -26,9 +26,9 @@ SITE = frozenset(
 )
 ADDRESS = frozenset("you your we our us please sorry this may must shall any not or such".split())
 FILLER = frozenset(  # the Latin that holds the place of text; without words that are English too
-    """adipiscing aliqua aliquam aliquip amet consectetur consequat culpa cupidatat deserunt dolor dolore eiusmod elit esse exercitation fugiat
-    incididunt ipsum irure labore laboris laborum lorem malesuada nisi nostrud nulla occaecat officia pariatur pellentesque proident quis reprehenderit sint
-    sunt tempor turpis ullamco velit veniam voluptate voluptatem""".split()
+    """adipiscing aliqua aliquam aliquip amet consectetur consequat culpa cupidatat deserunt dolor dolore eiusmod elit esse exercitation
+    fugiat incididunt ipsum irure labore laboris laborum lorem malesuada nisi nostrud nulla occaecat officia pariatur pellentesque proident
+    quis reprehenderit sint sunt tempor turpis ullamco velit veniam voluptate voluptatem""".split()
 )
 STOP_WORDS = frozenset(
     """a about all an and any are as at be been but by can do for from had has have he her his how i if in into is it its may me more my no
@@ -96,7 +96,7 @@ class Rubbish(BaseFilter):
         if config.code and code(text, words, config.code) >= config.code:
             return False, "code"
         plain = [word.strip(EDGES) for word in words]
-        if config.filler and sum(map(FILLER.__contains__, plain)) >= config.filler * len(plain):
+        if config.filler and sum(map(FILLER.__contains__, plain)) / max(1, len(plain)) >= config.filler:
             return False, "lorem_ipsum"
         if config.site_notice and site_notice(plain) >= config.site_notice:
             return False, "site_notice"

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, product
 from pydoc_data.topics import topics
 from random import Random
 
@@ -30,6 +30,7 @@ from antimatter.data.filters import (
     LanguageConfig,
     Repetition,
     RepetitionConfig,
+    has_longer_word,
     mend,
     repeated_characters,
     steps,
@@ -193,6 +194,14 @@ def test_each_rule_judges_as_datatrove_does(rule, verdicts):
 
 def test_c4_looks_closely_wherever_a_policy_may_be_spoken_of():
     assert all(any(phrase in policy for phrase in C4.SUSPICIOUS) for policy in POLICY_SUBSTRINGS)
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\u3000"])
+def test_a_word_is_long_wherever_it_stands(space):
+    for before, after in product(range(8), range(8)):
+        for length in range(8):
+            line = "a" * before + space + "b" * length + space + "c" * after
+            assert has_longer_word(line, 4) == any(len(word) > 4 for word in line.split())
 
 
 CONFIGS = (
