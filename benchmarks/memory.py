@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--file-mb", type=float, default=25)
     parser.add_argument("--train-mb", type=float, default=10000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only-cleaned", action="store_true")
     given = parser.parse_args()
     runtime = dataclasses.replace(params.read(EngineRuntime, "runtime", PRESET, part=True), workers=given.workers)
     for megabytes in given.megabytes:
@@ -52,6 +53,8 @@ def main() -> None:
                 ("tokenizer", (tokenizer.train, folder / "work/cleaned", folder / "tokenizer", config, given.workers)),
                 ("shards", (encode.write, folder / "work/cleaned", folder / "tokenizer", folder / "encoded", split, runtime)),
             ):
+                if given.only_cleaned and label != "cleaned":
+                    break
                 seconds, peak = watched(*call)
                 print(f"{label:10}{size:8,.0f} MB {seconds:8.1f} s {size / seconds:7.1f} MB/s {peak / 1e6:8,.0f} MB peak", flush=True)
 

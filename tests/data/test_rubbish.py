@@ -161,6 +161,7 @@ GOOD = {
             LETTER,
         ]
     ),
+    "spaced dots": SILAS.replace(". ", ". . . . "),
     "an article with a notice at its foot": f"{FERRY}\nSubscribe to our free newsletter, and you will find more stories like this one in your inbox.",
 }
 
