@@ -24,7 +24,10 @@ def kept(stage: str, *identity: object) -> Iterator[Path]:
     folder = Path(os.environ.get("DVC_ROOT", ".")).resolve() / ".state" / f"{stage}-{name}"
     with files.lock(folder / "lock", holder=f"the stage {stage} with these parameters"):
         yield folder
-        files.remove(folder)
+        gone = folder.with_name(f".{folder.name}")  # a removal that is killed in the middle must not look like work to go on with
+        files.remove(gone)
+        os.rename(folder, gone)
+        files.remove(gone)
 
 
 def fingerprint(folder: Path, pattern: str) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) ->
     inputs = [state.fingerprint(raw, "*.parquet"), [files.sha256(Path(path)) for path in decontamination.paths(config.decontamination)]]
     with state.kept("cleaned", dataclasses.asdict(config), inputs) as work:
         report = clean(raw, work, config, runtime)
+        files.remove(work / "copy")  # its marks speak of files that now move away
         files.publish(work / "cleaned", cleaned)
     found = dataclasses.asdict(report)
     files.write_csv(lengths, ("bytes", "raw", "cleaned"), found.pop("lengths"))

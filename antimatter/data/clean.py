@@ -31,6 +31,7 @@ from antimatter.data.filters import C4Config, FineWebConfig, GopherConfig, Langu
 from antimatter.data.rubbish import Rubbish, RubbishConfig
 
 SCHEMA = COLUMNS.append(pa.field("sketch", pa.binary()))  # the low byte of each MinHash value: what a later stage can tell look-alikes by
+REPEATS = {1: "exact_duplicate", 2: "near_duplicate"}  # marks of rows to drop
 MOSTLY = 0.5  # of a page: what the line rules must have left of it for the page as a whole to be compared
 EXAMPLES = 20  # documents shown for each reason
 EXAMPLE_CHARACTERS = 4000  # of each
@@ -147,9 +148,6 @@ def _repeats(passed: Path, names: list[str], config: CleanConfig) -> dict[str, d
         rows = random.permutation(np.flatnonzero(repeats == number))[:EXAMPLES]
         shown[REPEATS[number]] = {int(row): int(origins[row]) for row in rows}
     return shown
-
-
-REPEATS = {1: "exact_duplicate", 2: "near_duplicate"}
 
 
 def _examples(passed: Path, names: list[str], pairs: dict[str, dict[int, int]], path: Path) -> None:

@@ -56,6 +56,7 @@ def write(config: RawConfig, folder: Path, runtime: EngineRuntime) -> dict[str, 
         with state.kept("raw", asdict(config), found) as work:
             step = ReadFiles(parts, work / "raw", config.file_mb)
             counts = engine.run([step], [part.bytes for part in parts], work / "read", runtime, "raw")
+            files.remove(work / "read")  # its marks speak of files that now move away
             files.publish(work / "raw", folder)
     else:
         lanes = hub.lanes(config.hub)
@@ -64,6 +65,7 @@ def write(config: RawConfig, folder: Path, runtime: EngineRuntime) -> dict[str, 
             counts = engine.run([step], [lane.bytes for lane in lanes], work / "read", runtime, "raw")
             for place in (work / "raw").glob("*.json"):
                 place.unlink()
+            files.remove(work / "read")
             files.publish(work / "raw", folder)
         for name in sorted({lane.data_set.name for lane in lanes}):
             asked, got = sum(lane.bytes for lane in lanes if lane.data_set.name == name), counts[f"bytes {name}"]

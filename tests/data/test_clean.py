@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antimatter import params
+import stages.cleaned
+from antimatter import files, params
 from antimatter.data import decontamination
 from antimatter.data.clean import CleanConfig, clean
 from antimatter.data.decontamination import DecontaminationConfig
@@ -200,3 +201,24 @@ def test_a_broken_raw_file_is_named(tmp_path, rules, runtime):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"00001\.parquet is not readable.*dvc repro --force raw"):
         clean(tmp_path / "raw", tmp_path / "work", rules, dataclasses.replace(runtime, workers=2))
+
+
+def test_a_stage_that_dies_just_after_it_has_published_can_be_run_again(tmp_path, monkeypatch):
+    """DVC deletes the output before it runs a stage again; the marks of finished tasks must not stand for files that are gone."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    raw, publish = write_raw(tmp_path / "raw", CLEAN), files.publish
+    outputs = [tmp_path / name for name in ("cleaned", "metrics.json", "drops.csv", "lengths.csv")]
+
+    def die(work, path):
+        publish(work, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "publish", die)
+    with pytest.raises(KeyboardInterrupt):
+        stages.cleaned.main(raw, *outputs)
+    assert read(outputs[0]) == CLEAN
+    files.remove(outputs[0])
+    monkeypatch.setattr(files, "publish", publish)
+    stages.cleaned.main(raw, *outputs)
+    assert read(outputs[0]) == CLEAN
+    assert not list((tmp_path / ".state").iterdir())

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from antimatter import params
+from antimatter import files, params
 from antimatter.data import local, sources
 from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded
@@ -257,3 +257,22 @@ def test_a_bad_file_among_good_ones_loses_nothing(tmp_path, monkeypatch, runtime
     with pytest.raises(ValueError, match=r"1\.jsonl, line 1 is not JSON"):
         sources.write(config_of(tmp_path), folder, runtime)
     assert [path.name for path in folder.iterdir()] == ["old"]
+
+
+def test_a_call_that_dies_just_after_it_has_published_can_be_made_again(tmp_path, monkeypatch, runtime):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "0.jsonl").write_text(json.dumps({"text": "good"}) + "\n")
+    pq.write_table(pa.table({"content": ["good"]}), tmp_path / "a.parquet")
+    publish, folder = files.publish, tmp_path / "raw"
+
+    def die(work, path):
+        publish(work, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "publish", die)
+    with pytest.raises(KeyboardInterrupt):
+        sources.write(config_of(tmp_path), folder, runtime)
+    files.remove(folder)  # as DVC does before it runs a stage again
+    monkeypatch.setattr(files, "publish", publish)
+    assert sum(tally.documents for tally in sources.write(config_of(tmp_path), folder, runtime).values()) == 2
+    assert len(list(folder.glob("*.parquet"))) == 2
