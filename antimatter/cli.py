@@ -101,6 +101,13 @@ def preset(arguments: argparse.Namespace) -> None:
     sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"{params.PARAMS} (before)", f"{params.PARAMS} (now)"))
 
 
+def plan(arguments: argparse.Namespace) -> None:
+    from antimatter.training import cards, plan
+
+    shown = cards.choose(arguments.gpu, arguments.price)
+    sys.stdout.writelines(f"{text}\n" for text in plan.report(plan.read(arguments.file, arguments.devices, arguments.mfu), shown))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="antimatter", description="The pipeline's tools. The pipeline itself: `dvc repro`.")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -135,6 +142,14 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("preset", help="replace params.yaml by a preset, and show the difference")
     command.add_argument("name", help=f"the name of a file in {PRESETS}/, without .yaml")
     command.set_defaults(run=preset)
+
+    command = commands.add_parser("plan", help="what a training takes: FLOPs, memory, hours and money on known GPUs")
+    command.add_argument("file", nargs="?", type=Path, default=Path("params.yaml"), help="the parameters (default: params.yaml)")
+    command.add_argument("--devices", type=int, default=1, help="GPUs that share the batch (default: 1)")
+    command.add_argument("--mfu", type=float, default=0.4, help="share of the GPU's peak that the training reaches (default: 0.4)")
+    command.add_argument("--gpu", help="show this one only")
+    command.add_argument("--price", type=float, help="US$ per GPU-hour of your provider, for all GPUs")
+    command.set_defaults(run=plan)
     return parser
 
 

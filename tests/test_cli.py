@@ -85,6 +85,12 @@ def test_outside_of_a_project_the_error_names_the_way_out(tmp_path: Path) -> Non
     assert done.stderr == b"error: params.yaml is missing: run from the root of the repository, or `git checkout params.yaml`\n"
 
 
+def test_a_plan_of_the_default_parameters_is_made_without_a_gpu(project: Path) -> None:
+    done = antimatter(project, "plan", "--gpu", "T4")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "12·L·C·T".encode() in done.stdout  # though the locale is C
+
+
 @pytest.fixture
 def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
