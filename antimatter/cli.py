@@ -108,6 +108,12 @@ def plan(arguments: argparse.Namespace) -> None:
     sys.stdout.writelines(f"{text}\n" for text in plan.report(plan.read(arguments.file, arguments.devices, arguments.mfu), shown))
 
 
+def watch(arguments: argparse.Namespace) -> None:
+    from antimatter.training import watch
+
+    watch.watch(arguments.folder, arguments.once, arguments.every, sys.stdout)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="antimatter", description="The pipeline's tools. The pipeline itself: `dvc repro`.")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -150,6 +156,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--gpu", help="show this one only")
     command.add_argument("--price", type=float, help="US$ per GPU-hour of your provider, for all GPUs")
     command.set_defaults(run=plan)
+
+    command = commands.add_parser("watch", help="the running training in this terminal: its curve, its speed, its newest sample")
+    command.add_argument("folder", nargs="?", type=Path, default=Path("."), help="where it runs, with plots/ and metrics/ (default: here)")
+    command.add_argument("--once", action="store_true", help="one picture, as into a file or a pipe")
+    command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks at the files (default: 2)")
+    command.set_defaults(run=watch)
     return parser
 
 
