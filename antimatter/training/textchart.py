@@ -44,7 +44,7 @@ def chart(training: Rows, validation: Rows, backtracks: Rows, width: int, height
     for step, loss in marks:
         canvas[_place(loss, top, low, rows * down) // down][_place(step, first, last, columns * across) // across] = glyphs.validation
     side, numbered, corner, *bottom = list(glyphs.axes)
-    numbers = {row: f"{math.exp(top + (low - top) * row / (rows - 1)):.3f}" for row in {*range(0, rows - 2, 4), rows - 1}}
+    numbers = {row: f"{math.exp(top + (low - top) * row / (rows - 1)):.3f}"[: MARGIN - 2] for row in {*range(0, rows - 2, 4), rows - 1}}
     legend = [f"{glyphs.cells[-1]} training", f"{glyphs.validation} validation", *[f"{glyphs.backtrack} backtrack"] * bool(backtracks)]
     axis, labels = _steps(first, last, columns, bottom)
     for step, *_ in backtracks:

@@ -98,7 +98,7 @@ def status(run: Run, now: float, width: int) -> list[str]:
     if run.elsewhere:
         texts.append(f"newer curves: antimatter watch {run.elsewhere}")
     lines = [line.replace("\xa0", " ") for text in texts for line in textwrap.wrap(text, width, break_on_hyphens=False)]
-    sample = "".join(letter if letter.isprintable() else " " for letter in live.get("sample") or "").strip()
+    sample = " ".join("".join(letter if letter.isprintable() else " " for letter in live.get("sample") or "").split())
     wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in sample)  # such letters take two columns
     return lines + (textwrap.wrap(f"sample: {sample}", width // (1 + wide), max_lines=3, placeholder=" ...") if sample else [])
 
