@@ -88,7 +88,7 @@ def test_validation_and_backtracks_stand_at_their_steps(glyphs: Glyphs) -> None:
 
 def test_marks_sit_on_a_curve_of_the_same_losses() -> None:
     curve = [(float(step), 9 * math.exp(-step / 40), 1.0, 1.0) for step in range(0, 92, 7)]
-    plain, marked = (chart(curve, marks, [], 100, 30, UNICODE)[1:-2] for marks in ([], [row[:2] for row in curve]))
+    plain, marked = (chart(curve, marks, [], 200, 12, UNICODE)[1:-2] for marks in ([], [row[:2] for row in curve]))
     on_the_curve = [plain[row][found.start()] for row, line in enumerate(marked) for found in re.finditer("●", line)]
     assert len(on_the_curve) == len(curve) and " " not in on_the_curve
 
