@@ -25,12 +25,9 @@ def files(module: str, root: Path = Path(".")) -> list[Path]:
     return sorted(path for path in found if path.name != "__init__.py" or (root / path).stat().st_size)
 
 
-def digest(module: str, root: Path = Path(".")) -> str:
-    """One sha256 over the names and contents of the closure."""
-    total = hashlib.sha256()
-    for path in files(module, root):
-        total.update(path.as_posix().encode() + b"\0" + hashlib.sha256((root / path).read_bytes()).digest())
-    return total.hexdigest()
+def digests(module: str, root: Path = Path(".")) -> dict[str, str]:
+    """The closure's files, each with the sha256 of its content."""
+    return {path.as_posix(): hashlib.sha256((root / path).read_bytes()).hexdigest() for path in files(module, root)}
 
 
 def _path(name: str, root: Path) -> Path | None:

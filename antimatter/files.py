@@ -91,6 +91,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock on `path` at this moment."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextmanager
 def lock(path: Path, holder: str) -> Iterator[None]:
     """Holds an exclusive lock on `path` for the block. The kernel drops it with the process, so a SIGKILL leaves no stale lock.

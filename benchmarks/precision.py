@@ -15,8 +15,10 @@ import torch
 from antimatter import params
 from antimatter.model.gpt import GPT, GPTConfig, ModelConfig
 from antimatter.training import optimizer as adamw
+from antimatter.training.arithmetic import Precision
 from antimatter.training.optimizer import OptimizerConfig
-from antimatter.training.trainer import TrainConfig, accumulate_gradients, clip_and_step
+from antimatter.training.step import Objective, accumulate_gradients, clip, update
+from antimatter.training.trainer import TrainConfig
 
 ROUNDS = 10
 
@@ -27,15 +29,16 @@ def main() -> None:
     batch_size = params.read(TrainConfig, "checkpoints").batch_size
     settings = params.read(OptimizerConfig, "optimizer")
     model = GPT(config)
-    optimizer = adamw.build(model, settings)
+    objective, optimizer = Objective(model), adamw.build(model, settings)
     ids = torch.randint(config.vocab_size, (batch_size, config.block_size + 1), generator=torch.Generator().manual_seed(0))
-    scaler, cpu = torch.amp.GradScaler("cpu", enabled=False), torch.device("cpu")
-    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    seconds: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(ROUNDS + 1):
         for precision, spent in seconds.items():
             start = time.thread_time()
-            accumulate_gradients(model, (ids[:, :-1], ids[:, 1:]), batch_size, precision, scaler, cpu)
-            clip_and_step(model, optimizer, scaler, settings.grad_clip)
+            accumulate_gradients(objective, (ids[:, :-1], ids[:, 1:]), batch_size, precision, scaler)
+            clip(model, optimizer, scaler, settings.grad_clip)
+            update(optimizer, scaler)
             spent.append(time.thread_time() - start)
     medians = {precision: statistics.median(spent[1:]) for precision, spent in seconds.items()}  # the first round warms up
     for precision, median in medians.items():

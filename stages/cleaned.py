@@ -12,8 +12,8 @@ from antimatter.data.engine import EngineRuntime
 def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) -> None:
     config = params.read(CleanConfig, "cleaned")
     runtime = params.read(EngineRuntime, "runtime", part=True)
-    inputs = [state.fingerprint(raw, "*.parquet"), [files.sha256(Path(path)) for path in decontamination.paths(config.decontamination)]]
-    with state.kept("cleaned", dataclasses.asdict(config), inputs) as work:
+    texts = {path: files.sha256(Path(path)) for path in decontamination.paths(config.decontamination)}
+    with state.kept("cleaned", cleaned=dataclasses.asdict(config), input=state.fingerprint(raw, "*.parquet"), texts=texts) as work:
         report = clean(raw, work, config, runtime)
         files.remove(work / "copy")  # its marks speak of files that now move away
         files.publish(work / "cleaned", cleaned)

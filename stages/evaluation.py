@@ -1,5 +1,6 @@
 """evaluation: how well the model predicts unseen text, and what it says to fixed prompts."""
 
+import math
 from pathlib import Path
 
 from antimatter import files, params, stage
@@ -20,17 +21,22 @@ def main(
     metrics: Path,
     figures: Path,
     page: Path,
+    by_frequency: Path,
+    bins: Path,
     picture: Path,
 ) -> None:
     config = params.read(CoherenceConfig, "evaluation")
     shards, model = Shards(tokens), weights.load(checkpoints)
-    result = perplexity.evaluate(model, shards.split("validation"), shards.bytes("validation"))
-    print(f"evaluation: perplexity {result['perplexity']:.2f}, {result['bits_per_byte']:.3f} bits per byte on the validation split")
+    result = perplexity.evaluate(model, shards.split("validation"), shards.bytes("validation"), shards.token_counts())
+    print(f"evaluation: perplexity {result.perplexity:.2f}, {result.bits_per_byte:.3f} bits per byte on the validation split")
     samples = coherence.sample(model, Tokenizer.load(tokenizer), coherence.read_prompts(prompts), config)
     files.write_text(page, coherence.markdown(samples, config))
     files.write_metrics(figures, coherence.summary(samples))
-    files.write_metrics(metrics, {"validation": result})
-    curves.draw_loss(training, validation, picture)
+    rows = [(bin.least, bin.vocabulary, bin.tokens, f"{bin.loss:.6g}", f"{math.exp(bin.loss):.6g}") for bin in result.bins]
+    files.write_csv(bins, ("occurrences", "vocabulary", "tokens", "loss", "perplexity"), rows)
+    files.write_metrics(by_frequency, {f"{bin.least}-{bin.most}": {"tokens": bin.tokens, "perplexity": math.exp(bin.loss)} for bin in result.bins})
+    files.write_metrics(metrics, {"validation": {name: getattr(result, name) for name in ("loss", "perplexity", "bits_per_byte")}})
+    curves.draw(training, validation, bins, picture)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from antimatter.data.engine import EngineRuntime
 def main(cleaned: Path, tokenizer: Path, drops: Path, lengths: Path, shards: Path, metrics: Path, frequencies: Path, picture: Path) -> None:
     config = params.read(ShardsConfig, "shards")
     runtime = params.read(EngineRuntime, "runtime", part=True)
-    with state.kept("shards", asdict(config), state.fingerprint(cleaned, "*.parquet"), state.fingerprint(tokenizer, "*")) as work:
+    inputs = state.fingerprint(cleaned, "*.parquet") | state.fingerprint(tokenizer, "*")
+    with state.kept("shards", shards=asdict(config), input=inputs) as work:
         report = encode.write(cleaned, tokenizer, work, config, runtime)
         files.publish(work / "shards", shards)
     files.write_metrics(metrics, report)

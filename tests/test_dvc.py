@@ -61,8 +61,8 @@ def test_an_edit_of_a_deep_import_is_seen(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert [str(path) for path in closure.files("stages.a", tmp_path)] == ["antimatter/b.py", "antimatter/c/d.py", "stages/a.py"]
-    before = closure.digest("stages.a", tmp_path)
+    before = closure.digests("stages.a", tmp_path)
     (tmp_path / "antimatter/c/unused.py").write_text("x = 1\n")
-    assert closure.digest("stages.a", tmp_path) == before
+    assert closure.digests("stages.a", tmp_path) == before
     (tmp_path / "antimatter/c/d.py").write_text("x = 1\n")
-    assert closure.digest("stages.a", tmp_path) != before
+    assert closure.digests("stages.a", tmp_path) != before

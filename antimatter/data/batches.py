@@ -2,6 +2,7 @@
 
 # B batch, T time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -61,6 +62,32 @@ class Batches:
     def _cut_epoch(self, epoch: int) -> tuple[int, np.ndarray]:
         random = np.random.default_rng([self.seed, epoch])
         return int(random.integers(self.block_size)), random.permutation(self.windows)
+
+
+class Ahead:
+    """Reads the next batch while the device computes: windows that are not in memory yet may take a disk longer than a step."""
+
+    def __init__(self, batches: Batches, device: torch.device) -> None:
+        self.batches, self.device = batches, device
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """As Batches.at(), on the device."""
+        if self._next is None or self._next[0] != step:
+            self._next = (step, self._reader.submit(self._read, step))
+        inputs, targets = self._next[1].result()
+        self._next = (step + 1, self._reader.submit(self._read, step + 1))
+        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+
+    def close(self) -> None:
+        self._reader.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.batches.at(step)
+        if self.device.type == "cuda":  # from pinned memory the copy runs beside the computation
+            return inputs.pin_memory(), targets.pin_memory()
+        return inputs, targets
 
 
 def in_order(files: Sequence[np.ndarray], *, batch_size: int, block_size: int, tokens: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:

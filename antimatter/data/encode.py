@@ -87,6 +87,8 @@ def write(corpus: Path, tokenizer: Path, work: Path, config: ShardsConfig, runti
                 f"shards.validation_fraction = {config.validation_fraction} leaves no {writer.split} document of {n}: change it, or clean more text"
             )
     np.save(folder / "token_counts.npy", writers["train"].counts)
+    known = Tokenizer.load(tokenizer)
+    files.write_json(folder / "texts.json", [known.token_bytes(id).decode("latin-1") for id in range(vocab_size)])  # a byte a character
     index = {"vocab_size": vocab_size, "bos": BOS, "eos": EOS, "splits": {split: writer.summary() for split, writer in writers.items()}}
     files.write_json(folder / "index.json", index)
     return {

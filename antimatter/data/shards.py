@@ -3,7 +3,7 @@
 Reading is apart from writing (encode.py), because a GPU machine with prepared shards needs numpy for it and nothing else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,11 @@ class Shards:
         """How often each token occurs in train, (V,) uint64."""
         counts: np.ndarray = np.load(self.folder / "token_counts.npy")
         return counts
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, for a look at it where no tokenizer is installed. Halves of characters become U+FFFD."""
+        texts: list[str] = files.read_json(self.folder / "texts.json")
+        return b"".join(texts[id].encode("latin-1") for id in ids).decode("utf-8", errors="replace")
 
 
 def _open(path: Path, tokens: int) -> np.ndarray:

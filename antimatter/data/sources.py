@@ -53,14 +53,14 @@ def write(config: RawConfig, folder: Path, runtime: EngineRuntime) -> dict[str, 
     if config.source == "files":
         parts = local.parts(config.files, config.file_mb, "raw.files")
         found = [[(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in part.paths] for part in parts]
-        with state.kept("raw", asdict(config), found) as work:
+        with state.kept("raw", raw=asdict(config), files=found) as work:
             step = ReadFiles(parts, work / "raw", config.file_mb)
             counts = engine.run([step], [part.bytes for part in parts], work / "read", runtime, "raw")
             files.remove(work / "read")  # its marks speak of files that now move away
             files.publish(work / "raw", folder)
     else:
         lanes = hub.lanes(config.hub)
-        with state.kept("raw", asdict(config)) as work:
+        with state.kept("raw", raw=asdict(config)) as work:
             step = ReadLanes(lanes, work / "raw", config.file_mb)
             counts = engine.run([step], [lane.bytes for lane in lanes], work / "read", runtime, "raw")
             for place in (work / "raw").glob("*.json"):

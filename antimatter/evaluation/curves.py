@@ -1,4 +1,4 @@
-"""The loss curve as a picture, for people without DVC. The numbers are those of plots/*.csv."""
+"""The curves as a picture, for people without DVC. The numbers are those of plots/*.csv."""
 
 import csv
 from pathlib import Path
@@ -12,26 +12,30 @@ from matplotlib import pyplot as plt
 from antimatter import files
 
 
-def draw_loss(training: Path, validation: Path, picture: Path) -> None:
-    """Train and validation loss over the steps, on a log scale, as a PNG. The same numbers give the same bytes."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
-    steps, losses = _read(training)
-    axes.plot(steps, losses, color="#9ecae1", linewidth=1, label="train")
-    steps, losses = _read(validation)
-    axes.plot(steps, losses, color="#d94801", linewidth=2, marker="o", markersize=3, label=f"validation, {losses[-1]:.3f} at the end")
-    axes.set(xlabel="step", ylabel="loss, nats per token", yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.grid(which="both", alpha=0.25)
-    axes.legend(frameon=False)
+def draw(training: Path, validation: Path, bins: Path, picture: Path) -> None:
+    """Train and validation loss over the steps, and perplexity by how often a token occurs, as a PNG. The same numbers give the same bytes."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), dpi=110, layout="constrained", width_ratios=(3, 2))
+    steps, losses = _read(training, "step", "loss")
+    left.plot(steps, losses, color="#9ecae1", linewidth=1, label="train")
+    steps, losses = _read(validation, "step", "loss")
+    left.plot(steps, losses, color="#d94801", linewidth=2, marker="o", markersize=3, label=f"validation, {losses[-1]:.3f} at the end")
+    left.set(xlabel="step", ylabel="loss, nats per token", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
+    left.legend(frameon=False)
+    occurrences, perplexities = _read(bins, "occurrences", "perplexity")
+    right.plot([max(1, n) for n in occurrences], perplexities, color="#d94801", linewidth=2, marker="o", markersize=4)
+    right.set(xlabel="occurrences of the token in train, at least", ylabel="perplexity on validation", xscale="log", yscale="log")
+    for axes in (left, right):
+        axes.grid(which="both", alpha=0.25)
     with files.replacing(picture) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})  # the version of matplotlib would be in the bytes
     plt.close(figure)
 
 
-def _read(path: Path) -> tuple[list[int], list[float]]:
+def _read(path: Path, x: str, y: str) -> tuple[list[int], list[float]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
         raise ValueError(f"{path} holds no row: run `dvc repro checkpoints` to make it anew")
-    return [int(row["step"]) for row in rows], [float(row["loss"]) for row in rows]
+    return [int(row[x]) for row in rows], [float(row[y]) for row in rows]

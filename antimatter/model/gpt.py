@@ -3,7 +3,8 @@
 Pre-LayerNorm blocks (Radford et al. 2019, GPT-2), learned absolute positions, and a feed-forward network with Leaky ReLU in place of GELU.
 """
 
-# B batch, T time, C channels, H heads, D channels per head, V vocabulary
+# B batch, T time, S time with the cached tokens before it, C channels, H heads, D channels per head, V vocabulary
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 INIT_STD = 0.02  # of every weight matrix and embedding, as in GPT-2
+SHORT = 512  # tokens; up to here a CPU computes attention faster with its whole (T, S) matrix in memory (benchmarks/train_step.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +43,63 @@ class GPTConfig(ModelConfig):
     vocab_size: int  # V; comes from the tokenizer, never from params.yaml
 
 
+class KeyValueCache:
+    """The keys and values of the tokens that a model has read, so that the next ones need not read them again. For one batch, without gradients."""
+
+    def __init__(self, config: GPTConfig, batch: int, like: Tensor) -> None:
+        """
+        Args:
+            batch: B, rows that are read side by side.
+            like: a tensor of the device and type to keep them in.
+        """
+        self.kept = like.new_empty(config.n_layer, 2, batch, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.length = 0  # tokens read, the same in each layer
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes the keys and values of the T next tokens, (B, H, T, D) each, and gives those of all so far, (B, H, S, D)."""
+        end = self.length + k.shape[2]
+        self.kept[layer, 0, :, :, self.length : end] = k
+        self.kept[layer, 1, :, :, self.length : end] = v
+        return self.kept[layer, 0, :, :, :end], self.kept[layer, 1, :, :, :end]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """Causal attention: softmax(QKᵀ/√D)V, where token i of the T last ones sees itself and what stands before it.
+
+    Args:
+        q: (B, H, T, D).
+        k, v: (B, H, S, D) with S >= T.
+
+    Returns:
+        (B, H, T, D).
+    """
+    T, S = q.shape[2], k.shape[2]
+    if q.device.type == "cpu" and S <= SHORT and not dropout:
+        (B, H, _, D), mask = q.shape, q.new_full((T, S), -math.inf).triu(S - T + 1)
+        scores = torch.baddbmm(mask.expand(B * H, T, S), q.reshape(B * H, T, D), k.reshape(B * H, S, D).transpose(1, 2), alpha=D**-0.5)
+        return (scores.softmax(-1) @ v.reshape(B * H, S, D)).view(B, H, T, D)
+    if T == S:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T), dropout_p=dropout)
+
+
 class Attention(nn.Module):
     """Multi-head causal self-attention (Vaswani et al. 2017) with one fused projection for queries, keys and values."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)  # each (B, H, S, D)
+        y = attend(q, k, v, self.dropout if self.training else 0.0)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -74,16 +119,16 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + ffn(norm(x)): the residual path itself is never normalised."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.attn_norm = nn.LayerNorm(config.n_embd)
-        self.attn = Attention(config)
+        self.attn = Attention(config, layer)
         self.ffn_norm = nn.LayerNorm(config.n_embd)
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
-        x = x + self.dropout(self.attn(self.attn_norm(x)))
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
+        x = x + self.dropout(self.attn(self.attn_norm(x), cache))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
@@ -96,7 +141,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tied_embeddings:
@@ -110,14 +155,21 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)  # norm weights stay at one, where nn.LayerNorm puts them
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """The final normalised state of each position, (B, T) -> (B, T, C)."""
-        T = ids.shape[1]
-        assert self.config.block_size >= T, f"{T} tokens exceed the context of {self.config.block_size}"
-        positions = torch.arange(T, device=ids.device)
+    def hidden(self, ids: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """The final normalised state of each position, (B, T) -> (B, T, C).
+
+        Args:
+            cache: what was read before these tokens; it has read them too afterwards.
+        """
+        start = cache.length if cache is not None else 0
+        end = start + ids.shape[1]
+        assert self.config.block_size >= end, f"{end} tokens exceed the context of {self.config.block_size}"
+        positions = torch.arange(start, end, device=ids.device)
         x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
         for block in self.blocks:
-            x = block(x)
+            x = block(x, cache)
+        if cache is not None:
+            cache.length = end
         return self.norm(x)
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, T) -> (B, T, V)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from antimatter.model.gpt import GPT
+from antimatter.model.gpt import GPT, KeyValueCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +46,21 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 def generate(model: GPT, prompt: list[int], samples: int, sampling: Sampling, end: int, generator: torch.Generator) -> list[list[int]]:
     """Continuations of a prompt, without the prompt itself; one that ended by itself has `end` as its last token.
 
-    Past the model's context the oldest tokens fall out of sight.
+    Past the model's context the oldest tokens fall out of sight, and what is left moves to other positions, so each token reads all of it anew.
 
     Args:
         prompt: token ids, at least one.
         generator: makes the draw reproducible; on the CPU.
     """
-    ids = torch.tensor([prompt] * samples)  # (B, T)
+    weight, context = model.head.weight, model.config.block_size
+    cache = KeyValueCache(model.config, samples, like=weight)
+    ids = unread = torch.tensor([prompt] * samples)  # (B, T)
     ended = torch.zeros(samples, dtype=torch.bool)
     for _ in range(sampling.max_new_tokens):
-        logits = model.head(model.hidden(ids[:, -model.config.block_size :])[:, -1])  # (B, V)
-        token = torch.multinomial(probabilities(logits.float(), sampling), 1, generator=generator)
+        if cache.length + unread.shape[1] > context:
+            cache.length, unread = 0, ids[:, -context:]
+        logits = model.head(model.hidden(unread.to(weight.device), cache)[:, -1])  # (B, V)
+        unread = token = torch.multinomial(probabilities(logits.float().cpu(), sampling), 1, generator=generator)
         ids = torch.cat([ids, token], dim=1)
         ended |= token[:, 0] == end
         if ended.all():

@@ -8,10 +8,11 @@ from antimatter import params
 from antimatter.data.tokenizer import TokenizerConfig
 from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
 from antimatter.model.gpt import GPTConfig, ModelConfig
+from antimatter.model.loss import LOGITS
+from antimatter.training.arithmetic import DTYPES
 from antimatter.training.cards import CARDS, PRICED, Card
-from antimatter.training.trainer import DTYPES, TrainConfig
+from antimatter.training.trainer import TrainConfig
 
-HEAD_ROWS = 2048  # the loss takes the logits of so many positions at a time
 USABLE = 0.92  # of a device; the rest is for the CUDA context, gaps in the allocator and the gradients that backward hands from layer to layer
 
 
@@ -107,7 +108,7 @@ def memory(plan: Plan, micro_batch: int) -> dict[str, int]:
     config, half = plan.model, plan.training.precision in DTYPES
     n, tokens, width = sum(parameters(config).values()), micro_batch * config.block_size, 2 if half else 4
     V, C = config.vocab_size, config.n_embd
-    logits = min(HEAD_ROWS, tokens) * V * (width + 4)  # of one chunk, and their softmax in float32
+    logits = min(LOGITS["cuda"], tokens * V) * (2 * width + 4)  # of one chunk, their softmax in float32 and its gradient
     return {
         "weights": 4 * n,
         "gradients": 4 * n,

@@ -1,37 +1,44 @@
 """train(): the loop from fresh weights to trained ones. The same parameters give the same bytes, interrupted or not."""
 
-import os
-import shutil
+import math
+import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from antimatter.data.batches import Batches, in_order
+from antimatter.data.batches import Ahead, Batches, in_order
+from antimatter.model.flops import flops_per_token, peak_flops
 from antimatter.model.gpt import GPT
-from antimatter.model.loss import cross_entropy, mean_loss
+from antimatter.model.loss import LossConfig, RareTokenBalance, sum_losses
+from antimatter.model.sampling import Sampling, generate
+from antimatter.training import arithmetic
 from antimatter.training import optimizer as adamw
+from antimatter.training.arithmetic import Precision, autocast, native_precision
 from antimatter.training.checkpoint import Checkpoints
-from antimatter.training.journal import Curve, Progress
+from antimatter.training.distributed import ALONE, Ranks
+from antimatter.training.journal import Curves, Progress
 from antimatter.training.optimizer import OptimizerConfig
 from antimatter.training.schedule import ScheduleConfig, rate_factor
 from antimatter.training.spikes import SpikeConfig, is_spike
+from antimatter.training.step import Gradient, Objective, accumulate_gradients, clip, update
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PROMPT = 16  # tokens of the validation split that a sample continues
+SAMPLING = Sampling(temperature=0.8, top_k=40, top_p=1.0, max_new_tokens=48)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     steps: int
     batch_size: int  # sequences in a step, over all devices and micro-batches
-    precision: Literal["fp32", "bf16", "fp16"]  # of the matrix products; weights and their sums stay float32
+    precision: Precision  # of the matrix products; weights and their sums stay float32
     compile: bool  # torch.compile: fuses operations, so it changes the rounding
     threads: int  # of a CPU run; the sums are split by it, so it changes the rounding
     seed: int  # of the order of the data and of dropout
@@ -51,21 +58,25 @@ class TrainRuntime:
     """How to run, not what to compute: here results agree to float tolerance, so a change does not retrain."""
 
     device: Literal["auto", "cpu", "cuda"]
+    devices: int  # processes that share the batch, one a device; 0 is all GPUs, or one process on a CPU
     micro_batch: int  # sequences in one forward pass: lower it when memory is short
+    keep_states: int  # newest saved states that stay at least; the last stable one stays too
 
     def __post_init__(self) -> None:
-        if self.micro_batch < 1:
-            raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
+        for name, least in (("devices", 0), ("micro_batch", 1), ("keep_states", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is cuda, but torch sees no GPU here: set it to auto or cpu")
 
-    def torch_device(self) -> torch.device:
-        return torch.device("cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu")
+    def device_type(self) -> str:
+        return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     training: TrainConfig
+    loss: LossConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     spikes: SpikeConfig
@@ -74,8 +85,16 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.schedule.warmup_steps >= self.training.steps:
             raise ValueError(f"schedule.warmup_steps must be below checkpoints.steps ({self.training.steps}), got {self.schedule.warmup_steps}")
-        if self.training.batch_size % min(self.runtime.micro_batch, self.training.batch_size):
-            raise ValueError(f"runtime.micro_batch must divide checkpoints.batch_size ({self.training.batch_size}), got {self.runtime.micro_batch}")
+
+    def micro_batch(self, world: int) -> int:
+        """Sequences in one forward pass of one of `world` devices."""
+        batch = self.training.batch_size
+        if batch % world:
+            raise ValueError(f"checkpoints.batch_size must be a multiple of the {world} devices, got {batch}: set runtime.devices to a divisor of it")
+        micro = min(self.runtime.micro_batch, batch // world)
+        if (batch // world) % micro:
+            raise ValueError(f"runtime.micro_batch must divide the {batch // world} sequences of a device in a step, got {micro}")
+        return micro
 
 
 @dataclass
@@ -102,168 +121,205 @@ class TrainingDiverged(ValueError):
     """Spike after spike: the run cannot be saved by a lower rate."""
 
 
-class Curves:
-    """plots/training.csv, validation.csv and backtracks.csv."""
+@dataclass(frozen=True)
+class Data:
+    """What is read, besides the parameters."""
 
-    def __init__(self, training: Path, validation: Path, backtracks: Path) -> None:
-        self.training = Curve(training, ["step", "loss", "learning_rate", "gradient_norm"])
-        self.validation = Curve(validation, ["step", "loss"])
-        self.backtracks = Curve(backtracks, ["step", "loss", "back_to", "rate_scale"])
-
-    def snapshot(self) -> dict[str, str]:
-        return {name: curve.snapshot() for name, curve in vars(self).items()}
-
-    def restore(self, snapshot: dict[str, str]) -> None:
-        for name, text in snapshot.items():
-            getattr(self, name).restore(text)
+    train: Sequence[np.ndarray]  # token arrays, as Shards.split() gives them
+    validation: Sequence[np.ndarray]
+    counts: np.ndarray  # of each token in train, (V,)
+    decode: Callable[[Sequence[int]], str]  # for samples
 
 
-def train(
-    model: GPT, train_files: Sequence[np.ndarray], validation_files: Sequence[np.ndarray], recipe: Recipe, curves: Curves, saved: Path
-) -> Result:
-    """Trains `model` in place, going on from the newest state in the folder `saved` if there is one.
+@dataclass(frozen=True)
+class Places:
+    """Where a run writes while it goes on."""
 
-    Args:
-        train_files, validation_files: token arrays, as Shards.split() gives them.
+    saved: Path  # the folder of the states to resume from
+    curves: Curves
+    live: Path | None = None  # the latest figures, for `antimatter watch`
+
+
+def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks = ALONE) -> Result:
+    """Trains `model` in place, going on from the newest saved state if there is one. Each rank calls it with the same arguments.
 
     Raises:
         InterruptedError: SIGTERM or SIGINT came; the state is saved and the next call goes on from it.
         TrainingDiverged: more loss spikes than recipe.spikes.max_backtracks.
         ValueError, OSError: a recipe that cannot run here; a disk that is full.
     """
-    config, device = recipe.training, recipe.runtime.torch_device()
-    _pin_arithmetic(config.threads)
+    config, micro_batch = recipe.training, recipe.micro_batch(ranks.world)
+    device = torch.device("cpu") if recipe.runtime.device_type() == "cpu" else torch.device("cuda", ranks.local)
+    precision = native_precision(device, config.precision)
+    arithmetic.pin(config.threads)
+    arithmetic.keep_memory()
     model.to(device).train().requires_grad_(True)
     optimizer = adamw.build(model, recipe.optimizer)
-    precision = native_precision(device, config.precision)
-    micro_batch = min(recipe.runtime.micro_batch, config.batch_size)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    checkpoints = Checkpoints(saved, config.save_every)
-    forward = _compiled(model) if config.compile else model
+    balance = RareTokenBalance(recipe.loss, torch.from_numpy(data.counts.astype(np.int64))) if recipe.loss.rare_token_power else None
+    checkpoints, curves = Checkpoints(places.saved, config.save_every, recipe.runtime.keep_states), places.curves
+    objective = Objective(model, config.compile)
+    parallel = DistributedDataParallel(objective, gradient_as_bucket_view=True) if ranks.world > 1 else objective
     state = State()
+    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    progress = Progress(
+        total=config.steps,
+        tokens_per_step=config.batch_size * model.config.block_size,
+        live=places.live,
+        flops_per_token=flops_per_token(model.config),
+        peak=peak and peak * ranks.world,
+        memory=lambda: _peak_memory(device),
+        quiet=not ranks.first,
+    )
 
     def save() -> None:
-        parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        checkpoints.save(state.step, {**parts, "state": asdict(state), "curves": curves.snapshot()})
+        if ranks.first:
+            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+            balances = None if balance is None else balance.averages
+            checkpoints.save(state.step, {**parts, "balance": balances, "state": asdict(state), "curves": curves.snapshot()})
 
-    def restore(parts: dict[str, Any]) -> State:
+    def restore(step: int) -> State:
+        parts = checkpoints.load(step)
         model.load_state_dict(parts["model"])
         optimizer.load_state_dict(parts["optimizer"])
         scaler.load_state_dict(parts["scaler"])
+        if balance is not None:
+            balance.averages = parts["balance"].clone()
         curves.restore(parts["curves"])
         return State(**parts["state"])
 
-    def new_batches() -> Batches:
+    def new_batches() -> Ahead:
         """After a backtrack in another order: the same batches would bring the same spike."""
-        seed = config.seed + state.backtracks
-        return Batches(train_files, batch_size=config.batch_size, block_size=model.config.block_size, seed=seed)
+        order = {"batch_size": config.batch_size, "block_size": model.config.block_size, "seed": config.seed + state.backtracks}
+        return Ahead(Batches(data.train, **order, rank=ranks.rank, world=ranks.world), device)
 
     def validate() -> float:
-        windows = in_order(validation_files, batch_size=config.batch_size, block_size=model.config.block_size, tokens=config.validation_tokens)
-        with _autocast(device, precision):
-            loss, _ = mean_loss(model, windows)
-        curves.validation.add(state.step, loss)
-        return loss
+        windows = in_order(data.validation, batch_size=micro_batch, block_size=model.config.block_size, tokens=config.validation_tokens)
+        with progress.pause(), autocast(device, precision):
+            sums, counts = sum_losses(model, (pair for i, pair in enumerate(windows) if i % ranks.world == ranks.rank))
+            total, number = ranks.sum(torch.stack([sums.sum(), counts.sum()]).to(device)).tolist()
+        curves.validation.add(state.step, total / number)
+        return total / number
 
-    found = checkpoints.newest(device)
-    resumed = found is not None
-    if found:
-        state = restore(found)
-    del found  # a second copy of the weights and the optimizer, 4 GB at 300M
-    progress = Progress(config.steps, state.step, config.batch_size * model.config.block_size)
+    def sample() -> None:
+        prompt = data.validation[0][:PROMPT].astype(int).tolist()[: model.config.block_size - 1]
+        with progress.pause():
+            ids = generate(model.eval(), prompt, 1, SAMPLING, end=-1, generator=torch.Generator().manual_seed(config.seed))[0]
+            model.train()
+            progress.sample(state.step, f"{data.decode(prompt)} ... {data.decode(ids)}")
+
+    found = ranks.agree((checkpoints.newest() if ranks.first else None) or -1)  # -1: none, or the untrained one
     if precision != config.precision:
-        progress.note(f"this CPU has no {config.precision} arithmetic: computing in {precision}, the curve will agree to about 1%")
-    if resumed:
+        progress.note(f"this device has no {config.precision} arithmetic: computing in {precision}, the curve will agree to about 1%")
+    if found >= 0:
+        state = restore(found)
         progress.note(f"going on from step {state.step:,} of {config.steps:,}")
     else:
         validate()
         save()
     batches = new_batches()
+    progress.begin(state.step)
 
     with _StopRequest() as stop:
         while state.step < config.steps:
             rate = recipe.optimizer.learning_rate * state.rate_scale * rate_factor(state.step + 1, config.steps, recipe.schedule)
             adamw.set_learning_rate(optimizer, rate)
-            torch.manual_seed(config.seed + state.step)  # dropout, too, is a function of the step
-            loss = accumulate_gradients(forward, batches.at(state.step), micro_batch, precision, scaler, device)
-            if is_spike(loss, state.losses, recipe.spikes):
-                back_to = checkpoints.stable(state.step, recipe.spikes.window)
-                if state.backtracks == recipe.spikes.max_backtracks or back_to is None:
+            torch.manual_seed(config.seed + state.step + (ranks.rank << 32))  # dropout, too, is a function of the step
+            gradient = accumulate_gradients(parallel, batches.at(state.step), micro_batch, precision, scaler, balance)
+            norm = clip(model, optimizer, scaler, recipe.optimizer.grad_clip)
+            seen = _agreed(ranks, gradient, norm, stop.requested)
+            if is_spike(seen.loss, state.losses, recipe.spikes) or not (math.isfinite(seen.norm) or scaler.is_enabled()):
+                back_to = checkpoints.stable(state.step, recipe.spikes.window) if ranks.first else None
+                if ranks.first and back_to is not None:
+                    back_to = checkpoints.newest(regular_up_to=back_to)
+                back_to = ranks.agree(-1 if back_to is None else back_to)
+                if state.backtracks == recipe.spikes.max_backtracks or back_to < 0:
+                    progress.end("diverged")
                     raise TrainingDiverged(
-                        f"training diverged: loss {loss:.4g} at step {state.step + 1} after {state.backtracks} backtracks, learning rate {rate:.3g}; "
-                        f"lower optimizer.learning_rate ({recipe.optimizer.learning_rate}) or lengthen schedule.warmup_steps"
+                        f"training diverged: loss {seen.loss:.4g} at step {state.step + 1} after {state.backtracks} backtracks, learning rate "
+                        f"{rate:.3g}; lower optimizer.learning_rate ({recipe.optimizer.learning_rate}) or lengthen schedule.warmup_steps"
                     )
                 # what the failed run has learnt about itself survives the reload, or the next backtrack would halve nothing
-                curves.backtracks.add(state.step + 1, loss, back_to, state.rate_scale * recipe.spikes.rate_factor)
+                curves.backtracks.add(state.step + 1, seen.loss, back_to, state.rate_scale * recipe.spikes.rate_factor)
                 failed, story = state, curves.backtracks.snapshot()
                 optimizer.zero_grad(set_to_none=True)
-                state = restore(checkpoints.load(back_to, device))
+                state = restore(back_to)
                 state.rate_scale, state.backtracks = failed.rate_scale * recipe.spikes.rate_factor, failed.backtracks + 1
                 curves.backtracks.restore(story)
-                progress.note(f"loss spike {loss:.3f} at step {failed.step + 1}: back to step {back_to}, learning rate x {state.rate_scale:g}")
-                checkpoints.drop_after(back_to)
+                progress.note(f"loss spike {seen.loss:.3f} at step {failed.step + 1}: back to step {back_to}, learning rate x {state.rate_scale:g}")
+                ranks.wait()  # all have read what is about to change
+                if ranks.first:
+                    checkpoints.drop_after(back_to)
                 save()
+                ranks.wait()
+                batches.close()
                 batches = new_batches()
+                progress.begin(state.step)
                 continue
-            norm = clip_and_step(model, optimizer, scaler, recipe.optimizer.grad_clip)
+            update(optimizer, scaler)
+            if balance is not None:
+                balance.update(seen.bin_losses, seen.bin_counts)
 
             state.step += 1
-            state.losses = [*state.losses, loss][-max(recipe.spikes.window, config.log_every) :]
+            state.losses = [*state.losses, seen.loss][-max(recipe.spikes.window, config.log_every) :]
             if state.step % config.log_every == 0:
                 recent = state.losses[-config.log_every :]
-                curves.training.add(state.step, sum(recent) / len(recent), rate, norm)
+                curves.training.add(state.step, sum(recent) / len(recent), rate, seen.norm)
             if state.step % config.validate_every == 0 and state.step < config.steps:
                 validate()
-            progress.show(state.step, loss, rate)
-            if state.step % config.save_every == 0 or stop.requested:
-                save()
-                checkpoints.rotate(state.step, recipe.spikes.window)
-            if stop.requested and state.step < config.steps:
+                if ranks.first:
+                    sample()
+            progress.show(state.step, seen.loss, rate, seen.norm)
+            if state.step % config.save_every == 0 or seen.stop:
+                with progress.pause():
+                    save()
+                    if ranks.first:
+                        checkpoints.rotate(state.step, recipe.spikes.window)
+            if seen.stop and state.step < config.steps:
+                progress.end("paused")
+                ranks.wait()
                 raise InterruptedError(f"paused at step {state.step} of {config.steps}, nothing is lost: run again to go on")
 
+    speed = progress.tokens_per_second(state.step)
+    batches.close()
     recent = state.losses[-recipe.spikes.window :]
-    return Result(
+    result = Result(
         steps=state.step,
         tokens=state.step * config.batch_size * model.config.block_size,
         train_loss=sum(recent) / len(recent),
         validation_loss=validate(),
         backtracks=state.backtracks,
-        tokens_per_second=progress.tokens_per_second(state.step),
+        tokens_per_second=speed,
     )
+    progress.end("finished")
+    return result
 
 
-def accumulate_gradients(
-    model: Callable[[Tensor], Tensor],
-    batch: tuple[Tensor, Tensor],
-    micro_batch: int,
-    precision: str,
-    scaler: torch.amp.GradScaler,
-    device: torch.device,
-) -> float:
-    """Adds the gradient of the batch's mean loss to the parameters, by micro-batches; returns that loss, in nats per token.
+@dataclass(frozen=True)
+class _Seen:
+    """What all ranks know of a step before they make it."""
 
-    Args:
-        batch: inputs and targets, both (B, T).
-    """
-    parts = list(zip(batch[0].split(micro_batch), batch[1].split(micro_batch), strict=True))
-    total = 0.0
-    for inputs, targets in parts:
-        with _autocast(device, precision):
-            logits = model(inputs.to(device, non_blocking=True))
-            loss = cross_entropy(logits, targets.to(device, non_blocking=True)) / len(parts)  # backward() sums; the step wants the mean
-        scaler.scale(loss).backward()
-        total += loss.item()
-    return total
+    loss: float  # mean over the global batch, nats per token
+    norm: float  # of the gradient
+    stop: bool  # somebody wants to pause
+    bin_losses: torch.Tensor  # (F,) float64, on the CPU
+    bin_counts: torch.Tensor
 
 
-def clip_and_step(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, grad_clip: float) -> float:
-    """One update by the clipped gradient; returns the gradient's global norm before clipping. FP16 overflow skips the update."""
-    scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return norm.item()
+def _agreed(ranks: Ranks, gradient: Gradient, norm: torch.Tensor, stop: bool) -> _Seen:
+    """One exchange between the ranks and one wait for the device a step: here."""
+    head = torch.stack([gradient.loss.double(), torch.tensor(float(stop), dtype=torch.float64, device=norm.device)])
+    own = torch.cat([head, gradient.bin_losses, gradient.bin_counts])
+    values = torch.cat([ranks.sum(own), norm.double()[None]]).cpu()  # the norm is that of the mean gradient, the same on each rank
+    bins = (len(values) - 3) // 2
+    return _Seen(float(values[0]) / ranks.world, float(values[-1]), float(values[1]) > 0, values[2 : 2 + bins], values[2 + bins : -1])
+
+
+def _peak_memory(device: torch.device) -> float:
+    """The most that this process has held, in bytes: of the GPU's memory, or of main memory."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 class _StopRequest:
@@ -283,28 +339,3 @@ class _StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-def _pin_arithmetic(threads: int) -> None:
-    """Makes the same program give the same bits again on the same kind of machine."""
-    torch.set_num_threads(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by the next line on a GPU
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a pass over every buffer
-
-
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, DTYPES[precision]) if precision in DTYPES else nullcontext()
-
-
-def native_precision(device: torch.device, precision: str) -> str:
-    """The precision that this device computes in: float32 in place of bf16 on a CPU that would emulate it, far slower (benchmarks/precision.py)."""
-    if precision == "bf16" and device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
-        return "fp32"
-    return precision
-
-
-def _compiled(model: GPT) -> Callable[[Tensor], Tensor]:
-    if not (shutil.which("g++") or shutil.which("clang++")):
-        raise ValueError("checkpoints.compile is true, but there is no C++ compiler here: install g++, or set it to false")
-    return torch.compile(model)

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from antimatter.model.gpt import GPT, GPTConfig
-from antimatter.model.loss import cross_entropy
+from antimatter.model import gpt
+from antimatter.model.gpt import GPT, GPTConfig, KeyValueCache, attend
 
 
 def randomise(model: GPT) -> GPT:
@@ -72,13 +72,24 @@ def test_the_300m_preset_has_as_many_parameters_as_the_readme_says(tied: bool, m
     assert model.n_parameters() / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-def test_loss_is_the_mean_negative_log_likelihood() -> None:
+def test_short_attention_equals_torchs_own() -> None:
     generator = torch.Generator().manual_seed(0)
-    logits, targets = torch.randn(2, 5, 7, generator=generator), torch.randint(7, (2, 5), generator=generator)
-    by_hand = -torch.stack([logits[b, t].double().softmax(-1)[targets[b, t]].log() for b in range(2) for t in range(5)])
-    assert cross_entropy(logits, targets).item() == pytest.approx(by_hand.mean().item(), rel=1e-6)
-    assert cross_entropy(logits, targets).item() == pytest.approx(F.cross_entropy(logits.transpose(1, 2), targets).item(), rel=1e-6)
-    torch.testing.assert_close(cross_entropy(logits, targets, reduction="none").double().flatten(), by_hand, rtol=1e-5, atol=1e-6)
+    q, k, v = torch.randn(3, 2, 4, 12, 8, generator=generator)
+    torch.testing.assert_close(attend(q, k, v, 0.0), F.scaled_dot_product_attention(q, k, v, is_causal=True), rtol=1e-5, atol=1e-6)
+    whole = attend(q, k, v, 0.0)
+    torch.testing.assert_close(attend(q[:, :, 9:], k, v, 0.0), whole[:, :, 9:], rtol=1e-5, atol=1e-6)  # the last three among all
+
+
+@pytest.mark.parametrize("short", [0, 512])  # torch's attention, and that for short contexts on a CPU
+def test_with_a_cache_the_logits_are_those_without(tiny_gpt: GPT, short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpt, "SHORT", short)
+    ids = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(0))
+    randomise(tiny_gpt)
+    with torch.no_grad():
+        cache = KeyValueCache(tiny_gpt.config, 3, like=tiny_gpt.head.weight)
+        parts = [tiny_gpt.hidden(part, cache) for part in ids.split([5, 1, 1, 3, 6], dim=1)]
+        torch.testing.assert_close(tiny_gpt.head(torch.cat(parts, 1)), tiny_gpt(ids), rtol=1e-5, atol=1e-5)
+    assert cache.length == 16
 
 
 @pytest.mark.parametrize(

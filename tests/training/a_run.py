@@ -1,8 +1,9 @@
-"""A small training as a process of its own, to be killed by tests: python a_run.py TOKENS.npy FOLDER [seconds to sleep in each step]."""
+"""A small training as a process of its own, to be killed by tests: python a_run.py TOKENS.npy FOLDER."""
 
+import argparse
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import numpy as np
 from antimatter import files
 from antimatter.model import weights
 from antimatter.model.gpt import GPT, GPTConfig
-from antimatter.training import trainer
+from antimatter.model.loss import LossConfig
+from antimatter.training import distributed, trainer
+from antimatter.training.journal import Curves
 from antimatter.training.optimizer import OptimizerConfig
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
-from antimatter.training.trainer import Curves, Recipe, TrainConfig, TrainRuntime
+from antimatter.training.trainer import Data, Places, Recipe, TrainConfig, TrainRuntime
 
 CONFIG = GPTConfig(n_layer=2, n_head=4, n_embd=32, block_size=16, negative_slope=0.01, dropout=0.1, tied_embeddings=True, seed=1, vocab_size=64)
 RECIPE = Recipe(
@@ -22,29 +25,51 @@ RECIPE = Recipe(
         steps=60, batch_size=8, precision="fp32", compile=False, threads=1, seed=1,
         validate_every=20, validation_tokens=128, log_every=5, save_every=10,
     ),
+    loss=LossConfig(rare_token_power=0.0, rare_token_limit=3.0, rare_token_decay=0.9),
     optimizer=OptimizerConfig(learning_rate=1e-2, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0),
     schedule=ScheduleConfig(warmup_steps=5, final_fraction=0.1),
     spikes=SpikeConfig(factor=3.0, window=10, rate_factor=0.5, max_backtracks=2),
-    runtime=TrainRuntime(device="cpu", micro_batch=4),
+    runtime=TrainRuntime(device="cpu", devices=1, micro_batch=4, keep_states=2),
 )  # fmt: skip
 
 
-def run(tokens: Path, folder: Path, recipe: Recipe = RECIPE) -> trainer.Result:
+def run(
+    tokens: Path, folder: Path, recipe: Recipe = RECIPE, ranks: distributed.Ranks = distributed.ALONE, config: GPTConfig = CONFIG
+) -> trainer.Result:
     """Trains, and leaves weights, curves and figures in `folder`."""
-    model = GPT(CONFIG)
+    model = GPT(config)
     mapped = np.load(tokens, mmap_mode="r")
-    curves = Curves(*(folder / name for name in ("training.csv", "validation.csv", "backtracks.csv")))
-    result = trainer.train(model, [mapped[:-200]], [mapped[-200:]], recipe, curves, folder / "state")
-    weights.save(model, folder)
-    files.write_json(folder / "result.json", {**asdict(result), "tokens_per_second": None})
+    data = Data([mapped[:-200]], [mapped[-200:]], np.bincount(mapped[:-200], minlength=config.vocab_size), str)
+    names = ("training.csv", "validation.csv", "backtracks.csv") if ranks.first else (None, None, None)
+    curves = Curves(*(name and folder / name for name in names))
+    result = trainer.train(model, data, recipe, Places(folder / "state", curves, folder / "live.json"), ranks)
+    if ranks.first:
+        weights.save(model, folder)
+        files.write_json(folder / "result.json", {**asdict(result), "tokens_per_second": None})
     return result
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 3:
-        step, pause = trainer.clip_and_step, float(sys.argv[3])
-        trainer.clip_and_step = lambda *arguments: (time.sleep(pause), step(*arguments))[1]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("tokens", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds to sleep in each step")
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a value of the recipe, or of `model`")
+    given = parser.parse_args()
+    recipe, config = RECIPE, CONFIG
+    for text in given.set:
+        name, value = text.split("=")
+        section, key = name.split(".")
+        part = config if section == "model" else getattr(recipe, section)
+        part = replace(part, **{key: type(getattr(part, key))(value)})
+        config, recipe = (part, recipe) if section == "model" else (config, replace(recipe, **{section: part}))
+    if given.pause:
+        update = trainer.update
+        trainer.update = lambda *arguments: (time.sleep(given.pause), update(*arguments))[1]
     try:
-        run(Path(sys.argv[1]), Path(sys.argv[2]))
+        with distributed.launched(distributed.count(given.devices, "cpu"), "cpu") as ranks:
+            run(given.tokens, given.folder, recipe, ranks, config)
     except InterruptedError as paused:
-        sys.exit(str(paused))
+        print(paused, file=sys.stderr)
+        sys.exit(130)

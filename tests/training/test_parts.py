@@ -15,7 +15,6 @@ from antimatter.training.spikes import SpikeConfig, is_spike
 
 OPTIMIZER = OptimizerConfig(learning_rate=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0)
 SPIKES = SpikeConfig(factor=3.0, window=4, rate_factor=0.5, max_backtracks=2)
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -79,18 +78,33 @@ def test_spikes_at_points_worked_out_by_hand(loss: float, history: list[float], 
 
 
 def test_the_newest_readable_state_is_found_and_a_torn_one_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoints = Checkpoints(tmp_path, every=10)
-    assert checkpoints.newest(CPU) is None
-    for step in (10, 20):
-        checkpoints.save(step, {"step": step})
-    torn = tmp_path / "step-00000020.pt"
+    checkpoints = Checkpoints(tmp_path, every=10, keep=1)
+    assert checkpoints.newest() is None
+    for step in (10, 20, 30):
+        checkpoints.save(step, {"step": step, "weights": torch.arange(1000.0)})
+    torn, flipped = tmp_path / "step-00000030.pt", tmp_path / "step-00000020.pt"
     torn.write_bytes(torn.read_bytes()[:300])
-    assert checkpoints.newest(CPU) == {"step": 10}
-    assert "step-00000020.pt is damaged" in capsys.readouterr().err
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit of one weight
+    flipped.write_bytes(content)
+    assert checkpoints.newest() == 10
+    said = capsys.readouterr().err
+    assert "step-00000030.pt is damaged" in said and "step-00000020.pt is damaged (the checksum of" in said
+    assert checkpoints.load(10)["step"] == 10
+    assert torn.with_suffix(".damaged").exists() and checkpoints.steps() == [10]
+
+
+def test_when_every_state_is_damaged_nothing_begins_anew_in_silence(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every=10, keep=1)
+    checkpoints.save(10, {"step": 10})
+    checkpoints.path(10).write_bytes(b"")
+    for _ in range(2):  # not at the second call either
+        with pytest.raises(ValueError, match=r"every saved state in .* is damaged: restore one from a backup, or delete the folder"):
+            checkpoints.newest()
 
 
 def test_stable_means_followed_by_healthy_steps_and_rotation_keeps_it(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, every=10)
+    checkpoints = Checkpoints(tmp_path, every=10, keep=1)
     for step in (0, 10, 20, 25, 30):  # 25 was saved by a pause
         checkpoints.save(step, {})
     assert checkpoints.stable(29, healthy=5) == 20
@@ -102,8 +116,19 @@ def test_stable_means_followed_by_healthy_steps_and_rotation_keeps_it(tmp_path: 
     assert checkpoints.steps() == [20]
 
 
+def test_the_newest_states_stay_beside_the_stable_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every=10, keep=3)
+    for step in range(0, 60, 10):
+        checkpoints.save(step, {})
+        checkpoints.rotate(step, healthy=1)
+    assert checkpoints.steps() == [30, 40, 50]
+    wide = Checkpoints(tmp_path, every=10, keep=1)
+    wide.rotate(50, healthy=15)  # 30 is stable; 40 is the next to be
+    assert wide.steps() == [30, 40, 50]
+
+
 def test_a_save_that_fails_keeps_what_was_there(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, every=10)
+    checkpoints = Checkpoints(tmp_path, every=10, keep=1)
     checkpoints.save(10, {"step": 10})
     full = tmp_path / ".step-00000020.pt.partial"
     full.symlink_to("/dev/full")  # every write to it says "no space left on device"
@@ -113,7 +138,7 @@ def test_a_save_that_fails_keeps_what_was_there(tmp_path: Path) -> None:
             checkpoints.save(20, {"step": 20, "weights": torch.zeros(100_000)})
     finally:
         Path.unlink = original  # type: ignore[method-assign]
-    assert checkpoints.newest(CPU) == {"step": 10}
+    assert checkpoints.newest() == 10
 
 
 def test_a_curve_can_be_put_back(tmp_path: Path) -> None:
@@ -128,8 +153,9 @@ def test_a_curve_can_be_put_back(tmp_path: Path) -> None:
 
 def test_progress_says_loss_speed_and_time_left() -> None:
     stream = io.StringIO()
-    progress = Progress(total=100, done=40, tokens_per_step=10, interval=0.0, stream=stream)
+    progress = Progress(total=100, tokens_per_step=10, interval=0.0, stream=stream)
+    progress.begin(40)
     progress.started -= 20  # as if the first 20 steps had taken 20 seconds
-    progress.show(60, 3.25, 1e-3)
+    progress.show(60, 3.25, 1e-3, 0.5)
     line = stream.getvalue()
     assert "step     60/100" in line and "loss  3.250" in line and "10 tokens/s" in line and "0:40 left" in line

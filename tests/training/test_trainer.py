@@ -16,11 +16,11 @@ import torch
 from antimatter.data.batches import Batches
 from antimatter.model.gpt import GPT
 from antimatter.training import trainer
-from antimatter.training.trainer import Recipe, TrainingDiverged, TrainRuntime, accumulate_gradients
+from antimatter.training.step import Gradient, Objective, accumulate_gradients
+from antimatter.training.trainer import Recipe, TrainingDiverged
 
 LEFT = ("final.safetensors", "config.json", "training.csv", "validation.csv", "backtracks.csv", "result.json")
 OFF = torch.amp.GradScaler("cpu", enabled=False)
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +38,9 @@ def tokens(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Path:
     return tmp_path / "tokens.npy"
 
 
-def start(tokens: Path, folder: Path, pause: float) -> subprocess.Popen[str]:
+def start(tokens: Path, folder: Path, *options: str, pause: float = 0.0) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["."])}
-    command = [sys.executable, str(Path(__file__).with_name("a_run.py")), str(tokens), str(folder), str(pause)]
+    command = [sys.executable, str(Path(__file__).with_name("a_run.py")), str(tokens), str(folder), f"--pause={pause}", *options]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -54,16 +54,16 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_a_killed_run_ends_in_the_same_bytes_as_an_undisturbed_one(tmp_path: Path, tokens: Path) -> None:
-    with start(tokens, tmp_path / "whole", 0.0) as process:
+    with start(tokens, tmp_path / "whole") as process:
         assert process.wait(120) == 0
     killed = tmp_path / "killed"
     for saved in (10, 40):
-        with start(tokens, killed, 0.03) as process:
+        with start(tokens, killed, pause=0.03) as process:
             wait_for(killed / "state" / f"step-{saved:08d}.pt", process)
             time.sleep(random.random() * 0.2)
             process.kill()
             assert process.wait() == -signal.SIGKILL
-    with start(tokens, killed, 0.0) as process:
+    with start(tokens, killed) as process:
         said = process.stderr.read() if process.stderr else ""
         assert process.wait(120) == 0
     assert "going on from step" in said
@@ -73,11 +73,11 @@ def test_a_killed_run_ends_in_the_same_bytes_as_an_undisturbed_one(tmp_path: Pat
 
 def test_sigterm_saves_the_step_in_hand(tmp_path: Path, tokens: Path) -> None:
     paused = tmp_path / "paused"
-    with start(tokens, paused, 0.03) as process:
+    with start(tokens, paused, pause=0.03) as process:
         wait_for(paused / "state" / "step-00000010.pt", process)
         process.terminate()
         said = process.stderr.read() if process.stderr else ""
-        assert process.wait(60) == 1
+        assert process.wait(60) == 130
     assert "paused at step" in said and "run again to go on" in said
     a_run.run(tokens, tmp_path / "whole")
     a_run.run(tokens, paused)
@@ -99,7 +99,7 @@ def test_micro_batches_add_up_to_the_whole_batch(tiny_gpt: GPT, token_file: Call
     gradients, losses = [], []
     for micro in (8, 2):
         tiny_gpt.zero_grad()
-        losses.append(accumulate_gradients(tiny_gpt, batch, micro, "fp32", OFF, CPU))
+        losses.append(accumulate_gradients(Objective(tiny_gpt), batch, micro, "fp32", OFF).loss.item())
         gradients.append(torch.cat([p.grad.flatten() for p in tiny_gpt.parameters() if p.grad is not None]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
@@ -118,10 +118,10 @@ def with_spikes(monkeypatch: pytest.MonkeyPatch, at: list[int]) -> None:
     """Makes the loss of the n-th step that is computed a NaN, for each n in `at`."""
     compute, calls = trainer.accumulate_gradients, [0]
 
-    def spoilt(*arguments: object) -> float:
+    def spoilt(*arguments: object) -> Gradient:
         calls[0] += 1
-        loss = compute(*arguments)  # type: ignore[arg-type]
-        return float("nan") if calls[0] in at else loss
+        gradient = compute(*arguments)  # type: ignore[arg-type]
+        return replace(gradient, loss=gradient.loss * float("nan")) if calls[0] in at else gradient
 
     monkeypatch.setattr(trainer, "accumulate_gradients", spoilt)
 
@@ -150,5 +150,7 @@ def test_a_recipe_that_does_not_add_up_is_refused() -> None:
     recipe: Recipe = a_run.RECIPE
     with pytest.raises(ValueError, match=r"warmup_steps must be below checkpoints.steps \(60\), got 60"):
         replace(recipe, schedule=replace(recipe.schedule, warmup_steps=60))
-    with pytest.raises(ValueError, match=r"micro_batch must divide checkpoints.batch_size \(8\), got 3"):
-        replace(recipe, runtime=TrainRuntime(device="cpu", micro_batch=3))
+    with pytest.raises(ValueError, match=r"micro_batch must divide the 8 sequences of a device in a step, got 3"):
+        replace(recipe, runtime=replace(recipe.runtime, micro_batch=3)).micro_batch(1)
+    with pytest.raises(ValueError, match=r"batch_size must be a multiple of the 3 devices, got 8: set runtime.devices"):
+        recipe.micro_batch(3)

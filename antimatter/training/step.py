@@ -1,0 +1,100 @@
+"""One optimisation step: the gradient of a batch by micro-batches, its norm, and the update."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.nn.parallel import DistributedDataParallel
+
+from antimatter.model.gpt import GPT
+from antimatter.model.loss import RareTokenBalance, linear_cross_entropy, softmax_gradient
+from antimatter.training.arithmetic import Precision, autocast
+
+
+class Objective(nn.Module):
+    """The model with its loss: what DistributedDataParallel wraps, since it wants the whole computation in one forward."""
+
+    def __init__(self, model: GPT, compile: bool = False) -> None:
+        """Raises ValueError where there is no compiler for torch.compile."""
+        super().__init__()
+        if compile and not any(shutil.which(name) for name in ("gcc", "g++", "clang", "clang++")):
+            raise ValueError("checkpoints.compile is true, but there is no C++ compiler here: install g++, or set it to false")
+        self.model = model
+        self.hidden = torch.compile(model.hidden) if compile else model.hidden
+        self.kernel = torch.compile(softmax_gradient) if compile else softmax_gradient
+
+    def forward(self, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The weighted mean loss, and the loss of each token without weights: (B, T), (B, T) and weights of tokens (V,) or None -> (), (B, T)."""
+        counts = None if weights is None else weights[targets]
+        mean, losses = linear_cross_entropy(self.hidden(inputs), self.model.head.weight, targets, counts, self.kernel)
+        return mean, losses
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What accumulate_gradients() has seen of a batch; the gradient itself lies in the parameters."""
+
+    loss: Tensor  # mean of the batch without weights, nats per token, ()
+    bin_losses: Tensor  # summed by frequency bin, (F,) float64; empty without the balance
+    bin_counts: Tensor  # (F,) float64
+
+
+def accumulate_gradients(
+    objective: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]],
+    batch: tuple[Tensor, Tensor],
+    micro_batch: int,
+    precision: Precision,
+    scaler: torch.amp.GradScaler,
+    balance: RareTokenBalance | None = None,
+) -> Gradient:
+    """Adds the gradient of the batch's mean loss to the parameters, by micro-batches. Nothing waits for the device here.
+
+    Args:
+        objective: an Objective, maybe in DistributedDataParallel, which then means the gradient over the ranks with the last micro-batch.
+        batch: inputs and targets of this rank, both (B, T), on the device.
+
+    Raises:
+        ValueError: the device has too little memory, or torch.compile does not work on this machine.
+    """
+    device = batch[0].device
+    parts = list(zip(batch[0].split(micro_batch), batch[1].split(micro_batch), strict=True))
+    weights = None if balance is None else balance.weights().to(device)
+    bins = None if balance is None else balance.bins.to(device)
+    n_bins = 0 if balance is None else len(balance.share)
+    total = torch.zeros((), device=device)
+    bin_losses, bin_counts = (torch.zeros(n_bins, dtype=torch.float64, device=device) for _ in range(2))
+    for number, (inputs, targets) in enumerate(parts, 1):
+        alone = isinstance(objective, DistributedDataParallel) and number < len(parts)
+        try:
+            with objective.no_sync() if alone else nullcontext():  # type: ignore[attr-defined]
+                with autocast(device, precision):
+                    mean, losses = objective(inputs, targets, weights)
+                scaler.scale(mean / len(parts)).backward()  # backward() sums; the step wants the mean
+        except torch.OutOfMemoryError:
+            raise ValueError(f"{device} is out of memory with runtime.micro_batch {len(inputs)}: halve it, the step stays the same") from None
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"torch.compile does not work here ({reason}): set checkpoints.compile to false") from error
+        total += losses.mean() / len(parts)
+        if bins is not None:
+            which = nn.functional.one_hot(bins[targets.flatten()], n_bins).double()  # a product: sums in a fixed order on a GPU too
+            bin_losses += losses.flatten().double() @ which
+            bin_counts += which.sum(0)
+    return Gradient(total, bin_losses, bin_counts)
+
+
+def clip(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, limit: float) -> Tensor:
+    """Scales the gradient down to a global norm of `limit` at most; its norm before that, ()."""
+    scaler.unscale_(optimizer)
+    return nn.utils.clip_grad_norm_(model.parameters(), limit)
+
+
+def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """One step by the gradient, which is gone afterwards. A gradient that overflowed in fp16 is skipped, and the loss scale falls."""
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
