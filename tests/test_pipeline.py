@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
@@ -152,6 +153,27 @@ def test_bad_parameters_are_one_line_and_lose_nothing(made: Path, stage: str, ol
     errors = done.stderr.strip().splitlines()
     assert len(errors) == 1 and re.search(words, errors[0]), done.stderr
     assert before == {path: path.stat().st_mtime_ns for path in made.glob("data/**/*")}
+
+
+BARE = ("torch", "torchgen", "functorch", "numpy", "numpy.libs", "safetensors", "yaml", "_yaml")
+BARE += ("sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions.py", "setuptools")  # what torch asks for
+
+
+def test_a_bare_machine_with_prepared_shards_trains_to_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    """torch, numpy, safetensors and a YAML reader: no dvc, no tokenizer, nothing of the data stages."""
+    site = Path(np.__file__).parents[1]
+    for name in BARE:
+        if (site / name).exists():
+            (tmp_path / "site").mkdir(exist_ok=True)
+            (tmp_path / "site" / name).symlink_to(site / name)
+    outputs = [str(tmp_path / name) for name in ("checkpoints", "metrics.json", "training.csv", "validation.csv", "backtracks.csv", "live.json")]
+    command = [sys.executable, "-S", "-m", "stages.checkpoints", "data/shards", *outputs]  # -S: without this Python's own packages
+    environment = {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}.", "PATH": os.environ["PATH"]}
+    assert subprocess.run([sys.executable, "-S", "-c", "import dvc"], cwd=made, env=environment, capture_output=True).returncode == 1
+    done = subprocess.run(command, cwd=made, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "checkpoints/final.safetensors").read_bytes() == (made / "models/checkpoints/final.safetensors").read_bytes()
+    assert (tmp_path / "training.csv").read_bytes() == (made / "plots/training.csv").read_bytes()
 
 
 def test_a_truncated_shard_stops_training_before_it_begins(made: Path, tmp_path: Path) -> None:

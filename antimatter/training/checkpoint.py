@@ -69,7 +69,8 @@ class Checkpoints:
             print(f"warning: {path} is damaged ({reason}): going back to the one before", file=sys.stderr)
             path.rename(path.with_suffix(".damaged"))
         if any(self.folder.glob("step-*.damaged")):
-            raise ValueError(f"every saved state in {self.folder} is damaged: restore one from a backup, or delete the folder to begin at step 0")
+            which = "every saved state" if regular_up_to is None else f"every stable state (up to step {regular_up_to})"
+            raise ValueError(f"{which} in {self.folder} is damaged: restore one from a backup, or delete the folder to begin at step 0")
         return None
 
     def steps(self) -> list[int]:

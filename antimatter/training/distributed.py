@@ -83,6 +83,9 @@ def launched(world: int, device_type: str, command: Sequence[str] | None = None)
 
     Args:
         command: what starts a process; None is the command line of this one.
+
+    Raises:
+        OSError: another process has failed.
     """
     if world == 1:
         yield ALONE
@@ -102,6 +105,11 @@ def launched(world: int, device_type: str, command: Sequence[str] | None = None)
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
         yield ranks
         ranks.wait()  # none leaves while another still needs it
+    except RuntimeError as error:  # an exchange that fails because a partner is gone
+        time.sleep(1)
+        if (failure := _failure(others)) is None:
+            raise
+        raise OSError(failure) from error
     finally:
         ended.set()
         if dist.is_initialized():
@@ -138,12 +146,18 @@ def _end_with(parent: int) -> None:
 def _watch(others: list["subprocess.Popen[bytes]"], ended: threading.Event) -> None:
     """Ends this process when another one has failed: it may wait for it for ever, in a library that no exception reaches."""
     while not ended.wait(0.5):
-        failed = [(rank, other.returncode) for rank, other in enumerate(others, 1) if other.poll() not in (None, 0, 130)]
-        if failed and not ended.wait(GRACE):
-            rank, status = failed[0]
-            reason = f"signal {-status}" if status < 0 else f"status {status}"
-            way_out = "run again to go on from the last saved state"
-            print(f"error: the process of device {rank} ended with {reason}: {way_out}", file=sys.stderr, flush=True)
+        failure = _failure(others)
+        if failure is not None and not ended.wait(GRACE):
+            print(f"error: {failure}", file=sys.stderr, flush=True)
             for other in others:
                 other.kill()
             os._exit(1)
+
+
+def _failure(others: list["subprocess.Popen[bytes]"]) -> str | None:
+    for rank, other in enumerate(others, 1):
+        status = other.poll()
+        if status not in (None, 0, 130):
+            reason = f"signal {-status}" if status < 0 else f"status {status}"
+            return f"the process of device {rank} ended with {reason}: run again to go on from the last saved state"
+    return None

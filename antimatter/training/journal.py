@@ -76,7 +76,7 @@ class Progress:
         memory: Callable[[], float] = lambda: 0.0,
         quiet: bool = False,
         interval: float = 10.0,
-        stream: TextIO = sys.stderr,
+        stream: TextIO | None = None,
     ) -> None:
         """
         Args:
@@ -85,10 +85,11 @@ class Progress:
             peak: FLOP/s of all devices at their best; None where nobody knows it, and then there is no MFU.
             memory: gives the bytes in use.
             quiet: say and write nothing: one process of several speaks.
+            stream: None is stderr.
         """
         self.total, self.tokens_per_step, self.flops_per_token, self.peak, self.memory = total, tokens_per_step, flops_per_token, peak, memory
-        self.live, self.quiet, self.stream = live, quiet, stream
-        self.interval = 0.2 if stream.isatty() else interval
+        self.live, self.quiet, self.stream = live, quiet, stream or sys.stderr
+        self.interval = 0.2 if self.stream.isatty() else interval
         self.figures: dict[str, Any] = {"state": "training", "step": 0, "steps": total, "sample": None}
         self.begin(0)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
 from antimatter.model.gpt import GPT
@@ -76,7 +75,9 @@ def accumulate_gradients(
                 scaler.scale(mean / len(parts)).backward()  # backward() sums; the step wants the mean
         except torch.OutOfMemoryError:
             raise ValueError(f"{device} is out of memory with runtime.micro_batch {len(inputs)}: halve it, the step stays the same") from None
-        except TorchDynamoException as error:
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"torch.compile does not work here ({reason}): set checkpoints.compile to false") from error
         total += losses.mean() / len(parts)

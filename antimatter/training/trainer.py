@@ -32,6 +32,7 @@ from antimatter.training.step import Gradient, Objective, accumulate_gradients, 
 
 PROMPT = 16  # tokens of the validation split that a sample continues
 SAMPLING = Sampling(temperature=0.8, top_k=40, top_p=1.0, max_new_tokens=48)
+SAMPLE_EVERY = 5  # validations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +268,7 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
                 curves.training.add(state.step, sum(recent) / len(recent), rate, seen.norm)
             if state.step % config.validate_every == 0 and state.step < config.steps:
                 validate()
-                if ranks.first:
+                if ranks.first and state.step % (SAMPLE_EVERY * config.validate_every) == 0:
                     sample()
             progress.show(state.step, seen.loss, rate, seen.norm)
             if state.step % config.save_every == 0 or seen.stop:

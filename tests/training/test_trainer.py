@@ -1,10 +1,11 @@
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,18 +24,13 @@ LEFT = ("final.safetensors", "config.json", "training.csv", "validation.csv", "b
 OFF = torch.amp.GradScaler("cpu", enabled=False)
 
 
-@pytest.fixture(autouse=True)
-def torch_as_before() -> Iterator[None]:
-    """train() pins threads and determinism for its whole process."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(strict)
+pytestmark = pytest.mark.usefixtures("torch_as_before")
 
 
 @pytest.fixture
 def tokens(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Path:
-    np.save(tmp_path / "tokens.npy", token_file(3000))
+    made = token_file(3000)
+    np.save(tmp_path / "tokens.npy", np.where(made < 32, made, 7))  # one token is frequent, the others are rare
     return tmp_path / "tokens.npy"
 
 
@@ -89,7 +85,7 @@ def test_training_learns_what_there_is_to_learn(tmp_path: Path, tokens: Path) ->
     result = a_run.run(tokens, tmp_path / "run")
     rows = (tmp_path / "run" / "validation.csv").read_text().splitlines()
     assert rows[0] == "step,loss" and [row.split(",")[0] for row in rows[1:]] == ["0", "20", "40", "60"]
-    assert float(rows[1].split(",")[1]) == pytest.approx(np.log(64), abs=0.1)  # untrained: every token alike
+    assert float(rows[1].split(",")[1]) == pytest.approx(np.log(64), abs=0.2)  # untrained: every token alike
     assert result.validation_loss < 3.5
     assert result.tokens == 60 * 8 * 16
 
@@ -138,6 +134,108 @@ def test_a_spike_goes_back_to_the_last_stable_state_with_half_the_rate(tmp_path:
     a_run.run(tokens, undisturbed)
     rates = [float(row.split(",")[2]) for row in (undisturbed / "training.csv").read_text().splitlines()[1:]]
     assert [float(row[2]) for row in rows] == pytest.approx([rate * (1 if 5 * i + 5 <= 20 else 0.25) for i, rate in enumerate(rates)], rel=1e-5)
+
+
+def spoil_weights(monkeypatch: pytest.MonkeyPatch, at: int, spoil: Callable[[torch.nn.Parameter], None]) -> None:
+    """Does something to the first matrix after the n-th update."""
+    update, calls = trainer.update, [0]
+
+    def spoilt(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+        update(optimizer, scaler)
+        calls[0] += 1
+        if calls[0] == at:
+            spoil(optimizer.param_groups[0]["params"][0])
+
+    monkeypatch.setattr(trainer, "update", spoilt)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda weights: weights.data.add_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)) * 30),  # the loss leaps
+        lambda weights: weights.data[3, 3:].fill_(torch.nan),  # the loss is no number
+    ],
+    ids=["noise", "nan"],
+)
+def test_weights_that_are_lost_cost_one_backtrack_and_the_run_ends_healthy(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[torch.nn.Parameter], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil_weights(monkeypatch, 35, spoil)
+    result = a_run.run(tokens, tmp_path / "run")
+    assert result.backtracks == 1 and result.steps == 60
+    (row,) = (tmp_path / "run/backtracks.csv").read_text().splitlines()[1:]
+    step, loss, back_to, rate_scale = map(float, row.split(","))
+    assert (step, back_to, rate_scale) == (36, 20, 0.5)
+    assert not loss < 3 * 1.5  # what it was before; NaN is not below either
+    assert "loss spike" in capsys.readouterr().err
+    assert result.validation_loss < 2  # it began at 4.2
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, calls = trainer.clip, [0]
+
+    def spoilt(model: torch.nn.Module, *arguments: object) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == 60:  # in the last step no later loss would tell
+            next(model.parameters()).grad[0, 0] = torch.inf  # type: ignore[index]
+        return compute(model, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "clip", spoilt)
+    result = a_run.run(tokens, tmp_path / "run")
+    assert result.backtracks == 1 and result.validation_loss < 3.5
+
+
+def test_a_stable_state_that_is_damaged_is_passed_over_when_going_back(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damage(_: torch.nn.Parameter) -> None:
+        (tmp_path / "run/state/step-00000020.pt").write_bytes(b"torn")
+
+    with_spikes(monkeypatch, [36])
+    spoil_weights(monkeypatch, 35, damage)
+    recipe = replace(a_run.RECIPE, runtime=replace(a_run.RECIPE.runtime, keep_states=3))
+    assert a_run.run(tokens, tmp_path / "run", recipe).backtracks == 1
+    assert (tmp_path / "run/backtracks.csv").read_text().splitlines()[1] == "36,nan,10,0.5"
+
+
+def test_a_full_disk_ends_the_run_in_one_clear_word_and_loses_nothing(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = torch.save
+
+    def full(state: dict[str, dict[str, int]], path: Path) -> None:
+        if state["state"]["step"] == 30:
+            path.write_bytes(b"half a state")
+            raise RuntimeError("[enforce fail at inline_container.cc:1034] . PytorchStreamWriter failed writing file data/13: file write failed")
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"could not save .*step-00000030.pt: .*free some space and run again, it goes on from step 20"):
+        a_run.run(tokens, tmp_path / "run")
+    monkeypatch.undo()
+    a_run.run(tokens, tmp_path / "run")
+    a_run.run(tokens, tmp_path / "whole")
+    for name in LEFT:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_the_balance_is_part_of_what_a_resumed_run_goes_on_with(tmp_path: Path, tokens: Path) -> None:
+    recipe = replace(a_run.RECIPE, loss=replace(a_run.RECIPE.loss, rare_token_power=0.5))
+    a_run.run(tokens, tmp_path / "whole", recipe)
+    with start(tokens, tmp_path / "paused", "--set=loss.rare_token_power=0.5", pause=0.03) as process:
+        wait_for(tmp_path / "paused/state/step-00000010.pt", process)
+        process.terminate()
+        said = process.stderr.read() if process.stderr else ""
+        assert process.wait(60) == 130, said
+    a_run.run(tokens, tmp_path / "paused", recipe)
+    for name in LEFT:
+        assert (tmp_path / "paused" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    a_run.run(tokens, tmp_path / "off")
+    assert (tmp_path / "off/final.safetensors").read_bytes() != (tmp_path / "whole/final.safetensors").read_bytes()
+
+
+def test_the_latest_figures_are_there_for_those_who_watch(tmp_path: Path, tokens: Path) -> None:
+    a_run.run(tokens, tmp_path / "run")
+    live = json.loads((tmp_path / "run/live.json").read_text())
+    assert (live["state"], live["step"], live["steps"]) == ("finished", 60, 60)
+    assert live["tokens_per_second"] > 0 and live["memory_gb"] > 0 and live["mfu"] is None  # nobody knows the peak of a CPU
+    assert live["gradient_norm"] > 0 and live["seconds_left"] == 0
 
 
 def test_spike_after_spike_ends_in_a_clear_word(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,111 @@
+"""Several processes that share a batch: the same losses, and no process left behind, however one of them ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from antimatter.training import distributed
+
+A_RUN = str(Path(__file__).with_name("a_run.py"))
+ALIKE = ("--set=model.dropout=0", "--set=training.log_every=1", "--set=loss.rare_token_power=0.5")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d")
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Path:
+    made = token_file(3000)
+    np.save(tmp_path / "tokens.npy", np.where(made < 32, made, 7))  # one token is frequent, the others are rare
+    return tmp_path / "tokens.npy"
+
+
+def start(tokens: Path, folder: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, A_RUN, str(tokens), str(folder), *options]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str], status: int) -> str:
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == status, said
+    return said
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def losses(folder: Path) -> np.ndarray:
+    """Of each step; the 60 of a run."""
+    return np.loadtxt(folder / "training.csv", delimiter=",", skiprows=1)[:, 1]
+
+
+@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["started by the first", "torchrun"])
+def test_two_processes_have_the_losses_of_one(tmp_path: Path, tokens: Path, launcher: tuple[str, ...]) -> None:
+    finish(start(tokens, tmp_path / "one", *ALIKE), 0)
+    said = finish(start(tokens, tmp_path / "two", "--devices=2", *ALIKE, launcher=launcher), 0)
+    assert said.count("step     60/60") == 1  # one speaks for both
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    assert (tmp_path / "two/validation.csv").read_text() == (tmp_path / "one/validation.csv").read_text()
+    assert (tmp_path / "two/final.safetensors").exists()
+
+
+@pytest.fixture
+def running(tmp_path: Path, tokens: Path) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """A training on two processes that has saved step 10, and its second process."""
+    process = start(tokens, tmp_path / "run", "--devices=2", "--pause=0.05", *ALIKE)
+    until(lambda: process.poll() is not None or (tmp_path / "run/state/step-00000010.pt").exists())
+    (other,) = psutil.Process(process.pid).children()
+    return process, other
+
+
+def test_when_the_first_process_is_killed_the_other_ends_and_the_run_goes_on_later(
+    tmp_path: Path, tokens: Path, running: tuple[subprocess.Popen[str], psutil.Process]
+) -> None:
+    process, other = running
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    assert psutil.wait_procs([other], timeout=30)[1] == []
+    assert "going on from step" in finish(start(tokens, tmp_path / "run", "--devices=2", *ALIKE), 0)
+    finish(start(tokens, tmp_path / "whole", "--devices=2", *ALIKE), 0)
+    for name in ("final.safetensors", "training.csv", "validation.csv", "result.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_when_another_process_is_killed_the_first_says_so_and_ends(tmp_path: Path, running: tuple[subprocess.Popen[str], psutil.Process]) -> None:
+    process, other = running
+    other.kill()
+    said = finish(process, 1)
+    assert "device 1 ended with signal 9: run again to go on from the last saved state" in said
+    assert list((tmp_path / "run/state").glob("step-*.pt"))
+
+
+@pytest.mark.parametrize("whom", ["first", "other"])
+def test_sigterm_to_any_process_pauses_all_at_the_same_step(
+    tmp_path: Path, tokens: Path, running: tuple[subprocess.Popen[str], psutil.Process], whom: str
+) -> None:
+    process, other = running
+    (process if whom == "first" else other).terminate()
+    assert "paused at step" in finish(process, 130)
+    assert psutil.wait_procs([other], timeout=30)[1] == []
+    assert "going on from step" in finish(start(tokens, tmp_path / "run", *ALIKE), 0)  # on one device now
+    finish(start(tokens, tmp_path / "whole", *ALIKE), 0)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-5)
+
+
+def test_more_devices_than_there_are_is_one_clear_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"runtime.devices is 4, but torch sees 2 GPUs here"):
+        distributed.count(4, "cuda")
+    assert (distributed.count(0, "cuda"), distributed.count(1, "cuda"), distributed.count(0, "cpu"), distributed.count(3, "cpu")) == (2, 1, 1, 3)

@@ -1,0 +1,74 @@
+"""Golden losses: the licence to refactor. A change of the code that is meant to change no result leaves them as they are, to the bit.
+
+They are bits of one kind of machine; on another kind, where float32 sums come in another order, they are held to 1e-4. After a change that is meant
+to change results, or to add a kind of machine: python tests/training/test_golden.py
+"""
+
+import json
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import a_run
+import numpy as np
+import pytest
+import torch
+
+from antimatter import files
+from antimatter.training.trainer import Recipe
+
+GOLDEN = Path("tests/golden/losses.json")
+STEPS = 30
+
+
+def variants() -> dict[str, tuple[dict[str, object], Recipe]]:
+    """What is trained: changes of the model, and the recipe."""
+    recipe = replace(a_run.RECIPE, training=replace(a_run.RECIPE.training, steps=STEPS, log_every=1))
+    return {
+        "plain": ({"dropout": 0.0}, recipe),
+        "dropout, untied head": ({"dropout": 0.1, "tied_embeddings": False}, recipe),
+        "rare-token balance": ({"dropout": 0.0}, replace(recipe, loss=replace(recipe.loss, rare_token_power=0.5))),
+        "one micro-batch": ({"dropout": 0.0}, replace(recipe, runtime=replace(recipe.runtime, micro_batch=8))),
+    }
+
+
+def machine() -> str:
+    """The kind of machine, as far as it decides about bits."""
+    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    vendor = next((line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("vendor_id")), platform.machine())
+    return f"torch {torch.__version__.split('+')[0]}, {torch.backends.cpu.get_cpu_capability()}, {vendor}"
+
+
+def golden(name: str, folder: Path) -> dict[str, Any]:
+    """Loss and gradient norm of each step and the validation losses, to six digits; and a digest of the weights, which sees every bit."""
+    random = np.random.default_rng(0)
+    tokens = np.zeros(3000, dtype=np.uint16)
+    for i in range(1, len(tokens)):
+        tokens[i] = (tokens[i - 1] * 5 + 3) % 64 if random.random() < 0.9 else random.integers(64)
+    np.save(folder / "tokens.npy", np.where(tokens < 32, tokens, 7))  # one token is frequent, the others are rare
+    change, recipe = variants()[name]
+    a_run.run(folder / "tokens.npy", folder / "run", recipe, config=replace(a_run.CONFIG, **change))  # type: ignore[arg-type]
+    rows = [np.loadtxt(folder / "run" / file, delimiter=",", skiprows=1) for file in ("training.csv", "validation.csv")]
+    values = [*rows[0][:, [1, 3]].flatten().tolist(), *rows[1][:, 1].tolist()]
+    return {"losses": values, "weights": files.sha256(folder / "run/final.safetensors")}
+
+
+@pytest.mark.usefixtures("torch_as_before")
+@pytest.mark.parametrize("name", variants())
+def test_the_losses_are_golden(tmp_path: Path, name: str) -> None:
+    known, found = json.loads(GOLDEN.read_text()), golden(name, tmp_path)
+    for kind, runs in known.items():
+        assert found["losses"] == pytest.approx(runs[name]["losses"], rel=1e-4), kind
+    if machine() in known:
+        assert found == known[machine()][name]
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    written = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    for name in variants():
+        with tempfile.TemporaryDirectory() as folder:
+            written.setdefault(machine(), {})[name] = golden(name, Path(folder))
+    files.write_text(GOLDEN, json.dumps(written, indent=1) + "\n")
