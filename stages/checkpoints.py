@@ -41,9 +41,7 @@ def main(tokens: Path, checkpoints: Path, metrics: Path, training: Path, validat
             result = train(model, data, recipe, Places(saved, curves, throughput), ranks)
         if first:
             weights.save(model, checkpoints)
-            found = asdict(result)
-            del found["tokens_per_second"]  # in metrics/throughput.json: it differs from run to run
-            files.write_metrics(metrics, {"parameters": model.n_parameters(), **found})
+            files.write_metrics(metrics, {"parameters": model.n_parameters(), **asdict(result)})
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ class Ahead:
     def _read(self, step: int) -> tuple[Tensor, Tensor]:
         inputs, targets = self.batches.at(step)
         if self.device.type == "cuda":  # from pinned memory the copy runs beside the computation
+            torch.cuda.set_device(self.device)  # each thread has its own, and begins with GPU 0
             return inputs.pin_memory(), targets.pin_memory()
         return inputs, targets
 

@@ -53,7 +53,10 @@ def softmax_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) ->
     p = logits.softmax(-1, dtype=torch.float32)
     log_sum = logits.amax(-1, keepdim=True).float() - p.amax(-1, keepdim=True).log()  # the largest p is at least 1 / V: its log is exact
     losses = log_sum - logits.gather(1, targets).float()
-    gradient = p.scatter_add_(1, targets, p.new_full(targets.shape, -1.0))
+    if p.is_cuda:  # a deterministic scatter sorts its indices there; this is one more term of a fused loop
+        gradient = p - (torch.arange(p.shape[1], device=p.device) == targets)
+    else:
+        gradient = p.scatter_add_(1, targets, p.new_full(targets.shape, -1.0))
     return losses[:, 0], (gradient if weights is None else gradient.mul_(weights)).to(logits.dtype)
 
 

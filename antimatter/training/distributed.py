@@ -1,12 +1,13 @@
 """One process a device. On one machine the first process starts the others; on several machines torchrun starts all of them."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,13 +41,12 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
-    def agree(self, value: int) -> int:
-        """The value of the first rank, on all."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return int(box[0])
+    def agree(self, ask: Callable[[], int | None]) -> int | None:
+        """What the first rank finds, on all; the others do not look."""
+        box = [ask() if self.first else None]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     def wait(self) -> None:
         if self.world > 1:
@@ -105,7 +105,9 @@ def launched(world: int, device_type: str, command: Sequence[str] | None = None)
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
         yield ranks
         ranks.wait()  # none leaves while another still needs it
-    except RuntimeError as error:  # an exchange that fails because a partner is gone
+    except RuntimeError as error:  # maybe an exchange that fails because a partner is gone
+        if PARENT in os.environ and re.search(r"peer|remote|socket|NCCL", str(error)):
+            os._exit(1)  # the first process says what happened
         time.sleep(1)
         if (failure := _failure(others)) is None:
             raise

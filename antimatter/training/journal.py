@@ -1,6 +1,6 @@
 """What a run tells: CSV curves for `dvc plots`, a file with its latest figures for `antimatter watch`, and one progress line on the console.
 
-Tokens a second count training alone: validation, saving and samples are left out.
+Tokens a second count training alone: validation, saving, samples and a process's first step, which may compile, are left out.
 """
 
 import csv
@@ -95,7 +95,7 @@ class Progress:
 
     def begin(self, done: int) -> None:
         """From here the time counts; `done` steps lie behind."""
-        self.first, self.paused = done, 0.0
+        self.cold, self.first, self.paused = True, done, 0.0
         self.started = self.shown = time.monotonic()
         self.written = -float("inf")
         self.figures["step"] = done
@@ -113,11 +113,13 @@ class Progress:
     def show(self, step: int, loss: float, rate: float, norm: float) -> None:
         """Shows the state after `step` steps, if the last line is old enough."""
         now = time.monotonic()
+        if self.cold:
+            self.cold, self.first, self.started, self.paused = False, step, now, 0.0
         if self.quiet or (now - self.shown < self.interval and step < self.total):
             return
         self.shown = now
         speed, memory = self.tokens_per_second(step), self.memory() / 1e9
-        left = (self.total - step) * (now - self.started) / (step - self.first)
+        left = (self.total - step) * (now - self.started) / max(step - self.first, 1)
         mfu = speed * self.flops_per_token / self.peak if self.peak else None
         self.figures |= {"step": step, "loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens_per_second": round(speed)}
         self.figures |= {"mfu": mfu, "memory_gb": round(memory, 3), "seconds_left": round(left)}
@@ -129,7 +131,7 @@ class Progress:
         )
 
     def tokens_per_second(self, step: int) -> float:
-        """Since begin(), without pauses."""
+        """Since the first step after begin(), without pauses."""
         return (step - self.first) * self.tokens_per_step / max(time.monotonic() - self.started - self.paused, 1e-9)
 
     def note(self, text: str) -> None:

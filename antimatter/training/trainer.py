@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -115,7 +115,6 @@ class Result:
     train_loss: float  # mean of the last spikes.window steps, nats per token
     validation_loss: float  # at the training precision, on the first validation_tokens
     backtracks: int
-    tokens_per_second: float  # since this process began
 
 
 class TrainingDiverged(ValueError):
@@ -209,10 +208,33 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
             model.train()
             progress.sample(state.step, f"{data.decode(prompt)} ... {data.decode(ids)}")
 
-    found = ranks.agree((checkpoints.newest() if ranks.first else None) or -1)  # -1: none, or the untrained one
+    def backtrack(loss: float, rate: float) -> State:
+        """The last stable state, from which the run goes on more slowly. What the failed run has learnt about itself survives the reload, or the next
+        backtrack would halve nothing.
+        """
+        back_to = ranks.agree(lambda: checkpoints.newest(regular_up_to=checkpoints.stable(state.step, recipe.spikes.window)))
+        if state.backtracks == recipe.spikes.max_backtracks or back_to is None:
+            progress.end("diverged")
+            raise TrainingDiverged(
+                f"training diverged: loss {loss:.4g} at step {state.step + 1} after {state.backtracks} backtracks, learning rate "
+                f"{rate:.3g}; lower optimizer.learning_rate ({recipe.optimizer.learning_rate}) or lengthen schedule.warmup_steps"
+            )
+        slower = state.rate_scale * recipe.spikes.rate_factor
+        curves.backtracks.add(state.step + 1, loss, back_to, slower)
+        story = curves.backtracks.snapshot()
+        progress.note(f"loss spike {loss:.3f} at step {state.step + 1}: back to step {back_to}, learning rate x {slower:g}")
+        optimizer.zero_grad(set_to_none=True)
+        stable = restore(back_to)
+        curves.backtracks.restore(story)
+        ranks.wait()  # all have read what is about to change
+        if ranks.first:
+            checkpoints.drop_after(back_to)
+        return replace(stable, rate_scale=slower, backtracks=state.backtracks + 1)
+
+    found = ranks.agree(checkpoints.newest)
     if precision != config.precision:
         progress.note(f"this device has no {config.precision} arithmetic: computing in {precision}, the curve will agree to about 1%")
-    if found >= 0:
+    if found is not None:
         state = restore(found)
         progress.note(f"going on from step {state.step:,} of {config.steps:,}")
     else:
@@ -230,27 +252,7 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
             norm = clip(model, optimizer, scaler, recipe.optimizer.grad_clip)
             seen = _agreed(ranks, gradient, norm, stop.requested)
             if is_spike(seen.loss, state.losses, recipe.spikes) or not (math.isfinite(seen.norm) or scaler.is_enabled()):
-                back_to = checkpoints.stable(state.step, recipe.spikes.window) if ranks.first else None
-                if ranks.first and back_to is not None:
-                    back_to = checkpoints.newest(regular_up_to=back_to)
-                back_to = ranks.agree(-1 if back_to is None else back_to)
-                if state.backtracks == recipe.spikes.max_backtracks or back_to < 0:
-                    progress.end("diverged")
-                    raise TrainingDiverged(
-                        f"training diverged: loss {seen.loss:.4g} at step {state.step + 1} after {state.backtracks} backtracks, learning rate "
-                        f"{rate:.3g}; lower optimizer.learning_rate ({recipe.optimizer.learning_rate}) or lengthen schedule.warmup_steps"
-                    )
-                # what the failed run has learnt about itself survives the reload, or the next backtrack would halve nothing
-                curves.backtracks.add(state.step + 1, seen.loss, back_to, state.rate_scale * recipe.spikes.rate_factor)
-                failed, story = state, curves.backtracks.snapshot()
-                optimizer.zero_grad(set_to_none=True)
-                state = restore(back_to)
-                state.rate_scale, state.backtracks = failed.rate_scale * recipe.spikes.rate_factor, failed.backtracks + 1
-                curves.backtracks.restore(story)
-                progress.note(f"loss spike {seen.loss:.3f} at step {failed.step + 1}: back to step {back_to}, learning rate x {state.rate_scale:g}")
-                ranks.wait()  # all have read what is about to change
-                if ranks.first:
-                    checkpoints.drop_after(back_to)
+                state = backtrack(seen.loss, rate)
                 save()
                 ranks.wait()
                 batches.close()
@@ -281,7 +283,6 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
                 ranks.wait()
                 raise InterruptedError(f"paused at step {state.step} of {config.steps}, nothing is lost: run again to go on")
 
-    speed = progress.tokens_per_second(state.step)
     batches.close()
     recent = state.losses[-recipe.spikes.window :]
     result = Result(
@@ -290,7 +291,6 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         train_loss=sum(recent) / len(recent),
         validation_loss=validate(),
         backtracks=state.backtracks,
-        tokens_per_second=speed,
     )
     progress.end("finished")
     return result

@@ -45,7 +45,7 @@ def run(
     result = trainer.train(model, data, recipe, Places(folder / "state", curves, folder / "live.json"), ranks)
     if ranks.first:
         weights.save(model, folder)
-        files.write_json(folder / "result.json", {**asdict(result), "tokens_per_second": None})
+        files.write_json(folder / "result.json", asdict(result))
     return result
 
 

@@ -154,7 +154,8 @@ def test_a_curve_can_be_put_back(tmp_path: Path) -> None:
 def test_progress_says_loss_speed_and_time_left() -> None:
     stream = io.StringIO()
     progress = Progress(total=100, tokens_per_step=10, interval=0.0, stream=stream)
-    progress.begin(40)
+    progress.begin(39)
+    progress.show(40, 3.3, 1e-3, 0.5)  # the first step warms up
     progress.started -= 20  # as if the first 20 steps had taken 20 seconds
     progress.show(60, 3.25, 1e-3, 0.5)
     line = stream.getvalue()

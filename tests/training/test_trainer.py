@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,17 @@ def test_half_precision_trains_as_float32_does(tmp_path: Path, tokens: Path, pre
     full = replace(a_run.RECIPE, training=replace(a_run.RECIPE.training, steps=30))
     half = a_run.run(tokens, tmp_path / "half", recipe)
     assert half.validation_loss == pytest.approx(a_run.run(tokens, tmp_path / "full", full).validation_loss, rel=0.02)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
+def test_compiled_it_is_the_same_training_to_rounding(tmp_path: Path, tokens: Path) -> None:
+    eager = replace(a_run.RECIPE, training=replace(a_run.RECIPE.training, steps=12, log_every=1))
+    config = replace(a_run.CONFIG, dropout=0.0)
+    a_run.run(tokens, tmp_path / "eager", eager, config=config)
+    a_run.run(tokens, tmp_path / "compiled", replace(eager, training=replace(eager.training, compile=True)), config=config)
+    losses = [np.loadtxt(tmp_path / name / "training.csv", delimiter=",", skiprows=1)[:, 1] for name in ("eager", "compiled")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def with_spikes(monkeypatch: pytest.MonkeyPatch, at: list[int]) -> None:
@@ -236,6 +248,20 @@ def test_the_latest_figures_are_there_for_those_who_watch(tmp_path: Path, tokens
     assert (live["state"], live["step"], live["steps"]) == ("finished", 60, 60)
     assert live["tokens_per_second"] > 0 and live["memory_gb"] > 0 and live["mfu"] is None  # nobody knows the peak of a CPU
     assert live["gradient_norm"] > 0 and live["seconds_left"] == 0
+
+
+def test_a_backtrack_to_the_untrained_weights_survives_a_kill(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with_spikes(monkeypatch, [7])
+    monkeypatch.setattr(trainer.Ahead, "close", die)  # right after the state of the backtrack is saved
+    with pytest.raises(KeyboardInterrupt):
+        a_run.run(tokens, tmp_path / "run")
+    monkeypatch.undo()
+    result = a_run.run(tokens, tmp_path / "run")
+    assert result.backtracks == 1
+    assert (tmp_path / "run/backtracks.csv").read_text().splitlines()[1:] == ["7,nan,0,0.5"]
 
 
 def test_spike_after_spike_ends_in_a_clear_word(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
