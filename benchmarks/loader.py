@@ -16,8 +16,14 @@ import numpy as np
 import torch
 
 from antimatter.data.batches import Batches
+from antimatter.model.flops import flops_per_token
+from antimatter.model.gpt import GPTConfig
 
 BATCH, BLOCK, FILE_TOKENS, ROUNDS = 32, 2048, 50_000_000, 200
+SPEED = 0.55 * 989e12  # FLOP/s: an H200 at an MFU of 55%, the fastest that is hoped for
+PRESET = GPTConfig(
+    n_layer=24, n_head=16, n_embd=1024, block_size=BLOCK, vocab_size=50257, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1
+)
 
 
 def main() -> None:
@@ -44,6 +50,10 @@ def main() -> None:
             print(f"{which:8}{1 / median:8.0f} batches/s of {BATCH} x {BLOCK}, {BATCH * BLOCK / median / 1e6:.1f} M tokens/s")
         ratios = [theirs / ours for ours, theirs in zip(spent["ours"][10:], spent["memmap"][10:], strict=True)]
         print(f"ratio   {statistics.median(ratios):8.2f}")
+        needed = SPEED / flops_per_token(PRESET)
+        share = statistics.median(spent["ours"][10:]) / (BATCH * BLOCK) * needed
+        print(f"an H200 at an MFU of 55% trains the 300M preset on {needed:,.0f} tokens/s: reading takes {share:.2%} of its step,")
+        print("and happens beside it (batches.Ahead)")
         print(f"memory beside the page cache grew by {(anonymous() - before) / 1e6:.1f} MB in {2 * ROUNDS} batches")
 
 

@@ -1,6 +1,7 @@
 """The whole training state on disk, so that a killed run goes on where it was. It lives outside DVC's outs, which DVC deletes before a stage."""
 
 import pickle
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -35,7 +36,8 @@ class Checkpoints:
             with files.replacing(path) as partial:
                 torch.save(state, partial)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            reason = str(error).splitlines()[0]
+            free, needed = shutil.disk_usage(self.folder).free, max((self.path(saved).stat().st_size for saved in self.steps()), default=0)
+            reason = f"the disk has {free / 1e6:,.0f} MB left" if free < needed else str(error).splitlines()[0]
             raise OSError(
                 f"could not save {path}: {reason}; free some space and run again, it goes on from step {max(self.steps(), default=0):,}"
             ) from None
@@ -79,6 +81,11 @@ class Checkpoints:
     def stable(self, step: int, healthy: int) -> int | None:
         """The newest regular state that `healthy` steps without a spike followed, seen from `step`. The untrained state is always stable."""
         return max((saved for saved in self.steps() if self._is_regular(saved) and (saved == 0 or saved + healthy <= step)), default=None)
+
+    def newest_stable(self, step: int, healthy: int) -> int | None:
+        """As stable(), but whole."""
+        stable = self.stable(step, healthy)
+        return None if stable is None else self.newest(regular_up_to=stable)
 
     def rotate(self, step: int, healthy: int) -> None:
         """Drops what is older than the last stable state, but for the newest `keep`. Younger ones stay: each may be the next that is stable."""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -76,13 +76,10 @@ def is_first() -> bool:
 
 
 @contextmanager
-def launched(world: int, device_type: str, command: Sequence[str] | None = None) -> Iterator[Ranks]:
+def launched(world: int, device_type: str) -> Iterator[Ranks]:
     """Joins the processes that share a batch, for the block. Without torchrun this process becomes rank 0 and starts the others.
 
     So what a user or DVC has started, and can end, is the trainer itself; the others end with it, however it ends.
-
-    Args:
-        command: what starts a process; None is the command line of this one.
 
     Raises:
         OSError: another process has failed.
@@ -92,7 +89,7 @@ def launched(world: int, device_type: str, command: Sequence[str] | None = None)
         return
     others: list[subprocess.Popen[bytes]] = []
     if "RANK" not in os.environ:
-        others = _start_others(world, list(command or [sys.executable, *sys.orig_argv[1:]]))
+        others = _start_others(world, [sys.executable, *sys.orig_argv[1:]])
     elif PARENT in os.environ:
         threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     ranks = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))

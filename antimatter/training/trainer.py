@@ -212,7 +212,7 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         """The last stable state, from which the run goes on more slowly. What the failed run has learnt about itself survives the reload, or the next
         backtrack would halve nothing.
         """
-        back_to = ranks.agree(lambda: checkpoints.newest(regular_up_to=checkpoints.stable(state.step, recipe.spikes.window)))
+        back_to = ranks.agree(lambda: checkpoints.newest_stable(state.step, recipe.spikes.window))
         if state.backtracks == recipe.spikes.max_backtracks or back_to is None:
             progress.end("diverged")
             raise TrainingDiverged(

@@ -1,0 +1,51 @@
+"""Sampling with the key-value cache against reading the whole text again for each token, interleaved in one process; greedy, so the texts must agree.
+
+    python benchmarks/generate.py [--tokens 200]
+
+Nano shape of benchmarks/train_step.py (6 layers, 256 channels, context 256), 4 rows, float32, two threads.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.sampling import Sampling, generate
+
+CONFIG = GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1)
+ROWS, PROMPT, ROUNDS = 4, [1, 5, 9], 7
+
+
+@torch.no_grad()
+def without_cache(model: GPT, tokens: int) -> list[list[int]]:
+    ids = torch.tensor([PROMPT] * ROWS)
+    for _ in range(tokens):
+        logits = model.head(model.hidden(ids[:, -CONFIG.block_size :])[:, -1])
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+    return ids[:, len(PROMPT) :].tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens", type=int, default=200)
+    given = parser.parse_args()
+    torch.set_num_threads(2)
+    model, greedy = GPT(CONFIG).eval(), Sampling(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=given.tokens)
+    seconds: dict[str, list[float]] = {"with": [], "without": []}
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        one = generate(model, PROMPT, ROWS, greedy, end=-1, generator=torch.Generator())
+        seconds["with"].append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        other = without_cache(model, given.tokens)
+        seconds["without"].append(time.perf_counter() - begin)
+        assert one == other
+    for which, times in seconds.items():
+        print(f"{which:8}{statistics.median(times):7.2f} s for {ROWS} x {given.tokens} tokens")
+    print(f"ratio   {statistics.median(b / a for a, b in zip(seconds['with'], seconds['without'], strict=True)):7.2f}")
+
+
+if __name__ == "__main__":
+    main()
