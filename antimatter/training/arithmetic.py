@@ -22,8 +22,8 @@ def pin(threads: int) -> None:
 
 
 def keep_memory() -> None:
-    """Lets the process keep the memory that it frees. By default glibc gives large blocks back to the kernel, which clears them anew, page by page, in
-    each step: a fifth of its time on a CPU (benchmarks/train_step.py). No other C library is asked.
+    """Lets the process keep the memory that it frees. By default glibc gives large blocks back to the kernel, which clears them anew in each step:
+    a fifth of its time on a CPU (benchmarks/train_step.py). No other C library is asked.
     """
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
