@@ -49,7 +49,7 @@ def main() -> None:
         while True:
             process = start(folder, "killed")
             try:
-                process.wait(random.uniform(0.2, 2.2 * whole / given.kills + 4) if kills < given.kills else None)
+                process.wait(random.uniform(0.2, 2 * whole / given.kills + 2) if kills < given.kills else None)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
