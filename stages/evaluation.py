@@ -32,8 +32,8 @@ def main(
     samples = coherence.sample(model, Tokenizer.load(tokenizer), coherence.read_prompts(prompts), config)
     files.write_text(page, coherence.markdown(samples, config))
     files.write_metrics(figures, coherence.summary(samples))
-    rows = [(bin.least, bin.vocabulary, bin.tokens, f"{bin.loss:.6g}", f"{math.exp(bin.loss):.6g}") for bin in result.bins]
-    files.write_csv(bins, ("occurrences", "vocabulary", "tokens", "loss", "perplexity"), rows)
+    rows = [(bin.most, bin.vocabulary, bin.tokens, f"{bin.loss:.6g}", f"{math.exp(bin.loss):.6g}") for bin in result.bins]
+    files.write_csv(bins, ("at_most", "vocabulary", "tokens", "loss", "perplexity"), rows)
     files.write_metrics(by_frequency, {f"{bin.least}-{bin.most}": {"tokens": bin.tokens, "perplexity": math.exp(bin.loss)} for bin in result.bins})
     files.write_metrics(metrics, {"validation": {name: getattr(result, name) for name in ("loss", "perplexity", "bits_per_byte")}})
     curves.draw(training, validation, bins, picture)

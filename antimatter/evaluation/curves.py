@@ -23,9 +23,9 @@ def draw(training: Path, validation: Path, bins: Path, picture: Path) -> None:
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("{x:g}")
     left.legend(frameon=False)
-    occurrences, perplexities = _read(bins, "occurrences", "perplexity")
-    right.plot([max(1, n) for n in occurrences], perplexities, color="#d94801", linewidth=2, marker="o", markersize=4)
-    right.set(xlabel="occurrences of the token in train, at least", ylabel="perplexity on validation", xscale="log", yscale="log")
+    occurrences, perplexities = _read(bins, "at_most", "perplexity")
+    right.plot(occurrences, perplexities, color="#d94801", linewidth=2, marker="o", markersize=4)
+    right.set(xlabel="occurrences of the token in train, at most", ylabel="perplexity on validation", xscale="log", yscale="log")
     for axes in (left, right):
         axes.grid(which="both", alpha=0.25)
     with files.replacing(picture) as partial:
