@@ -5,6 +5,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# Read by libgomp when torch is imported, which a stage does later. By default threads that wait spin for milliseconds; beside another busy
+# process a training then stands still (benchmarks/contention.py). No stage's result depends on it.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 
 def run(main: Callable[..., None]) -> None:
     """Calls `main` with the command line's paths. An error that names its way out is printed as one line, without a traceback."""

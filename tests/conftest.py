@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from antimatter import stage  # noqa: F401, before torch: it sets how threads wait, here and in what the tests start
 from antimatter.data.engine import EngineRuntime
 from antimatter.model.gpt import GPT, GPTConfig
 

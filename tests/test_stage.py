@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -23,3 +24,11 @@ def test_a_stage_fails_in_one_line(body: str, status: int, said: str) -> None:
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", "from antimatter import stage\nstage.run(lambda: 1 / 0)"], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp is Linux's")
+def test_threads_that_wait_give_their_core_away() -> None:
+    """Set before torch loads libgomp, which shows what it has read."""
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | {"OMP_DISPLAY_ENV": "verbose"}
+    done = subprocess.run([sys.executable, "-c", "import stages.checkpoints"], env=environment, capture_output=True, text=True)
+    assert "GOMP_SPINCOUNT = '1000'" in done.stderr
