@@ -33,10 +33,11 @@ from antimatter.training import optimizer as adamw
 from antimatter.training.optimizer import OptimizerConfig
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
 
-SHAPES = {  # layers, heads, channels, context, vocabulary
-    "tiny": (2, 2, 64, 64, 512),
-    "nano": (6, 4, 256, 256, 8192),
-    "300m": (24, 16, 1024, 2048, 50257),
+COMMON = {"negative_slope": 0.01, "dropout": 0.0, "tied_embeddings": True, "seed": 1}
+SHAPES = {
+    "tiny": GPTConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, vocab_size=512, **COMMON),
+    "nano": GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192, **COMMON),
+    "300m": GPTConfig(n_layer=24, n_head=16, n_embd=1024, block_size=2048, vocab_size=50257, **COMMON),
 }
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0)
 WARM_UP = 6
@@ -122,20 +123,9 @@ def contender(
     """A process that makes a step when it is told to, and answers with the seconds."""
     torch.set_num_threads(threads)
     device = torch.device(device_name)
-    n_layer, n_head, n_embd, block_size, vocab_size = SHAPES[shape]
-    config = GPTConfig(
-        n_layer=n_layer,
-        n_head=n_head,
-        n_embd=n_embd,
-        block_size=block_size,
-        vocab_size=vocab_size,
-        negative_slope=0.01,
-        dropout=0.0,
-        tied_embeddings=True,
-        seed=1,
-    )
+    config = SHAPES[shape]
     random = torch.Generator().manual_seed(0)
-    batch = torch.randint(vocab_size, (2, batch_size, block_size), generator=random).to(device)
+    batch = torch.randint(config.vocab_size, (2, batch_size, config.block_size), generator=random).to(device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     pipe.send(peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else product(dtype))
     step = make(config, (batch[0], batch[1]), micro_batch)
@@ -207,19 +197,8 @@ def race(contenders: dict[str, tuple[Callable[..., Step], torch.dtype]], shape: 
         for name, pipe in pipes.items():
             pipe.send(True)
             seconds[name].append(pipe.recv())
-    n_layer, n_head, n_embd, block_size, vocab_size = SHAPES[shape]
-    config = GPTConfig(
-        n_layer=n_layer,
-        n_head=n_head,
-        n_embd=n_embd,
-        block_size=block_size,
-        vocab_size=vocab_size,
-        negative_slope=0.01,
-        dropout=0.0,
-        tied_embeddings=True,
-        seed=1,
-    )
-    tokens = given.batch * block_size
+    config = SHAPES[shape]
+    tokens = given.batch * config.block_size
     print(f"{'':24}{'ms a step':>10}{'tokens/s':>10}{'of peak':>9}{'peak GFLOP/s':>14}{'memory':>10}{'first':>8}   antimatter is faster by")
     for name, pipe in pipes.items():
         pipe.send(False)
