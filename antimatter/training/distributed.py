@@ -31,11 +31,8 @@ class Ranks:
         """Whether this one speaks and writes for all."""
         return self.rank == 0
 
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over the ranks, the same bits on each."""
-        return self.sum(values) / self.world
-
     def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Over the ranks, the same bits on each."""
         if self.world > 1:
             values = values.clone()
             dist.all_reduce(values)

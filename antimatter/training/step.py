@@ -29,8 +29,7 @@ class Objective(nn.Module):
     def forward(self, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """The weighted mean loss, and the loss of each token without weights: (B, T), (B, T) and weights of tokens (V,) or None -> (), (B, T)."""
         counts = None if weights is None else weights[targets]
-        mean, losses = linear_cross_entropy(self.hidden(inputs), self.model.head.weight, targets, counts, self.kernel)
-        return mean, losses
+        return linear_cross_entropy(self.hidden(inputs), self.model.head.weight, targets, counts, self.kernel)
 
 
 @dataclass(frozen=True)
