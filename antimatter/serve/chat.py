@@ -1,20 +1,20 @@
 """A conversation in a terminal, or through a pipe."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TextIO
 
 from antimatter.export.ollama import OllamaConfig
 from antimatter.serve import prompt
-from antimatter.serve.engine import Engine
+from antimatter.serve.engine import Engine, Finish
 from antimatter.serve.prompt import Message
 
 # A model may write any byte. Control characters (C0 but tab and newline, DEL, C1) would steer the terminal, so they are left out.
 _CONTROL = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (0x09, 0x0A)}
 
 
-def answer(engine: Engine, messages: list[Message], config: OllamaConfig) -> Iterator[str]:
-    """The model's continuation of the conversation, piece by piece. Turns that no longer fit are removed from `messages`, the oldest first.
+def answer(engine: Engine, messages: list[Message], config: OllamaConfig, seed: int | None = None) -> Generator[str, None, Finish]:
+    """What Engine.stream gives for the conversation. Turns that no longer fit are removed from `messages`, the oldest first.
 
     Raises:
         ValueError: the last turn alone is too long.
@@ -22,7 +22,7 @@ def answer(engine: Engine, messages: list[Message], config: OllamaConfig) -> Ite
     """
     n_answer = min(config.num_predict, engine.n_ctx // 2)  # tokens kept free, so that a long conversation still gets an answer
     messages[:] = prompt.fit(messages, engine.n_ctx - n_answer, engine.count)
-    return engine.stream(prompt.render(messages), config, n_answer)
+    return engine.stream(prompt.render(messages), config, n_answer, seed)
 
 
 def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:

@@ -6,7 +6,8 @@ Nothing here talks to any host but this one, unless OLLAMA_HOST names another.
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -22,7 +23,19 @@ _LOOK = 2.0  # seconds to wait for a sign of Ollama: it is on this machine, or a
 _TIMEOUT = 600.0  # seconds between two pieces of an answer: a cold 300M model may load first
 
 
+@dataclass(frozen=True)
+class Finish:
+    """How an answer ended. Counts and speed are the engine's own."""
+
+    reason: Literal["stop", "length"]  # the model or a stop text ended it; or it reached its number of tokens
+    prompt_tokens: int  # [BOS] included
+    completion_tokens: int
+    tokens_per_second: float  # of the completion
+
+
 class Engine(Protocol):
+    name: str  # "llama.cpp" or "Ollama"
+    model: str  # as people call it
     description: str  # for people: engine, model, where
     n_ctx: int  # tokens of prompt and answer together
 
@@ -30,8 +43,10 @@ class Engine(Protocol):
         """Tokens of a prompt, [BOS] included."""
         ...
 
-    def stream(self, prompt: str, config: OllamaConfig, n_predict: int) -> Iterator[str]:
-        """The continuation of `prompt`, piece by piece, at most `n_predict` tokens. Closing the iterator ends the generation.
+    def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
+        """The continuation of `prompt`, piece by piece, at most `n_predict` tokens; then, as the generator's value, how it ended.
+
+        Closing the generator ends the generation. Without a seed, the engine picks one.
 
         Raises:
             ConnectionError: the engine refused, or broke off.
@@ -46,19 +61,21 @@ class EmbeddedEngine:
 
     def __init__(self, path: Path, num_ctx: int) -> None:
         self.n_ctx = min(num_ctx, read_header(path).context_length)
+        self.name, self.model = "llama.cpp", path.stem
         self.description = f"embedded llama.cpp, {path}"
         self._llama = Llama(path, self.n_ctx)
 
     def count(self, text: str) -> int:
         return len(self._llama.tokenize(text, special=True)) + 1
 
-    def stream(self, prompt: str, config: OllamaConfig, n_predict: int) -> Iterator[str]:
-        body = {"prompt": prompt, "n_predict": n_predict, "stop": list(config.stop), **_sampling(config)}
+    def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
+        body = {"prompt": prompt, "n_predict": n_predict, "stop": list(config.stop), **_sampling(config, seed)}
         for event in self._llama.stream("/completion", body):
             if event["content"]:
                 yield event["content"]
             if event["stop"]:
-                return
+                reason: Literal["stop", "length"] = "length" if event["stop_type"] == "limit" else "stop"
+                return Finish(reason, event["tokens_evaluated"], event["tokens_predicted"], event["timings"]["predicted_per_second"])
         raise ConnectionError("llama.cpp broke off the answer: ask again")
 
     def close(self) -> None:
@@ -82,6 +99,7 @@ class OllamaEngine:
             raise ConnectionError(f"no Ollama answers at {url}") from None
         if self._model not in models:
             raise LookupError(f"Ollama at {url} has no model {self._model} (`ollama create {config.name} -f models/ollama/Modelfile` makes it)")
+        self.name, self.model = "Ollama", config.name
         self.description = f"Ollama at {url}, model {self._model}"
         self._info: dict[str, Any] = self._client.post("/api/show", {"model": self._model, "verbose": True}, _TIMEOUT).get("model_info") or {}
         architecture = self._info.get("general.architecture", "")
@@ -103,8 +121,8 @@ class OllamaEngine:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return lambda text: len(tokenizer.encode(text).ids)
 
-    def stream(self, prompt: str, config: OllamaConfig, n_predict: int) -> Iterator[str]:
-        options = {"num_ctx": self.n_ctx, "num_predict": n_predict, "stop": list(config.stop), **_sampling(config)}
+    def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
+        options = {"num_ctx": self.n_ctx, "num_predict": n_predict, "stop": list(config.stop), **_sampling(config, seed)}
         body = {"model": self._model, "prompt": prompt, "raw": True, "stream": True, "shift": False, "truncate": False, "options": options}
         for line in self._client.lines("/api/generate", body, _TIMEOUT):
             try:
@@ -116,7 +134,9 @@ class OllamaEngine:
             if event.get("response"):
                 yield event["response"]
             if event.get("done"):
-                return
+                n_tokens, nanoseconds = event.get("eval_count", 0), event.get("eval_duration", 0)
+                reason: Literal["stop", "length"] = "length" if event.get("done_reason") == "length" else "stop"
+                return Finish(reason, event.get("prompt_eval_count", 0), n_tokens, n_tokens * 1e9 / nanoseconds if nanoseconds else 0.0)
         raise ConnectionError(f"{self._client.name} broke off the answer: ask again")  # 30 equal tokens in a row end a stream like this
 
     def close(self) -> None: ...
@@ -158,9 +178,10 @@ def ollama_url(host: str) -> str:
     return f"{scheme}://{f'[{name}]' if ':' in name else name}:{port}{parts.path.rstrip('/')}"
 
 
-def _sampling(config: OllamaConfig) -> dict[str, Any]:
+def _sampling(config: OllamaConfig, seed: int | None) -> dict[str, Any]:
     """Every option that the two runtimes have different defaults for, said outright."""
-    return {
+    given = {} if seed is None else {"seed": seed}
+    return given | {
         "temperature": config.temperature,
         "top_p": config.top_p,
         "top_k": config.top_k,

@@ -2,7 +2,7 @@ import builtins
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -10,6 +10,7 @@ from test_engine import CONFIG
 
 from antimatter.export.ollama import OllamaConfig
 from antimatter.serve import chat
+from antimatter.serve.engine import Finish
 from antimatter.serve.prompt import Message
 
 
@@ -18,6 +19,8 @@ class Echo:
     """An engine that answers with the last word of the prompt; one word is one token."""
 
     n_ctx: int = 20
+    name: str = "echo"
+    model: str = "echo"
     description: str = "echo"
     prompts: list[str] = field(default_factory=list)
     interrupt: bool = False
@@ -25,12 +28,13 @@ class Echo:
     def count(self, text: str) -> int:
         return len(text.split()) + 1
 
-    def stream(self, prompt: str, config: OllamaConfig, n_predict: int) -> Iterator[str]:
+    def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
         self.prompts.append(prompt)
         yield prompt.split()[-1]
         if self.interrupt:
             raise KeyboardInterrupt
         yield "!"
+        return Finish("stop", self.count(prompt), 2, 10.0)
 
     def close(self) -> None: ...
 

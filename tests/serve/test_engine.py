@@ -9,7 +9,7 @@ from tiny_gguf import CONTEXT, TEXT, Tiny
 from antimatter.export.header import read_header
 from antimatter.export.ollama import OllamaConfig
 from antimatter.serve import engine
-from antimatter.serve.engine import EmbeddedEngine, OllamaEngine
+from antimatter.serve.engine import EmbeddedEngine, Engine, Finish, OllamaEngine
 
 CONFIG = OllamaConfig(
     name="antimatter",
@@ -54,6 +54,32 @@ def test_the_context_is_the_models_own_if_that_is_shorter(tiny: Tiny, embedded: 
 def test_tokens_are_counted_as_the_runtime_counts_them(tiny: Tiny, embedded: EmbeddedEngine) -> None:
     for text in ("", "x", TEXT[:500], "é🙂"):
         assert embedded.count(text) == len(tiny.tokenizer.encode(text)) + 1
+
+
+def test_how_an_answer_ended_is_told_with_the_counts_of_the_engine(tiny: Tiny, embedded: EmbeddedEngine) -> None:
+    def finish(engine: Engine, n_predict: int, config: OllamaConfig = CONFIG) -> Finish:
+        stream = engine.stream("The function returns", config, n_predict)
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                assert isinstance(end.value, Finish)
+                return end.value
+
+    length = finish(embedded, 7)
+    assert (length.reason, length.prompt_tokens, length.completion_tokens) == ("length", embedded.count("The function returns"), 7)
+    assert length.tokens_per_second > 0
+    whole = "".join(embedded.stream("The function returns", CONFIG, 20))
+    assert finish(embedded, 20, replace(CONFIG, stop=(whole[6],))).reason == "stop"
+    last = ANSWER[-1] | {"done_reason": "length", "prompt_eval_count": 5, "eval_count": 30, "eval_duration": 2_000_000_000}
+    with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys, [*ANSWER[:-1], last]) as server:
+        assert finish(OllamaEngine(f"http://{server.host}", CONFIG), 30) == Finish("length", 5, 30, 15.0)
+
+
+def test_a_seed_repeats_an_answer(embedded: EmbeddedEngine) -> None:
+    hot = replace(CONFIG, temperature=2.0, top_k=400, top_p=1.0)
+    answers = ["".join(embedded.stream("The", hot, 20, seed)) for seed in (1, 1, 2)]
+    assert answers[0] == answers[1] != answers[2]
 
 
 def test_a_stop_text_ends_the_answer_and_is_not_shown(embedded: EmbeddedEngine) -> None:
