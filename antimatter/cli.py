@@ -16,6 +16,9 @@ CLEANED, TOKENIZER, SHARDS = Path("data/cleaned"), Path("data/tokenizer"), Path(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; the exit status. An error that a person can mend is one line on stderr."""
     parsed = _parser().parse_args(arguments)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in this order, as each open() takes the lowest free number
+        if getattr(sys, name) is None:  # the caller closed it; print(file=None) would put messages among the answers
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # under a C locale Python would stop at the first byte that is not ASCII
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -36,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def chat(arguments: argparse.Namespace) -> None:
+    import signal
+
     from antimatter import params
     from antimatter.export import ollama
     from antimatter.serve import chat, engine
@@ -44,6 +49,7 @@ def chat(arguments: argparse.Namespace) -> None:
     given = {name: value for name in ("temperature", "top_p", "top_k", "num_predict") if (value := getattr(arguments, name)) is not None}
     config = replace(config, **given)
     model: Path = arguments.model or GGUF
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every finally, so that the terminal and the engine are left in order
     choice: engine.Choice = "embedded" if arguments.model and arguments.engine == "auto" else arguments.engine
     chosen = engine.choose(
         choice,
@@ -54,7 +60,7 @@ def chat(arguments: argparse.Namespace) -> None:
     try:
         print(f"engine: {chosen.description}, context {chosen.n_ctx} tokens", file=sys.stderr, flush=True)
         if sys.stdin.isatty():
-            print("The model continues your text. Ctrl-C stops an answer, Ctrl-D ends the chat.", file=sys.stderr)
+            print("The model continues your text. Ctrl-C stops an answer, Ctrl-D ends the chat, /help shows the rest.", file=sys.stderr)
             chat.converse(chosen, config, arguments.system)
         else:
             chat.pipe(chosen, config, sys.stdin, sys.stdout, arguments.system)

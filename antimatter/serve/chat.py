@@ -1,73 +1,192 @@
 """A conversation in a terminal, or through a pipe."""
 
+import signal
 import sys
 from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
 from typing import TextIO
 
 from antimatter.export.ollama import OllamaConfig
-from antimatter.serve import prompt
+from antimatter.serve import commands, prompt, terminal
+from antimatter.serve.commands import Settings
 from antimatter.serve.engine import Engine, Finish
 from antimatter.serve.prompt import Message
-
-# A model may write any byte. Control characters (C0 but tab and newline, DEL, C1) would steer the terminal, so they are left out.
-_CONTROL = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (0x09, 0x0A)}
 
 
 def answer(engine: Engine, messages: list[Message], config: OllamaConfig, seed: int | None = None) -> Generator[str, None, Finish]:
     """What Engine.stream gives for the conversation. Turns that no longer fit are removed from `messages`, the oldest first.
 
+    Prompt and answer together never exceed the context, so that no runtime has a reason to shift it: positions are learned, and a shift is none.
+
     Raises:
         ValueError: the last turn alone is too long.
         ConnectionError: the engine refused, or broke off.
     """
-    n_answer = min(config.num_predict, engine.n_ctx // 2)  # tokens kept free, so that a long conversation still gets an answer
-    messages[:] = prompt.fit(messages, engine.n_ctx - n_answer, engine.count)
-    return engine.stream(prompt.render(messages), config, n_answer, seed)
+    reserved = min(config.num_predict, engine.n_ctx // 2)  # tokens kept free, so that a long conversation still gets an answer
+    messages[:] = prompt.fit(messages, engine.n_ctx - reserved, engine.count)
+    text = prompt.render(messages)
+    return engine.stream(text, config, min(config.num_predict, engine.n_ctx - engine.count(text)), seed)
 
 
 def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:
-    """Asks and answers until Ctrl-D. Ctrl-C ends an answer, not the conversation."""
-    import readline  # noqa: F401, gives input() line editing and history
+    """Asks and answers until Ctrl-D or /bye. Ctrl-C ends an answer, not the conversation.
 
-    messages = [Message("system", system)] if system else []
-    while True:
-        try:
-            text = input("\n> ").strip()
-        except EOFError:
-            print()
-            return
-        except KeyboardInterrupt:
-            print("  (Ctrl-D ends the chat)", end="")
-            continue
-        if not text:
-            continue
-        messages.append(Message("user", text))
-        said = []
-        try:
-            for piece in answer(engine, messages, config):
-                said.append(piece)
-                _write(sys.stdout, piece)
-        except KeyboardInterrupt:
-            _write(sys.stdout, " …")
-        except (ValueError, ConnectionError) as error:
-            print(f"error: {error}", file=sys.stderr)
-        if said:
-            messages.append(Message("assistant", "".join(said).strip()))
-        else:
-            messages.pop()  # nothing was said to it
-        print()
+    Raises:
+        ValueError: a system text that cannot be.
+        BrokenPipeError: nobody reads the answers any more.
+    """
+    chat = _Chat(engine, Settings(replace(config, system=system)))
+    lines = terminal.Lines(terminal.history_path(), commands.completions)
+    before = signal.signal(signal.SIGINT, chat.ctrl_c.handle)
+    try:
+        while not chat.ended:
+            try:
+                terminal.say("")
+                with chat.ctrl_c:
+                    text = lines.ask()
+                chat.take(text)
+            except EOFError:
+                terminal.say("")
+                return
+            except KeyboardInterrupt:
+                terminal.say("  (Ctrl-D ends the chat)")
+            except BrokenPipeError:
+                raise
+            except (ValueError, ConnectionError) as error:
+                terminal.say(f"error: {error}")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def pipe(engine: Engine, config: OllamaConfig, lines: TextIO, output: TextIO, system: str = "") -> None:
-    """One answer per line of input, each line a conversation of its own: what came before does not colour it."""
-    for line in lines:
-        if text := line.strip():
-            messages = [Message("system", system)] if system else []
-            for piece in answer(engine, [*messages, Message("user", text)], config):
-                _write(output, piece)
-            _write(output, "\n")
+    """One answer per line of input, each line a conversation of its own: what came before does not colour it. Commands are text like any other.
+
+    Raises:
+        ValueError: some lines have no answer, or not a whole one; stderr said which, and why. The others are answered.
+        BrokenPipeError: nobody reads the answers any more.
+    """
+    context = [Message("system", system)] if system else []
+    asked = failed = 0
+    for number, line in enumerate(lines, 1):
+        if not line.translate(terminal.CONTROL).strip():
+            continue
+        asked += 1
+        said: list[str] = []
+        try:
+            _pour(answer(engine, [*context, Message("user", line.strip())], config), said, output)
+        except BrokenPipeError:
+            raise
+        except (ValueError, ConnectionError) as error:
+            failed += 1
+            print(f"line {number}: {error}", file=sys.stderr, flush=True)
+        if said:
+            terminal.write(output, "\n")
+    if failed:
+        raise ValueError(f"{failed} of {asked} lines could not be answered")
 
 
-def _write(output: TextIO, text: str) -> None:
-    output.write(text.translate(_CONTROL))
-    output.flush()
+class _Chat:
+    """A conversation under way: what was said, and the settings for what comes."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.ended = False
+        self.ctrl_c = terminal.CtrlC()
+        self._engine = engine
+        self._settings = settings
+        self._turns: list[Message] = []  # without the system text; an answer follows each turn of the user
+        self._asked = ""  # the last turn of the user, answered or not
+        self._before: list[Message] = []  # the turns before it
+
+    def take(self, text: str) -> None:
+        """One text of the person: a command, or a turn.
+
+        Raises:
+            ValueError, ConnectionError: a command that cannot be obeyed.
+        """
+        if text.startswith("/") and not text.startswith("//"):
+            self._obey(*commands.split(text))
+        elif text:
+            self._ask(text.removeprefix("/"))
+
+    def _obey(self, name: str, words: str) -> None:
+        match name:
+            case "help":
+                terminal.say(commands.HELP)
+            case "set":
+                self._settings, shown = commands.change(self._settings, words)
+                terminal.say(shown)
+            case "show":
+                with self.ctrl_c:
+                    n_tokens = self._engine.count(prompt.render(self._messages()))
+                terminal.say(f"  engine        {self._engine.description}")
+                terminal.say(f"  conversation  {_number(len(self._turns), 'turn')}, {n_tokens} of {self._engine.n_ctx} tokens")
+            case "reset":
+                self._turns, self._before, self._asked = [], [], ""
+                terminal.say("  the conversation is forgotten")
+            case "retry":
+                if not self._asked:
+                    raise ValueError("there is no text yet that could be answered again")
+                self._turns = self._before
+                self._ask(self._asked)
+            case _:  # bye, quit
+                self.ended = True
+
+    def _messages(self) -> list[Message]:
+        system = self._settings.config.system
+        return [Message("system", system), *self._turns] if system else [*self._turns]
+
+    def _ask(self, text: str) -> None:
+        """Shows the answer, then how it went. A turn to which nothing was said is forgotten."""
+        self._asked, self._before = text, self._turns
+        config, n_ctx = self._settings.config, self._engine.n_ctx
+        messages = [*self._messages(), Message("user", text)]
+        n_messages, said, notes, error = len(messages), list[str](), list[str](), None
+        try:
+            with self.ctrl_c:
+                finish = _pour(answer(self._engine, messages, config, self._settings.seed), said, sys.stdout)
+            notes = _ending(finish, config.num_predict, n_ctx)
+        except KeyboardInterrupt:
+            notes = ["stopped"]
+        except BrokenPipeError:
+            raise
+        except (ValueError, ConnectionError) as problem:
+            error = problem
+        if said:
+            terminal.write(sys.stdout, "\n")
+            self._turns = [message for message in messages if message.role != "system"]
+            self._turns.append(Message("assistant", "".join(said).strip()))
+        if dropped := n_messages - len(messages):
+            notes.append(f"the oldest {_number(dropped, 'turn')} no longer fit {n_ctx} tokens and were left out")
+        if notes:
+            terminal.say(f"({'; '.join(notes)})", dim=True)
+        if error:
+            terminal.say(f"error: {error}")
+
+
+def _pour(stream: Generator[str, None, Finish], said: list[str], output: TextIO) -> Finish:
+    """Writes an answer as it comes. What was said is in `said`, however it ends."""
+    with closing(stream):
+        while True:
+            try:
+                piece = next(stream)
+            except StopIteration as end:
+                return end.value
+            said.append(piece)
+            terminal.write(output, piece)
+
+
+def _ending(finish: Finish, num_predict: int, n_ctx: int) -> list[str]:
+    notes = [_number(finish.completion_tokens, "token")]
+    if finish.completion_tokens > 1:  # the speed of one is that of a clock
+        notes[0] += f", {finish.tokens_per_second:.0f} tokens/s"
+    if finish.reason == "length":
+        full = finish.completion_tokens < num_predict
+        notes.append(f"stopped as the context of {n_ctx} tokens is full" if full else "stopped at its length: /set num_predict allows more")
+    elif finish.completion_tokens <= 1:  # [EOS] is one
+        notes.append("the model ended the text at once: /retry, or write more")
+    return notes
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
