@@ -1,6 +1,5 @@
 """A conversation in a terminal, or through a pipe."""
 
-import signal
 import sys
 from collections.abc import Generator
 from contextlib import closing
@@ -38,8 +37,7 @@ def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:
     """
     chat = _Chat(engine, Settings(replace(config, system=system)))
     lines = terminal.Lines(terminal.history_path(), commands.completions)
-    before = signal.signal(signal.SIGINT, chat.ctrl_c.handle)
-    try:
+    with chat.ctrl_c.installed():
         while not chat.ended:
             try:
                 terminal.say("")
@@ -55,8 +53,6 @@ def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:
                 raise
             except (ValueError, ConnectionError) as error:
                 terminal.say(f"error: {error}")
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def pipe(engine: Engine, config: OllamaConfig, lines: TextIO, output: TextIO, system: str = "") -> None:

@@ -3,13 +3,16 @@
 import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self, TextIO
 
 HISTORY = 1000  # texts that are kept from one chat to the next
+
+_MISSED = 0.2  # seconds until a signal that was missed is noticed
 
 # A model may write any byte. Control characters (C0 but tab and newline, DEL, C1) would steer the terminal, so they are left out.
 CONTROL: dict[int, str | None] = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (0x09, 0x0A)}
@@ -30,10 +33,26 @@ def say(text: str, dim: bool = False) -> None:
 
 
 class CtrlC:
-    """Ctrl-C raises KeyboardInterrupt inside `with ctrl_c:`, once. Anywhere else in the chat it does nothing, so none can hit the clearing up."""
+    """Ctrl-C raises KeyboardInterrupt inside `with ctrl_c:`, once. Anywhere else it does nothing, so that none can hit the clearing up after another.
+
+    Python runs a handler between two steps of its own, so a signal that comes just before a call that waits (readline's, a socket's) would be heard
+    only when that ends. A timer interrupts such calls, which then look for what they missed; that holds for SIGTERM as well.
+    """
 
     def __init__(self) -> None:
         self._armed = False
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        handlers = {signal.SIGINT: self._handle, signal.SIGALRM: lambda *_: None}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        signal.setitimer(signal.ITIMER_REAL, _MISSED, _MISSED)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def __enter__(self) -> Self:
         self._armed = True
@@ -42,7 +61,7 @@ class CtrlC:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._armed = False
 
-    def handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._armed:
             self._armed = False
             raise KeyboardInterrupt
@@ -118,7 +137,10 @@ def history_path(environ: Mapping[str, str] = os.environ) -> Path | None:
 
 
 def _input(prompt: str) -> str:
-    if sys.stdout.isatty():
+    if not sys.stdout.isatty():
+        print(prompt, end="", file=sys.stderr, flush=True)  # input() would put it among the answers
+        prompt = ""
+    try:
         return input(prompt)
-    print(prompt, end="", file=sys.stderr, flush=True)  # input() would put it among the answers
-    return input()
+    except SystemError as error:  # CPython looks for signals again with the exception of the first in hand, and trips over a handler that returns
+        raise error.__cause__ or error from None
