@@ -115,8 +115,9 @@ class _Chat:
             case "show":
                 with self.ctrl_c:
                     n_tokens = self._engine.count(prompt.render(self._messages()))
-                terminal.say(f"  engine        {self._engine.description}")
-                terminal.say(f"  conversation  {_number(len(self._turns), 'turn')}, {n_tokens} of {self._engine.n_ctx} tokens")
+                terminal.say(f"  engine        {self._engine.description}, context {self._engine.n_ctx} tokens")
+                terminal.say(f"  conversation  {len(self._turns)} turns, {_number(n_tokens, 'token')}")
+                terminal.say(f"  history       {terminal.history_path() or 'none'}")
             case "reset":
                 self._turns, self._before, self._asked = [], [], ""
                 terminal.say("  the conversation is forgotten")
@@ -153,7 +154,7 @@ class _Chat:
             self._turns = [message for message in messages if message.role != "system"]
             self._turns.append(Message("assistant", "".join(said).strip()))
         if dropped := n_messages - len(messages):
-            notes.append(f"the oldest {_number(dropped, 'turn')} no longer fit {n_ctx} tokens and were left out")
+            notes.append(f"the oldest {dropped} turns no longer fit {n_ctx} tokens and were left out")
         if notes:
             terminal.say(f"({'; '.join(notes)})", dim=True)
         if error:

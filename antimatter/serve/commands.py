@@ -14,7 +14,7 @@ The model continues your text: it was trained on texts, not to answer questions.
   /set           the settings; /set NAME VALUE changes one, as in /set temperature 0
   /retry         answers your last text again
   /reset         forgets the conversation; system text and settings stay
-  /show          the engine, its context, and how much of it the conversation takes
+  /show          engine and context, length of the conversation, where your lines are kept
   /bye, /quit    ends the chat, as Ctrl-D does
 Ctrl-C stops an answer. A line that ends in a backslash goes on in the next one; a pasted text is one turn.
 //text sends /text to the model. Arrow up brings earlier lines back, Tab completes commands."""
@@ -25,7 +25,7 @@ _SETTINGS = {
     "top_k": (int, "choose among this many of the likeliest tokens"),
     "repeat_penalty": (float, "above 1 avoids the last 64 tokens; 1 is none"),
     "num_predict": (int, "tokens of an answer, at most"),
-    "seed": (int, "a number repeats an answer; random"),
+    "seed": (int, "a number repeats an answer, random does not"),
     "system": (str, 'text before the conversation, which the model was not trained to obey; "" is none'),
 }
 _MOST = 2**31 - 1  # what both engines take for a whole number
@@ -113,5 +113,5 @@ def _short(text: str) -> str:
 
 
 def _did_you_mean(word: str, known: Iterable[str], mark: str = "") -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = [name for name in known if word and name.startswith(word)] or difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {mark}{close[0]}?)" if close else ""

@@ -57,6 +57,7 @@ def test_a_seed_is_a_number_or_random() -> None:
         ("seed x", "seed must be a whole number or random, got 'x': it stays random"),
         ('system a"""b', 'system must not hold """, which ends it in a Modelfile, got \'a"""b\': it stays ""'),
         ("temprature 1", "there is no setting temprature (did you mean temperature?): known are temperature, top_p, "),
+        ("temp 1", "there is no setting temp (did you mean temperature?): known are "),
         ("num_ctx 4096", "there is no setting num_ctx (did you mean num_predict?): known are "),
         ("name x", "there is no setting name: known are "),
         ("temperature=1", "there is no setting temperature=1 (did you mean temperature?): known are "),
