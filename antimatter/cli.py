@@ -11,6 +11,7 @@ from pathlib import Path
 PRESETS = Path("presets")
 GGUF = Path("models/gguf")
 CLEANED, TOKENIZER, SHARDS = Path("data/cleaned"), Path("data/tokenizer"), Path("data/shards")
+CHECKPOINTS = Path("models/checkpoints")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +67,31 @@ def chat(arguments: argparse.Namespace) -> None:
             chat.pipe(chosen, config, sys.stdin, sys.stdout, arguments.system)
     finally:
         chosen.close()
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from antimatter import params
+    from antimatter.data.shards import Shards
+    from antimatter.export import gguf, parity, source
+
+    config = params.read(gguf.GGUFConfig, "gguf")
+    config = replace(config, name=arguments.name or config.name)
+    opened = source.open_checkpoint(arguments.checkpoint, arguments.config)
+    tokenizer = arguments.tokenizer / "tokenizer.json" if arguments.tokenizer.is_dir() else arguments.tokenizer
+    model, windows = None, None
+    if arguments.windows and SHARDS.is_dir():
+        model = opened.load()
+        windows = parity.windows(Shards(SHARDS).split("validation"), model.config.block_size, arguments.windows)
+    for file_type in arguments.type or config.types:
+        path = gguf.path_of(arguments.output, config.name, file_type)
+        print(f"writing {path} ...", file=sys.stderr, flush=True)
+        gguf.write(opened, tokenizer, path, file_type, config)
+        print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB", end="", flush=True)
+        if model is None or windows is None:
+            print("" if not arguments.windows else f"; not compared with torch, since {SHARDS} is missing")
+            continue
+        found = parity.check(model, path, windows, getattr(config.max_kl, file_type))
+        print(f"; in llama.cpp KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same")
 
 
 def inspect_cleaned(arguments: argparse.Namespace) -> None:
@@ -139,6 +165,29 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=int)
     command.add_argument("--num-predict", type=int, help="tokens of an answer, at most")
     command.set_defaults(run=chat)
+
+    command = commands.add_parser(
+        "export",
+        help="any checkpoint as GGUF, also a .pt file or a state of a training that still runs",
+        description="What the stage gguf does, for one checkpoint of your choice. Nothing in a .pt file is executed.",
+    )
+    command.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=CHECKPOINTS,
+        help=f"a folder, a .safetensors file, or a .pt file with a state dict (default: {CHECKPOINTS})",
+    )
+    command.add_argument("--config", type=Path, help="its config.json (default: the one beside it, or else its shapes, and `model:` of params.yaml)")
+    command.add_argument("--type", action="append", choices=("f32", "f16", "q8_0", "q4_k_m"), help="can be repeated (default: `gguf.types`)")
+    command.add_argument(
+        "--tokenizer", type=Path, default=TOKENIZER, help=f"the tokenizer.json it was trained with, or its folder (default: {TOKENIZER})"
+    )
+    command.add_argument("--output", type=Path, default=Path("."), help="the folder for <name>-<type>.gguf (default: here)")
+    command.add_argument("--name", help="of the model (default: `gguf.name`)")
+    command.add_argument(
+        "--windows", type=int, default=4, help="contexts of validation text on which to compare it with torch; 0: do not (default: 4)"
+    )
+    command.set_defaults(run=export)
 
     inspect = commands.add_parser("inspect", help="look at what a data stage left")
     stages = inspect.add_subparsers(required=True, metavar="stage")

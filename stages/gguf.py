@@ -8,24 +8,30 @@ from antimatter.data.shards import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity
 from antimatter.export.gguf import GGUFConfig
-from antimatter.model import weights
+from antimatter.export.source import open_checkpoint
 
 
-def main(checkpoints: Path, tokenizer: Path, shards: Path, output: Path, metrics: Path) -> None:
+def main(checkpoints: Path, tokenizer: Path, shards: Path, output: Path, metrics: Path, sizes: Path, throughput: Path) -> None:
     config = params.read(GGUFConfig, "gguf")
-    model = weights.load(checkpoints)
+    source = open_checkpoint(checkpoints)
+    model = source.load()
     windows = parity.windows(Shards(shards).split("validation"), model.config.block_size, config.windows)
     report: dict[str, Any] = {}
+    speed: dict[str, Any] = {}
     with files.replacing(output) as partial:
         partial.mkdir()
         for file_type in config.types:
             path = gguf.path_of(partial, config.name, file_type)
-            gguf.write(model, tokenizer / "tokenizer.json", path, file_type, config)
-            report[file_type] = found = parity.check(model, path, windows, config.max_kl)
-            same = f"KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same"
-            print(f"gguf: {path.name}, {found['bytes'] / 1e6:.1f} MB; in llama.cpp {same}")
+            gguf.write(source, tokenizer / "tokenizer.json", path, file_type, config)
+            report[file_type] = found = parity.check(model, path, windows, getattr(config.max_kl, file_type))
+            speed[file_type] = parity.speed(path, windows)
+            figures = f"KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same, perplexity {found['perplexity']:.2f}"
+            print(f"gguf: {path.name}, {found['bytes'] / 1e6:.1f} MB, {speed[file_type]['answer']:,.0f} tokens/s; in llama.cpp {figures}", flush=True)
         report["tokenizer"] = parity.check_tokenizer(Tokenizer.load(tokenizer), path, windows)
     files.write_metrics(metrics, report)
+    rows = [(file_type, report[file_type]["bytes"] / 1e6, f"{report[file_type]['perplexity']:.6g}") for file_type in config.types]
+    files.write_csv(sizes, ("type", "megabytes", "perplexity"), rows)
+    files.write_json(throughput, speed)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ TINY = {
     "evaluation.samples": 1,
     "evaluation.max_new_tokens": 8,
     "gguf.windows": 2,
-    "gguf.max_kl": 1e-4,
+    "gguf.types": ["f16", "q4_k_m"],
+    "gguf.max_kl": {"f32": 1e-4, "f16": 1e-4, "q8_0": 1e-2, "q4_k_m": 0.1},
 }
 ENVIRONMENT = {
     **os.environ,

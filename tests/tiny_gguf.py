@@ -11,12 +11,13 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from antimatter.data.tokenizer import SPECIAL, Tokenizer
 from antimatter.export import gguf
-from antimatter.export.gguf import GGUFConfig
+from antimatter.export.gguf import GGUFConfig, MaxKL
+from antimatter.export.source import of_model
 from antimatter.model.gpt import GPT, GPTConfig
 
 VOCAB, CONTEXT = 400, 64
 TEXT = inspect.getsource(argparse)
-CONFIG = GGUFConfig(name="tiny", license="mit", types=("f16",), relu_scale=1024, windows=4, max_kl=1e-5)
+CONFIG = GGUFConfig(name="tiny", license="mit", types=("f16",), relu_scale=1024, windows=4, max_kl=MaxKL(f32=1e-5, f16=1e-5, q8_0=1e-3, q4_k_m=5e-2))
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def make(folder: Path) -> Tiny:
     save_tokenizer(folder / "tokenizer")
     model = gpt()
     path = gguf.path_of(folder, "tiny", "f16")
-    gguf.write(model, folder / "tokenizer" / "tokenizer.json", path, "f16", CONFIG)
+    gguf.write(of_model(model), folder / "tokenizer" / "tokenizer.json", path, "f16", CONFIG)
     return Tiny(model, Tokenizer.load(folder / "tokenizer"), folder / "tokenizer", path)
 
 
@@ -46,10 +47,18 @@ def save_tokenizer(folder: Path, vocab_size: int = VOCAB, text: str = TEXT) -> N
     bpe.save(str(folder / "tokenizer.json"))
 
 
-def gpt(gain: float = 3.0, tied: bool = True, slope: float = 0.1, seed: int = 1) -> GPT:
+def gpt(gain: float = 3.0, tied: bool = True, slope: float = 0.1, seed: int = 1, n_embd: int = 64, n_layer: int = 2) -> GPT:
     """Random weights, `gain` times the initial size, and biases and norms away from zero and one, so that nothing is hidden by a neutral value."""
     config = GPTConfig(
-        n_layer=2, n_head=2, n_embd=64, block_size=CONTEXT, negative_slope=slope, dropout=0.0, tied_embeddings=tied, seed=seed, vocab_size=VOCAB
+        n_layer=n_layer,
+        n_head=2,
+        n_embd=n_embd,
+        block_size=CONTEXT,
+        negative_slope=slope,
+        dropout=0.0,
+        tied_embeddings=tied,
+        seed=seed,
+        vocab_size=VOCAB,
     )
     model = GPT(config)
     generator = torch.Generator().manual_seed(seed)

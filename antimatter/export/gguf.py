@@ -11,20 +11,41 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import gguf
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from antimatter import files
-from antimatter.export import template
-from antimatter.model.gpt import GPT, Block, FeedForward, GPTConfig
+from antimatter.export import quantise, template
+from antimatter.export.quantise import FileType, Kind
+from antimatter.export.source import Source
+from antimatter.model.gpt import GPT, GPTConfig
 
-FileType = Literal["f16", "f32"]
 ARCHITECTURE = "mpt"
 FLOAT16_MAX = 65504.0
-_FILE_TYPES = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
+_FILE_TYPES = {
+    "f32": gguf.LlamaFileType.ALL_F32,
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxKL:
+    """KL(torch || llama.cpp) in nats per token, by the type of the file. Above it the stage fails."""
+
+    f32: float
+    f16: float
+    q8_0: float
+    q4_k_m: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +55,7 @@ class GGUFConfig:
     types: tuple[FileType, ...]
     relu_scale: int  # c of gelu_form
     windows: int  # of the validation split, each one whole context, on which llama.cpp is compared with torch
-    max_kl: float  # nats per token; above it the stage fails
+    max_kl: MaxKL
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or not self.name[0].isalnum():
@@ -47,8 +68,6 @@ class GGUFConfig:
             raise ValueError(f"relu_scale must be a power of two (scaling by it is then exact), got {self.relu_scale}")
         if self.windows < 1:
             raise ValueError(f"windows must be at least 1, got {self.windows}")
-        if self.max_kl <= 0:
-            raise ValueError(f"max_kl must be positive, got {self.max_kl}")
 
 
 @dataclass(frozen=True)
@@ -70,8 +89,8 @@ class _Lazy:
     values: Callable[[], Tensor]
 
 
-def gelu_form(ffn: FeedForward, scale: int) -> GELUForm:
-    """The Leaky ReLU network as a GELU network with 6C hidden units, in float64.
+def gelu_form(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, slope: float, scale: int) -> GELUForm:
+    """The Leaky ReLU network as a GELU network with 6C hidden units. What is rounded, is computed in float64 and rounded once.
 
     With slope a, W1 (4C, C) and W2 (C, 4C): leaky(h) = a h + (1-a) relu(h), so
     - the linear part W2 (a h) = A x + a W2 b1 with A = a W2 W1 goes through GELU exactly, because gelu(u) - gelu(-u) = u: 2C units, rows [A; -A],
@@ -81,19 +100,18 @@ def gelu_form(ffn: FeedForward, scale: int) -> GELUForm:
     Every unit is scaled by c and divided by it afterwards. llama.cpp looks up GELU in a float16 table between -10 and 10 and is exact outside, so a
     large c takes the linear part past the table as well. Rows that would leave float16 get a smaller power of two.
     """
-    w1, b1 = ffn.up.weight.double(), ffn.up.bias.double()  # (4C, C), (4C,)
-    w2, b2 = ffn.down.weight.double(), ffn.down.bias.double()  # (C, 4C), (C,)
-    slope, identity = ffn.negative_slope, torch.eye(w2.shape[0], dtype=torch.float64)
-    linear = slope * w2 @ w1  # A, (C, C)
+    dtype, n_embd = w1.dtype, len(w2)
+    identity = torch.eye(n_embd, dtype=dtype)
+    linear = (slope * w2.double() @ w1.double()).to(dtype)  # A, (C, C)
     up = torch.cat([w1, linear, -linear])  # (6C, C)
     room = FLOAT16_MAX / 2 / up.abs().amax(dim=1)  # inf for a row of zeros
     scales = torch.exp2(torch.floor(torch.log2(room))).clamp(max=scale)  # (6C,)
     return GELUForm(
-        up=up * scales[:, None],
-        up_bias=torch.cat([b1, torch.zeros(2 * len(identity), dtype=torch.float64)]) * scales,
+        up=up.mul_(scales[:, None]),  # a power of two: exact
+        up_bias=torch.cat([b1, torch.zeros(2 * n_embd, dtype=dtype)]) * scales,
         scales=scales,
-        down=torch.cat([(1 - slope) * w2, identity, -identity], dim=1),  # (C, 6C)
-        down_bias=b2 + slope * w2 @ b1,
+        down=torch.cat([((1 - slope) * w2.double()).to(dtype), identity, -identity], dim=1),  # (C, 6C)
+        down_bias=(b2.double() + slope * w2.double() @ b1.double()).to(dtype),
     )
 
 
@@ -101,65 +119,79 @@ def path_of(folder: Path, name: str, file_type: str) -> Path:
     return folder / f"{name}-{file_type}.gguf"
 
 
-def write(model: GPT, tokenizer: Path, path: Path, file_type: FileType, config: GGUFConfig) -> None:
+def write(source: Source, tokenizer: Path, path: Path, file_type: FileType, config: GGUFConfig) -> None:
     """Writes the model and its tokenizer.json to one GGUF file. The same weights give the same bytes.
 
-    Tensors are computed and written one at a time. Their order, and that of the last two keys, is the one that llama-quantize leaves, so
+    Tensors are read, computed and written one at a time. Their order, and that of the last two keys, is the one that llama-quantize leaves, so
     `ollama create`, which sends every file through it, keeps the sha256.
 
     Raises:
         ValueError: the tokenizer does not fit the model, or a weight does not fit the file type.
     """
-    tensors = dict(sorted(_tensors(model, config.relu_scale), key=lambda item: _canonical(item[0])))
+    tensors = dict(sorted(_tensors(source, config.relu_scale), key=lambda item: _canonical(item[0])))
+    shape = source.config
+    kinds = {
+        name: quantise.tensor_kind(name, tensor.shape[-1], file_type, layers=shape.n_layer, tied=shape.tied_embeddings)
+        for name, tensor in tensors.items()
+    }
     with files.replacing(path) as partial:
         writer = gguf.GGUFWriter(partial, ARCHITECTURE)
         try:
-            _add_keys(writer, model, config)
-            _add_tokenizer(writer, tokenizer, model.config)
+            _add_keys(writer, shape, config)
+            _add_tokenizer(writer, tokenizer, shape)
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             writer.add_file_type(_FILE_TYPES[file_type])
             for name, tensor in tensors.items():
-                dtype = _dtype(name, file_type)
-                writer.add_tensor_info(name, tensor.shape, torch.empty(0, dtype=dtype).numpy().dtype, math.prod(tensor.shape) * dtype.itemsize)
+                size = quantise.n_bytes(kinds[name], math.prod(tensor.shape))
+                writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kinds[name])
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
+            assert writer.fout is not None
+            out = writer.fout[0]
             for name in list(tensors):
-                writer.write_tensor_data(_cast(name, tensors.pop(name).values(), _dtype(name, file_type)).numpy())
+                writer.write_padding(out, out.tell())
+                for part in _stored_as(name, tensors.pop(name).values(), kinds[name]):
+                    out.write(part.data)
+            writer.write_padding(out, out.tell())
         finally:
             writer.close()
 
 
-def _tensors(model: GPT, scale: int) -> Iterator[tuple[str, _Lazy]]:
+def _tensors(source: Source, scale: int) -> Iterator[tuple[str, _Lazy]]:
     """Each tensor by its name in llama.cpp."""
-    yield "token_embd.weight", _stored(model.token_embedding.weight)
-    yield "position_embd.weight", _stored(model.position_embedding.weight)
-    yield "output_norm.weight", _stored(model.norm.weight)
-    yield "output_norm.bias", _stored(model.norm.bias)
-    if not model.config.tied_embeddings:  # without it llama.cpp takes token_embd
-        yield "output.weight", _stored(model.head.weight)
-    C = model.config.n_embd
-    for i, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        modules: list[tuple[str, nn.Linear | nn.LayerNorm]] = [
-            ("attn_norm", block.attn_norm),
-            ("attn_qkv", block.attn.qkv),
-            ("attn_output", block.attn.proj),
-            ("ffn_norm", block.ffn_norm),
-        ]
-        for name, module in modules:
-            yield f"blk.{i}.{name}.weight", _stored(module.weight)
-            yield f"blk.{i}.{name}.bias", _stored(module.bias)
-        form = functools.cache(functools.partial(gelu_form, block.ffn, scale))  # computed when the first of the five is written
-        yield f"blk.{i}.ffn_up.weight", _Lazy((6 * C, C), lambda form=form: form().up)  # type: ignore[misc]
-        yield f"blk.{i}.ffn_up.bias", _Lazy((6 * C,), lambda form=form: form().up_bias)  # type: ignore[misc]
-        yield f"blk.{i}.ffn.act.scales", _Lazy((6 * C,), lambda form=form: form().scales)  # type: ignore[misc]
-        yield f"blk.{i}.ffn_down.weight", _Lazy((C, 6 * C), lambda form=form: form().down)  # type: ignore[misc]
-        yield f"blk.{i}.ffn_down.bias", _Lazy((C,), lambda form=form: form().down_bias)  # type: ignore[misc]
+    C, V, T = source.config.n_embd, source.config.vocab_size, source.config.block_size
+
+    def stored(name: str, *shape: int) -> _Lazy:
+        return _Lazy(shape, lambda: source.read(name))
+
+    yield "token_embd.weight", stored("token_embedding.weight", V, C)
+    yield "position_embd.weight", stored("position_embedding.weight", T, C)
+    yield "output_norm.weight", stored("norm.weight", C)
+    yield "output_norm.bias", stored("norm.bias", C)
+    if not source.config.tied_embeddings:  # without it llama.cpp takes token_embd
+        yield "output.weight", stored("head.weight", V, C)
+    for i in range(source.config.n_layer):
+        ours, theirs = f"blocks.{i}", f"blk.{i}"
+        for name, module, shape in (
+            ("attn_norm", "attn_norm", (C,)),
+            ("attn_qkv", "attn.qkv", (3 * C, C)),
+            ("attn_output", "attn.proj", (C, C)),
+            ("ffn_norm", "ffn_norm", (C,)),
+        ):
+            yield f"{theirs}.{name}.weight", stored(f"{ours}.{module}.weight", *shape)
+            yield f"{theirs}.{name}.bias", stored(f"{ours}.{module}.bias", shape[0])
+        form = functools.cache(functools.partial(_form, source, i, scale))  # computed when the first of the five is written
+        yield f"{theirs}.ffn_up.weight", _Lazy((6 * C, C), lambda form=form: form().up)  # type: ignore[misc]
+        yield f"{theirs}.ffn_up.bias", _Lazy((6 * C,), lambda form=form: form().up_bias)  # type: ignore[misc]
+        yield f"{theirs}.ffn.act.scales", _Lazy((6 * C,), lambda form=form: form().scales)  # type: ignore[misc]
+        yield f"{theirs}.ffn_down.weight", _Lazy((C, 6 * C), lambda form=form: form().down)  # type: ignore[misc]
+        yield f"{theirs}.ffn_down.bias", _Lazy((C,), lambda form=form: form().down_bias)  # type: ignore[misc]
 
 
-def _stored(tensor: Tensor) -> _Lazy:
-    return _Lazy(tuple(tensor.shape), lambda: tensor)
+def _form(source: Source, layer: int, scale: int) -> GELUForm:
+    w1, b1, w2, b2 = (source.read(f"blocks.{layer}.ffn.{name}") for name in ("up.weight", "up.bias", "down.weight", "down.bias"))
+    return gelu_form(w1, b1, w2, b2, source.config.negative_slope, scale)
 
 
 def _canonical(name: str) -> tuple[int, str]:
@@ -167,24 +199,28 @@ def _canonical(name: str) -> tuple[int, str]:
     return (int(name.split(".")[1]) if name.startswith("blk.") else -1), name
 
 
-def _dtype(name: str, file_type: FileType) -> torch.dtype:
-    """Norms, biases, scales and positions stay float32: llama.cpp adds them to float32 values, and they are few."""
-    is_matrix = name.endswith(".weight") and "norm" not in name and name != "position_embd.weight"
-    return torch.float16 if file_type == "f16" and is_matrix else torch.float32
+def _stored_as(name: str, values: Tensor, kind: Kind) -> Iterator[np.ndarray]:
+    """The values in the bytes of `kind`, some rows at a time."""
+    rows = values.view(len(values), -1) if values.ndim > 1 else values[None]
+    for part in rows.split(max(1, quantise.CHUNK // rows.shape[1])):
+        if not bool(part.isfinite().all()):
+            raise ValueError(f"tensor {name} holds values that are not finite: the training diverged; lower its learning rate and run `dvc repro`")
+        largest = float(part.abs().max())
+        if kind != Kind.F32 and largest > FLOAT16_MAX:  # the scale of a block is a float16 too
+            raise ValueError(
+                f"tensor {name} holds {largest:.6g}, float16 ends at {FLOAT16_MAX:.6g}: write `types: [f32]` under `gguf:` in params.yaml"
+            )
+    if kind in (Kind.F32, Kind.F16):
+        dtype = torch.float32 if kind == Kind.F32 else torch.float16
+        for part in rows.split(max(1, quantise.CHUNK // rows.shape[1])):
+            yield part.to(dtype).contiguous().numpy()
+    else:
+        yield from quantise.quantise(rows.numpy(), kind)
 
 
-def _cast(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
-    values = values.detach()
-    if not bool(values.isfinite().all()):
-        raise ValueError(f"tensor {name} holds values that are not finite: the training diverged; lower its learning rate and run `dvc repro`")
-    largest = float(values.abs().max())
-    if dtype == torch.float16 and largest > FLOAT16_MAX:
-        raise ValueError(f"tensor {name} holds {largest:.6g}, float16 ends at {FLOAT16_MAX:.6g}: write `types: [f32]` under `gguf:` in params.yaml")
-    return values.to(dtype).contiguous()
-
-
-def _add_keys(writer: gguf.GGUFWriter, model: GPT, config: GGUFConfig) -> None:
-    shape = model.config
+def _add_keys(writer: gguf.GGUFWriter, shape: GPTConfig, config: GGUFConfig) -> None:
+    with torch.device("meta"):
+        model = GPT(shape)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(config.name)
     writer.add_size_label(gguf.size_label(model.n_parameters(), 0, 0, 0))

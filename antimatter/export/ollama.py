@@ -22,13 +22,13 @@ TAG = "latest"
 _MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 _LAYER_TYPE = "application/vnd.ollama.image."
-_FILE_TYPES = {1: "F16"}  # by general.file_type; Ollama itself calls 0, which is F32, unknown
+_FILE_TYPES = {1: "F16", 7: "Q8_0", 15: "Q4_K_M"}  # by general.file_type; Ollama itself calls 0, which is F32, unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class OllamaConfig:
     name: str  # as in `ollama run <name>`
-    type: Literal["f16", "f32"]  # which of the GGUF files
+    type: Literal["f32", "f16", "q8_0", "q4_k_m"]  # which of the GGUF files
     temperature: float
     top_p: float
     top_k: int

@@ -6,9 +6,11 @@ position counts, with the whole distribution, where `/completion` would give a f
 
 # N windows, T time, C channels, V vocabulary
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -16,12 +18,15 @@ import torch
 from torch import Tensor
 
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.export import quantise
 from antimatter.export.header import read_header
 from antimatter.export.llama import Llama
+from antimatter.export.quantise import Kind
 from antimatter.model.gpt import GPT
 
 ROWS = 256  # of logits held at once in float64: 100 MB at a vocabulary of 50,257
 THREADS = 2  # fixed, so that a machine's core count changes nothing
+SPEED_TOKENS = 128  # that speed() has the file write
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def windows(tokens: Sequence[np.ndarray], block_size: int, count: int) -> Tensor
 @torch.inference_mode()
 def compare(model: GPT, path: Path, ids: Tensor) -> Parity:
     """Both runtimes on the windows `ids`, (N, T + 1)."""
-    matrix = _output_matrix(path)
+    matrix, kind = _output_matrix(path)
     kl = agreement = torch_loss = llama_loss = 0.0
     with Llama(path, model.config.block_size, embeddings=True, threads=THREADS) as llama:
         for window in ids:
@@ -63,7 +68,7 @@ def compare(model: GPT, path: Path, ids: Tensor) -> Parity:
             for start in range(0, len(inputs), ROWS):
                 rows = slice(start, start + ROWS)
                 p = model.head(ours[rows]).double().log_softmax(-1)  # (ROWS, V)
-                q = _logits(theirs[rows], matrix).double().log_softmax(-1)
+                q = _logits(theirs[rows], matrix, kind).double().log_softmax(-1)
                 kl += float((p.exp() * (p - q)).sum())
                 agreement += float((p.argmax(-1) == q.argmax(-1)).sum())
                 target = targets[rows, None]
@@ -73,16 +78,32 @@ def compare(model: GPT, path: Path, ids: Tensor) -> Parity:
     return Parity(kl / n, agreement / n, float(np.exp(llama_loss / n)), float(np.exp(torch_loss / n)))
 
 
-def _output_matrix(path: Path) -> Tensor:
-    """The matrix that llama.cpp multiplies the final state with, as it stands in the file: (V, C)."""
+def _output_matrix(path: Path) -> tuple[Tensor, Kind]:
+    """The matrix that llama.cpp multiplies the final state with, as it stands in the file: (V, C) float32, and its type there."""
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     tensor = tensors.get("output.weight", tensors["token_embd.weight"])
-    return torch.from_numpy(tensor.data.copy())
+    return torch.from_numpy(quantise.dequantise(tensor.data, tensor.tensor_type).copy()), tensor.tensor_type
 
 
-def _logits(hidden: Tensor, matrix: Tensor) -> Tensor:
-    """As ggml does it: a float16 matrix meets a state rounded to float16, and sums in float32."""
-    return hidden.to(matrix.dtype).float() @ matrix.float().T
+def _logits(hidden: Tensor, matrix: Tensor, kind: Kind) -> Tensor:
+    """As ggml does it: a float16 or quantised matrix meets a state rounded to a type of its own, and sums are float32."""
+    return torch.from_numpy(quantise.as_multiplied(hidden.numpy(), kind)) @ matrix.T
+
+
+def speed(path: Path, ids: Tensor) -> dict[str, float]:
+    """Tokens per second of llama.cpp on THREADS threads: reading a prompt of half a context, and writing after it. A look, not a benchmark."""
+    n_ctx = read_header(path).context_length
+    with Llama(path, n_ctx, threads=THREADS) as llama:
+        body = {
+            "prompt": ids[0, : n_ctx // 2].tolist(),
+            "n_predict": min(SPEED_TOKENS, n_ctx // 2 - 1),
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": False,
+        }
+        llama.post("/completion", body | {"n_predict": 1})  # the first touches every page of the file
+        timings = llama.post("/completion", body | {"cache_prompt": False})["timings"]
+    return {"prompt": round(timings["prompt_per_second"], 1), "answer": round(timings["predicted_per_second"], 1)}
 
 
 def strings(tokenizer: Tokenizer, ids: Tensor, seed: int = 0) -> Iterator[str]:
@@ -124,21 +145,22 @@ def mismatches(tokenizer: Tokenizer, path: Path, texts: Sequence[str]) -> list[s
         return [text for text in texts if llama.tokenize(text, special=False) != tokenizer.encode(text)]
 
 
-def check(model: GPT, path: Path, ids: Tensor, max_kl: float) -> dict[str, float]:
-    """The metrics of one file.
+def check(model: GPT, path: Path, ids: Tensor, max_kl: float) -> dict[str, Any]:
+    """The metrics of one file, with how many tensors of each type it holds.
 
     Raises:
         ValueError: llama.cpp and torch are further apart than `max_kl`.
     """
     result = compare(model, path, ids)
     if not result.kl <= max_kl:  # a NaN fails too
-        raise ValueError(f"{path.name} is not the model: KL from torch {result.kl:.3g} nats per token exceeds `max_kl` {max_kl:g} under `gguf:`")
+        raise ValueError(f"{path.name} is not the model: KL from torch {result.kl:.3g} nats per token exceeds {max_kl:g}, its `max_kl` under `gguf:`")
     return {
         "kl": float(f"{result.kl:.2g}"),  # what follows the second digit is rounding noise, and differs from CPU to CPU
         "top1_agreement": result.top1_agreement,
         "perplexity": result.perplexity,
         "torch_perplexity": result.torch_perplexity,
         "bytes": path.stat().st_size,
+        "tensors": dict(sorted(Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors).items())),
     }
 
 

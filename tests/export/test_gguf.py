@@ -8,7 +8,9 @@ from tiny_gguf import CONFIG, VOCAB, Tiny, gpt, save_tokenizer
 from torch.nn import functional as F
 
 from antimatter.export import gguf
+from antimatter.export.gguf import GELUForm, MaxKL
 from antimatter.export.header import read_header
+from antimatter.export.source import of_model
 from antimatter.model.gpt import FeedForward
 
 
@@ -18,11 +20,15 @@ def ffn_of(slope: float, gain: float = 3.0) -> FeedForward:
     return ffn.double()
 
 
+def form_of(ffn: FeedForward, scale: int) -> GELUForm:
+    return gguf.gelu_form(ffn.up.weight, ffn.up.bias, ffn.down.weight, ffn.down.bias, ffn.negative_slope, scale)
+
+
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 @pytest.mark.parametrize("slope", [0.0, 0.01, 0.3, 1.0])
 def test_the_rewritten_network_is_the_leaky_relu_network_up_to_gelus_own_bound(slope: float, approximate: str) -> None:
     ffn, x = ffn_of(slope), torch.randn(200, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 5
-    form = gguf.gelu_form(ffn, 1024)
+    form = form_of(ffn, 1024)
     y = F.linear(F.gelu(F.linear(x, form.up, form.up_bias), approximate=approximate) / form.scales, form.down, form.down_bias)
     bound = 0.171 / 1024 * (1 - slope) * ffn.down.weight.abs().sum(dim=1)  # |gelu(cu)/c - relu(u)| <= 0.17/c, for each hidden unit
     assert ((y - ffn(x)).abs() <= bound + 1e-10).all()
@@ -32,7 +38,7 @@ def test_the_error_falls_as_one_over_the_scale() -> None:
     ffn, x = ffn_of(0.1), torch.randn(500, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.01  # near the kink
     errors = []
     for scale in (4, 64, 1024):
-        form = gguf.gelu_form(ffn, scale)
+        form = form_of(ffn, scale)
         y = F.linear(F.gelu(F.linear(x, form.up, form.up_bias)) / form.scales, form.down, form.down_bias)
         errors.append(float((y - ffn(x)).abs().max()))
     assert errors[0] > 4 * errors[1] > 16 * errors[2]
@@ -42,7 +48,7 @@ def test_rows_too_large_for_float16_get_a_smaller_power_of_two() -> None:
     ffn = ffn_of(0.1)
     ffn.up.weight[3] *= 5000
     ffn.up.weight[5] = 0
-    form = gguf.gelu_form(ffn, 1024)
+    form = form_of(ffn, 1024)
     assert form.up.abs().max() <= gguf.FLOAT16_MAX
     assert 0 < form.scales[3] < 1024 and form.scales[5] == 1024
     assert (form.scales.log2() == form.scales.log2().round()).all()
@@ -50,7 +56,7 @@ def test_rows_too_large_for_float16_get_a_smaller_power_of_two() -> None:
 
 def test_the_same_weights_give_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        gguf.write(gpt(), tiny.tokenizer_folder / "tokenizer.json", tmp_path / f"{name}.gguf", "f16", CONFIG)
+        gguf.write(of_model(gpt()), tiny.tokenizer_folder / "tokenizer.json", tmp_path / f"{name}.gguf", "f16", CONFIG)
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes() == tiny.path.read_bytes()
 
 
@@ -83,7 +89,7 @@ def test_gguf_py_reads_back_what_was_written(tiny: Tiny) -> None:
 
 
 def test_untied_models_bring_their_output_matrix(tiny: Tiny, tmp_path: Path) -> None:
-    gguf.write(gpt(tied=False), tiny.tokenizer_folder / "tokenizer.json", tmp_path / "a.gguf", "f32", CONFIG)
+    gguf.write(of_model(gpt(tied=False)), tiny.tokenizer_folder / "tokenizer.json", tmp_path / "a.gguf", "f32", CONFIG)
     assert read_header(tmp_path / "a.gguf").tensors["output.weight"] == (64, VOCAB)
 
 
@@ -94,17 +100,17 @@ def test_weights_that_a_file_cannot_hold_are_one_clear_error_and_leave_no_file(t
     model = gpt()
     model.token_embedding.weight[7, 7] = value
     with pytest.raises(ValueError, match=f"token_embd.weight.*({words})"):
-        gguf.write(model, tiny.tokenizer_folder / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
+        gguf.write(of_model(model), tiny.tokenizer_folder / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "other", vocab_size=300)
     with pytest.raises(ValueError, match=r"has 300 tokens, the checkpoint was trained with 400"):
-        gguf.write(gpt(), tmp_path / "other" / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
+        gguf.write(of_model(gpt()), tmp_path / "other" / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
     (tmp_path / "other" / "tokenizer.json").write_text('{"model": {}}')
     with pytest.raises(ValueError, match="is not a byte-level BPE tokenizer"):
-        gguf.write(gpt(), tmp_path / "other" / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
+        gguf.write(of_model(gpt()), tmp_path / "other" / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
 
 
 def test_a_file_that_is_not_gguf_is_one_clear_error(tiny: Tiny, tmp_path: Path) -> None:
@@ -135,9 +141,15 @@ def test_a_damaged_file_is_a_value_error_wherever_it_is_cut_or_changed(tiny: Tin
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("name", "a/b"), ("name", ""), ("license", ""), ("types", ()), ("types", ("f16", "f16")), ("relu_scale", 1000), ("windows", 0), ("max_kl", 0.0)],
+    [("name", "a/b"), ("name", ""), ("license", ""), ("types", ()), ("types", ("f16", "f16")), ("relu_scale", 1000), ("windows", 0)],
 )
 def test_bad_parameters_name_their_key(key: str, value: object) -> None:
     values = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__} | {key: value}
     with pytest.raises(ValueError, match=f"^{key} must "):
         gguf.GGUFConfig(**values)
+
+
+def test_a_bound_that_nothing_can_keep_is_refused() -> None:
+    for value in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"^q8_0 must be positive"):
+            MaxKL(f32=1.0, f16=1.0, q8_0=value, q4_k_m=1.0)

@@ -1,14 +1,18 @@
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_gguf
+import tokenizers
 import torch
 from tiny_gguf import CONFIG, CONTEXT, Tiny, gpt
 
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity
 from antimatter.export.llama import Llama
+from antimatter.export.quantise import FileType
+from antimatter.export.source import of_model
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -16,7 +20,7 @@ from antimatter.export.llama import Llama
 def test_llama_cpp_computes_what_torch_computes(tiny: Tiny, tmp_path: Path, gain: float, tied: bool) -> None:
     model = gpt(gain=gain, tied=tied)
     path = tmp_path / "a.gguf"
-    gguf.write(model, tiny.tokenizer_folder / "tokenizer.json", path, "f32", CONFIG)
+    gguf.write(of_model(model), tiny.tokenizer_folder / "tokenizer.json", path, "f32", CONFIG)
     result = parity.compare(model, path, tiny_gguf.windows(tiny.tokenizer))
     assert 0 <= result.kl < 1e-6
     assert result.top1_agreement >= 0.995
@@ -45,16 +49,34 @@ def test_the_probabilities_of_completion_are_torchs_too(tiny: Tiny) -> None:
     assert [entry["logprob"] for entry in top] == pytest.approx(ours[[entry["id"] for entry in top]].tolist(), abs=3e-3)
 
 
+@pytest.mark.parametrize("n_embd", [64, 256])  # blocks of 32, and of 256
+@pytest.mark.parametrize(("file_type", "most"), [("f32", 1e-6), ("f16", 1e-5), ("q8_0", 2e-3), ("q4_k_m", 0.2)])
+def test_quantised_files_are_measured_as_llama_cpp_computes_them(tiny: Tiny, tmp_path: Path, file_type: FileType, most: float, n_embd: int) -> None:
+    """The distribution that the check compares with torch's is the one that llama.cpp itself samples from."""
+    model, path = gpt(n_embd=n_embd, gain=2.0), tmp_path / "a.gguf"
+    gguf.write(of_model(model), tiny.tokenizer_folder / "tokenizer.json", path, file_type, CONFIG)
+    ids = tiny_gguf.windows(tiny.tokenizer)
+    with Llama(path, CONTEXT) as llama:
+        body = {"prompt": ids[0, :20].tolist(), "n_predict": 1, "n_probs": 20, "temperature": 0, "stream": False}
+        top = llama.post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
+    with Llama(path, CONTEXT, embeddings=True) as llama:
+        answer = llama.post("/embeddings", {"input": ids[0, :20].tolist(), "embd_normalize": -1})
+    state = torch.tensor(answer[0]["embedding"][-1:], dtype=torch.float32)
+    ours = parity._logits(state, *parity._output_matrix(path))[0].double().log_softmax(-1)
+    assert [entry["logprob"] for entry in top] == pytest.approx(ours[[entry["id"] for entry in top]].tolist(), abs=2e-3)
+    assert 0 <= parity.compare(model, path, ids).kl < most
+
+
 def test_a_file_of_another_model_fails_the_check(tiny: Tiny) -> None:
-    with pytest.raises(ValueError, match=r"tiny-f16\.gguf is not the model: KL from torch .* exceeds `max_kl` 1e-05"):
-        parity.check(gpt(seed=2), tiny.path, tiny_gguf.windows(tiny.tokenizer), CONFIG.max_kl)
+    with pytest.raises(ValueError, match=r"tiny-f16\.gguf is not the model: KL from torch .* exceeds 1e-05, its `max_kl`"):
+        parity.check(gpt(seed=2), tiny.path, tiny_gguf.windows(tiny.tokenizer), 1e-5)
 
 
 def test_the_check_gives_the_same_figures_twice(tiny: Tiny) -> None:
     ids = tiny_gguf.windows(tiny.tokenizer)
     first, second = (parity.check(tiny.model, tiny.path, ids, 1e-5) for _ in range(2))
     assert first == second
-    assert set(first) == {"kl", "top1_agreement", "perplexity", "torch_perplexity", "bytes"}
+    assert set(first) == {"kl", "top1_agreement", "perplexity", "torch_perplexity", "bytes", "tensors"}
 
 
 def test_both_tokenizers_cut_alike(tiny: Tiny) -> None:
@@ -78,3 +100,22 @@ def test_windows_are_whole_contexts_spread_over_the_split() -> None:
     for empty in ([], [np.zeros(1, dtype=np.uint16)]):
         with pytest.raises(ValueError, match=r"the validation split has [01] tokens"):
             parity.windows(empty, 9, 3)
+
+
+def test_hf_and_llama_cpp_cut_thousands_of_texts_alike_also_with_special_tokens(tiny: Tiny) -> None:
+    """Wider than the stage's own check: every block of Unicode, and [EOS] and its like as the tokens that they are."""
+    hf = tokenizers.Tokenizer.from_file(str(tiny.tokenizer_folder / "tokenizer.json"))
+    generator = random.Random(1)
+    characters = [chr(code) for code in range(0x11_0000) if not 0xD800 <= code < 0xE000]
+    texts = ["".join(characters[start : start + 500]) for start in range(0, 0x3000, 500)]  # each character of the first blocks, beside its neighbours
+    texts += ["".join(generator.choices(characters, k=generator.randrange(1, 30))) for _ in range(1000)]
+    pieces = ["[EOS]", "[BOS]", "[PAD]", "[", "]", "EOS", " ", "  ", "\n", "\t", "'s", "'S", "don't", "x", "1", "_"]
+    pieces += ["é", "e\u0301", "٣", "½", "日本", "🙂", "\u200d", "\u00a0"]
+    texts += ["".join(generator.choices(pieces, k=generator.randrange(1, 12))) for _ in range(2000)]
+    with Llama(tiny.path, CONTEXT) as llama:
+        different = [text for text in texts if llama.tokenize(text, special=True) != hf.encode(text, add_special_tokens=False).ids]
+    assert not different, f"{len(different)} of {len(texts)}: {different[:3]!r}"
+
+
+def test_a_speed_is_measured(tiny: Tiny) -> None:
+    assert min(parity.speed(tiny.path, tiny_gguf.windows(tiny.tokenizer)).values()) > 0

@@ -1,0 +1,139 @@
+"""A checkpoint as the export reads it: tensor by tensor, so that a model larger than memory becomes a file too."""
+
+# C channels, V vocabulary
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from antimatter import files, params
+from antimatter.model import weights
+from antimatter.model.gpt import GPT, GPTConfig, ModelConfig
+
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # what DistributedDataParallel and torch.compile put before each name
+_INSIDE = ("model", "state_dict", "model_state_dict")  # where training states keep the weights among other things
+
+
+@dataclass(frozen=True)
+class Source:
+    config: GPTConfig
+    read: Callable[[str], Tensor]  # a tensor by its name in GPT.state_dict(), float32, not to be changed
+    origin: str  # as messages call it
+
+    def load(self) -> GPT:
+        """The whole model, in eval mode."""
+        return weights.from_state({name: self.read(name) for name in _expected(self.config)}, self.config, self.origin)
+
+
+def of_model(model: GPT) -> Source:
+    state = model.state_dict()
+    return Source(model.config, lambda name: state[name].detach().float(), "the model")
+
+
+def open_checkpoint(path: Path, config: Path | None = None) -> Source:
+    """A checkpoint folder, a .safetensors file, or what torch.save wrote: a state dict of GPT, alone or inside a training state.
+
+    The file is opened anew for each tensor, and memory-mapped: so its pages leave memory with the tensor. Nothing in a file is executed.
+
+    Args:
+        config: a config.json. By default the one beside the weights; without one, shapes come from the weights, and what shapes do not tell (heads,
+            slope) from params.yaml.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, or not a GPT of ours.
+    """
+    if path.is_dir():
+        path = path / weights.FINAL
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: name a checkpoint folder, a .safetensors file or a .pt file (`dvc repro checkpoints` makes one)")
+    everything = _safetensors if path.suffix == ".safetensors" else _torch_file
+    state = everything(path, None)
+    names = {_WRAPPERS.sub("", name): name for name in state}
+    shapes = {name: tuple(state[stored].shape) for name, stored in names.items()}
+    read_config = config or (path.parent / weights.CONFIG if (path.parent / weights.CONFIG).is_file() else None)
+    shape = _config_of(read_config) if read_config else _from_shapes(shapes, _is_tied(state, names), path)
+    _check(shapes, shape, path)
+    del state
+
+    def read(name: str) -> Tensor:
+        return everything(path, names[name])[names[name]].float()
+
+    return Source(shape, read, str(path))
+
+
+def _safetensors(path: Path, only: str | None) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in ([only] if only else file.keys())}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}): is it whole? `dvc repro checkpoints` makes one anew") from None
+
+
+def _torch_file(path: Path, only: str | None) -> dict[str, Tensor]:
+    mmap = zipfile.is_zipfile(path)  # not the format before torch 1.6
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about what the errors below say better
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError:  # torch's own words for it fill a screen
+        raise ValueError(f"{path} holds Python objects, and those could run code: save `model.state_dict()` instead of the model") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError):
+        raise ValueError(f"{path} is damaged, or torch.save did not write it: name a checkpoint folder, a .safetensors or a .pt file") from None
+    for name in _INSIDE:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{path} holds {_what(found)}, not the state dict of a GPT: save `model.state_dict()`")
+    return dict(found)
+
+
+def _what(found: Any) -> str:
+    if isinstance(found, Mapping):
+        return f"a dict of {', '.join(map(str, list(found)[:5]))}" if found else "an empty dict"
+    return f"a {type(found).__name__}"
+
+
+def _is_tied(state: Mapping[str, Tensor], names: Mapping[str, str]) -> bool:
+    """A state dict holds a tied head under two names, a file of ours under one."""
+    return "head.weight" not in names or (
+        "token_embedding.weight" in names and torch.equal(state[names["head.weight"]], state[names["token_embedding.weight"]])
+    )
+
+
+def _config_of(path: Path) -> GPTConfig:
+    try:
+        return GPTConfig(**files.read_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a model config: {error}") from None
+
+
+def _from_shapes(shapes: Mapping[str, tuple[int, ...]], tied: bool, path: Path) -> GPTConfig:
+    try:
+        (vocab_size, n_embd), (block_size, _) = shapes["token_embedding.weight"], shapes["position_embedding.weight"]
+    except (KeyError, ValueError):
+        raise ValueError(f"{path} is not the state dict of a GPT of ours: it holds {', '.join(list(shapes)[:5]) or 'nothing'}") from None
+    layers = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
+    assumed = asdict(params.read(ModelConfig, "model"))
+    known = {"vocab_size": vocab_size, "n_embd": n_embd, "block_size": block_size, "n_layer": len(layers), "tied_embeddings": tied}
+    try:
+        return GPTConfig(**(assumed | known))
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit `model:` in params.yaml ({error}): put its config.json beside it, or name one with --config") from None
+
+
+def _check(shapes: Mapping[str, tuple[int, ...]], config: GPTConfig, path: Path) -> None:
+    found = {name: shape for name, shape in shapes.items() if not (config.tied_embeddings and name == "head.weight")}
+    weights.from_state({name: torch.empty(shape, device="meta") for name, shape in found.items()}, config, str(path))
+
+
+def _expected(config: GPTConfig) -> list[str]:
+    with torch.device("meta"):
+        return [name for name in GPT(config).state_dict() if not (config.tied_embeddings and name == "head.weight")]

@@ -1,0 +1,61 @@
+"""`antimatter export`, as a user types it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_gguf import Tiny, gpt, windows
+
+from antimatter import cli, files
+from antimatter.export.header import read_header
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a tokenizer, shards, and the state dict of a training whose shape params.yaml tells."""
+    values = (ROOT / "params.yaml").read_text()
+    for old, new in (("n_head: 3", "n_head: 2"), ("negative_slope: 0.01", "negative_slope: 0.1")):
+        assert old in values
+        values = values.replace(old, new)
+    (tmp_path / "params.yaml").write_text(values)
+    shutil.copytree(tiny.tokenizer_folder, tmp_path / "data" / "tokenizer")
+    shards = tmp_path / "data" / "shards"
+    shards.mkdir(parents=True)
+    stream = windows(tiny.tokenizer).flatten().numpy().astype(np.uint16)
+    np.save(shards / "validation-00000.npy", stream)
+    splits = {"train": {"files": []}, "validation": {"files": [{"name": "validation-00000.npy", "tokens": len(stream)}]}}
+    files.write_json(shards / "index.json", {"vocab_size": 400, "bos": 1, "splits": splits})
+    torch.save(tiny.model.state_dict(), tmp_path / "final.pt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_pt_file_becomes_files_that_are_named_measured_and_whole(project: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    made = ["--checkpoint", "final.pt", "--name", "mine", "--type", "f16", "--type", "q8_0", "--output", "out"]
+    assert cli.main(["export", *made, "--windows", "0"]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["out/mine-f16.gguf", "out/mine-q8_0.gguf"]
+    header = read_header(project / "out" / "mine-q8_0.gguf")
+    assert header.keys["general.name"] == "mine"
+    assert header.n_parameters == read_header(tiny.path).n_parameters
+
+
+def test_an_export_is_compared_with_torch_where_there_are_shards(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", "--checkpoint", "final.pt", "--type", "f16", "--windows", "2"]) == 0
+    assert "; in llama.cpp KL " in capsys.readouterr().out
+
+
+def test_without_shards_it_says_that_nothing_was_compared(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files.remove(project / "data" / "shards")
+    assert cli.main(["export", "--checkpoint", "final.pt", "--type", "f16"]) == 0
+    assert "not compared with torch, since data/shards is missing" in capsys.readouterr().out
+
+
+def test_a_tokenizer_that_does_not_fit_is_one_line_and_leaves_no_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({**gpt().state_dict(), "token_embedding.weight": torch.zeros(500, 64), "head.weight": torch.zeros(500, 64)}, project / "other.pt")
+    assert cli.main(["export", "--checkpoint", "other.pt", "--type", "f16", "--windows", "0"]) == 1
+    assert "has 400 tokens, the checkpoint was trained with 500" in capsys.readouterr().err
+    assert not list(project.glob("*.gguf"))

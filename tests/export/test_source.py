@@ -1,0 +1,141 @@
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_gguf import gpt
+
+from antimatter.export import source
+from antimatter.model import weights
+from antimatter.model.gpt import GPT
+
+PARAMS = """model:
+  n_layer: 9
+  n_head: 2
+  n_embd: 8
+  block_size: 8
+  negative_slope: 0.1
+  dropout: 0.0
+  tied_embeddings: true
+  seed: 1
+"""
+
+
+def same(first: GPT, second: GPT) -> bool:
+    mine, theirs = first.state_dict(), second.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_folder_and_its_file_are_the_model(tmp_path: Path, tied: bool) -> None:
+    model = gpt(tied=tied)
+    weights.save(model, tmp_path)
+    for path in (tmp_path, tmp_path / weights.FINAL):
+        opened = source.open_checkpoint(path)
+        assert opened.config == model.config
+        assert same(opened.load(), model)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"step": 7, "model": state, "optimizer": {}},
+        lambda state: {"state_dict": state},
+        lambda state: {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
+    ],
+    ids=["plain", "training state", "nested", "wrapped"],
+)
+def test_a_pt_file_is_the_model_whatever_wraps_it(project: Path, tied: bool, wrap: Any) -> None:
+    model = gpt(tied=tied)
+    torch.save(wrap(model.state_dict()), project / "a.pt")
+    opened = source.open_checkpoint(project / "a.pt")
+    assert (opened.config.n_layer, opened.config.n_embd, opened.config.block_size, opened.config.vocab_size) == (2, 64, 64, 400)  # from the shapes
+    assert (opened.config.n_head, opened.config.negative_slope) == (2, 0.1)  # from params.yaml
+    assert opened.config.tied_embeddings == tied
+    assert same(opened.load(), model)
+
+
+def test_a_config_beside_the_weights_or_named_wins_over_params(project: Path) -> None:
+    model = gpt(slope=0.3)
+    torch.save(model.state_dict(), project / "a.pt")
+    assert source.open_checkpoint(project / "a.pt").config.negative_slope == 0.1
+    weights.save(model, project / "other")
+    assert source.open_checkpoint(project / "a.pt", project / "other" / "config.json").config == model.config
+    (project / "other" / "config.json").rename(project / "config.json")
+    assert source.open_checkpoint(project / "a.pt").config == model.config
+
+
+def test_a_file_of_old_torch_is_read_too(project: Path) -> None:
+    torch.save(gpt().state_dict(), project / "a.pt", _use_new_zipfile_serialization=False)
+    assert same(source.open_checkpoint(project / "a.pt").load(), gpt())
+
+
+def test_half_precision_becomes_float32(project: Path) -> None:
+    torch.save({name: tensor.bfloat16() for name, tensor in gpt().state_dict().items()}, project / "a.pt")
+    assert source.open_checkpoint(project / "a.pt").read("norm.weight").dtype == torch.float32
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path("sprung").touch, ()
+
+
+def test_nothing_in_a_file_is_executed(project: Path) -> None:
+    torch.save({"model": gpt().state_dict(), "trap": Trap()}, project / "a.pt")
+    (project / "b.pt").write_bytes(pickle.dumps(Trap()))
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises(ValueError, match=rf"{name} holds Python objects, and those could run code"):
+            source.open_checkpoint(project / name)
+    assert not (project / "sprung").exists()
+
+
+def test_a_whole_model_is_refused_with_the_way_out(project: Path) -> None:
+    torch.save(gpt(), project / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt holds Python objects.*save `model\.state_dict\(\)`"):
+        source.open_checkpoint(project / "a.pt")
+
+
+def test_what_is_no_checkpoint_is_one_line_that_names_it(project: Path) -> None:
+    model = gpt()
+    with pytest.raises(FileNotFoundError, match=r"absent\.pt is missing: name a checkpoint folder"):
+        source.open_checkpoint(project / "absent.pt")
+    (project / "rubbish.pt").write_bytes(b"hello" * 100)
+    torch.save(model.state_dict(), project / "whole.pt")
+    (project / "cut.pt").write_bytes((project / "whole.pt").read_bytes()[:5000])
+    for name in ("rubbish.pt", "cut.pt"):
+        with pytest.raises(ValueError, match=rf"^[^\n]*{name} is damaged, or torch\.save did not write it[^\n]*$"):
+            source.open_checkpoint(project / name)
+    for found, words in (({"a": 1}, "a dict of a"), ({}, "an empty dict"), ([1, 2], "a list"), (torch.zeros(3), "a Tensor")):
+        torch.save(found, project / "other.pt")
+        with pytest.raises(ValueError, match=rf"other\.pt holds {words}, not the state dict of a GPT"):
+            source.open_checkpoint(project / "other.pt")
+    torch.save({"conv.weight": torch.zeros(3)}, project / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt is not the state dict of a GPT of ours: it holds conv\.weight"):
+        source.open_checkpoint(project / "other.pt")
+    torch.save({name: tensor for name, tensor in model.state_dict().items() if name != "blocks.1.ffn.up.bias"}, project / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt does not fit its config: tensor blocks\.1\.ffn\.up\.bias is missing"):
+        source.open_checkpoint(project / "other.pt")
+    (project / "a.safetensors").write_bytes(b"rubbish" * 10)
+    with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
+        source.open_checkpoint(project / "a.safetensors")
+
+
+def test_heads_that_do_not_divide_the_channels_name_params_and_the_way_out(project: Path) -> None:
+    torch.save(gpt().state_dict(), project / "a.pt")
+    (project / "params.yaml").write_text(PARAMS.replace("n_head: 2", "n_head: 3").replace("n_embd: 8", "n_embd: 9"))
+    with pytest.raises(ValueError, match=r"a\.pt does not fit `model:` in params\.yaml \(n_embd must be a multiple of .*, got 64\).*--config"):
+        source.open_checkpoint(project / "a.pt")
+    (project / "config.json").write_text(json.dumps({"n_layer": 1}))
+    with pytest.raises(ValueError, match=r"config\.json is not a model config"):
+        source.open_checkpoint(project / "a.pt")
