@@ -23,6 +23,7 @@ import pytest
 import tiny_gguf
 
 from antimatter.export import gguf
+from antimatter.export.source import of_model
 from antimatter.model.gpt import GPT, GPTConfig
 from antimatter.serve import terminal
 
@@ -57,7 +58,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.norm.bias.fill_(1.0)
     model.head.weight.zero_()
     model.head.weight[tokens["a"]] = 1.0
-    gguf.write(model, folder / "tokenizer" / "tokenizer.json", gguf.path_of(folder / "models" / "gguf", "endless", "f16"), "f16", tiny_gguf.CONFIG)
+    gguf.write(
+        of_model(model), folder / "tokenizer" / "tokenizer.json", gguf.path_of(folder / "models" / "gguf", "endless", "f16"), "f16", tiny_gguf.CONFIG
+    )
     return folder
 
 
