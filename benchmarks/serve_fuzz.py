@@ -341,7 +341,7 @@ def serving(model: Path, *arguments: str) -> Iterator[tuple[int, Process, Path]]
 
 
 def attack(model: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]:
-    """Sends the requests, eight at a time; how often each status came, and the measurements of the server before and after.
+    """Sends the requests, sixteen at a time; how often each status came, and the measurements of the server before and after.
 
     Raises:
         AssertionError: what must not happen happened.
@@ -355,7 +355,7 @@ def attack(model: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]
             assert not any(secret in answer for secret in SECRETS), (number, answer)
             return status
 
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(16) as pool:
             list(pool.map(one, range(count, count + count // 20)))  # what is built on first use is no leak
             quiet(process)
             before = (process.memory(), process.files(), process.threads())

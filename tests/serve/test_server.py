@@ -21,6 +21,7 @@ from typing import Any
 
 import fake_ollama
 import pytest
+import serve_fuzz
 from test_engine import CONFIG
 from tiny_gguf import CONTEXT, Tiny
 
@@ -889,6 +890,11 @@ def test_a_server_that_stops_says_so_to_those_who_listen_and_to_those_who_wait()
             found, _ = events([": the rest\n", *lines])
             assert found[-1] == {"error": {"message": "the server was stopped", "type": "server_error"}}
     assert engine.ended == ["first"]
+
+
+def test_no_request_of_a_fuzzer_breaks_it(tiny: Tiny) -> None:
+    statuses, _ = serve_fuzz.attack(tiny.path, 500, seed=1)
+    assert sum(statuses.values()) == 500 and {"200", "400", "403", "404", "405", "413", "415"} <= set(statuses)
 
 
 # The command
