@@ -17,7 +17,9 @@ LOOKS = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 800, "height": 640}},
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2},
 }
-ARGUMENTS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+)
 
 
 def converse(page: Page, url: str, seed: int) -> None:

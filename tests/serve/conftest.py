@@ -20,7 +20,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny_gguf.Tiny]:
 
 
 # Of Chromium only what a test of a page needs; the rest would look for updates
-CHROMIUM = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+CHROMIUM = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+)
 OpenPage = Callable[..., "Page"]
 
 

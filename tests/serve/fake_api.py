@@ -87,6 +87,8 @@ class FakeApi(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []  # bodies of the questions
         self.hung_up = threading.Event()  # the page broke an answer off
         self.events: list[threading.Event] = []
+        self.answers = self.gate()  # before it opens, a question does not get as much as a status
+        self.answers.set()
 
     @property
     def url(self) -> str:
@@ -120,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         assert self.path == f"{self.server.prefix}v1/chat/completions", self.path
         assert self.headers["Content-Type"] == "application/json"
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.answers.wait()
         if self._authorised():
             self.server.asked.append(body)
             self._play(self.server.plays.popleft() if self.server.plays else answer("Yes."), self.server.content_type)

@@ -3,18 +3,15 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any
 
 import pytest
 from fake_api import DONE, MODEL, PAGE, FakeApi, Refusal, answer, cut, end, event, piece
-
-pytest.importorskip("playwright", reason="Playwright is not installed: the chat page is not tested")
 from playwright.sync_api import Page, expect
 
-from conftest import OpenPage
-
+OpenPage = Callable[..., Page]  # the fixture open_page
 KEY = "antimatter.1.{}:/"
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script></textarea></template>&lt;b&gt; <a href='javascript:alert(3)'>x</a>${alert(4)}"
 STORED = [{"asked": "What was", "answer": " said before.", "note": "3 tokens", "failure": "", "more": False}]
@@ -148,7 +145,7 @@ def test_how_an_answer_ended_is_told(api: FakeApi, open_page: OpenPage) -> None:
         expect(page.locator(".note").last).not_to_be_empty()
         notes.append(page.locator(".note").last.text_content())
     assert notes == [
-        "64 tokens · 41.3 tokens/s · stopped at its length of 64 tokens: Continue, or raise Length in Settings",
+        "64 tokens · 41.3 tokens/s · stopped at its length of 64 tokens: raise Length in Settings for more",
         "40 tokens · 41.3 tokens/s · stopped there because its context has room for no more · the oldest 3 turns no longer fit the context",
         "0 tokens · the model ended at once and wrote nothing · the oldest turn no longer fits the context",
     ]
@@ -390,6 +387,19 @@ def test_a_conversation_outlives_a_reload(api: FakeApi, open_page: OpenPage) -> 
     expect(page.locator(".note").last).to_have_text(str(note))
 
 
+def test_a_reload_before_the_beginning_of_an_answer_is_no_failure_of_the_server(api: FakeApi, open_page: OpenPage) -> None:
+    api.answers = api.gate()
+    page = open_page(api.url)
+    ask(page, "x")
+    expect(status(page)).to_have_text("Reading …")
+    page.reload()
+    expect(page.locator(".failure")).to_contain_text("Not finished")
+    expect(button(page, "Continue")).to_be_hidden()  # there is nothing to go on from
+    api.answers.set()
+    button(page, "Retry").click()
+    answered(page, "Yes.")
+
+
 def test_a_reload_in_the_middle_of_an_answer_keeps_its_part(api: FakeApi, open_page: OpenPage) -> None:
     api.plays.append([piece(" half an"), api.gate()])
     page = open_page(api.url)
@@ -495,7 +505,9 @@ def test_markup_stays_text_wherever_it_comes_from(api: FakeApi, open_page: OpenP
     page.reload()
     expect(page.locator(".answer").nth(1)).to_have_text(MARKUP)
     assert page.evaluate("document.querySelectorAll('img, a, b, article script, article textarea, article template').length") == 0
-    assert page.evaluate("document.querySelectorAll('*').length") == before + 3 * page.locator("article").first.evaluate("e => e.querySelectorAll('*').length + 1")
+    assert page.evaluate("document.querySelectorAll('*').length") == before + 3 * page.locator("article").first.evaluate(
+        "e => e.querySelectorAll('*').length + 1"
+    )
 
 
 def test_text_that_turns_writing_around_stays_in_its_place(api: FakeApi, open_page: OpenPage) -> None:
@@ -531,7 +543,10 @@ def test_white_space_is_kept_and_no_word_is_too_long(api: FakeApi, open_page: Op
 @pytest.mark.parametrize(
     ("play", "words"),
     [
-        (Refusal(400, "the text has 300 tokens, the model can read 128 and still answer: shorten it"), "the text has 300 tokens, the model can read 128"),
+        (
+            Refusal(400, "the text has 300 tokens, the model can read 128 and still answer: shorten it"),
+            "the text has 300 tokens, the model can read 128",
+        ),
         (Refusal(403, "the Host evil.example is not one of this server's names"), "the Host evil.example is not one"),
         (Refusal(413, None), "The text is too long for the server."),
         (Refusal(503, "8 questions are waiting", {"Retry-After": "5"}), "8 questions are waiting (Worth another try in 5 s.)"),
@@ -717,8 +732,9 @@ def test_on_a_phone_nothing_is_too_wide_too_small_or_zooms(width: int, api: Fake
         small = """[...document.querySelectorAll('button, input, textarea')].filter(e => e.checkVisibility())
             .filter(e => e.getBoundingClientRect().height < 44 || parseFloat(getComputedStyle(e).fontSize) < (e.localName === 'button' ? 14 : 16))
             .map(e => e.id || e.textContent)"""
-        outside = f"[...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && e.getBoundingClientRect().right > {width} + 1).map(e => e.id)"
-        assert page.evaluate(small) == [] and page.evaluate(outside) == []
+        outside = """right => [...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && e.getBoundingClientRect().right > right)
+            .map(e => e.outerHTML)"""
+        assert page.evaluate(small) == [] and page.evaluate(outside, width + 1) == []
 
     expect(page.locator("#engine")).to_contain_text("llama.cpp")
     fits()
@@ -736,8 +752,9 @@ def test_on_a_phone_nothing_is_too_wide_too_small_or_zooms(width: int, api: Fake
 
 CONTRAST = """() => {
   const rgb = colour => { const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number); return { c: [r, g, b], a }; };
-  const light = c => c.map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = e => { while (e && rgb(getComputedStyle(e).backgroundColor).a === 0) e = e.parentElement; return e && rgb(getComputedStyle(e).backgroundColor).c; };
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255); // as WCAG 2 has it
+  const behind = e => { const { c, a } = rgb(getComputedStyle(e).backgroundColor); return a ? c : behind(e.parentElement); };
   const found = [];
   for (const e of document.querySelectorAll('body *')) {
     const text = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || e.placeholder;
