@@ -55,12 +55,6 @@ def answer(*texts: str, **how: Any) -> list[Step]:
     return [event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}), *map(piece, texts), end(**how)]
 
 
-def cut(play: Iterable[Step], size: int) -> list[Step]:
-    """The same bytes in chunks of `size`, which cut events and characters anywhere."""
-    content = b"".join(step for step in play if isinstance(step, bytes))
-    return [content[i : i + size] for i in range(0, len(content), size)]
-
-
 def policy(page: str) -> str:
     """The Content-Security-Policy of the server: the page's own style and script, requests to itself, and nothing else."""
 

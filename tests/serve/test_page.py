@@ -8,7 +8,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from fake_api import DONE, MODEL, PAGE, FakeApi, Refusal, answer, cut, end, event, piece
+from fake_api import DONE, MODEL, PAGE, FakeApi, Refusal, answer, end, event, piece
 from playwright.sync_api import Page, expect
 
 OpenPage = Callable[..., Page]  # the fixture open_page
@@ -57,6 +57,16 @@ def keep(**items: Any) -> str:
     """A script that puts these into the storage before the page runs, once."""
     texts = {KEY.format(name): value if isinstance(value, str) else json.dumps(value) for name, value in items.items()}
     return f"if (!localStorage.length) for (const [key, value] of Object.entries({json.dumps(texts)})) localStorage.setItem(key, value);"
+
+
+# Cuts what the server sends into chunks of SIZE bytes: left alone, the browser's network joins small ones
+CUT = """const plain = fetch;
+window.fetch = async (...asked) => {
+  const response = await plain(...asked), bytes = new Uint8Array(await response.arrayBuffer());
+  let i = 0;
+  const pull = controller => i < bytes.length ? controller.enqueue(bytes.slice(i, i += SIZE)) : controller.close();
+  return new Response(new ReadableStream({ pull }), response);
+};"""
 
 
 # --- The file
@@ -125,8 +135,8 @@ def test_chunks_may_cut_events_and_characters_anywhere(size: int, api: FakeApi, 
     text = "é🙂日本 👩‍👩‍👧\n\tindented\r\n  \u2028 end"
     play = b": a comment\r\n\r\nevent: x\nid: 1\ndata:" + json.dumps({"choices": [{"delta": {"content": "CRLF "}}]}).encode() + b"\r\n\r\n"
     play += b'data: {"choices":\rdata: [{"delta":{"content":"CR "}}]}\r\r'  # an event of two lines
-    api.plays.append(cut([play, piece(text), end()], size))
-    page = open_page(api.url)
+    api.plays.append([play, piece(text), end()])
+    page = open_page(api.url, init=CUT.replace("SIZE", str(size)))
     ask(page, "x")
     answered(page, re.compile("end$"))
     assert page.locator(".answer").text_content() == f"CRLF CR {text}"
