@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
@@ -17,18 +18,22 @@ MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script></textarea></temp
 STORED = [{"asked": "What was", "answer": " said before.", "note": "3 tokens", "failure": "", "more": False}]
 
 
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    yield from serve(FakeApi())
-
-
-def serve(server: FakeApi) -> Iterator[FakeApi]:
+@contextmanager
+def serving(server: FakeApi) -> Iterator[FakeApi]:
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with serving(FakeApi()) as server:
+        yield server
 
 
 def ask(page: Page, text: str) -> None:
@@ -133,13 +138,14 @@ def test_what_the_examples_offer_is_asked(api: FakeApi, open_page: OpenPage) -> 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
 def test_chunks_may_cut_events_and_characters_anywhere(size: int, api: FakeApi, open_page: OpenPage) -> None:
     text = "é🙂日本 👩‍👩‍👧\n\tindented\r\n  \u2028 end"
-    play = b": a comment\r\n\r\nevent: x\nid: 1\ndata:" + json.dumps({"choices": [{"delta": {"content": "CRLF "}}]}).encode() + b"\r\n\r\n"
-    play += b'data: {"choices":\rdata: [{"delta":{"content":"CR "}}]}\r\r'  # an event of two lines
+    play = b": a comment\r\n\r\nevent: x\nid: 1\n"
+    for name, line in (("CRLF", "\r\n"), ("CR", "\r"), ("LF", "\n")):  # events of two lines
+        play += f'data: {{"choices":{line}data:[{{"delta":{{"content":"{name} "}}}}]}}{line}{line}'.encode()
     api.plays.append([play, piece(text), end()])
     page = open_page(api.url, init=CUT.replace("SIZE", str(size)))
     ask(page, "x")
     answered(page, re.compile("end$"))
-    assert page.locator(".answer").text_content() == f"CRLF CR {text}"
+    assert page.locator(".answer").text_content() == f"CRLF CR LF {text}"
 
 
 def test_how_an_answer_ended_is_told(api: FakeApi, open_page: OpenPage) -> None:
@@ -667,7 +673,7 @@ def test_a_server_that_asks_for_a_token_gets_it_from_a_form(api: FakeApi, open_p
 
 
 def test_behind_a_proxy_with_a_path_everything_stays_under_it(open_page: OpenPage) -> None:
-    for api in serve(FakeApi(prefix="/some/where/")):
+    with serving(FakeApi(prefix="/some/where/")) as api:
         page = open_page(f"{api.url}#token=t")
         expect(page.locator("#engine")).to_contain_text("llama.cpp")
         ask(page, "x")
