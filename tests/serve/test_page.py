@@ -606,6 +606,15 @@ def test_a_connection_that_breaks_is_words_and_a_retry(api: FakeApi, open_page: 
     answered(page, "Yes.")
 
 
+def test_after_an_error_nothing_more_is_wanted(api: FakeApi, open_page: OpenPage) -> None:
+    api.plays.append(itertools.chain([event({"error": {"message": "gone"}})], itertools.repeat(piece("late"))))
+    page = open_page(api.url)
+    ask(page, "x")
+    expect(page.locator(".failure")).to_have_text("The server stopped: gone")
+    assert api.hung_up.wait(20)
+    expect(page.locator(".answer")).to_be_hidden()
+
+
 def test_a_server_that_is_gone_is_words_and_a_retry(api: FakeApi, open_page: OpenPage) -> None:
     page = open_page(api.url)
     expect(page.locator("#engine")).to_contain_text("llama.cpp")
@@ -672,6 +681,17 @@ def test_a_server_that_asks_for_a_token_gets_it_from_a_form(api: FakeApi, open_p
     expect(status(page)).to_have_text("")
 
 
+def test_a_token_that_is_added_to_the_address_of_an_open_page_is_taken_too(api: FakeApi, open_page: OpenPage) -> None:
+    api.token = "s3cret"
+    page = open_page(api.url)
+    expect(page.get_by_label("Token", exact=True)).to_be_focused()
+    page.evaluate("location.hash = 'token=s3cret'")
+    expect(page.locator("#engine")).to_contain_text("llama.cpp")
+    expect(page.get_by_label("Token", exact=True)).to_be_hidden()
+    expect(status(page)).to_have_text("")
+    assert page.url == api.url
+
+
 def test_behind_a_proxy_with_a_path_everything_stays_under_it(open_page: OpenPage) -> None:
     with serving(FakeApi(prefix="/some/where/")) as api:
         page = open_page(f"{api.url}#token=t")
@@ -719,6 +739,20 @@ def test_everything_can_be_done_with_the_keyboard(api: FakeApi, open_page: OpenP
     page.keyboard.press("Escape")
     expect(field).to_be_focused()
     answered(page, "again")
+
+
+def test_escape_closes_the_settings_before_it_stops_an_answer(api: FakeApi, open_page: OpenPage) -> None:
+    gate = api.gate()
+    api.plays.append([piece("one"), gate, piece(" two"), end()])
+    page = open_page(api.url)
+    ask(page, "x")
+    expect(page.locator(".answer")).to_have_text("one")
+    button(page, "Settings").click()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    gate.set()
+    answered(page, "one two")
+    expect(page.locator(".note")).to_contain_text("ended by the model")
 
 
 def test_enter_in_a_composition_does_not_send(api: FakeApi, open_page: OpenPage) -> None:
