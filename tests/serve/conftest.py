@@ -1,8 +1,14 @@
+import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # serve_fuzz
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tiny_gguf is shared by export, serve and test_cli
@@ -12,3 +18,57 @@ import tiny_gguf
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny_gguf.Tiny]:
     yield tiny_gguf.make(tmp_path_factory.mktemp("tiny"))
+
+
+# Of Chromium only what a test of a page needs; the rest would look for updates
+CHROMIUM = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+)
+OpenPage = Callable[..., "Page"]
+
+
+@pytest.fixture(scope="module")  # not for the session: Playwright keeps an event loop running in this thread, where asyncio tests want theirs
+def browser() -> Iterator["Browser"]:
+    """The system's Chromium, without a window. Where CI is set it must be there."""
+    from playwright.sync_api import expect, sync_playwright
+
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not executable:
+        say = pytest.fail if os.environ.get("CI") else pytest.skip
+        say("no chromium, chromium-browser or google-chrome on PATH: the chat page is not tested (Debian: apt-get install chromium)")
+    expect.set_options(timeout=20_000)
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(browser: "Browser") -> Iterator[OpenPage]:
+    """Opens `url` in a fresh profile (or beside `tab`, in that page's) with Playwright's options for a context.
+
+    At the end of the test: no page has asked another origin for anything, thrown an error, broken its Content-Security-Policy or opened a dialog.
+    """
+    contexts: list[BrowserContext] = []
+    problems: list[str] = []
+
+    def open_(url: str, tab: "Page | None" = None, init: str = "", **options: Any) -> "Page":
+        origin = "/".join(url.split("/")[:3])
+        if tab is None:
+            contexts.append(browser.new_context(**options))
+            contexts[-1].set_default_timeout(20_000)
+        context = tab.context if tab else contexts[-1]
+        page = context.new_page()
+        if init:
+            page.add_init_script(init)
+        page.on("request", lambda request: request.url.startswith((f"{origin}/", "data:")) or problems.append(f"asks {request.url}"))
+        page.on("pageerror", lambda error: problems.append(f"throws {error}"))
+        page.on("console", lambda said: said.type in ("error", "warning") and "Failed to load" not in said.text and problems.append(said.text))
+        page.on("dialog", lambda dialog: (problems.append(f"opens a dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(url)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not problems
