@@ -1,6 +1,6 @@
 """Ollama's own release, in a folder that anybody can write to: no root, no HOME, no program but Python.
 
-A release is `bin/ollama` and `lib/ollama/`; the two must stay siblings. The version below is pinned with its checksums: what runs is what was looked at.
+A release is `bin/ollama` and `lib/ollama/`, which must stay siblings. The version below is pinned with its checksums, so what runs is known.
 Nothing here starts by itself: 1.4 GB are downloaded only when they are asked for (docs/decisions/0023-ollama-runtime.md).
 """
 
@@ -61,7 +61,7 @@ def version(binary: Path, environ: Mapping[str, str]) -> str | None:
 
 
 def install(prefix: Path, archive: str, cpu_only: bool, say: Callable[[str], None], environ: Mapping[str, str] = os.environ) -> Path:
-    """Unpacks a release into `prefix` and gives the path of its program. Interrupted anywhere, it leaves no half of an Ollama, and the next call goes on.
+    """Unpacks a release into `prefix` and gives the path of its program. Interrupted, it leaves no half of an Ollama, and the next call goes on.
 
     Args:
         archive: a file or an http(s) address of another archive than the pinned one; it must be the pinned one in other clothes, or stand in a
