@@ -88,12 +88,12 @@ def file(url: str, path: Path, say: Callable[[str], None], make_room: Callable[[
                 progress.end()
                 tag.unlink(missing_ok=True)
                 return digest.hexdigest()
-            except (_Broken, urllib.error.HTTPError) as error:
-                if isinstance(error, urllib.error.HTTPError):  # 416: nothing comes after what is here
-                    if error.headers.get("Content-Range") == f"bytes */{size}":
-                        tag.unlink(missing_ok=True)
-                        return digest.hexdigest()
-                    size, digest = _empty(out), hashlib.sha256()
+            except urllib.error.HTTPError as error:  # 416: nothing comes after what is here
+                if error.headers.get("Content-Range") == f"bytes */{size}":
+                    tag.unlink(missing_ok=True)
+                    return digest.hexdigest()
+                size, digest = _empty(out), hashlib.sha256()
+            except _Broken as error:
                 failures = 0 if size > before else failures + 1
                 if not answered:
                     raise _in_one_line(url, error) from None

@@ -196,7 +196,7 @@ def _unpack(archive: Path, prefix: Path, cpu_only: bool) -> None:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise ValueError(f"{archive} is damaged ({error}): nothing was installed") from None  # pyarrow's own
+        raise ValueError(f"{archive} is no release of Ollama for Linux, or damaged ({error}): nothing was installed") from None  # pyarrow's own
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, binary: Path, library: Path, cpu_only: bool) -> None:
