@@ -20,7 +20,7 @@ GRACE = 10.0  # seconds from SIGTERM to SIGKILL: Ollama ends its runner by itsel
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def main(command: list[str]) -> int:
+def main(grace: float, command: list[str]) -> int:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -36,7 +36,7 @@ def main(command: list[str]) -> int:
             process.terminate()
             break
     try:
-        status = process.wait(GRACE)
+        status = process.wait(grace)
     except subprocess.TimeoutExpired:
         process.kill()
         status = process.wait()
@@ -74,4 +74,4 @@ def _children() -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))

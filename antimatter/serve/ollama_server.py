@@ -76,7 +76,7 @@ class OllamaServer:
             host = f"127.0.0.1:{_free(port)}"
             self.url = f"http://{host}"
             self._process = subprocess.Popen(
-                [sys.executable, "-I", ollama_process.__file__, str(binary.absolute()), "serve"],
+                [sys.executable, "-I", ollama_process.__file__, str(ollama_process.GRACE), str(binary.absolute()), "serve"],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
