@@ -417,3 +417,9 @@ def test_a_running_ollama_with_another_model_of_the_name_is_not_used(
     with open_ollama(CONFIG, said.append, store=store, prefix=tmp_path / "prefix", folder=tmp_path / "serve", environ=environ) as engine:
         assert running.url not in engine.description
     assert said[0] == f"Ollama at {running.url} has another antimatter:latest than {store}: it is not used"
+
+
+def test_it_starts_without_torch_numpy_and_pyarrow() -> None:
+    heavy = ("torch", "numpy", "pyarrow", "gguf", "tokenizers", "xllamacpp")
+    code = f"import sys, antimatter.serve.ollama_server; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
