@@ -55,7 +55,7 @@ def file(url: str, path: Path, say: Callable[[str], None], make_room: Callable[[
         OSError: it has no such file, or the disk is full.
     """
     tag = path.with_name(f"{path.name}.etag")
-    progress = _Progress(url.rpartition("/")[2], say)
+    progress = _Progress(urlsplit(url).path.rpartition("/")[2], say)
     digest, size, answered, failures = hashlib.sha256(), 0, False, 0
     with path.open("a+b") as out:
         out.seek(0)

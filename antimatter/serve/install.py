@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from antimatter import files
 from antimatter.serve import download
@@ -111,7 +112,7 @@ def _expected(url: str, say: Callable[[str], None]) -> str:
     """The sha256 that the archive must have. Of another address than the pinned one it is what stands beside it, and else the pinned one too."""
     if url:
         sums = download.text(f"{url.rpartition('/')[0]}/{SUMS}")
-        if sums is not None and (listed := _listed(sums, url.rpartition("/")[2])):
+        if sums is not None and (listed := _listed(sums, _name(url))):
             say(f"the checksum is taken from {SUMS} beside {url}, not from antimatter: it is as trustworthy as that server")
             return listed
     return SHA256[_architecture()]
@@ -141,7 +142,7 @@ def _check_file(archive: Path) -> None:
 
 def _download(url: str, prefix: Path, expected: str, cpu_only: bool, say: Callable[[str], None]) -> Path:
     """The archive, whole and checked. An unfinished one is named after its checksum too, so that no other release goes on with it."""
-    name = url.rpartition("/")[2]
+    name = _name(url)
     _kind(name)
     partial, whole = prefix / f"{name}.{expected[:12]}.partial", prefix / name
     have = partial.stat().st_size if partial.is_file() else 0
@@ -157,6 +158,10 @@ def _download(url: str, prefix: Path, expected: str, cpu_only: bool, say: Callab
         raise ValueError(f"{url} has the wrong checksum (sha256 {digest}, expected {expected}): it was deleted, nothing was installed; run again")
     os.replace(partial, whole)
     return whole
+
+
+def _name(url: str) -> str:
+    return posixpath.basename(urlsplit(url).path)
 
 
 def _kind(name: str) -> str:

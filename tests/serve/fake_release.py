@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", plan.redirect + self.path)
             return self._end()
-        content = plan.files.get(self.path.removeprefix(plan.redirect))
+        content = plan.files.get(self.path.removeprefix(plan.redirect).partition("?")[0])
         if content is None:
             return self._end(404)
         begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked and plan.ranges else 0

@@ -299,8 +299,8 @@ def test_a_slow_connection_does_not(plan: Behaviour, url: str, prefix: Path, mon
 
 def test_a_redirection_keeps_the_range(plan: Behaviour, url: str, prefix: Path) -> None:
     plan.redirect, plan.cuts = "/objects", [100_000]
-    put(prefix, url)
-    assert plan.requests[-1] == (f"/objects/v1/{NAME}", "bytes=100000-")
+    put(prefix, f"{url}?download=1")
+    assert plan.requests[-1] == (f"/objects/v1/{NAME}?download=1", "bytes=100000-")
 
 
 def test_a_wrong_checksum_installs_nothing_and_leaves_nothing(plan: Behaviour, url: str, prefix: Path) -> None:
@@ -333,6 +333,15 @@ def test_no_network_is_one_line_at_once(prefix: Path) -> None:
         assert "Connection refused): without a network, give the archive as a file" in text and text.startswith("127.0.0.1:")
     assert time.monotonic() - began < 20
     assert "cannot be reached" in refused(ConnectionError, prefix, f"http://antimatter.invalid/{NAME}")
+
+
+def test_a_redirection_out_of_tls_is_not_followed(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer(io.BytesIO):
+        url = f"http://example.org/{NAME}"
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Answer())
+    text = refused(ConnectionError, prefix, f"https://example.org/{NAME}")
+    assert text.endswith(f"leads to http://example.org/{NAME}, which is not encrypted: it is not followed")
 
 
 def test_tls_that_is_none_is_one_line(url: str, prefix: Path) -> None:
