@@ -1,0 +1,77 @@
+"""The keeper of Ollama: starts the command that it is given, and when its own stdin ends or SIGTERM comes, stops it with everything it started.
+
+A process of its own, because Ollama's runner (llama-server) outlives an Ollama that was killed, and Ollama outlives a parent that was killed. A
+parent's death, of whatever kind, closes stdin. Not the kernel's PR_SET_PDEATHSIG in the parent: it fires when the *thread* that started the child
+ends, never reaches grandchildren, and needs code between fork and exec, which a process with threads must not run. The keeper has one thread, so
+here it is set, in case the keeper itself is killed. It exits with Ollama's own status. Imports nothing of ours: it is run by path.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+GRACE = 10.0  # seconds from SIGTERM to SIGKILL: Ollama ends its runner by itself, in less than one
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def main(grace: float, command: list[str]) -> int:
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)  # a handler, so that the number is written to the pipe
+    signal.set_wakeup_fd(wake)
+    _linux(_PR_SET_CHILD_SUBREAPER, 1)  # orphans of Ollama become children of this process, and so can be found
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _linux(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    )
+    while process.poll() is None:
+        ready, _, _ = select.select([0, woken], [], [])
+        if 0 in ready or any(number != signal.SIGCHLD for number in os.read(woken, 64)):  # nobody writes to stdin: it is readable when it ends
+            process.terminate()
+            break
+    try:
+        status = process.wait(grace)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        status = process.wait()
+    _end_orphans(process.pid)
+    return status if status >= 0 else 128 - status
+
+
+def _linux(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _end_orphans(group: int) -> None:
+    """Kills what is left of Ollama's process group, and on Linux whatever else descends from it, until the kernel says that there is no child."""
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+            os.killpg(group, signal.SIGKILL)
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.01)
+
+
+def _children() -> list[int]:
+    try:
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()]
+    except OSError:  # not Linux
+        return []
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))
