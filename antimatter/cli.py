@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def chat(arguments: argparse.Namespace) -> None:
-    import signal
-
     from antimatter import params
     from antimatter.export import ollama
     from antimatter.serve import chat, engine
@@ -56,15 +54,9 @@ def chat(arguments: argparse.Namespace) -> None:
     config = params.read(ollama.OllamaConfig, "ollama")
     given = {name: value for name in ("temperature", "top_p", "top_k", "num_predict") if (value := getattr(arguments, name)) is not None}
     config = replace(config, **given)
-    model: Path = arguments.model or GGUF
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every finally, so that the terminal and the engine are left in order
     choice: engine.Choice = "embedded" if arguments.model and arguments.engine == "auto" else arguments.engine
-    chosen = engine.choose(
-        choice,
-        config,
-        lambda: ollama.source_of(model, config.type) if arguments.model is None or model.is_dir() else model,
-        lambda text: print(text, file=sys.stderr),
-    )
+    chosen = engine.choose(choice, config, lambda: _gguf(arguments.model, config), lambda text: print(text, file=sys.stderr))
     try:
         print(f"engine: {chosen.description}, context {chosen.n_ctx} tokens", file=sys.stderr, flush=True)
         if sys.stdin.isatty():
@@ -127,14 +119,32 @@ def serve(arguments: argparse.Namespace) -> None:
 @contextmanager
 def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Callable[[str], None]) -> "Iterator[Engine]":
     """The engine that `serve` was asked for; it ends with the block. `say` takes a line for people."""
-    from antimatter.serve import engine
+    from antimatter.serve.engine import EmbeddedEngine
 
-    choice: engine.Choice = "embedded" if arguments.model and arguments.engine == "auto" else arguments.engine
-    chosen = engine.choose(choice, config, lambda: _gguf(arguments.model, config), say, parallel=arguments.parallel)
-    try:
-        yield chosen
-    finally:
-        chosen.close()
+    with ExitStack() as held:
+        if arguments.engine == "ollama" or (arguments.engine == "auto" and not arguments.model):
+            from antimatter.serve import ollama_server
+
+            ollama = ollama_server.open_ollama(
+                config,
+                say,
+                prefix=arguments.prefix,
+                install_it=arguments.install,
+                cpu_only=arguments.cpu_only,
+                archive=arguments.archive,
+                port=arguments.ollama_port,
+                parallel=arguments.parallel,
+            )
+            try:
+                engine: Engine = held.enter_context(ollama)
+            except (OSError, ValueError) as error:
+                if arguments.engine == "ollama":
+                    raise
+                say(f"{error}: using the embedded llama.cpp")
+            else:
+                yield engine
+                return
+        yield held.enter_context(closing(EmbeddedEngine(_gguf(arguments.model, config), config.num_ctx, arguments.parallel)))
 
 
 def _gguf(model: Path | None, config: "OllamaConfig") -> Path:
@@ -243,13 +253,25 @@ def _parser() -> argparse.ArgumentParser:
         help="the chat page and OpenAI's API over HTTP",
         description="Serves the chat page at / and OpenAI's API at /v1, on this machine alone unless --host says otherwise.",
     )
-    command.add_argument("--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if it runs and has the model")
+    command.add_argument(
+        "--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if there is one, else the embedded llama.cpp"
+    )
     command.add_argument("--model", type=Path, help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded")
     command.add_argument("--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed (default: 127.0.0.1)")
     command.add_argument("--port", type=int, default=8000, help="0: a free one (default: 8000)")
     command.add_argument("--token-file", type=Path, help="requests must carry the token in it; the environment's ANTIMATTER_TOKEN does the same")
     command.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name of this server, e.g. of a tunnel")
     command.add_argument("--parallel", type=int, default=4, help="answers at a time (default: 4)")
+    ollama = command.add_argument_group(
+        "Ollama", "without a running one that has the model, one from PATH or --prefix is started, and ends with this"
+    )
+    ollama.add_argument("--install", action="store_true", help="if there is none, download it (1.4 GB), without root")
+    ollama.add_argument("--cpu-only", action="store_true", help="unpack no libraries for GPUs")
+    ollama.add_argument(
+        "--archive", default="", metavar="FILE_OR_URL", help="install from this archive of a release; its sha256sum.txt lies beside it"
+    )
+    ollama.add_argument("--prefix", type=Path, default=Path(".state/ollama"), help="where to look for it, and to install it (default: .state/ollama)")
+    ollama.add_argument("--ollama-port", type=int, help="start one there, and look for no running one (default: a free port)")
     command.set_defaults(run=serve)
 
     inspect = commands.add_parser("inspect", help="look at what a data stage left")
