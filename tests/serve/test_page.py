@@ -174,8 +174,8 @@ def test_how_an_answer_ended_is_told(api: FakeApi, open_page: OpenPage) -> None:
         expect(page.locator(".note").last).not_to_be_empty()
         notes.append(page.locator(".note").last.text_content())
     assert notes == [
-        "64 tokens · 41.3 tokens/s · stopped at its length of 64 tokens: raise Length in Settings for more",
-        "40 tokens · 41.3 tokens/s · stopped there because its context has room for no more · the oldest 3 turns no longer fit the context",
+        "64 tokens · 41.3 tokens/s · stopped at its length: raise Length in Settings for more",
+        "40 tokens · 41.3 tokens/s · stopped because its context has room for no more · the oldest 3 turns no longer fit the context",
         "0 tokens · the model ended at once and wrote nothing · the oldest turn no longer fits the context",
     ]
 
@@ -339,9 +339,9 @@ def test_copy_takes_the_answer_with_or_without_a_clipboard(api: FakeApi, open_pa
     for break_ in ("", "navigator.clipboard.writeText = () => Promise.reject(new Error('forbidden'))"):
         page.evaluate(f"navigator.clipboard.writeText('nothing').then(() => {{ {break_} }})")
         page.locator("[name=copy]").click()
-        expect(page.locator("[name=copy]")).to_have_text("Copied")
-        assert page.evaluate("navigator.clipboard.readText()") == "a\n  b"
-        expect(page.locator("[name=copy]")).to_have_text("Copy")
+        page.wait_for_function("navigator.clipboard.readText().then(text => text === 'a\\n  b')")
+    expect(page.locator("[name=copy]")).to_have_text("Copied")
+    expect(page.locator("[name=copy]")).to_have_text("Copy")
 
 
 # --- Settings
