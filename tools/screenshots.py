@@ -23,7 +23,7 @@ ARGUMENTS = (
 
 
 def converse(page: Page, url: str, seed: int) -> None:
-    setting = json.dumps([f"antimatter.1.settings:{urlsplit(url).path}", json.dumps({"seed": seed, "max_tokens": 64})])
+    setting = json.dumps([f"antimatter.1.settings:{urlsplit(url).path}", json.dumps({"seed": seed, "max_tokens": 40})])
     page.add_init_script(f"localStorage.setItem(...{setting})")
     page.goto(url)
     for beginning in BEGINNINGS:

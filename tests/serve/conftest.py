@@ -61,7 +61,7 @@ def open_page(browser: "Browser") -> Iterator[OpenPage]:
         page = context.new_page()
         if init:
             page.add_init_script(init)
-        page.on("request", lambda request: request.url.startswith((f"{origin}/", "data:")) or problems.append(f"asks {request.url}"))
+        page.on("request", lambda request: request.url.startswith(f"{origin}/") or problems.append(f"asks {request.url}"))
         page.on("pageerror", lambda error: problems.append(f"throws {error}"))
         page.on("console", lambda said: said.type in ("error", "warning") and "Failed to load" not in said.text and problems.append(said.text))
         page.on("dialog", lambda dialog: (problems.append(f"opens a dialog: {dialog.message}"), dialog.dismiss()))

@@ -63,7 +63,7 @@ def policy(page: str) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
     return (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; img-src data:; connect-src 'self'; "
+        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
@@ -108,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             page = PAGE.read_text(encoding="utf-8")
             headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy(page), "X-Content-Type-Options": "nosniff"}
             return self._send(200, page.encode(), headers)
+        if self.path == f"{self.server.prefix}favicon.ico":
+            return self._send(204, b"", {})
         assert self.path == f"{self.server.prefix}v1/models", self.path
         if self._authorised():
             self._play(self.server.models, "application/json")
