@@ -97,7 +97,7 @@ class EmbeddedEngine:
         self._runtime.llama()
 
     def count(self, text: str) -> int:
-        """Exact for whatever could fit. More is counted in pieces: each thread of llama.cpp keeps the memory that a text took, 60 MB for one of 1 MB."""
+        """Exact for whatever could fit. More is counted in pieces: each thread of llama.cpp keeps what memory a text took, 60 MB for one of 1 MB."""
         llama = self._llama
         pieces = range(0, max(len(text), 1), self._longest)
         return sum(len(llama.tokenize(text[i : i + self._longest], special=True)) for i in pieces) + 1
