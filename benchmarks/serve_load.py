@@ -1,10 +1,10 @@
 """A hundred clients at once, some slow, some that hang up: what does `antimatter serve` give, beside llama.cpp's own HTTP server?
 
-    python benchmarks/serve_load.py [--clients 100] [--seconds 15] [--rounds 3] [--parallel 4] [--model models/gguf]
+    python benchmarks/serve_load.py [--clients 100] [--seconds 15] [--rounds 3] [--parallel 4] [--good] [--model models/gguf]
 
 Of the clients 80% read as fast as they can, 10% read a little now and then, and 10% hang up in the middle of an answer; each asks again as soon as
-its answer is over. Both servers compute --parallel answers at a time, with the same model, prompts and options, and are asked in turn. Speed is that
-of the well-behaved clients, which share the machine's cores with the servers.
+its answer is over. With --good all read as fast as they can. Both servers compute --parallel answers at a time, with the same model, prompts and
+options, and are asked in turn. Speed is that of the well-behaved clients, which share the machine's cores with the servers.
 """
 
 import argparse
@@ -93,11 +93,11 @@ async def answer(target: Target, prompt: str, manner: str, figures: Figures) -> 
         figures.first += [first] if first else []
 
 
-async def load(target: Target, clients: int, seconds: float, figures: Figures) -> None:
+async def load(target: Target, clients: int, seconds: float, good: bool, figures: Figures) -> None:
     end = time.monotonic() + seconds
 
     async def client(number: int) -> None:
-        manner = "slow" if number % 10 == 8 else "broken" if number % 10 == 9 else "good"
+        manner = "good" if good else {8: "slow", 9: "broken"}.get(number % 10, "good")
         for turn in itertools.count(number):
             if time.monotonic() > end:
                 return
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--good", action="store_true")
     parser.add_argument("--model", type=Path, default=Path("models/gguf"))
     given = parser.parse_args()
     model = ollama.source_of(given.model, "f16") if given.model.is_dir() else given.model
@@ -145,12 +146,12 @@ def main() -> None:
         )
         figures = {target.name: Figures() for target in (ours, peer)}
         for target in (ours, peer):
-            asyncio.run(load(target, given.clients, 2, Figures()))  # what is built on first use
+            asyncio.run(load(target, given.clients, 2, given.good, Figures()))  # what is built on first use
         quiet(process)
         before = (process.memory(), process.files(), process.threads())
         for number in range(given.rounds):
             for target in (ours, peer) if number % 2 == 0 else (peer, ours):
-                asyncio.run(load(target, given.clients, given.seconds, figures[target.name]))
+                asyncio.run(load(target, given.clients, given.seconds, given.good, figures[target.name]))
         quiet(process)
         after = (process.memory(), process.files(), process.threads())
         for name, found in figures.items():

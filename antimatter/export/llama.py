@@ -6,6 +6,7 @@ The check of an exported file and the chat without Ollama both speak to it.
 import contextlib
 import copy
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -43,6 +44,10 @@ class Llama:
             stderr=subprocess.DEVNULL,  # its log would run through the answers
             text=True,
             start_new_session=True,  # Ctrl-C is for the chat
+            env={
+                "GOMP_SPINCOUNT": "200",
+                **os.environ,
+            },  # its threads meet after every layer; spinning longer, they stood still beside a busy process
         )
         assert self._process.stdin and self._process.stdout
         request = {"path": str(path.absolute()), "n_ctx": n_ctx, "embeddings": embeddings, "threads": threads, "parallel": parallel, "key": key}
