@@ -3,10 +3,17 @@
 import argparse
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from antimatter.export.ollama import OllamaConfig
+    from antimatter.serve.engine import Engine
 
 PRESETS = Path("presets")
 GGUF = Path("models/gguf")
@@ -60,6 +67,48 @@ def chat(arguments: argparse.Namespace) -> None:
             chat.pipe(chosen, config, sys.stdin, sys.stdout, arguments.system)
     finally:
         chosen.close()
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    from antimatter import params
+    from antimatter.export import ollama
+    from antimatter.serve import access, server
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own: what was started is to be stopped, whatever it was
+    if arguments.parallel < 1:
+        raise ValueError(f"--parallel must be at least 1, got {arguments.parallel}")
+    config = params.read(ollama.OllamaConfig, "ollama")
+    with server.bind(arguments.host, arguments.port) as listening:  # before the engine, which takes longer
+        token = access.token(arguments.token_file, os.environ, needed=not access.is_loopback(listening.getsockname()[0]))
+        names = frozenset(access.allowed(name) for name in arguments.allow_host)
+        with open_engine(arguments, config, lambda text: print(text, file=sys.stderr, flush=True)) as engine:
+            line = f"serving {config.name} by {engine.description} at {server.url(listening, token)}"
+            server.run(
+                engine,
+                config,
+                server.ServerConfig(parallel=arguments.parallel, token=token, allowed_hosts=names),
+                listening,
+                lambda: print(line, flush=True),
+            )
+
+
+@contextmanager
+def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Callable[[str], None]) -> "Iterator[Engine]":
+    """The engine that `serve` was asked for; it ends with the block. `say` takes a line for people."""
+    from antimatter.serve import engine
+
+    choice: engine.Choice = "embedded" if arguments.model and arguments.engine == "auto" else arguments.engine
+    chosen = engine.choose(choice, config, lambda: _gguf(arguments.model, config), say, parallel=arguments.parallel)
+    try:
+        yield chosen
+    finally:
+        chosen.close()
+
+
+def _gguf(model: Path | None, config: "OllamaConfig") -> Path:
+    from antimatter.export import ollama
+
+    return ollama.source_of(model or GGUF, config.type) if model is None or model.is_dir() else model
 
 
 def inspect_cleaned(arguments: argparse.Namespace) -> None:
@@ -150,6 +199,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=int)
     command.add_argument("--num-predict", type=int, help="tokens of an answer, at most")
     command.set_defaults(run=chat)
+
+    command = commands.add_parser(
+        "serve",
+        help="the chat page and OpenAI's API over HTTP",
+        description="Serves the chat page at / and OpenAI's API at /v1, on this machine alone unless --host says otherwise.",
+    )
+    command.add_argument("--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if it runs and has the model")
+    command.add_argument("--model", type=Path, help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed (default: 127.0.0.1)")
+    command.add_argument("--port", type=int, default=8000, help="0: a free one (default: 8000)")
+    command.add_argument("--token-file", type=Path, help="requests must carry the token in it; the environment's ANTIMATTER_TOKEN does the same")
+    command.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name of this server, e.g. of a tunnel")
+    command.add_argument("--parallel", type=int, default=4, help="answers at a time (default: 4)")
+    command.set_defaults(run=serve)
 
     inspect = commands.add_parser("inspect", help="look at what a data stage left")
     stages = inspect.add_subparsers(required=True, metavar="stage")

@@ -4,6 +4,7 @@ The check of an exported file and the chat without Ollama both speak to it.
 """
 
 import contextlib
+import copy
 import json
 import secrets
 import subprocess
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from antimatter.export import llama_process
-from antimatter.export.client import Client
+from antimatter.export.client import Client, Hangup
 
 TIMEOUT = 600.0  # seconds without a byte; a window of 1,024 tokens at 300M parameters takes 9 on two cores
 
@@ -24,15 +25,16 @@ class Llama:
 
     Args:
         path: a GGUF file that `header.read_header` accepted.
-        n_ctx: tokens of context.
+        n_ctx: tokens of context, for each answer.
         embeddings: serve `/embeddings` with the final state of every token, and no `/completion`.
         threads: None leaves it to llama.cpp.
+        parallel: answers that are computed at a time, in one batch.
 
     Raises:
         ValueError: llama.cpp refuses the file.
     """
 
-    def __init__(self, path: Path, n_ctx: int, *, embeddings: bool = False, threads: int | None = None) -> None:
+    def __init__(self, path: Path, n_ctx: int, *, embeddings: bool = False, threads: int | None = None, parallel: int = 1) -> None:
         key = secrets.token_hex(16)  # another user, or a web page, on this machine finds a port but not this
         self._process = subprocess.Popen(
             [sys.executable, "-P", llama_process.__file__],  # -P: its neighbours here, gguf.py and client.py, are not for import by bare name
@@ -43,7 +45,7 @@ class Llama:
             start_new_session=True,  # Ctrl-C is for the chat
         )
         assert self._process.stdin and self._process.stdout
-        request = {"path": str(path.absolute()), "n_ctx": n_ctx, "embeddings": embeddings, "threads": threads, "key": key}
+        request = {"path": str(path.absolute()), "n_ctx": n_ctx, "embeddings": embeddings, "threads": threads, "parallel": parallel, "key": key}
         try:
             with contextlib.suppress(BrokenPipeError):  # it died at once; the empty answer tells
                 self._process.stdin.write(json.dumps(request) + "\n")
@@ -66,6 +68,16 @@ class Llama:
         self._process.kill()  # it holds nothing that could be lost
         with contextlib.suppress(BrokenPipeError):
             self._process.communicate()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def until(self, hangup: Hangup) -> Self:
+        """The same server; these calls end as soon as somebody hangs up."""
+        copied = copy.copy(self)
+        copied._client = self._client.until(hangup)
+        return copied
 
     def post(self, route: str, body: dict[str, Any]) -> Any:
         """The JSON answer. Raises ConnectionError with llama.cpp's words if it is an error."""

@@ -22,14 +22,16 @@ def main() -> None:
     os._exit(0)  # without destructors: theirs is the one that hangs
 
 
-def _serve(path: str, n_ctx: int, embeddings: bool, threads: int | None, key: str) -> Any:
+def _serve(path: str, n_ctx: int, embeddings: bool, threads: int | None, parallel: int, key: str) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = path
-    params.n_ctx = n_ctx
+    params.n_ctx = n_ctx * parallel  # llama.cpp divides it among the slots, and caps each share by the model's own context
+    params.n_parallel = parallel
+    params.kv_unified = False  # else one long answer takes the memory of its neighbours
+    params.n_threads_http = parallel + 4  # an answer holds one until its end; the others count tokens
     params.n_batch = params.n_ubatch = n_ctx if embeddings else min(n_ctx, 512)  # embeddings take a whole window in one batch, or answer 500
-    params.n_parallel = 1
     params.hostnames = ["127.0.0.1"]
     params.port = 0  # a free one
     params.api_keys = [key]
@@ -37,7 +39,7 @@ def _serve(path: str, n_ctx: int, embeddings: bool, threads: int | None, key: st
     params.verbosity = -1
     params.warmup = False
     params.fit_params = False  # else it may change n_ctx by itself
-    params.cache_ram_mib = 0  # one slot keeps its own prefix; no second cache of 8 GiB
+    params.cache_ram_mib = 0  # each slot keeps its own prefix; no second cache of 8 GiB
     params.ctx_shift = False  # learned positions cannot shift
     if embeddings:
         params.embedding = True

@@ -3,16 +3,19 @@
 Nothing here talks to any host but this one, unless OLLAMA_HOST names another.
 """
 
+import copy
 import functools
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
-from antimatter.export.client import Client
+from antimatter.export.client import Client, Hangup
 from antimatter.export.header import read_header
 from antimatter.export.llama import Llama
 from antimatter.export.ollama import TAG, OllamaConfig
@@ -20,6 +23,7 @@ from antimatter.export.ollama import TAG, OllamaConfig
 Choice = Literal["auto", "ollama", "embedded"]
 OLLAMA_PORT = 11434
 _LOOK = 2.0  # seconds to wait for a sign of Ollama: it is on this machine, or as good as absent
+_PAUSE = 5.0  # seconds between two vain starts of llama.cpp
 _TIMEOUT = 600.0  # seconds between two pieces of an answer: a cold 300M model may load first
 
 
@@ -53,17 +57,42 @@ class Engine(Protocol):
         """
         ...
 
+    def until(self, hangup: Hangup) -> "Engine":
+        """The same engine; what it is asked through this ends, with ConnectionError, as soon as somebody hangs up, also while it reads the prompt."""
+        ...
+
+    def check(self) -> None:
+        """Raises ConnectionError if it can answer nobody."""
+        ...
+
     def close(self) -> None: ...
 
 
 class EmbeddedEngine:
-    """llama.cpp in a process of its own, with the GGUF file itself."""
+    """llama.cpp in a process of its own, with the GGUF file itself. Should the process die, the next question starts another.
 
-    def __init__(self, path: Path, num_ctx: int) -> None:
+    Args:
+        parallel: answers at a time, each with a context of its own.
+    """
+
+    def __init__(self, path: Path, num_ctx: int, parallel: int = 1) -> None:
         self.n_ctx = min(num_ctx, read_header(path).context_length)
         self.name, self.model = "llama.cpp", path.stem
         self.description = f"embedded llama.cpp, {path}"
-        self._llama = Llama(path, self.n_ctx)
+        self._runtime = _Restarting(lambda: Llama(path, self.n_ctx, parallel=parallel))
+        self._hangup = Hangup()
+
+    @property
+    def _llama(self) -> Llama:
+        return self._runtime.llama().until(self._hangup)
+
+    def until(self, hangup: Hangup) -> Self:
+        copied = copy.copy(self)
+        copied._hangup = hangup
+        return copied
+
+    def check(self) -> None:
+        self._runtime.llama()
 
     def count(self, text: str) -> int:
         return len(self._llama.tokenize(text, special=True)) + 1
@@ -79,7 +108,40 @@ class EmbeddedEngine:
         raise ConnectionError("llama.cpp broke off the answer: ask again")
 
     def close(self) -> None:
-        self._llama.close()
+        self._runtime.close()
+
+
+class _Restarting:
+    """llama.cpp, and another one when it has died: an assertion in ggml should cost the answers under way and no more."""
+
+    def __init__(self, start: Callable[[], Llama]) -> None:
+        self._start = start
+        self._lock = threading.Lock()
+        self._llama = start()
+        self._closed = False
+        self._failure, self._failed_at = "", 0.0
+
+    def llama(self) -> Llama:
+        """Raises ConnectionError if it died and does not start again."""
+        with self._lock:
+            if not self._closed and not self._llama.alive:
+                self._restart()
+            return self._llama
+
+    def _restart(self) -> None:
+        if not self._failure or time.monotonic() - self._failed_at > _PAUSE:
+            self._llama.close()
+            try:
+                self._llama, self._failure = self._start(), ""
+            except (OSError, ValueError) as error:
+                self._failure, self._failed_at = f"llama.cpp died and does not start again: {error}", time.monotonic()
+        if self._failure:
+            raise ConnectionError(self._failure)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._llama.close()
 
 
 class OllamaEngine:
@@ -93,33 +155,32 @@ class OllamaEngine:
     def __init__(self, url: str, config: OllamaConfig) -> None:
         self._client = Client(f"Ollama at {url}", url)
         self._model = f"{config.name}:{TAG}"
-        try:
-            models = [model["name"] for model in self._client.get("/api/tags", _LOOK)["models"] or []]
-        except (OSError, KeyError, TypeError):
-            raise ConnectionError(f"no Ollama answers at {url}") from None
-        if self._model not in models:
+        if self._model not in self._models():
             raise LookupError(f"Ollama at {url} has no model {self._model} (`ollama create {config.name} -f models/ollama/Modelfile` makes it)")
         self.name, self.model = "Ollama", config.name
         self.description = f"Ollama at {url}, model {self._model}"
-        self._info: dict[str, Any] = self._client.post("/api/show", {"model": self._model, "verbose": True}, _TIMEOUT).get("model_info") or {}
-        architecture = self._info.get("general.architecture", "")
-        self.n_ctx = min(config.num_ctx, int(self._info.get(f"{architecture}.context_length", config.num_ctx)))
+        info: dict[str, Any] = self._client.post("/api/show", {"model": self._model, "verbose": True}, _TIMEOUT).get("model_info") or {}
+        architecture = info.get("general.architecture", "")
+        self.n_ctx = min(config.num_ctx, int(info.get(f"{architecture}.context_length", config.num_ctx)))
+        self._counter = functools.cache(lambda: _counter(info.get("tokenizer.ggml.tokens"), info.get("tokenizer.ggml.merges")))
+
+    def _models(self) -> list[str]:
+        try:
+            return [model["name"] for model in self._client.get("/api/tags", _LOOK)["models"] or []]
+        except (OSError, KeyError, TypeError):
+            raise ConnectionError(f"no Ollama answers at {self._client.url}") from None
+
+    def until(self, hangup: Hangup) -> Self:
+        copied = copy.copy(self)
+        copied._client = self._client.until(hangup)
+        return copied
+
+    def check(self) -> None:
+        if self._model not in self._models():
+            raise ConnectionError(f"{self._client.name} has no model {self._model} any more")
 
     def count(self, text: str) -> int:
-        return self._count(text) + 1
-
-    @functools.cached_property
-    def _count(self) -> Callable[[str], int]:
-        """Ollama has no route that counts tokens, but tells the vocabulary."""
-        tokens, merges = self._info.get("tokenizer.ggml.tokens"), self._info.get("tokenizer.ggml.merges")
-        if not tokens or not merges:
-            return lambda text: len(text.encode())  # a byte-level token is at least a byte: too many rather than too few
-        from tokenizers import Tokenizer, models, pre_tokenizers
-
-        bpe = models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ", 1)) for merge in merges])
-        tokenizer = Tokenizer(bpe)
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        return lambda text: len(tokenizer.encode(text).ids)
+        return self._counter()(text) + 1
 
     def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
         options = {"num_ctx": self.n_ctx, "num_predict": n_predict, "stop": list(config.stop), **_sampling(config, seed)}
@@ -142,13 +203,31 @@ class OllamaEngine:
     def close(self) -> None: ...
 
 
+def _counter(tokens: list[Any] | None, merges: list[Any] | None) -> Callable[[str], int]:
+    """Counts tokens without [BOS]: Ollama has no route that does, but tells the vocabulary."""
+    if not tokens or not merges:
+        return lambda text: len(text.encode())  # a byte-level token is at least a byte: too many rather than too few
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    bpe = models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ", 1)) for merge in merges])
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return lambda text: len(tokenizer.encode(text).ids)
+
+
 def choose(
-    choice: Choice, config: OllamaConfig, model: Callable[[], Path], say: Callable[[str], None], environ: Mapping[str, str] = os.environ
+    choice: Choice,
+    config: OllamaConfig,
+    model: Callable[[], Path],
+    say: Callable[[str], None],
+    environ: Mapping[str, str] = os.environ,
+    parallel: int = 1,
 ) -> Engine:
     """The engine asked for. `auto` takes a running Ollama if it has the model, else the embedded one, and says why.
 
     Args:
         model: finds the GGUF file, if it is needed.
+        parallel: answers at a time, of the embedded engine; Ollama decides for itself.
 
     Raises:
         OSError, ValueError: the engine asked for is not to be had.
@@ -160,7 +239,7 @@ def choose(
             if choice == "ollama":
                 raise ConnectionError(f"{error}: start it, or use `--engine embedded`") from None
             say(f"{error}: using the embedded llama.cpp")
-    return EmbeddedEngine(model(), config.num_ctx)
+    return EmbeddedEngine(model(), config.num_ctx, parallel)
 
 
 def ollama_url(host: str) -> str:
