@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ INPUT, WORKING = ROOT / "input", ROOT / "working"
 KEPT = WORKING / "kept"
 GRACE = 900  # seconds that a training may take to save its state, once the time is up
 RESULTS = ("metrics", "plots", "models/gguf", "models/ollama")
-SERVING = ("aiohttp", "numpy", "PyYAML", "xllamacpp")  # what `antimatter serve` imports
+SERVING = ("aiohttp", "numpy", "pyarrow", "PyYAML", "xllamacpp")  # what `antimatter serve` imports
 TOOLS = ("mypy", "pytest", "ray", "ruff", "types-PyYAML")  # no stage imports them
 
 
@@ -254,22 +255,28 @@ def serve(place: Path) -> int:
             raise OSError(f"{INPUT} holds no model: run `antimatter kaggle` where there is one, or --after the kernel that made it")
         copy(previous / "models", project / "models")
     archive = next((path for path in INPUT.rglob("ollama-linux-*") if path.is_file()), None)
-    options = [*(["--install"] if archive or SETTINGS["internet"] else []), *([] if SETTINGS["gpu"] else ["--cpu-only"])]
-    options += ["--archive", str(archive)] if archive else []
+    options: list[str] = []  # without an Ollama to install, the embedded llama.cpp
+    if archive or SETTINGS["internet"]:
+        options = ["--install", *(["--archive", str(archive)] if archive else []), *([] if SETTINGS["gpu"] else ["--cpu-only"])]
     with process([sys.executable, "-m", "antimatter.cli", "serve", "--port", "0", *options], project, environment, subprocess.PIPE) as server:
         assert server.stdout is not None
         line = server.stdout.readline().strip()
-        found = re.search(r"serving antimatter by (.+) at (http://\S+)/", line)
+        found = re.search(r"serving .+ by (.+) at (http://\S+?)/", line)
         if found is None:
             raise OSError(f"`antimatter serve` did not start, the lines above say why (status {server.wait(10)})")
         say(line)
+        prompts = (project / "prompts" / "coherence.txt").read_text(encoding="utf-8").splitlines()
         with (WORKING / "answers.md").open("w", encoding="utf-8") as answers:
             answers.write(f"# What the model answers\n\nBy {found[1]}.\n")
-            for prompt in (project / "prompts" / "coherence.txt").read_text(encoding="utf-8").splitlines():
-                if prompt and not prompt.startswith("#"):
-                    answers.write(f"\n**{prompt}** {ask(found[2], prompt)}\n")
-                    answers.flush()
-        say(f"the answers are in {WORKING / 'answers.md'}")
+            good = 0
+            for prompt in (line for line in prompts if line and not line.startswith("#")):
+                answer, is_answer = ask(found[2], prompt)
+                good += is_answer
+                answers.write(f"\n**{prompt}** {answer}\n")
+                answers.flush()
+        if not good:
+            raise OSError(f"no prompt was answered: {answer}")
+        say(f"{good} answers are in {WORKING / 'answers.md'}")
         interactive = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
         if interactive or SETTINGS["minutes"]:
             try:
@@ -280,12 +287,16 @@ def serve(place: Path) -> int:
     return 0
 
 
-def ask(address: str, prompt: str) -> str:
-    body = json.dumps({"messages": [{"role": "user", "content": prompt}], "max_tokens": 64, "seed": 1}).encode()
+def ask(address: str, prompt: str) -> tuple[str, bool]:
+    """The answer and True, or why there is none, say for a prompt that is longer than a tiny model can read, and False."""
+    body = json.dumps({"messages": [{"role": "user", "content": prompt}], "seed": 1}).encode()
     request = urllib.request.Request(f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never behind a proxy
-    with direct.open(request, timeout=600) as reply:
-        return str(json.load(reply)["choices"][0]["message"]["content"]).strip()
+    try:
+        with direct.open(request, timeout=900) as reply:
+            return str(json.load(reply)["choices"][0]["message"]["content"]).strip(), True
+    except urllib.error.HTTPError as error:
+        return f"({json.load(error)['error']['message']})", False
 
 
 @contextmanager
