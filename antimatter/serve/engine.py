@@ -76,7 +76,9 @@ class EmbeddedEngine:
     """
 
     def __init__(self, path: Path, num_ctx: int, parallel: int = 1) -> None:
-        self.n_ctx = min(num_ctx, read_header(path).context_length)
+        header = read_header(path)
+        self.n_ctx = min(num_ctx, header.context_length)
+        self._longest = max(20_000, self.n_ctx * max(map(len, header.keys.get("tokenizer.ggml.tokens", ())), default=128))  # bytes that could fit
         self.name, self.model = "llama.cpp", path.stem
         self.description = f"embedded llama.cpp, {path}"
         self._runtime = _Restarting(lambda: Llama(path, self.n_ctx, parallel=parallel))
@@ -95,7 +97,10 @@ class EmbeddedEngine:
         self._runtime.llama()
 
     def count(self, text: str) -> int:
-        return len(self._llama.tokenize(text, special=True)) + 1
+        """Exact for whatever could fit. More is counted in pieces: each thread of llama.cpp keeps the memory that a text took, 60 MB for one of 1 MB."""
+        llama = self._llama
+        pieces = range(0, max(len(text), 1), self._longest)
+        return sum(len(llama.tokenize(text[i : i + self._longest], special=True)) for i in pieces) + 1
 
     def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
         body = {"prompt": prompt, "n_predict": n_predict, "stop": list(config.stop), **_sampling(config, seed)}

@@ -1,4 +1,7 @@
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +9,7 @@ import fake_ollama
 import pytest
 from tiny_gguf import CONTEXT, TEXT, Tiny
 
+from antimatter.export.client import Client, Hangup
 from antimatter.export.header import read_header
 from antimatter.export.ollama import OllamaConfig
 from antimatter.serve import engine
@@ -54,6 +58,62 @@ def test_the_context_is_the_models_own_if_that_is_shorter(tiny: Tiny, embedded: 
 def test_tokens_are_counted_as_the_runtime_counts_them(tiny: Tiny, embedded: EmbeddedEngine) -> None:
     for text in ("", "x", TEXT[:500], "é🙂"):
         assert embedded.count(text) == len(tiny.tokenizer.encode(text)) + 1
+
+
+def test_a_text_that_could_never_fit_is_counted_nearly_right(tiny: Tiny, embedded: EmbeddedEngine) -> None:
+    text = TEXT * (200_000 // len(TEXT) + 1)
+    assert embedded.count(text) == pytest.approx(len(tiny.tokenizer.encode(text)), rel=0.001)
+
+
+def test_hanging_up_wakes_a_call_that_waits_and_refuses_those_that_come_later(tiny: Tiny) -> None:
+    silent = threading.Event()
+
+    def silence() -> Iterator[dict[str, object]]:
+        yield {"response": "first"}
+        silent.wait(20)
+        yield {"response": "x" * 100_000}
+
+    with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys) as server:
+        server.events = silence()  # type: ignore[assignment]
+        hangup = Hangup()
+        stream = OllamaEngine(f"http://{server.host}", CONFIG).until(hangup).stream("Once", CONFIG, 5)
+        assert next(stream) == "first"
+        timer = threading.Timer(0.2, hangup.give_up)
+        timer.start()
+        with pytest.raises(ConnectionError):
+            list(stream)
+        timer.join()
+        silent.set()
+        with pytest.raises(ConnectionError, match="the call was given up"):
+            list(OllamaEngine(f"http://{server.host}", CONFIG).until(hangup).stream("Once", CONFIG, 5))
+        assert not hangup._sockets
+
+
+def test_hanging_up_wakes_a_call_that_has_no_answer_yet() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # connects, by the kernel, and says nothing
+        hangup = Hangup()
+        timer = threading.Timer(0.2, hangup.give_up)
+        timer.start()
+        with pytest.raises(ConnectionError, match=r"^mute does not answer to /x"):
+            Client("mute", f"http://127.0.0.1:{mute.getsockname()[1]}").until(hangup).get("/x", 20)
+        timer.join()
+
+
+def test_several_answers_at_a_time_are_those_of_one_alone_each_with_the_whole_context(tiny: Tiny, embedded: EmbeddedEngine) -> None:
+    """At temperature 0. A batch of another size may round otherwise, so with another model and processor near ties could fall to the other side."""
+    texts = [f"The function returns {'a ' * i}" for i in range(12)]
+    alone = ["".join(embedded.stream(text, CONFIG, 30)) for text in texts]
+    many = EmbeddedEngine(tiny.path, 2048, parallel=4)
+    try:
+        assert many.n_ctx == CONTEXT
+        with ThreadPoolExecutor(12) as pool:
+            assert list(pool.map(lambda text: "".join(many.stream(text, CONFIG, 30)), texts)) == alone
+        prompt = "x " * ((CONTEXT - 8) // 2)
+        while many.count(prompt) < CONTEXT - 5:
+            prompt += "x"
+        assert len(list(many.stream(prompt, CONFIG, 4))) > 0
+    finally:
+        many.close()
 
 
 def test_how_an_answer_ended_is_told_with_the_counts_of_the_engine(tiny: Tiny, embedded: EmbeddedEngine) -> None:
