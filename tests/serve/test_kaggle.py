@@ -26,8 +26,8 @@ SETPRIV = (
     "--inh-caps=-all,+dac_read_search",
     "--ambient-caps=+dac_read_search",
 )
-# For root: a network with loopback alone (SIOCSIFFLAGS, IFF_UP), disks that are read-only but for the folder argv[1], and the rights of nobody, who may
-# read all the same, since the interpreter may lie in root's home
+# For root: a network with loopback alone (SIOCSIFFLAGS, IFF_UP), disks that are read-only but for the folder argv[1], and the rights of nobody, who
+# may read all the same, since the interpreter may lie in root's home
 CONFINE = (
     "import fcntl, os, socket, struct, subprocess, sys\n"
     "fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sH22x', b'lo', 0x49))\n"
