@@ -205,6 +205,23 @@ def watch(arguments: argparse.Namespace) -> None:
     watch.watch(arguments.folder, arguments.once, arguments.every, sys.stdout)
 
 
+def kaggle(arguments: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from antimatter.serve import kaggle
+
+    given = {field.name: getattr(arguments, field.name) for field in fields(kaggle.Kernel)}
+    kernel = kaggle.Kernel(**{**given, "title": arguments.title or f"antimatter {arguments.mode}"})
+    folder: Path = arguments.folder
+    commit = kaggle.write(folder, kernel)
+    print(f"{folder} runs commit {commit[:12]} on Kaggle. Next (docs/kaggle.md):")
+    print(f"  kaggle datasets create -p {folder}/dataset    # later: kaggle datasets version -p {folder}/dataset -m {commit[:12]}")
+    print(f"  kaggle datasets status {kernel.data_set}    # until it says ready")
+    print(f"  kaggle kernels push -p {folder}")
+    if kernel.offline and kernel.wheels is None:
+        print("note: with the internet off, packages that Kaggle lacks must come along: --wheels, docs/kaggle.md has the commands", file=sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="antimatter", description="The pipeline's tools. The pipeline itself: `dvc repro`.")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -302,6 +319,29 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--once", action="store_true", help="one picture, as into a file or a pipe")
     command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks at the files (default: 2)")
     command.set_defaults(run=watch)
+
+    command = commands.add_parser(
+        "kaggle",
+        help="write a kernel folder that runs the pipeline on Kaggle, or serves its model there",
+        description="Writes FOLDER/kernel-metadata.json, run.py and dataset/ for `kaggle datasets create` and `kaggle kernels push`: docs/kaggle.md.",
+    )
+    command.add_argument("folder", type=Path, help="what it holds already is replaced")
+    command.add_argument("--user", required=True, help="your user name at Kaggle")
+    command.add_argument(
+        "--mode", choices=("pipeline", "serve"), default="pipeline", help="pipeline: `dvc repro`; serve: `antimatter serve` (default: pipeline)"
+    )
+    command.add_argument("--title", default="", help="of the kernel; its address is made of it (default: antimatter MODE)")
+    command.add_argument("--accelerator", choices=("none", "t4"), default="none", help="t4: the two T4 that Kaggle lends (default: none)")
+    command.add_argument("--offline", action="store_true", help="internet off: all comes from the data set")
+    command.add_argument("--data", action="store_true", help="take data/shards along; the run begins with the training, on Kaggle's own torch")
+    command.add_argument("--after", default="", metavar="KERNEL", help="attach its output: a pipeline goes on from it, a server takes its model")
+    command.add_argument("--wheels", type=Path, metavar="DIR", help="wheels to take along, for --offline")
+    command.add_argument("--ollama", type=Path, metavar="FILE", help="an archive of Ollama to take along, for --offline")
+    command.add_argument("--hours", type=float, default=11.5, help="then the state is saved and the run ends; Kaggle's limit is 12 (default: 11.5)")
+    command.add_argument(
+        "--minutes", type=float, default=0.0, help="to serve after the first answers (default: 0; in an interactive session, all hours)"
+    )
+    command.set_defaults(run=kaggle)
     return parser
 
 
