@@ -200,15 +200,18 @@ class Server:
                 415, "the request must have the header `Content-Type: application/json`, and be neither compressed nor in another character set"
             )
         body, most = bytearray(), self._limits.body
+        fits = (request.content_length or 0) <= most
+        if fits and request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl waits a second for it
         try:
             async with asyncio.timeout(self._limits.request_seconds):
-                while len(body) <= most and (request.content_length or 0) <= most and (chunk := await request.content.readany()):
+                while fits and len(body) <= most and (chunk := await request.content.readany()):
                     body += chunk
         except TimeoutError:
             raise Refusal(408, f"the request did not arrive within {self._limits.request_seconds:g} seconds") from None
         except (web.RequestPayloadError, HttpProcessingError):
             raise Refusal(400, "the body is not what the request's headers say") from None
-        if len(body) > most or (request.content_length or 0) > most:
+        if not fits or len(body) > most:
             raise Refusal(413, f"the body has more than {most:,} bytes")
         return bytes(body)
 

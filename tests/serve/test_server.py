@@ -689,6 +689,15 @@ def test_a_huge_body_is_refused_before_it_has_come(served: Served) -> None:
     assert served.error(b" " * 1_000_000)[0] == 400  # not one byte too much
 
 
+def test_a_client_that_asks_whether_to_send_its_body_is_told(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"{}")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert served.raw(POST + b"Expect: 100-continue\r\nContent-Length: 2000000\r\n\r\n", 5).startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_body_that_is_shorter_than_said_costs_nothing(served: Served) -> None:
     for _ in range(5):
         with served.connect() as connection:
