@@ -230,6 +230,7 @@ def _add_keys(writer: gguf.GGUFWriter, shape: GPTConfig, config: GGUFConfig) -> 
     writer.add_block_count(shape.n_layer)
     writer.add_feed_forward_length(6 * shape.n_embd)
     writer.add_head_count(shape.n_head)
+    writer.add_max_alibi_bias(0.0)  # none; llama.cpp until b9452, and so Ollama until 0.30, refuses an mpt that does not say so
     writer.add_layer_norm_eps(model.norm.eps)
 
 

@@ -203,7 +203,8 @@ class OllamaEngine:
                 n_tokens, nanoseconds = event.get("eval_count", 0), event.get("eval_duration", 0)
                 reason: Literal["stop", "length"] = "length" if event.get("done_reason") == "length" else "stop"
                 return Finish(reason, event.get("prompt_eval_count", 0), n_tokens, n_tokens * 1e9 / nanoseconds if nanoseconds else 0.0)
-        raise ConnectionError(f"{self._client.name} broke off the answer: ask again")  # 30 equal tokens in a row end a stream like this
+        # Ollama ends a stream like this after 30 equal tokens in a row, and (0.30 and later) where the model writes half a character
+        raise ConnectionError(f"{self._client.name} broke off the answer, as it does at endless repetition and broken characters: ask otherwise")
 
     def close(self) -> None: ...
 
