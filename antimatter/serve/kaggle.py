@@ -12,6 +12,7 @@ from typing import Literal
 
 from antimatter import files, params
 from antimatter.serve import kaggle_script
+from antimatter.serve.install import SUMS
 
 BLANK = "SETTINGS: dict[str, Any] = {}\n"  # a line of the script
 CODE = [".", ":!dvc.lock", ":!metrics", ":!plots"]  # what a run leaves is no change of the code
@@ -129,7 +130,9 @@ def write(folder: Path, kernel: Kernel) -> str:
         if kernel.ollama is not None:
             if not re.match(r"ollama-linux-", kernel.ollama.name):
                 raise ValueError(f"{kernel.ollama} is not an Ollama archive, such as ollama-linux-amd64.tar.zst")
-            shutil.copyfile(kernel.ollama, data_set / kernel.ollama.name)
+            for path in (kernel.ollama, kernel.ollama.with_name(SUMS)):  # another version than the pinned one is known by its release's sums
+                if path == kernel.ollama or path.is_file():
+                    shutil.copyfile(path, data_set / path.name)
         script = Path(kaggle_script.__file__).read_text(encoding="utf-8")
         assert script.count(BLANK) == 1
         settings = "".join(f"    {json.dumps(key)}: {value!r},\n" for key, value in {**kernel.settings(), "commit": commit}.items())

@@ -12,9 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fake_program
+import fake_release
 import pytest
 import test_pipeline
 from ruamel.yaml import YAML
+
+from antimatter import files
 
 NOBODY = 65534
 ROOTED = os.geteuid() == 0
@@ -242,6 +246,20 @@ def test_a_server_takes_the_model_of_the_data_set_and_leaves_its_answers(trained
     assert re.search(r"^serving antimatter by .+ at http://127\.0\.0\.1:\d+/$", one.run(tmp_path / "kernel"), re.MULTILINE)
     answered(one.working)
     assert [path.name for path in one.working.iterdir()] == ["answers.md"]
+
+
+def test_a_server_installs_the_ollama_that_is_attached(trained: Path, tmp_path: Path, machine: Callable[[str], Machine]) -> None:
+    program = fake_program.install_to(tmp_path / "program").read_bytes()
+    members = [fake_release.member("bin/ollama", program, mode=0o755), fake_release.member("lib/ollama/libggml-base.so", fake_release.CPU)]
+    archive = tmp_path / fake_release.NAME
+    archive.write_bytes(fake_release.archive(members))
+    (tmp_path / "sha256sum.txt").write_text(f"{files.sha256(archive)}  ./{archive.name}\n")
+    assert kaggle(trained, tmp_path / "kernel", "--mode", "serve", "--offline", "--ollama", str(archive)).returncode == 0
+    one = machine("one")
+    one.attach(tmp_path / "kernel" / "dataset", "datasets/ann/antimatter-serve-files")
+    said = one.run(tmp_path / "kernel")
+    assert "for CPUs only" in said and re.search(r"^serving antimatter by Ollama at http://127\.0\.0\.1:\d+, .*$", said, re.MULTILINE), said
+    answered(one.working)
 
 
 def test_a_server_takes_the_model_of_a_pipeline_and_stays_until_the_session_ends(
