@@ -275,6 +275,6 @@ def _written(prefix: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(prefix).free
             raise OSError(_no_room(prefix, free, "more than that")) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):
             raise OSError(f"{error.filename or prefix} cannot be written ({error.strerror}): choose another folder with --prefix") from None
         raise

@@ -174,6 +174,8 @@ def open_ollama(
         if not install_it:
             raise FileNotFoundError(f"there is no `ollama` on the PATH or in {prefix}: `--install` downloads one there (1.4 GB), without root")
         binary = install.install(prefix, archive, cpu_only, say, environ)
+    elif archive:
+        say(f"{binary} is there already: {archive} is not installed (choose another --prefix, and take it off the PATH, if it should be)")
     say(f"starting {binary}, its log is {folder / 'ollama.log'}")
     with OllamaServer(binary, store, config, folder, port or 0, parallel, environ) as server:
         yield server.engine

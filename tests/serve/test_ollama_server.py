@@ -405,6 +405,10 @@ def test_the_way_from_nothing_to_an_answer(store: Path, tmp_path: Path, monkeypa
     with open_ollama(CONFIG, said.append, **places, environ=environ, port=0):  # found in the prefix now
         pass
     assert said == [f"starting {tmp_path / 'prefix/bin/ollama'}, its log is {tmp_path / 'serve/ollama.log'}"]
+    said.clear()
+    with open_ollama(CONFIG, said.append, **places, environ=environ, port=0, install_it=True, archive=str(release)):
+        pass
+    assert said[0].startswith(f"{tmp_path / 'prefix/bin/ollama'} is there already: {release} is not installed")
 
 
 def test_a_running_ollama_with_another_model_of_the_name_is_not_used(
