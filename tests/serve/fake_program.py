@@ -6,6 +6,7 @@ FAKE_OLLAMA in the environment, a JSON object, makes it misbehave. It writes dow
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ RUNNER = "import time; time.sleep(600)"
 def install_to(path: Path) -> Path:
     """Writes the program. For the tests; the rest of this file is the program."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!{sys.executable}\n{Path(__file__).read_text()}")
+    exec_python = f"''''exec {shlex.quote(sys.executable)} \"$0\" \"$@\" #'''"  # a shebang takes no path with spaces; to Python this is a text
+    path.write_text(f"#!/bin/sh\n{exec_python}\n{Path(__file__).read_text()}")
     path.chmod(0o755)
     return path
 

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import stat
 import struct
@@ -375,7 +376,7 @@ def in_a_pipe(project: Path, script: str, text: bytes = b"") -> subprocess.Compl
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "LC_ALL": "C",
-        "chat": f"{sys.executable} -m antimatter.cli chat --engine embedded",
+        "chat": f"{shlex.quote(sys.executable)} -m antimatter.cli chat --engine embedded",
     }
     return subprocess.run(["bash", "-c", script], cwd=project, input=text, capture_output=True, env=environment, timeout=60)
 
