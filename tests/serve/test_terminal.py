@@ -376,33 +376,33 @@ def in_a_pipe(project: Path, script: str, text: bytes = b"") -> subprocess.Compl
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "LC_ALL": "C",
-        "chat": f"{shlex.quote(sys.executable)} -m antimatter.cli chat --engine embedded",
     }
+    script = f'chat() {{ {shlex.quote(sys.executable)} -m antimatter.cli chat --engine embedded "$@"; }}; {script}'
     return subprocess.run(["bash", "-c", script], cwd=project, input=text, capture_output=True, env=environment, timeout=60)
 
 
 def test_a_pipe_answers_what_it_can_and_says_what_it_could_not(project: Path) -> None:
     text = b"one\r\n\x00\xff\xfe\n\x1b\x07\x00\n/bye\n" + b"long " * 3000 + b"\n\n[EOS][BOS]\nlast"
-    done = in_a_pipe(project, "$chat --num-predict 3", text)
+    done = in_a_pipe(project, "chat --num-predict 3", text)
     assert (done.returncode, done.stdout) == (1, b"aaa\n" * 5)
     assert re.search(rb"\nline 5: the text has \d+ tokens, the model can read 2045 and still answer: shorten it\n", done.stderr)
     assert done.stderr.endswith(b"\nerror: 1 of 6 lines could not be answered\n")
 
 
 def test_streams_that_are_closed_are_empty(project: Path) -> None:
-    done = in_a_pipe(project, "$chat --num-predict 3 <&-")
+    done = in_a_pipe(project, "chat --num-predict 3 <&-")
     assert (done.returncode, done.stdout) == (0, b"")
     assert b"Traceback" not in done.stderr
-    done = in_a_pipe(project, "$chat --num-predict 3 2>&-", b"one\n")
+    done = in_a_pipe(project, "chat --num-predict 3 2>&-", b"one\n")
     assert (done.returncode, done.stdout) == (0, b"aaa\n")
-    done = in_a_pipe(project, "$chat --num-predict 3 >&-", b"one\n")
+    done = in_a_pipe(project, "chat --num-predict 3 >&-", b"one\n")
     assert (done.returncode, done.stdout) == (0, b"")
     assert b"Traceback" not in done.stderr
 
 
 def test_a_reader_that_has_seen_enough_ends_the_answer(project: Path) -> None:
     began = time.monotonic()
-    done = in_a_pipe(project, "yes Hello | $chat --num-predict 2000 | head -c 5; echo ${PIPESTATUS[1]}")
+    done = in_a_pipe(project, "yes Hello | chat --num-predict 2000 | head -c 5; echo ${PIPESTATUS[1]}")
     assert done.stdout == b"aaaaa0\n"
     assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
     assert time.monotonic() - began < 60
