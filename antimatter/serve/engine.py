@@ -227,13 +227,11 @@ def choose(
     model: Callable[[], Path],
     say: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
-    parallel: int = 1,
 ) -> Engine:
     """The engine asked for. `auto` takes a running Ollama if it has the model, else the embedded one, and says why.
 
     Args:
         model: finds the GGUF file, if it is needed.
-        parallel: answers at a time, of the embedded engine; Ollama decides for itself.
 
     Raises:
         OSError, ValueError: the engine asked for is not to be had.
@@ -245,7 +243,7 @@ def choose(
             if choice == "ollama":
                 raise ConnectionError(f"{error}: start it, or use `--engine embedded`") from None
             say(f"{error}: using the embedded llama.cpp")
-    return EmbeddedEngine(model(), config.num_ctx, parallel)
+    return EmbeddedEngine(model(), config.num_ctx)
 
 
 def ollama_url(host: str) -> str:
