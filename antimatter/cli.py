@@ -71,11 +71,14 @@ def chat(arguments: argparse.Namespace) -> None:
 def export(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.data.shards import Shards
+    from antimatter.experiments import history
     from antimatter.export import gguf, parity, source
 
     config = params.read(gguf.GGUFConfig, "gguf")
     config = replace(config, name=arguments.name or config.name)
     opened = source.open_checkpoint(arguments.checkpoint, arguments.config)
+    if arguments.checkpoint.is_dir() and (commit := history.commit_of(history.md5(arguments.checkpoint))):
+        opened = replace(opened, provenance=opened.provenance | {"commit": commit})
     tokenizer = arguments.tokenizer / "tokenizer.json" if arguments.tokenizer.is_dir() else arguments.tokenizer
     model, windows = None, None
     if arguments.windows and SHARDS.is_dir():
@@ -205,6 +208,13 @@ def watch(arguments: argparse.Namespace) -> None:
     watch.watch(arguments.folder, arguments.once, arguments.every, sys.stdout)
 
 
+def card(arguments: argparse.Namespace) -> None:
+    from antimatter.experiments import card
+
+    card.write(arguments.output)
+    print(f"{arguments.output} describes the model that dvc.lock records")
+
+
 def kaggle(arguments: argparse.Namespace) -> None:
     from dataclasses import fields
 
@@ -319,6 +329,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--once", action="store_true", help="one picture, as into a file or a pipe")
     command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks at the files (default: 2)")
     command.set_defaults(run=watch)
+
+    command = commands.add_parser("card", help="write the model card from the files of the last run")
+    command.add_argument("--output", type=Path, default=Path("docs/model-card.md"), help="default: docs/model-card.md")
+    command.set_defaults(run=card)
 
     command = commands.add_parser(
         "kaggle",

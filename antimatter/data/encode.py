@@ -4,7 +4,7 @@ A task encodes one cleaned file. A hash of its text makes a document a candidate
 validation is trained on instead, so that neither copies nor near copies stand on both sides.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -49,10 +49,15 @@ def is_candidate(text: str, config: ShardsConfig) -> bool:
     return xxhash.xxh3_64_intdigest(text, config.seed) < config.validation_fraction * 2**64
 
 
-def write(corpus: Path, tokenizer: Path, work: Path, config: ShardsConfig, runtime: EngineRuntime) -> dict[str, Any]:
+def write(
+    corpus: Path, tokenizer: Path, work: Path, config: ShardsConfig, runtime: EngineRuntime, made_of: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Encodes the parquet files in `corpus` to shards in work/shards; returns the metrics of each split.
 
     What a killed call has encoded in `work` the next call does not do again.
+
+    Args:
+        made_of: digests of what is read, for the index: so they reach the model that is trained on the shards.
 
     Raises:
         FileNotFoundError: there is nothing in `corpus`.
@@ -89,7 +94,8 @@ def write(corpus: Path, tokenizer: Path, work: Path, config: ShardsConfig, runti
     np.save(folder / "token_counts.npy", writers["train"].counts)
     known = Tokenizer.load(tokenizer)
     files.write_json(folder / "texts.json", [known.token_bytes(id).decode("latin-1") for id in range(vocab_size)])  # a byte a character
-    index = {"vocab_size": vocab_size, "bos": BOS, "eos": EOS, "splits": {split: writer.summary() for split, writer in writers.items()}}
+    splits = {split: writer.summary() for split, writer in writers.items()}
+    index = {"vocab_size": vocab_size, "bos": BOS, "eos": EOS, "made_of": dict(made_of or {}), "splits": splits}
     files.write_json(folder / "index.json", index)
     return {
         **{s: {"tokens": w.tokens, "documents": w.documents, "bytes": w.bytes, "bytes_per_token": w.bytes / w.tokens} for s, w in writers.items()},

@@ -26,6 +26,10 @@ class Shards:
         self._files = {split: [_open(folder / file["name"], file["tokens"]) for file in self.index["splits"][split]["files"]] for split in SPLITS}
         self.folder = folder
 
+    def digests(self) -> dict[str, str]:
+        """sha256 of the index, which holds that of every file, and of what the shards were made of."""
+        return {"shards": files.sha256(self.folder / "index.json"), **self.index.get("made_of", {})}
+
     def split(self, split: Split) -> list[np.ndarray]:
         """The files of a split as memory maps, (tokens,) uint16 each."""
         return self._files[split]
