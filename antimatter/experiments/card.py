@@ -93,7 +93,7 @@ def _data(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
     shown, rest = sources[:SOURCES_SHOWN], sources[SOURCES_SHOWN:]
     rows = [(row["source"], int(row["documents"]), int(row["bytes"])) for row in shown]
     if rest:
-        rows.append((f"{len(rest)} more", *(sum(int(row[column]) for row in rest) for column in ("documents", "bytes"))))
+        rows.append((f"{len(rest)} more", sum(int(row["documents"]) for row in rest), sum(int(row["bytes"]) for row in rest)))
     yield from ("## Data", "", f"{_origin(facts)} {raw['documents']:,} documents, {_megabytes(raw['bytes'])}:", "")
     yield from _table(("source", "documents", "text"), [(source, f"{documents:,}", _megabytes(size)) for source, documents, size in rows])
     yield from ("", f"After cleaning and the removal of duplicates: {cleaned['documents_out']:,} documents, {_megabytes(cleaned['bytes_out'])}.")
