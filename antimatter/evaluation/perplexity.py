@@ -65,6 +65,14 @@ class Bin:
     tokens: int
     loss: float  # mean negative log-likelihood, nats per token
 
+    @property
+    def name(self) -> str:
+        return f"{self.least}-{self.most}" if self.least < self.most else str(self.least)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
 
 @dataclass(frozen=True)
 class FrequencyBin(Bin):
@@ -84,6 +92,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Tokens that the model reads at a time, and which of them count."""
+
+    stream: int  # the number of the text that it is part of
+    ids: np.ndarray  # (T + 1,): T inputs, and the T targets that follow them
+    first: int  # targets before it do not count
+
+
+@dataclass(frozen=True)
 class Scored:
     """Tokens in their order, of one stream and then of the next. N tokens."""
 
@@ -93,34 +110,21 @@ class Scored:
     losses: np.ndarray  # (N,) float64: negative log-likelihood, nats
 
 
-@dataclass(frozen=True)
-class _Window:
-    stream: int
-    ids: np.ndarray  # (T + 1,): T inputs, and the T targets that follow them
-    first: int  # targets before it were scored by the window before
-
-
 @torch.no_grad()
-def score(model: GPT, streams: Iterable[np.ndarray], stride: int) -> Iterator[Scored]:
-    """Scores every token of each stream but its first, in float32 and once, a batch of windows at a time.
-
-    A window of block_size tokens starts every `stride` tokens and counts for what the one before has not reached: a token has at least
-    block_size - stride tokens of context, where the stream has that many before it (Press et al. 2021). With a stride of block_size the windows
-    do not overlap.
+def score(model: GPT, windows: Iterable[Window]) -> Iterator[Scored]:
+    """Scores the targets of each window that count, in float32, a batch of windows at a time.
 
     Args:
         model: in eval mode.
-        streams: token ids, (length,) each; a window never holds two of them.
     """
-    context, device = model.config.block_size, model.head.weight.device
-    assert 1 <= stride <= context, f"a stride of {stride} with a context of {context}"
-    for group in _batches(_windows(streams, context, stride)):
+    device = model.head.weight.device
+    for group in _batches(windows):
         shape = len(group), max(len(window.ids) for window in group) - 1
         inputs, targets, wanted = (
             np.zeros(shape, np.int64),
             np.zeros(shape, np.int64),
             np.zeros(shape, bool),
-        )  # what pads a row changes nothing before it
+        )  # padding changes nothing before it
         for row, window in enumerate(group):
             length = len(window.ids) - 1
             inputs[row, :length], targets[row, :length], wanted[row, window.first : length] = window.ids[:-1], window.ids[1:], True
@@ -131,17 +135,27 @@ def score(model: GPT, streams: Iterable[np.ndarray], stride: int) -> Iterator[Sc
         yield Scored(targets[wanted], np.array([window.stream for window in group])[rows], places + 1, losses[0].double().cpu().numpy())
 
 
-def _windows(streams: Iterable[np.ndarray], context: int, stride: int) -> Iterator[_Window]:
+def sliding(streams: Iterable[np.ndarray], context: int, stride: int) -> Iterator[Window]:
+    """Windows of `context` tokens in which every token of each stream but its first counts once.
+
+    One starts every `stride` tokens and counts for what the one before has not reached: a token has at least context - stride tokens before it in
+    its window, where the stream has that many (Press et al. 2021). With a stride of `context` the windows do not overlap.
+
+    Args:
+        streams: token ids, (length,) each; a window never holds two of them.
+        stride: 1 to `context`.
+    """
+    assert 1 <= stride <= context, f"a stride of {stride} with a context of {context}"
     for number, ids in enumerate(streams):
         start = done = 0
         while done < len(ids) - 1:
             end = min(start + context, len(ids) - 1)
-            yield _Window(number, ids[start : end + 1], done - start)
+            yield Window(number, ids[start : end + 1], done - start)
             done, start = end, start + stride
 
 
-def _batches(windows: Iterator[_Window]) -> Iterator[list[_Window]]:
-    group: list[_Window] = []
+def _batches(windows: Iterable[Window]) -> Iterator[list[Window]]:
+    group: list[Window] = []
     for window in windows:
         group.append(window)
         if len(group) == BATCH:
@@ -180,11 +194,11 @@ def evaluate(model: GPT, shards: Shards, stride: int) -> Evaluation:
     bins = frequency_bins(torch.from_numpy(shards.token_counts().astype(np.int64))).numpy()  # (V,)
     names, first_of = shards.sources(), _position(np.arange(1, context + 1))
     by_frequency, by_position, by_source = _Sums(bins.max() + 1), _Sums(first_of[-1] + 1), _Sums(len(names))
-    for scored in score(model, shards.split("validation"), context):
+    for scored in score(model, sliding(shards.split("validation"), context, context)):
         by_frequency.add(bins[scored.ids], scored.losses)
         by_position.add(_position(scored.context), scored.losses)
     begun = 0  # documents whose BOS was a target; that of a stream's first never is
-    for scored in score(model, shards.split("validation"), min(stride, context)):
+    for scored in score(model, sliding(shards.split("validation"), context, min(stride, context))):
         begins = np.cumsum(scored.ids == shards.index["bos"])
         by_source.add(documents["source"][scored.stream + begun + begins], scored.losses)
         begun += int(begins[-1])

@@ -45,14 +45,16 @@ def score(
     Args:
         patterns: files, folders (with what is in them, but nothing hidden), glob patterns, or - for standard input.
         column: of JSON and parquet: what holds the text.
-        stride: see perplexity.score(); block_size if that is less.
+        stride: see perplexity.sliding(); block_size if that is less.
         key: what names the patterns, for errors.
         stream: for progress and what is left out; None is stderr.
 
     Raises:
         FileNotFoundError: a pattern names nothing.
-        ValueError: a file is no text, or there is none at all; the tokenizer does not fit the model.
+        ValueError: a file is no text, or there is none in all that is named; the tokenizer does not fit the model.
     """
+    if not patterns:
+        return []
     if tokenizer.vocab_size != model.config.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model was trained with {model.config.vocab_size:,}: name the one of the model"
@@ -126,7 +128,7 @@ def _score(model: GPT, tokenizer: Tokenizer, path: str, column: str, stride: int
             yield np.concatenate([np.array([BOS], np.uint32), tokenizer.encode_array(text)])
 
     progress.begin(path)
-    for scored in perplexity.score(model, streams(), stride):
+    for scored in perplexity.score(model, perplexity.sliding(streams(), model.config.block_size, stride)):
         nats += float(scored.losses.sum())
         tokens += len(scored.ids)
         progress.tell(tokens)
