@@ -41,10 +41,10 @@ def main(
 ) -> None:
     config = params.read(EvaluationConfig, "evaluation")
     model = weights.load(checkpoints).to(params.read(EvaluationRuntime, "runtime", part=True).device_type())
-    words, stride = Tokenizer.load(tokenizer), min(config.stride, model.config.block_size)
+    shards, words, stride = Shards(tokens), Tokenizer.load(tokenizer), min(config.stride, model.config.block_size)
 
     own = texts.score(model, words, config.texts, column=config.text_column, stride=stride, key="evaluation.texts")
-    result = perplexity.evaluate(model, Shards(tokens), stride)
+    result = perplexity.evaluate(model, shards, stride)
     windows, sliding = result.windows.figures(), result.sliding.figures()
     by_source = {name: {"tokens": score.tokens, "bytes": score.bytes, **score.figures()} for name, score in result.sources.items()}
     files.write_metrics(metrics, {"validation": windows})
@@ -67,7 +67,7 @@ def main(
 
     found = cloze.summary(cloze.answer(model, words, cloze.read_items(sentences)))
     files.write_metrics(scores, found)
-    samples = coherence.sample(model, words, coherence.read_prompts(prompts), config)
+    samples = coherence.sample(model, words, coherence.read_prompts(prompts), config, coherence.lexicon(shards.split("train"), words))
     said = coherence.summary(samples)
     files.write_metrics(figures, said)
     files.write_text(page, coherence.markdown(samples, config))

@@ -77,7 +77,7 @@ def answer(model: GPT, tokenizer: Tokenizer, items: Sequence[Item]) -> list[Answ
         ValueError: an ending does not fit the context of the model.
     """
     context = model.config.block_size
-    windows = []
+    windows: list[Window] = []
     for item in items:
         for ending in item.endings:
             asked = tokenizer.encode(" " + ending)  # apart from the context: no token of ours holds the end of one word and the space before the next

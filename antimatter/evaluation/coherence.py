@@ -1,6 +1,7 @@
 """What the model says: continuations of fixed prompts, for people to read, and a verdict on each that tells fluent from looping.
 
-The verdict judges form by counting words, without any model, so it is the same for every model. It cannot see whether a text is true, or makes sense.
+The verdict judges form by counting words, without any model: the same text has the same verdict, whoever wrote it. It cannot see whether a text makes
+sense.
 """
 
 import re
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 
 from antimatter.data.tokenizer import BOS, EOS, Tokenizer
@@ -38,6 +40,7 @@ class Sample:
     seed: int
     text: str  # the continuation
     ids: list[int]  # its tokens, with EOS if it ended by itself
+    verdict: Verdict
 
 
 def read_prompts(path: Path) -> list[tuple[str, str]]:
@@ -59,14 +62,19 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
     return prompts
 
 
-def sample(model: GPT, tokenizer: Tokenizer, prompts: Sequence[tuple[str, str]], config: CoherenceConfig) -> list[Sample]:
-    """A continuation of each prompt for each seed. Each has its own draw: another prompt or seed leaves the others as they were."""
+def sample(model: GPT, tokenizer: Tokenizer, prompts: Sequence[tuple[str, str]], config: CoherenceConfig, known: frozenset[str]) -> list[Sample]:
+    """A continuation of each prompt for each seed. Each has its own draw: another prompt or seed leaves the others as they were.
+
+    Args:
+        known: words that are none of the model's invention, as lexicon() gives them.
+    """
     result = []
     for kind, prompt in prompts:
         for seed in config.seeds:
             generator = torch.Generator().manual_seed(seed)
             (ids,) = generate(model, [BOS, *tokenizer.encode(prompt)], 1, config, EOS, generator)
-            result.append(Sample(kind, prompt, seed, tokenizer.decode(ids), ids))
+            text = tokenizer.decode(ids)
+            result.append(Sample(kind, prompt, seed, text, ids, judge(text, known)))
     return result
 
 
@@ -79,7 +87,10 @@ LEAST_LOOP = 6  # ... words together, as people say `very, very, very` (three ti
 MAX_PAIRS = 0.3  # of the pairs of words in a window stood in it before; people repeat 3% (books) to 8% (documentation)
 MAX_WORD = 0.125  # of the words in a window are one and the same, other than a function word ...
 LEAST_WORD = 8  # ... which stands there that often
-MIN_FUNCTION = 0.15  # of the words in a window are function words; people have 39% to 48%
+MAX_INVENTED = 0.1  # of the words do not occur in train ...
+LEAST_INVENTED = 3  # ... that many; people have less than 6% in 99.5% of texts like those of train
+CHUNK = 1 << 20  # tokens decoded at a time: memory only
+LEXICON = 5_000_000  # tokens of train that say which words there are
 MAX_DANGLING = 0.15  # of the words that open a phrase are followed by what cannot follow ...
 LEAST_DANGLING = 2  # ... and that often
 
@@ -96,11 +107,25 @@ NEVER_AFTER_ARTICLE = NEVER_AFTER | frozenset(
 )
 
 
-def judge(text: str) -> Verdict:
+def lexicon(train: Iterable[np.ndarray], tokenizer: Tokenizer) -> frozenset[str]:
+    """The words in the first LEXICON tokens of some token files."""
+    found: set[str] = set()
+    left = LEXICON
+    for ids in train:
+        for start in range(0, min(left, len(ids)), CHUNK):
+            found.update(WORD.findall(tokenizer.decode(ids[start : start + CHUNK].tolist()).lower()))
+        left -= min(left, len(ids))
+    return frozenset(found)
+
+
+def judge(text: str, known: frozenset[str]) -> Verdict:
     """The form of an English text.
 
-    short: too few words to say. looping: it says the same again and again. broken: its words are not put together as sentences are.
-    fluent: none of that.
+    short: too few words to say. looping: it says the same again and again. broken: many of its words are no words, or are not put together as
+    sentences are. fluent: none of that.
+
+    Args:
+        known: words, in lower case.
     """
     words = WORD.findall(text.lower())
     if len(words) < SHORT:
@@ -108,7 +133,7 @@ def judge(text: str) -> Verdict:
     windows = [words[start : start + WINDOW] for start in (*range(0, len(words) - WINDOW, WINDOW // 2), max(0, len(words) - WINDOW))]
     if _loops(words) or any(_repeated(window, 2) > MAX_PAIRS or _harps(window) for window in windows):
         return "looping"
-    if any(sum(word in FUNCTION for word in window) < MIN_FUNCTION * len(window) for window in windows) or _dangles(text.lower()):
+    if _invents(words, known) or _dangles(text.lower()):
         return "broken"
     return "fluent"
 
@@ -129,6 +154,13 @@ def _harps(words: Sequence[str]) -> bool:
     counts = Counter(word for word in words if word not in FUNCTION and word.isalpha())
     most = max(counts.values(), default=0)
     return most >= LEAST_WORD and most > MAX_WORD * len(words)
+
+
+def _invents(words: Sequence[str], known: frozenset[str]) -> bool:
+    """Whether many words are none."""
+    proper = [word for word in words if word.isalpha()]
+    unknown = sum(word not in known for word in proper)
+    return unknown >= LEAST_INVENTED and unknown > MAX_INVENTED * len(proper)
 
 
 def _dangles(text: str) -> bool:
@@ -158,7 +190,7 @@ def summary(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def _figures(samples: Sequence[Sample]) -> dict[str, float]:
     words = [sample.text.split() for sample in samples]
-    verdicts = [judge(sample.text) for sample in samples]
+    verdicts = [sample.verdict for sample in samples]
     return {
         **{verdict: verdicts.count(verdict) / len(samples) for verdict in VERDICTS},
         "repetition": sum(_repeated(sample.ids, 4) for sample in samples) / len(samples),
@@ -195,7 +227,7 @@ def markdown(samples: Sequence[Sample], config: CoherenceConfig) -> str:
             prompt = item.prompt
             lines += ["", f"**{prompt}**"]
         fence = "~" * (3 + max((len(run) for run in item.text.split() if set(run) == {"~"}), default=0))
-        verdict = f"Seed {item.seed}: {judge(item.text)}, repetition {_repeated(item.ids, 4):.2f}"
+        verdict = f"Seed {item.seed}: {item.verdict}, repetition {_repeated(item.ids, 4):.2f}"
         lines += ["", verdict, "", f"{fence}text", item.text.strip() + (" ∎" if EOS in item.ids else ""), fence]
     return "\n".join(lines) + "\n"
 
