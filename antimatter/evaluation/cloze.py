@@ -1,7 +1,7 @@
 """Sentences with one right ending among two to four, each scored by its likelihood: an exact score, and how likely chance alone reaches it.
 
-The method is that of LAMBADA-like tests and BLiMP's minimal pairs (Paperno et al. 2016, Warstadt et al. 2020), the two scores those of
-lm-evaluation-harness: `acc` takes the ending that is likeliest as a whole, `acc_norm` the one that is likeliest per byte.
+As in LAMBADA and in BLiMP's minimal pairs (Paperno et al. 2016, Warstadt et al. 2020). The two scores are those of lm-evaluation-harness: `acc` takes
+the ending that is likeliest as a whole, `acc_bytes` the one that is likeliest per byte (`acc_norm` counts characters).
 """
 
 import math
