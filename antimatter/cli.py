@@ -156,6 +156,33 @@ def _gguf(model: Path | None, config: "OllamaConfig") -> Path:
     return ollama.source_of(model or GGUF, config.type) if model is None or model.is_dir() else model
 
 
+def perplexity(arguments: argparse.Namespace) -> None:
+    import json
+
+    from antimatter import params
+    from antimatter.data.tokenizer import Tokenizer
+    from antimatter.evaluation import texts
+    from antimatter.evaluation.perplexity import EvaluationRuntime, PerplexityConfig
+    from antimatter.export import source
+
+    config = params.read(PerplexityConfig, "evaluation", part=True)
+    model = source.open_checkpoint(arguments.checkpoint).load()
+    tokenizer = Tokenizer.load(arguments.tokenizer.parent if arguments.tokenizer.name == "tokenizer.json" else arguments.tokenizer)
+    if arguments.stride is not None and not 1 <= arguments.stride <= model.config.block_size:
+        raise ValueError(f"--stride must lie between 1 and the model's context of {model.config.block_size}, got {arguments.stride}")
+    stride = min(arguments.stride or config.stride, model.config.block_size)
+    model = model.to(params.read(EvaluationRuntime, "runtime", part=True).device_type())
+    column = arguments.text_column or config.text_column
+    found = texts.score(model, tokenizer, arguments.paths, column=column, stride=stride, key="the command line")
+    if arguments.json:
+        total = texts.in_all(found)
+        everything = {"tokens": total.tokens, "bytes": total.bytes, **total.figures()}
+        by_file = {text.path: text.figures() for text in found}
+        print(json.dumps({"checkpoint": str(arguments.checkpoint), "stride": stride, "files": by_file, "all": everything}, indent=2))
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in texts.table(found))
+
+
 def inspect_cleaned(arguments: argparse.Namespace) -> None:
     from antimatter.data import inspection
 
@@ -300,6 +327,30 @@ def _parser() -> argparse.ArgumentParser:
     ollama.add_argument("--prefix", type=Path, default=Path(".state/ollama"), help="where to look for it, and to install it (default: .state/ollama)")
     ollama.add_argument("--ollama-port", type=int, help="start one there, and look for no running one (default: a free port)")
     command.set_defaults(run=serve)
+
+    command = commands.add_parser(
+        "perplexity",
+        help="how well the model predicts a text of your own",
+        description="Sliding-window perplexity and bits per byte of any texts. Every token is scored once, each document from its beginning.",
+    )
+    command.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a file (.json(l), .parquet, .gz and .zst too), a folder, a glob pattern, or - for standard input"
+    )
+    command.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=CHECKPOINTS,
+        help=f"a folder, a .safetensors file, or a .pt file with a state dict (default: {CHECKPOINTS})",
+    )
+    command.add_argument(
+        "--tokenizer", type=Path, default=TOKENIZER, help=f"the tokenizer.json it was trained with, or its folder (default: {TOKENIZER})"
+    )
+    command.add_argument(
+        "--stride", type=int, help="tokens from one window to the next; less is slower, with more context (default: `evaluation.stride`)"
+    )
+    command.add_argument("--text-column", help="of JSON and parquet: what holds the text (default: `evaluation.text_column`)")
+    command.add_argument("--json", action="store_true", help="for programs: with more digits, and the sha256 of each file")
+    command.set_defaults(run=perplexity)
 
     inspect = commands.add_parser("inspect", help="look at what a data stage left")
     stages = inspect.add_subparsers(required=True, metavar="stage")
