@@ -91,7 +91,7 @@ def test_every_artefact_has_its_name(made: Path) -> None:
     for name in (
         "data/tokenizer/tokenizer.json", "models/checkpoints/final.safetensors", "models/checkpoints/config.json", "models/gguf/antimatter-f16.gguf",
         "models/ollama/Modelfile", "models/ollama/models/manifests", "models/ollama/models/blobs", "metrics/samples.md", "metrics/throughput.json",
-        "plots/training.csv", "plots/validation.csv", "plots/loss.png",
+        "plots/training.csv", "plots/validation.csv", "plots/throughput.csv", "plots/loss.png",
     ):  # fmt: skip
         assert (made / name).exists(), name
     assert not (made / ".state").exists() or not any((made / ".state").iterdir())
@@ -146,7 +146,7 @@ def test_bad_parameters_are_one_line_and_lose_nothing(made: Path, stage: str, ol
     before = {path: path.stat().st_mtime_ns for path in made.glob("data/**/*")}
     try:
         params.write_text(good.replace(old, new, 1))
-        inputs = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m t v b s"}[stage]
+        inputs = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m t v b l s"}[stage]
         done = run(made, sys.executable, "-m", f"stages.{stage}", *inputs.split())
     finally:
         params.write_text(good)
@@ -168,7 +168,8 @@ def test_a_bare_machine_with_prepared_shards_trains_to_the_same_bytes(made: Path
         if (site / name).exists():
             (tmp_path / "site").mkdir(exist_ok=True)
             (tmp_path / "site" / name).symlink_to(site / name)
-    outputs = [str(tmp_path / name) for name in ("checkpoints", "metrics.json", "training.csv", "validation.csv", "backtracks.csv", "live.json")]
+    names = ("checkpoints", "metrics.json", "training.csv", "validation.csv", "backtracks.csv", "live.json", "throughput.csv")
+    outputs = [str(tmp_path / name) for name in names]
     command = [sys.executable, "-S", "-m", "stages.checkpoints", "data/shards", *outputs]  # -S: without this Python's own packages
     environment = {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}.", "PATH": os.environ["PATH"]}
     assert subprocess.run([sys.executable, "-S", "-c", "import dvc"], cwd=made, env=environment, capture_output=True).returncode == 1
@@ -183,7 +184,7 @@ def test_a_truncated_shard_stops_training_before_it_begins(made: Path, tmp_path:
     path = tmp_path / "shards/train-00000.npy"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1000])
-    done = run(made, sys.executable, "-m", "stages.checkpoints", str(tmp_path / "shards"), str(tmp_path / "out"), "m", "t", "v", "b", "s")
+    done = run(made, sys.executable, "-m", "stages.checkpoints", str(tmp_path / "shards"), str(tmp_path / "out"), "m", "t", "v", "b", "l", "s")
     assert done.returncode == 1
     assert "train-00000.npy is damaged" in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
