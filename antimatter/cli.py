@@ -205,6 +205,13 @@ def watch(arguments: argparse.Namespace) -> None:
     watch.watch(arguments.folder, arguments.once, arguments.every, sys.stdout)
 
 
+def plots(arguments: argparse.Namespace) -> None:
+    from antimatter.experiments import plots
+
+    plots.draw(arguments.revision or [plots.WORKSPACE], arguments.output)
+    print(arguments.output)
+
+
 def kaggle(arguments: argparse.Namespace) -> None:
     from dataclasses import fields
 
@@ -319,6 +326,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--once", action="store_true", help="one picture, as into a file or a pipe")
     command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks at the files (default: 2)")
     command.set_defaults(run=watch)
+
+    command = commands.add_parser("plots", help="all charts of one or several revisions in one PNG, without DVC")
+    command.add_argument("revision", nargs="*", help="commits, branches, names of experiments, or `workspace` (default: workspace)")
+    command.add_argument("--output", type=Path, default=Path("plots.png"), metavar="FILE", help="(default: plots.png)")
+    command.set_defaults(run=plots)
 
     command = commands.add_parser(
         "kaggle",

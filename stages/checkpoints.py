@@ -17,9 +17,7 @@ from antimatter.training.spikes import SpikeConfig
 from antimatter.training.trainer import Data, Places, Recipe, TrainConfig, TrainRuntime, train
 
 
-def main(
-    tokens: Path, checkpoints: Path, metrics: Path, training: Path, validation: Path, backtracks: Path, live: Path, throughput: Path
-) -> None:
+def main(tokens: Path, checkpoints: Path, metrics: Path, training: Path, validation: Path, backtracks: Path, live: Path, throughput: Path) -> None:
     shards = Shards(tokens)
     config = GPTConfig(**asdict(params.read(ModelConfig, "model")), vocab_size=shards.vocab_size)
     recipe = Recipe(

@@ -18,12 +18,14 @@ def main(
     prompts: Path,
     training: Path,
     validation: Path,
+    backtracks: Path,
     metrics: Path,
     figures: Path,
     page: Path,
     by_frequency: Path,
     bins: Path,
-    picture: Path,
+    losses: Path,
+    steps: Path,
 ) -> None:
     config = params.read(CoherenceConfig, "evaluation")
     shards, model = Shards(tokens), weights.load(checkpoints)
@@ -36,7 +38,7 @@ def main(
     files.write_csv(bins, ("at_most", "vocabulary", "tokens", "loss", "perplexity"), rows)
     files.write_metrics(by_frequency, {f"{bin.least}-{bin.most}": {"tokens": bin.tokens, "perplexity": math.exp(bin.loss)} for bin in result.bins})
     files.write_metrics(metrics, {"validation": {name: getattr(result, name) for name in ("loss", "perplexity", "bits_per_byte")}})
-    curves.draw(training, validation, bins, picture)
+    curves.draw(training, validation, backtracks, bins, losses, steps)
 
 
 if __name__ == "__main__":
