@@ -242,6 +242,13 @@ def card(arguments: argparse.Namespace) -> None:
     print(f"{arguments.output} describes the model that dvc.lock records")
 
 
+def plots(arguments: argparse.Namespace) -> None:
+    from antimatter.experiments import plots
+
+    plots.draw(arguments.revision or [plots.WORKSPACE], arguments.output)
+    print(arguments.output)
+
+
 def kaggle(arguments: argparse.Namespace) -> None:
     from dataclasses import fields
 
@@ -384,6 +391,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("card", help="write the model card from the files of the last run")
     command.add_argument("--output", type=Path, default=Path("docs/model-card.md"), help="default: docs/model-card.md")
     command.set_defaults(run=card)
+
+    command = commands.add_parser("plots", help="all charts of one or several revisions in one PNG, without DVC")
+    command.add_argument("revision", nargs="*", help="commits, branches, names of experiments, or `workspace` (default: workspace)")
+    command.add_argument("--output", type=Path, default=Path("plots.png"), metavar="FILE", help="(default: plots.png)")
+    command.set_defaults(run=plots)
 
     command = commands.add_parser(
         "kaggle",

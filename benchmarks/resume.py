@@ -92,7 +92,7 @@ def prepare(folder: Path) -> None:
 
 
 def start(folder: Path, name: str) -> "subprocess.Popen[bytes]":
-    outputs = [str(folder / name / output) for output in (*OUTPUTS, "live.json")]
+    outputs = [str(folder / name / output) for output in (*OUTPUTS, "live.json", "throughput.csv")]
     environment = {**os.environ, "DVC_ROOT": str(folder / f"state-{name}"), "PYTHONPATH": str(folder)}
     (folder / f"state-{name}").mkdir(exist_ok=True)
     with (folder / f"{name}.log").open("ab") as log:

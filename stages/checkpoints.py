@@ -21,7 +21,17 @@ from antimatter.training.trainer import Data, Places, Recipe, TrainConfig, Train
 SECTIONS = ("model", "loss", "optimizer", "schedule", "spikes", "checkpoints")
 
 
-def main(tokens: Path, checkpoints: Path, metrics: Path, made: Path, training: Path, validation: Path, backtracks: Path, throughput: Path) -> None:
+def main(
+    tokens: Path,
+    checkpoints: Path,
+    metrics: Path,
+    made: Path,
+    training: Path,
+    validation: Path,
+    backtracks: Path,
+    live: Path,
+    throughput: Path,
+) -> None:
     shards = Shards(tokens)
     config = GPTConfig(**asdict(params.read(ModelConfig, "model")), vocab_size=shards.vocab_size)
     recipe = Recipe(
@@ -44,9 +54,9 @@ def main(tokens: Path, checkpoints: Path, metrics: Path, made: Path, training: P
     first = distributed.is_first()
     with state.kept("checkpoints", **identity) if first else nullcontext(state.folder("checkpoints", **identity)) as saved:
         model = GPT(config)
-        curves = Curves(training, validation, backtracks) if first else Curves(None, None, None)
+        curves = Curves(training, validation, backtracks, throughput) if first else Curves(None, None, None, None)
         with distributed.launched(world, recipe.runtime.device_type()) as ranks:
-            result = train(model, data, recipe, Places(saved, curves, throughput), ranks)
+            result = train(model, data, recipe, Places(saved, curves, live), ranks)
         if first:
             weights.save(model, checkpoints, known)
             files.write_json(made, known)

@@ -28,6 +28,7 @@ def main(
     sentences: Path,
     training: Path,
     validation: Path,
+    backtracks: Path,
     metrics: Path,
     depth: Path,
     by_frequency: Path,
@@ -37,7 +38,8 @@ def main(
     bins: Path,
     positions: Path,
     sources: Path,
-    picture: Path,
+    losses: Path,
+    steps: Path,
 ) -> None:
     config = params.read(EvaluationConfig, "evaluation")
     model = weights.load(checkpoints).to(params.read(EvaluationRuntime, "runtime", part=True).device_type())
@@ -63,7 +65,7 @@ def main(
     files.write_csv(positions, ("at_most", *numbers), ((bin.most, *_row(bin)) for bin in result.positions))
     rows = ((name, row["tokens"], row["bytes"], f"{row['bits_per_byte']:.6g}") for name, row in by_source.items())
     files.write_csv(sources, ("source", "tokens", "bytes", "bits_per_byte"), rows)
-    curves.draw(training, validation, bins, picture)
+    curves.draw(training, validation, backtracks, bins, losses, steps)
 
     found = cloze.summary(cloze.answer(model, words, cloze.read_items(sentences)))
     files.write_metrics(scores, found)

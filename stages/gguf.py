@@ -6,12 +6,12 @@ from typing import Any
 from antimatter import files, params, stage
 from antimatter.data.shards import Shards
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.export import gguf, parity
+from antimatter.export import gguf, parity, tradeoff
 from antimatter.export.gguf import GGUFConfig
 from antimatter.export.source import open_checkpoint
 
 
-def main(checkpoints: Path, tokenizer: Path, shards: Path, output: Path, metrics: Path, sizes: Path, throughput: Path) -> None:
+def main(checkpoints: Path, tokenizer: Path, shards: Path, output: Path, metrics: Path, sizes: Path, picture: Path, throughput: Path) -> None:
     config = params.read(GGUFConfig, "gguf")
     source = open_checkpoint(checkpoints)
     model = source.load()
@@ -29,8 +29,9 @@ def main(checkpoints: Path, tokenizer: Path, shards: Path, output: Path, metrics
             print(f"gguf: {path.name}, {found['bytes'] / 1e6:.1f} MB, {speed[file_type]['answer']:,.0f} tokens/s; in llama.cpp {figures}", flush=True)
         report["tokenizer"] = parity.check_tokenizer(Tokenizer.load(tokenizer), path, windows)
     files.write_metrics(metrics, report)
-    rows = [(file_type, report[file_type]["bytes"] / 1e6, f"{report[file_type]['perplexity']:.6g}") for file_type in config.types]
-    files.write_csv(sizes, ("type", "megabytes", "perplexity"), rows)
+    rows = [(name, report[name]["bytes"] / 1e6, f"{report[name]['perplexity']:.6g}", report[name]["kl"]) for name in config.types]
+    files.write_csv(sizes, ("type", "megabytes", "perplexity", "kl"), rows)
+    tradeoff.draw(sizes, picture)
     files.write_json(throughput, speed)
 
 

@@ -1,6 +1,9 @@
 """What several tests share: a small model and small token files."""
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -8,6 +11,14 @@ import pytest
 from antimatter import stage  # noqa: F401, before torch: it sets how threads wait, here and in what the tests start
 from antimatter.data.engine import EngineRuntime
 from antimatter.model.gpt import GPT, GPTConfig
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+# Of Chromium only what a test of a page needs; the rest would look for updates
+CHROMIUM = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+)
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +49,19 @@ def token_file() -> Callable[..., np.ndarray]:
         return tokens
 
     return make
+
+
+@pytest.fixture(scope="module")  # not for the session: Playwright keeps an event loop running in this thread, where asyncio tests want theirs
+def browser() -> Iterator["Browser"]:
+    """The system's Chromium, without a window. Where CI is set it must be there."""
+    from playwright.sync_api import expect, sync_playwright
+
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not executable:
+        say = pytest.fail if os.environ.get("CI") else pytest.skip
+        say("no chromium, chromium-browser or google-chrome on PATH: pages are not tested (Debian: apt-get install chromium)")
+    expect.set_options(timeout=20_000)
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
+        yield launched
+        launched.close()

@@ -93,7 +93,7 @@ def test_every_artefact_has_its_name(made: Path) -> None:
     for name in (
         "data/tokenizer/tokenizer.json", "models/checkpoints/final.safetensors", "models/checkpoints/config.json", "models/gguf/antimatter-f16.gguf",
         "models/ollama/Modelfile", "models/ollama/models/manifests", "models/ollama/models/blobs", "metrics/samples.md", "metrics/throughput.json",
-        "plots/training.csv", "plots/validation.csv", "plots/loss.png",
+        "plots/training.csv", "plots/validation.csv", "plots/throughput.csv", "plots/loss.png",
     ):  # fmt: skip
         assert (made / name).exists(), name
     assert not (made / ".state").exists() or not any((made / ".state").iterdir())
@@ -122,9 +122,12 @@ def test_an_experiment_runs_what_its_change_concerns_and_shows_in_the_diffs(made
     ran = re.findall(r"Running stage '(\w+)'", said)
     assert ran[0] == "checkpoints" and sorted(ran) == ["checkpoints", "evaluation", "gguf", "ollama"]
     assert "validation.perplexity" in dvc(made, "metrics", "diff")
+    experiment = run(made, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/*").stdout.strip()
+    changed = run(made, "git", "diff", "--name-only", "HEAD", experiment).stdout.split()
+    assert "plots/throughput.csv" in changed  # no output of DVC's, and yet in the commit: so `dvc plots diff` can show it
     assert run(made, sys.executable, "tools/plots_page.py", ".dvc/tmp/plots.html").returncode == 0
     dvc(made, "config", "--local", "plots.html_template", "tmp/plots.html")  # both as `make` does
-    dvc(made, "plots", "diff", "--out", "page")
+    assert "failed to load" not in dvc(made, "plots", "diff", "--out", "page")
     page = (made / "page/index.html").read_text()
     assert "vegaEmbed" in page and "workspace" in page and "HEAD" in page
     assert "<script src=" not in page  # offline
@@ -148,7 +151,7 @@ def test_bad_parameters_are_one_line_and_lose_nothing(made: Path, stage: str, ol
     before = {path: path.stat().st_mtime_ns for path in made.glob("data/**/*")}
     try:
         params.write_text(good.replace(old, new, 1))
-        inputs = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m p t v b s"}[stage]
+        inputs = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m p t v b l s"}[stage]
         done = run(made, sys.executable, "-m", f"stages.{stage}", *inputs.split())
     finally:
         params.write_text(good)
@@ -170,10 +173,17 @@ def test_a_bare_machine_with_prepared_shards_trains_to_the_same_bytes(made: Path
         if (site / name).exists():
             (tmp_path / "site").mkdir(exist_ok=True)
             (tmp_path / "site" / name).symlink_to(site / name)
-    outputs = [
-        str(tmp_path / name)
-        for name in ("checkpoints", "metrics.json", "provenance.json", "training.csv", "validation.csv", "backtracks.csv", "live.json")
-    ]
+    names = (
+        "checkpoints",
+        "metrics.json",
+        "provenance.json",
+        "training.csv",
+        "validation.csv",
+        "backtracks.csv",
+        "live.json",
+        "throughput.csv",
+    )
+    outputs = [str(tmp_path / name) for name in names]
     command = [sys.executable, "-S", "-m", "stages.checkpoints", "data/shards", *outputs]  # -S: without this Python's own packages
     environment = {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}.", "PATH": os.environ["PATH"]}
     assert subprocess.run([sys.executable, "-S", "-c", "import dvc"], cwd=made, env=environment, capture_output=True).returncode == 1
@@ -189,7 +199,7 @@ def test_a_truncated_shard_stops_training_before_it_begins(made: Path, tmp_path:
     path = tmp_path / "shards/train-00000.npy"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1000])
-    done = run(made, sys.executable, "-m", "stages.checkpoints", str(tmp_path / "shards"), str(tmp_path / "out"), *"mptvbs")
+    done = run(made, sys.executable, "-m", "stages.checkpoints", str(tmp_path / "shards"), str(tmp_path / "out"), *"mptvbls")
     assert done.returncode == 1
     assert "train-00000.npy is damaged" in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -1,19 +1,17 @@
-"""What became of the text, as one picture for people without DVC. The numbers are those of plots/*.csv."""
+"""What became of the text as pictures, of one run or of several overlaid."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-matplotlib.use("agg")  # no screen needed
-
-from matplotlib import pyplot as plt
-
-from antimatter import files
+from antimatter import pictures
+from antimatter.pictures import AFTER, BEFORE, KEPT, Runs, coloured, numbers
 
 RANKS = 200  # points of the frequency curve
+REASONS = 16  # bars
 
 
 def zipf(counts: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -25,37 +23,50 @@ def zipf(counts: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def draw(drops: Path, lengths: Path, frequencies: Path, picture: Path) -> None:
     """Where the bytes went, document lengths before and after, and token frequencies, as a PNG. The same numbers give the same bytes."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5), dpi=100, layout="constrained", width_ratios=[1.3, 1, 1])
-    reasons, _, megabytes = _read(drops)
-    shown = sorted(zip(map(float, megabytes), reasons, strict=True))[-16:]
-    bars = left.barh([reason.replace("_", " ") for _, reason in shown], [mb for mb, _ in shown], color=[_colour(reason) for _, reason in shown])
-    left.bar_label(bars, [f" {mb:,.2f}" for mb, _ in shown], fontsize=8)
-    left.set(title="Where the bytes went", xlabel="megabytes", xscale="log")
-    left.margins(x=0.15)
+    runs = {"": pictures.read(drops, lengths, frequencies)}
+    figure = Figure(figsize=(15, 5), dpi=100, layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1.3, 1, 1])
+    where_the_bytes_went(left, runs)
+    document_lengths(middle, runs)
+    token_frequencies(right, runs)
+    pictures.save(figure, picture)
 
-    sizes, raw, cleaned = (list(map(int, column)) for column in _read(lengths))
-    middle.step(sizes, raw, where="post", color="#9ecae1", label="raw")
-    middle.step(sizes, cleaned, where="post", color="#d94801", label="cleaned")
-    middle.set(title="Length of the documents", xlabel="bytes of text", ylabel="documents", xscale="log")
-    middle.legend(frameon=False)
 
-    ranks, counts = (list(map(int, column)) for column in _read(frequencies))
-    right.plot(ranks, counts, color="#d94801")
-    right.set(title="Token frequencies", xlabel="rank", ylabel="occurrences in train", xscale="log", yscale="log")
-    for axes in (left, middle, right):
-        axes.grid(alpha=0.25)
-        axes.set_axisbelow(True)
-    with files.replacing(picture) as partial:
-        figure.savefig(partial, format="png", metadata={"Software": None})  # the version of matplotlib would be in the bytes
-    plt.close(figure)
+def where_the_bytes_went(axes: Axes, runs: Runs) -> None:
+    """Bars from the most bytes to the least, those of several runs side by side. They grow with the square root: small ones stay visible."""
+    found, colours = [], []
+    for run, colour in coloured(runs, "drops", "megabytes"):
+        found.append(dict(zip(run["drops"]["reason"], next(numbers(run["drops"], "megabytes")), strict=True)))
+        colours.append(colour)
+    most = {reason: max(megabytes.get(reason, 0.0) for megabytes in found) for reason in dict.fromkeys(r for megabytes in found for r in megabytes)}
+    shown = sorted(most, key=most.__getitem__)[-REASONS:]
+    height = 0.8 / len(found)
+    for i, (megabytes, colour) in enumerate(zip(found, colours, strict=True)):
+        values = [megabytes.get(reason, 0.0) for reason in shown]
+        places = np.arange(len(shown)) + height * ((len(found) - 1) / 2 - i)  # the first run on top
+        bars = axes.barh(places, values, height, color=colour if len(runs) > 1 else [_colour(reason) for reason in shown])
+        axes.bar_label(bars, [f" {value:,.2f}" for value in values], fontsize=8 if len(runs) == 1 else 5)
+    axes.set_yticks(range(len(shown)), [reason.replace("_", " ") for reason in shown])
+    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    axes.set(title="Where the bytes went", xlabel="megabytes (a bar grows with the square root)", xticks=[], xlim=(0, 1.3 * max(most.values())))
+
+
+def document_lengths(axes: Axes, runs: Runs) -> None:
+    for run, colour in coloured(runs, "lengths", "raw"):
+        sizes, raw, cleaned = numbers(run["lengths"], "bytes", "raw", "cleaned")
+        axes.step(sizes, raw, ":" if len(runs) > 1 else "-", where="post", color=colour if len(runs) > 1 else BEFORE, label="raw")
+        axes.step(sizes, cleaned, where="post", color=colour, label="cleaned")
+    pictures.log(axes, "x")
+    axes.set(title="Length of the documents", xlabel="bytes of text", ylabel="documents")
+    axes.legend(*(handles[:2] for handles in axes.get_legend_handles_labels()), frameon=False)
+
+
+def token_frequencies(axes: Axes, runs: Runs) -> None:
+    for run, colour in coloured(runs, "frequencies", "count"):
+        axes.plot(*numbers(run["frequencies"], "rank", "count"), color=colour)
+    pictures.log(axes, "x", "y")
+    axes.set(title="Token frequencies", xlabel="rank", ylabel="occurrences in train")
 
 
 def _colour(reason: str) -> str:
-    return {"kept": "#31a354", "trimmed": "#9ecae1"}.get(reason, "#d94801")
-
-
-def _read(path: Path) -> list[list[str]]:
-    """The columns of a CSV."""
-    with path.open(encoding="utf-8", newline="") as file:
-        _, *rows = csv.reader(file)
-    return [list(column) for column in zip(*rows, strict=True)]
+    return {"kept": KEPT, "trimmed": BEFORE}.get(reason, AFTER)

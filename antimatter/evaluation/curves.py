@@ -1,41 +1,98 @@
-"""The curves as a picture, for people without DVC. The numbers are those of plots/*.csv."""
+"""A training as pictures, of one run or of several overlaid: its loss, its steps, its speed, and what it knows of rare tokens."""
 
-import csv
 from pathlib import Path
 
-import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-matplotlib.use("agg")  # no screen needed
+from antimatter import pictures
+from antimatter.pictures import BEFORE, Runs, coloured, numbers, running_mean
 
-from matplotlib import pyplot as plt
-
-from antimatter import files
-
-
-def draw(training: Path, validation: Path, bins: Path, picture: Path) -> None:
-    """Train and validation loss over the steps, and perplexity by how often a token occurs, as a PNG. The same numbers give the same bytes."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), dpi=110, layout="constrained", width_ratios=(3, 2))
-    steps, losses = _read(training, "step", "loss")
-    left.plot(steps, losses, color="#9ecae1", linewidth=1, label="train")
-    steps, losses = _read(validation, "step", "loss")
-    left.plot(steps, losses, color="#d94801", linewidth=2, marker="o", markersize=3, label=f"validation, {losses[-1]:.3f} at the end")
-    left.set(xlabel="step", ylabel="loss, nats per token", yscale="log")
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter("{x:g}")
-    left.legend(frameon=False)
-    occurrences, perplexities = _read(bins, "at_most", "perplexity")
-    right.plot(occurrences, perplexities, color="#d94801", linewidth=2, marker="o", markersize=4)
-    right.set(xlabel="occurrences of the token in train, at most", ylabel="perplexity on validation", xscale="log", yscale="log")
-    for axes in (left, right):
-        axes.grid(which="both", alpha=0.25)
-    with files.replacing(picture) as partial:
-        figure.savefig(partial, format="png", metadata={"Software": None})  # the version of matplotlib would be in the bytes
-    plt.close(figure)
+FEW = 100  # tokens of validation: a perplexity over fewer is hollow
 
 
-def _read(path: Path, x: str, y: str) -> tuple[list[int], list[float]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{path} holds no row: run `dvc repro checkpoints` to make it anew")
-    return [int(row[x]) for row in rows], [float(row[y]) for row in rows]
+def draw(training: Path, validation: Path, backtracks: Path, bins: Path, losses: Path, steps: Path) -> None:
+    """Two PNGs: loss, and perplexity by frequency; learning rate, and gradient norm. The same numbers give the same bytes.
+
+    Raises:
+        ValueError: a curve without a row.
+    """
+    runs = {"": pictures.read(training, validation, backtracks, bins)}
+    for path in (training, validation, bins):
+        if not any(runs[""][path.stem].values()):
+            raise ValueError(f"{path} holds no row: run `dvc repro checkpoints` to make it anew")
+    figure = Figure(figsize=(11, 4.5), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    loss(left, runs)
+    perplexity(right, runs)
+    pictures.save(figure, losses)
+    figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    learning_rate(left, runs)
+    gradient_norm(right, runs)
+    pictures.save(figure, steps)
+
+
+def loss(axes: Axes, runs: Runs) -> None:
+    """Of several runs the train loss is drawn as its mean too, and validation is dashed."""
+    alone = len(runs) == 1
+    for run, colour in coloured(runs, "training", "loss"):
+        steps, losses = numbers(run["training"], "step", "loss")
+        if alone:
+            axes.plot(steps, losses, color=BEFORE, linewidth=1, label="train")
+        else:
+            _faint_with_mean(axes, steps, losses, colour)
+    for run, colour in coloured(runs, "validation", "loss"):
+        steps, losses = numbers(run["validation"], "step", "loss")
+        axes.plot(steps, losses, "o-" if alone else "o--", color=colour, linewidth=2, markersize=3, label=f"validation, {losses[-1]:.3f} at the end")
+    axes.set(xlabel="step", ylabel="loss, nats per token", title="" if alone else "Train loss, and validation (dashed)")
+    pictures.log(axes, "y")
+    _mark_backtracks(axes, runs)
+    axes.legend(frameon=False)
+
+
+def learning_rate(axes: Axes, runs: Runs) -> None:
+    for run, colour in coloured(runs, "training", "learning_rate"):
+        axes.plot(*numbers(run["training"], "step", "learning_rate"), color=colour)
+    axes.set(title="Learning rate", xlabel="step", ylim=(0, None))
+    _mark_backtracks(axes, runs)
+
+
+def gradient_norm(axes: Axes, runs: Runs) -> None:
+    for run, colour in coloured(runs, "training", "gradient_norm"):
+        steps, norms = numbers(run["training"], "step", "gradient_norm")
+        _faint_with_mean(axes, steps, norms, colour)
+    axes.set(title="Gradient norm before clipping", xlabel="step")
+    pictures.log(axes, "y")
+    _mark_backtracks(axes, runs)
+
+
+def throughput(axes: Axes, runs: Runs) -> None:
+    for run, colour in coloured(runs, "throughput", "tokens_per_second"):
+        axes.plot(*numbers(run["throughput"], "step", "tokens_per_second"), color=colour, linewidth=1)
+    axes.set(title="Tokens per second in training", xlabel="step", ylim=(0, None))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+
+
+def perplexity(axes: Axes, runs: Runs) -> None:
+    """By how often a token occurs in train."""
+    for run, colour in coloured(runs, "bins", "tokens"):
+        occurrences, perplexities, tokens = numbers(run["bins"], "at_most", "perplexity", "tokens")
+        axes.plot(occurrences, perplexities, color=colour, linewidth=2)
+        faces = [colour if enough else "white" for enough in tokens >= FEW]
+        axes.scatter(occurrences, perplexities, s=20, facecolors=faces, edgecolors=colour, zorder=3)
+    axes.set(xlabel=f"occurrences of the token in train, at most\n(hollow: seen under {FEW} times in validation)", ylabel="perplexity on validation")
+    pictures.log(axes, "x", "y")
+
+
+def _faint_with_mean(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
+    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
+    axes.plot(steps, running_mean(values, len(values) // 40), color=colour, linewidth=1.2)
+
+
+def _mark_backtracks(axes: Axes, runs: Runs) -> None:
+    """A dotted line where the loss spiked and training went back."""
+    for run, colour in coloured(runs, "backtracks", "step"):
+        for i, step in enumerate(next(numbers(run["backtracks"], "step"))):
+            axes.axvline(step, color=colour, linestyle=":", linewidth=1, label="_" if i else "loss spike: went back")

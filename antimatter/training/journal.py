@@ -1,6 +1,7 @@
 """What a run tells: CSV curves for `dvc plots`, a file with its latest figures for `antimatter watch`, and one progress line on the console.
 
-Tokens a second count training alone: validation, saving, samples and a process's first step, which may compile, are left out.
+Tokens a second count training alone: validation, saving, samples and a process's first step, which may compile, are left out. Their curve is in
+Git, so that experiments can be compared, and no output of DVC's, as it differs from run to run (docs/decisions/0031).
 """
 
 import csv
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from antimatter import files
+
+SPEEDS = 200  # rows of the curve of tokens a second: each is a mean over so many steps that the noise of a single one is gone
 
 
 class Curve:
@@ -47,12 +50,13 @@ class Curve:
 
 
 class Curves:
-    """plots/training.csv, validation.csv and backtracks.csv."""
+    """plots/training.csv, validation.csv, backtracks.csv and throughput.csv."""
 
-    def __init__(self, training: Path | None, validation: Path | None, backtracks: Path | None) -> None:
+    def __init__(self, training: Path | None, validation: Path | None, backtracks: Path | None, throughput: Path | None) -> None:
         self.training = Curve(training, ["step", "loss", "learning_rate", "gradient_norm"])
         self.validation = Curve(validation, ["step", "loss"])
         self.backtracks = Curve(backtracks, ["step", "loss", "back_to", "rate_scale"])
+        self.throughput = Curve(throughput, ["step", "tokens_per_second"])
 
     def snapshot(self) -> dict[str, str]:
         return {name: curve.snapshot() for name, curve in vars(self).items()}
@@ -71,6 +75,7 @@ class Progress:
         total: int,
         tokens_per_step: int,
         live: Path | None = None,
+        speeds: Curve | None = None,
         flops_per_token: int = 0,
         peak: float | None = None,
         memory: Callable[[], float] = lambda: 0.0,
@@ -82,6 +87,7 @@ class Progress:
         Args:
             total: steps of the run.
             live: a JSON file that always holds the latest figures; None is none.
+            speeds: gets a row of (step, tokens a second since the row before) every total / SPEEDS steps.
             peak: FLOP/s of all devices at their best; None where nobody knows it, and then there is no MFU.
             memory: gives the bytes in use.
             quiet: say and write nothing: one process of several speaks.
@@ -89,6 +95,7 @@ class Progress:
         """
         self.total, self.tokens_per_step, self.flops_per_token, self.peak, self.memory = total, tokens_per_step, flops_per_token, peak, memory
         self.live, self.quiet, self.stream = live, quiet, stream or sys.stderr
+        self.speeds, self.speed_every = speeds, max(1, total // SPEEDS)
         self.interval = 0.2 if self.stream.isatty() else interval
         self.figures: dict[str, Any] = {"state": "training", "step": 0, "steps": total, "sample": None}
         self.begin(0)
@@ -115,6 +122,12 @@ class Progress:
         now = time.monotonic()
         if self.cold:
             self.cold, self.first, self.started, self.paused = False, step, now, 0.0
+            self.row = step, now
+        elif self.speeds and step % self.speed_every == 0:
+            begun, since = self.row
+            trained = now - self.paused  # on a clock that stands still in a pause
+            self.speeds.add(step, (step - begun) * self.tokens_per_step / max(trained - since, 1e-9))
+            self.row = step, trained
         if self.quiet or (now - self.shown < self.interval and step < self.total):
             return
         self.shown = now

@@ -166,6 +166,7 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         total=config.steps,
         tokens_per_step=config.batch_size * model.config.block_size,
         live=places.live,
+        speeds=curves.throughput,
         flops_per_token=flops_per_token(model.config),
         peak=peak and peak * ranks.world,
         memory=lambda: _peak_memory(device),

@@ -1,5 +1,3 @@
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,27 +18,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny_gguf.Tiny]:
     yield tiny_gguf.make(tmp_path_factory.mktemp("tiny"))
 
 
-# Of Chromium only what a test of a page needs; the rest would look for updates
-CHROMIUM = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
-)
 OpenPage = Callable[..., "Page"]
-
-
-@pytest.fixture(scope="module")  # not for the session: Playwright keeps an event loop running in this thread, where asyncio tests want theirs
-def browser() -> Iterator["Browser"]:
-    """The system's Chromium, without a window. Where CI is set it must be there."""
-    from playwright.sync_api import expect, sync_playwright
-
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not executable:
-        say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say("no chromium, chromium-browser or google-chrome on PATH: the chat page is not tested (Debian: apt-get install chromium)")
-    expect.set_options(timeout=20_000)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def run(
     model = GPT(config)
     mapped = np.load(tokens, mmap_mode="r")
     data = Data([mapped[:-200]], [mapped[-200:]], np.bincount(mapped[:-200], minlength=config.vocab_size), str)
-    names = ("training.csv", "validation.csv", "backtracks.csv") if ranks.first else (None, None, None)
+    names = ("training.csv", "validation.csv", "backtracks.csv", "throughput.csv") if ranks.first else (None,) * 4
     curves = Curves(*(name and folder / name for name in names))
     result = trainer.train(model, data, recipe, Places(folder / "state", curves, folder / "live.json"), ranks)
     if ranks.first:

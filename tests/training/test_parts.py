@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from antimatter.training import journal
 from antimatter.training import optimizer as adamw
 from antimatter.training.checkpoint import Checkpoints
 from antimatter.training.journal import Curve, Progress
@@ -160,3 +161,34 @@ def test_progress_says_loss_speed_and_time_left() -> None:
     progress.show(60, 3.25, 1e-3, 0.5)
     line = stream.getvalue()
     assert "step     60/100" in line and "loss  3.250" in line and "10 tokens/s" in line and "0:40 left" in line
+
+
+def test_the_curve_of_tokens_a_second_leaves_out_pauses_and_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(journal.time, "monotonic", lambda: clock[0])
+    progress = Progress(total=800, tokens_per_step=10, stream=io.StringIO(), speeds=Curve(tmp_path / "speeds.csv", ["step", "tokens_per_second"]))
+
+    def steps(first: int, last: int, seconds: float) -> None:
+        for step in range(first, last + 1):
+            clock[0] += seconds
+            progress.show(step, 3.0, 1e-3, 0.5)
+
+    progress.begin(0)
+    steps(1, 1, 60)  # compiles
+    steps(2, 4, 1)
+    with progress.pause():
+        clock[0] += 1000
+    steps(5, 8, 2)
+    progress.begin(4)  # it went back
+    steps(5, 5, 60)
+    steps(6, 8, 0.5)
+    assert (tmp_path / "speeds.csv").read_text() == "step,tokens_per_second\n4,10\n8,5\n8,20\n"  # every 800 / 200 steps
+
+
+def test_the_curve_of_tokens_a_second_stays_small(tmp_path: Path) -> None:
+    for total in (2, 399, 8000, 100_007):
+        curve = Curve(tmp_path / f"{total}.csv", ["step", "tokens_per_second"])
+        progress = Progress(total=total, tokens_per_step=10, quiet=True, speeds=curve)
+        for step in range(1, total + 1):
+            progress.show(step, 3.0, 1e-3, 0.5)
+        assert min(total - 1, 199) <= len(curve.snapshot().splitlines()) - 1 <= 399, total

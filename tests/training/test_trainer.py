@@ -50,6 +50,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"{path} did not come")
 
 
+def steps_of(path: Path) -> list[int]:
+    return [int(row.split(",")[0]) for row in path.read_text().splitlines()[1:]]
+
+
 def test_a_killed_run_ends_in_the_same_bytes_as_an_undisturbed_one(tmp_path: Path, tokens: Path) -> None:
     with start(tokens, tmp_path / "whole") as process:
         assert process.wait(120) == 0
@@ -66,6 +70,9 @@ def test_a_killed_run_ends_in_the_same_bytes_as_an_undisturbed_one(tmp_path: Pat
     assert "going on from step" in said
     for name in LEFT:
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert steps_of(tmp_path / "whole" / "throughput.csv") == list(range(2, 61))  # a process's first step is no measure
+    went_on = steps_of(killed / "throughput.csv")
+    assert went_on == sorted(set(went_on)) and set(range(2, 61)) - set(went_on) <= set(range(11, 60, 10))  # the first after each save
 
 
 def test_sigterm_saves_the_step_in_hand(tmp_path: Path, tokens: Path) -> None:
@@ -142,6 +149,7 @@ def test_a_spike_goes_back_to_the_last_stable_state_with_half_the_rate(tmp_path:
     assert (tmp_path / "run" / "backtracks.csv").read_text() == "step,loss,back_to,rate_scale\n36,nan,20,0.5\n34,nan,20,0.25\n"
     rows = [row.split(",") for row in (tmp_path / "run" / "training.csv").read_text().splitlines()[1:]]
     assert [int(row[0]) for row in rows] == list(range(5, 61, 5))  # no step stands twice
+    assert steps_of(tmp_path / "run/throughput.csv") == [step for step in range(2, 61) if step != 21]  # both times it went on from step 20
     undisturbed = tmp_path / "undisturbed"
     monkeypatch.undo()
     a_run.run(tokens, undisturbed)
