@@ -15,6 +15,8 @@ Table = dict[str, list[str]]  # the columns of a CSV
 Run = dict[str, Table]  # plots/*.csv of one revision, by the name without .csv
 Runs = dict[str, Run]  # by revision
 
+PARTS = 40  # of a noisy curve, each drawn as its mean
+
 BEFORE, AFTER, KEPT = "#9ecae1", "#d94801", "#31a354"  # of one run: train or raw; validation or cleaned; what is left
 REVISIONS = ("#945dd6", "#13adc7", "#f46837", "#48bb78", "#4299e1", "#ed8936", "#f56565")  # of several: those of DVC's charts, in their order
 
@@ -51,13 +53,12 @@ def legend(figure: Figure, revisions: Iterable[str]) -> None:
     figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 4), frameon=False)
 
 
-def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
-    """Of `reach` values on each side; at the beginning of as many as there are before, so that a steep fall stays where it is."""
-    i = np.arange(len(values))
-    side = np.minimum(reach, i)
-    first, last = i - side, np.minimum(i + side + 1, len(values))
-    sums = np.concatenate(([0.0], np.cumsum(values)))
-    return (sums[last] - sums[first]) / (last - first)
+def means(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy curve as the means of up to PARTS parts, which widen with the square root of the step: a loss falls fast, then slowly."""
+    part = np.minimum(PARTS - 1, PARTS * np.sqrt(steps / steps.max())).astype(int)
+    counts = np.bincount(part)
+    there = counts > 0
+    return np.bincount(part, steps)[there] / counts[there], np.bincount(part, values)[there] / counts[there]
 
 
 def log(axes: Axes, *names: str) -> None:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from antimatter import pictures
-from antimatter.pictures import BEFORE, Runs, coloured, numbers, running_mean
+from antimatter.pictures import BEFORE, Runs, coloured, means, numbers
 
 FEW = 100  # tokens of validation: a perplexity over fewer is hollow
 
@@ -87,8 +87,8 @@ def perplexity(axes: Axes, runs: Runs) -> None:
 
 
 def _faint_with_mean(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
-    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.25)
-    axes.plot(steps, running_mean(values, len(values) // 40), color=colour, linewidth=1.2)
+    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
+    axes.plot(*means(steps, values), color=colour, linewidth=1.2)
 
 
 def _mark_backtracks(axes: Axes, runs: Runs) -> None:

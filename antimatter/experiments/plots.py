@@ -47,7 +47,7 @@ def draw(revisions: Sequence[str], picture: Path) -> None:
             row, column = (row, column) if column + width <= COLUMNS else (row + 1, 0)
             places.append((panel, row, column, width))
             column += width
-    figure = Figure(figsize=(6 * COLUMNS, 4.5 * (row + 1)), dpi=80, layout="constrained")
+    figure = Figure(figsize=(6 * COLUMNS, 5 * (row + 1)), dpi=100, layout="constrained")
     grid = figure.add_gridspec(row + 1, COLUMNS)
     for panel, row, column, width in places:
         panel(figure.add_subplot(grid[row, column : column + width]), runs)

@@ -1,5 +1,6 @@
 """What a smaller GGUF file costs, as a picture, of one run or of several overlaid."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +24,27 @@ def draw(sizes: Path, picture: Path) -> None:
 
 
 def perplexity(axes: Axes, runs: Runs) -> None:
-    _plot(axes, runs, "perplexity")
-    axes.set(title="Perplexity of the GGUF files", ylabel="perplexity in llama.cpp")
+    """What the largest file has is nought, so that revisions can be compared."""
+    _plot(axes, runs, "perplexity", lambda sizes, values: 100 * (values / values[sizes.argmax()] - 1))
+    axes.set(title="Perplexity of the GGUF files", ylabel="above that of the largest, %")
 
 
 def divergence(axes: Axes, runs: Runs) -> None:
-    _plot(axes, runs, "kl")
+    _plot(axes, runs, "kl", lambda _, values: np.maximum(values, EXACT))
     pictures.log(axes, "y")
     axes.set(title="Distance of the GGUF files from torch", ylabel="KL, nats per token")
 
 
-def _plot(axes: Axes, runs: Runs, column: str) -> None:
+def _plot(axes: Axes, runs: Runs, column: str, shown: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
     tops: dict[str, tuple[float, float]] = {}  # of each type, where its name stands
     for run, colour in coloured(runs, "gguf", column):
         sizes, values = numbers(run["gguf"], "megabytes", column)
-        values = np.maximum(values, EXACT)
+        values = shown(sizes, values)
         axes.plot(sizes, values, "o-", color=colour)
         for name, size, value in zip(run["gguf"]["type"], sizes, values, strict=True):
-            tops[name] = max(tops.get(name, (0.0, 0.0)), (size, value), key=lambda place: place[1])
+            tops[name] = max(tops.get(name, (size, value)), (size, value), key=lambda place: place[1])
     for name, place in tops.items():
-        axes.annotate(name, place, xytext=(5, 5), textcoords="offset points")
+        axes.annotate(name, place, xytext=(5, 5), textcoords="offset points", rotation=35, rotation_mode="anchor")
     pictures.log(axes, "x")
     axes.set(xlabel="megabytes")
-    axes.margins(0.15)
+    axes.margins(0.2)

@@ -190,8 +190,10 @@ def test_a_folder_without_numbers_is_one_line(tmp_path: Path, monkeypatch: pytes
     assert capsys.readouterr().err.startswith("error: workspace has no plots/*.csv with numbers: `dvc repro` makes them")
 
 
-def test_the_running_mean_is_that_of_numpy_and_keeps_a_steep_beginning() -> None:
-    values = np.random.default_rng(0).normal(size=50).cumsum()
-    smooth = pictures.running_mean(values, 3)
-    np.testing.assert_allclose(smooth[3:-3], np.convolve(values, np.ones(7) / 7, mode="valid"))
-    assert smooth[0] == values[0] and smooth[1] == pytest.approx(values[:3].mean()) and smooth[-1] == pytest.approx(values[-4:].mean())
+def test_the_mean_of_a_noisy_curve_is_near_the_curve_without_noise() -> None:
+    steps = np.arange(5.0, 8001, 5)
+    curve = 4 + 4 * np.exp(-steps / 300)
+    places, values = pictures.means(steps, curve + np.random.default_rng(0).normal(0, 0.1, len(steps)))
+    assert len(places) <= pictures.PARTS and places[0] < 30 and places[-1] > 7500
+    assert abs(values - (4 + 4 * np.exp(-places / 300))).max() < 0.15
+    assert pictures.means(steps[:1], curve[:1]) == (steps[:1], curve[:1])  # a training that has just begun
