@@ -1,7 +1,9 @@
 """What several tests share: a small model and small token files."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import a_pipeline
 import numpy as np
 import pytest
 
@@ -38,3 +40,12 @@ def token_file() -> Callable[..., np.ndarray]:
         return tokens
 
     return make
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout in which `dvc repro` has run at a tiny size, and its results are committed. Leave its files as they are."""
+    folder = a_pipeline.copy(tmp_path_factory.mktemp("a folder with spaces") / "antimatter")
+    a_pipeline.dvc(folder, "repro")
+    a_pipeline.commit(folder, "results")
+    return folder

@@ -20,7 +20,7 @@ def stale(old: Mapping[str, Any], new: Mapping[str, Any], made: Collection[str],
         known: names of parameters that were changed on purpose.
     """
     before, after = ({entry["path"]: entry.get("md5") for entry in stage.get("deps", [])} for stage in (old, new))
-    found = [f"{path} is not the one of dvc.lock" for path in after if path not in made and before.get(path) != after[path]]
+    found = [f"file {path} is not the one of dvc.lock" for path in after if path not in made and before.get(path) != after[path]]
     changed = state.differences(old.get("params", {}).get("params.yaml", {}), new.get("params", {}).get("params.yaml", {}))
     return found + [f"parameter {text}" for text in changed if text.split(" ")[0] not in known]
 

@@ -153,13 +153,17 @@ def _head(root: Path, say: Say) -> tuple[str, str]:
     return commit, _asked(["git", "rev-parse", "--show-prefix"], root)
 
 
+def _surroundings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _LEAKS}
+
+
 def _asked(command: list[str], folder: Path, otherwise: str = "", strip: bool = True) -> str:
     """What a command prints.
 
     Raises:
         ValueError: it failed; the message is `otherwise`, or else its own last words.
     """
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=folder, env=_surroundings(), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         said = done.stderr.strip().splitlines()
         raise ValueError(otherwise or f"`{' '.join(command[:3])}` failed: {said[-1] if said else f'status {done.returncode}'}")
@@ -218,9 +222,9 @@ class _Dvc:
     def __init__(self, project: Path, site: Path) -> None:
         self.project = project
         self.cache = project / ".dvc" / "cache"
-        kept = {name: value for name, value in os.environ.items() if name not in _LEAKS}
+        kept = _surroundings()
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])  # the stages' `python` is this one
-        self.environment = {**kept, "PATH": path, "DVC_SITE_CACHE_DIR": str(site)}
+        self.environment = {**kept, "PATH": path, "DVC_SITE_CACHE_DIR": str(site)}  # else DVC keeps notes of each clone in /var/tmp
         self.use_cache(self.cache)
 
     def use_cache(self, folder: Path) -> None:
