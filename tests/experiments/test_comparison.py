@@ -166,5 +166,8 @@ def test_a_lock_that_is_older_than_the_code_or_the_parameters_is_told() -> None:
 
     old, new = entry("a", "x", 1), entry("b", "y", 2)
     assert environment.stale(old, old, set(), set()) == []
-    assert environment.stale(old, new, {"data/shards"}, set()) == ["file antimatter/a.py is not the one of dvc.lock", "parameter checkpoints.steps 1 -> 2"]
+    assert environment.stale(old, new, {"data/shards"}, set()) == [
+        "file antimatter/a.py is not the one of dvc.lock",
+        "parameter checkpoints.steps 1 -> 2",
+    ]
     assert environment.stale(old, new, {"data/shards", "antimatter/a.py"}, {"checkpoints.steps"}) == []
