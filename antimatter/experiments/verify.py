@@ -99,19 +99,22 @@ def verify(root: Path, request: Request, say: Say) -> Report:
                 failed = f"{name} ended with status {status}, its error stands above{_full(place)}"
                 break
             new = _locked(project)[name]
-            digests = {entry["path"]: entry["md5"] for entry in new.get("outs", [])}
-            found = [
-                comparison.compare(name, path, recorded[path], digests.get(path), project / path, old_cache, Cache(dvc.cache))
-                for path in graph.outs(name)
-            ]
-            changes += environment.stale(old.get(name, {}), new, made, known)
+            found = _compared(name, new, {path: recorded[path] for path in graph.outs(name)}, project, old_cache, Cache(dvc.cache))
             different = sum(not output.identical for output in found if output.path != environment.PROVENANCE)
             say(f"verify: {name} {f'differs in {different} of {len(found)} outputs' if different else 'is identical'}")
             outputs += found
+            changes += environment.stale(old.get(name, {}), new, made, known)
         requirements = project / REQUIREMENTS
         if requirements.is_file():
             changes += environment.packages(requirements.read_text(encoding="utf-8"))
         return Report(commit, tuple(stages), tuple(outputs), tuple(dict.fromkeys(changes)), _machine(project, recorded, outputs), failed)
+
+
+def _compared(
+    stage: str, new: Mapping[str, Any], recorded: Mapping[str, Recorded], project: Path, old_cache: Cache, new_cache: Cache
+) -> list[Output]:
+    digests = {entry["path"]: entry["md5"] for entry in new.get("outs", [])}
+    return [comparison.compare(stage, path, record, digests.get(path), project / path, old_cache, new_cache) for path, record in recorded.items()]
 
 
 def _machine(project: Path, recorded: Mapping[str, Recorded], outputs: Sequence[Output]) -> tuple[str, ...] | None:
