@@ -24,7 +24,7 @@ BOUNDS: dict[str, dict[str, float]] = {
     "metrics/checkpoints.json": {"parameters": 0, "steps": 0, "tokens": 0, "train_loss": TOLERANCE, "validation_loss": TOLERANCE},
     "metrics/evaluation.json": dict.fromkeys(("validation.loss", "validation.perplexity", "validation.bits_per_byte"), TOLERANCE),
     "metrics/frequencies.json": {"*.tokens": 0},
-    "metrics/gguf.json": {"*.bytes": 0, "*.tensors.*": 0, "tokenizer.*": 0, "*.perplexity": TOLERANCE, "*.torch_perplexity": TOLERANCE},
+    "metrics/gguf.json": {"*.tensors.*": 0, "tokenizer.*": 0, "*.perplexity": TOLERANCE, "*.torch_perplexity": TOLERANCE},
 }
 
 
@@ -197,7 +197,7 @@ def _folders(old: str, new: str, old_cache: Cache, new_cache: Cache) -> list[str
         if text == name and name.endswith(".safetensors") and old_cache.path(before[name]).is_file():
             text += f" ({weights(old_cache.path(before[name]), new_cache.path(after[name]))})"
         notes.append(text)
-    return [*notes, f"{len(different) - 3} more files"] if len(different) > 3 else notes
+    return [*notes, f"and {len(different) - 3} more"] if len(different) > 3 else notes
 
 
 def weights(old: Path, new: Path) -> str:

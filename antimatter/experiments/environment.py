@@ -8,7 +8,7 @@ from typing import Any
 from antimatter import state
 
 PROVENANCE = "metrics/provenance.json"
-_LOCKED = {"code", "params", "inputs"}  # in PROVENANCE too, but dvc.lock has them for each stage
+_LOCKED = {"code", "params", "data", "inputs"}  # in PROVENANCE too, but dvc.lock has them for each stage
 
 
 def stale(old: Mapping[str, Any], new: Mapping[str, Any], made: Collection[str], known: Collection[str]) -> list[str]:

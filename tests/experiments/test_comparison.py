@@ -131,7 +131,7 @@ def test_the_exit_status(found: Report, status: int, exact: int) -> None:
     ("found", "last"),
     [
         (report(SAME), "identical: all 1 output of 2 stages"),
-        (report(SAME, RECORD, machine=("checkpoints.machine a -> b",)), "  checkpoints.machine a -> b"),
+        (report(SAME, RECORD, machine=("machine.kind a -> b",)), "  machine.kind a -> b"),
         (report(PARTED, changes=("package torch 1 -> 2",)), "  package torch 1 -> 2"),
         (report(PARTED, machine=()), "nothing that is recorded differs: the results are not of this commit, or a stage leaves something to chance"),
         (report(PARTED), "parameters, code and packages are those recorded; metrics/provenance.json does not tell of the machine"),
@@ -152,11 +152,13 @@ def test_packages_are_compared_without_their_build(tmp_path: Path, monkeypatch: 
 
 
 def test_of_the_provenance_only_what_dvc_lock_does_not_have() -> None:
-    old = {"checkpoints": {"code": "a", "params": {"steps": 1}, "inputs": {"x": "1"}, "libraries": {"torch": "2.13.0"}, "machine": "cpu, AVX512"}}
-    new = {"checkpoints": {"code": "b", "params": {"steps": 2}, "inputs": {"x": "2"}, "libraries": {"torch": "2.14.0"}, "machine": "cpu, AVX2"}}
-    found = environment.provenance(json.dumps(old).encode(), json.dumps(new).encode())
-    assert found == ["checkpoints.libraries.torch 2.13.0 -> 2.14.0", "checkpoints.machine cpu, AVX512 -> cpu, AVX2"]
-    assert environment.provenance(json.dumps(old).encode(), json.dumps(old).encode()) == []
+    old = {"code": "a", "params": {"steps": 1}, "data": {"shards": "1"}, "libraries": {"torch": "2.13.0"}, "machine": {"kind": "cpu, AVX512"}}
+    new = {"code": "b", "params": {"steps": 2}, "data": {"shards": "2"}, "libraries": {"torch": "2.14.0"}, "machine": {"kind": "cpu, AVX2"}}
+    expected = ["libraries.torch 2.13.0 -> 2.14.0", "machine.kind cpu, AVX512 -> cpu, AVX2"]
+    assert environment.provenance(json.dumps(old).encode(), json.dumps(new).encode()) == expected
+    nested = [json.dumps({"checkpoints": made}).encode() for made in (old, new)]  # by stage, should others record it too
+    assert environment.provenance(*nested) == [f"checkpoints.{text}" for text in expected]
+    assert environment.provenance(nested[0], nested[0]) == []
 
 
 def test_a_lock_that_is_older_than_the_code_or_the_parameters_is_told() -> None:

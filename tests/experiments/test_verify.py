@@ -71,14 +71,14 @@ def refused(folder: Path, place: Path, *arguments: str) -> str:
 def test_a_run_on_the_same_machine_is_identical_and_leaves_nothing(made: Path, place: Path) -> None:
     """Whatever `runtime:` says."""
     before = (made / "dvc.lock").read_bytes()
-    done = verify(made, place, "--exact", "-S", "runtime.workers=1", "-S", "runtime.micro_batch=4")
+    done = verify(made, place, "--exact", "-S", "runtime.workers=1")
     assert done.returncode == 0, done.stdout + done.stderr
     outputs = sum(len(stage["outs"]) for stage in params.load(made / "dvc.lock")["stages"].values())
     said = done.stdout.splitlines()
     assert [line.split()[0] for line in said[1:9]] == STAGES
     assert re.fullmatch(rf"identical: all ({outputs}|{outputs - 1}) outputs of 8 stages", said[9])  # less one: the record of the machine
     assert said[10] == "although this differs in the environment:"
-    assert said[11:13] == ["  parameter runtime.workers 2 -> 1, by -S", "  parameter runtime.micro_batch 32 -> 4, by -S"]
+    assert said[11] == "  parameter runtime.workers 2 -> 1, by -S"
     assert re.findall(r"Running stage '(\w+)'", done.stderr) == STAGES  # none was restored
     assert left(place) == []
     assert (made / "dvc.lock").read_bytes() == before
@@ -93,7 +93,8 @@ def test_another_precision_differs_first_in_checkpoints_within_the_tolerance(mad
     assert re.search(r"differs first in checkpoints; within the tolerance of another machine: at most 0\.\d+% apart, 1% is allowed", told["verdict"])
     assert "  parameter checkpoints.precision fp32 -> bf16, by -S" in said
     found = {output["path"]: output for output in told["stages"]["checkpoints"]}
-    assert re.search(r"final\.safetensors \(weights at most [0-9.e-]+ apart, \d+\.\d\d% of their norm\)", found["models/checkpoints"]["notes"][0])
+    weights = r"final\.safetensors \(weights at most [0-9.e-]+ apart, \d+\.\d\d% of their norm\)"
+    assert any(re.fullmatch(weights, note) for note in found["models/checkpoints"]["notes"])
     loss = next(number for number in found["metrics/checkpoints.json"]["numbers"] if number["name"] == "validation_loss")
     assert loss["old"] == json.loads((made / "metrics/checkpoints.json").read_text())["validation_loss"] != loss["new"]
     assert loss["apart"] == pytest.approx(abs(loss["new"] / loss["old"] - 1)) and loss["bound"] == 0.01
