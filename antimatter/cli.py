@@ -249,6 +249,23 @@ def plots(arguments: argparse.Namespace) -> None:
     print(arguments.output)
 
 
+def verify(arguments: argparse.Namespace) -> None:
+    from antimatter import files
+    from antimatter.experiments import verdict, verify
+
+    for number in (signal.SIGTERM, signal.SIGHUP):  # through every finally, so that no stage and no clone is left
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    request = verify.Request(arguments.start, tuple(arguments.set_param), arguments.keep)
+    report = verify.verify(Path(), request, lambda text: print(text, file=sys.stderr, flush=True))
+    if arguments.json:
+        files.write_json(arguments.json, verdict.as_json(report, arguments.exact))
+    sys.stdout.writelines(f"{text}\n" for text in verdict.lines(report))
+    sys.stdout.flush()
+    if status := report.status(arguments.exact):
+        sys.exit(status)
+
+
 def kaggle(arguments: argparse.Namespace) -> None:
     from dataclasses import fields
 
@@ -396,6 +413,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("revision", nargs="*", help="commits, branches, names of experiments, or `workspace` (default: workspace)")
     command.add_argument("--output", type=Path, default=Path("plots.png"), metavar="FILE", help="(default: plots.png)")
     command.set_defaults(run=plots)
+
+    command = commands.add_parser(
+        "verify",
+        help="run the pipeline again in a temporary clone, and compare every output with what the commit records",
+        description="Reproduces the commit that is checked out, in a temporary clone (TMPDIR) with an empty cache. Exits 0 if all is identical, or"
+        " within the tolerance of another kind of machine (docs/verify.md); else 1. The progress goes to stderr, the report to stdout.",
+    )
+    command.add_argument("--from", dest="start", default="", metavar="STAGE", help="this stage and what follows; what it reads comes from the cache")
+    command.add_argument(
+        "-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="change a parameter for this run; can be repeated"
+    )
+    command.add_argument("--exact", action="store_true", help="exit 0 only if every output is the same to the byte")
+    command.add_argument("--keep", action="store_true", help="leave the clone, and say where")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the report there too, for programs")
+    command.set_defaults(run=verify)
 
     command = commands.add_parser(
         "kaggle",

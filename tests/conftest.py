@@ -3,8 +3,10 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import a_pipeline
 import numpy as np
 import pytest
 
@@ -65,3 +67,12 @@ def browser() -> Iterator["Browser"]:
         launched = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout in which `dvc repro` has run at a tiny size, and its results are committed. Leave its files as they are."""
+    folder = a_pipeline.copy(tmp_path_factory.mktemp("a folder with spaces") / "antimatter")
+    a_pipeline.dvc(folder, "repro")
+    a_pipeline.commit(folder, "results")
+    return folder
