@@ -71,17 +71,22 @@ def chat(arguments: argparse.Namespace) -> None:
 def export(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.data.shards import Shards
-    from antimatter.export import gguf, parity, source
+    from antimatter.export import gguf, huggingface, parity, source
 
     config = params.read(gguf.GGUFConfig, "gguf")
     config = replace(config, name=arguments.name or config.name)
     opened = source.open_checkpoint(arguments.checkpoint, arguments.config)
     tokenizer = arguments.tokenizer / "tokenizer.json" if arguments.tokenizer.is_dir() else arguments.tokenizer
-    model, windows = None, None
-    if arguments.windows and SHARDS.is_dir():
+    model, windows, types = None, None, arguments.type or config.types
+    if arguments.windows and SHARDS.is_dir() and set(types) != {"hf"}:
         model = opened.load()
         windows = parity.windows(Shards(SHARDS).split("validation"), model.config.block_size, arguments.windows)
-    for file_type in arguments.type or config.types:
+    for file_type in types:
+        if file_type == "hf":
+            folder = huggingface.path_of(arguments.output, config.name)
+            huggingface.write(opened, tokenizer, folder)
+            print(f"{folder}: for AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained")
+            continue
         path = gguf.path_of(arguments.output, config.name, file_type)
         print(f"writing {path} ...", file=sys.stderr, flush=True)
         gguf.write(opened, tokenizer, path, file_type, config)
@@ -244,8 +249,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "export",
-        help="any checkpoint as GGUF, also a .pt file or a state of a training that still runs",
-        description="What the stage gguf does, for one checkpoint of your choice. Nothing in a .pt file is executed.",
+        help="any checkpoint as GGUF or for Hugging Face, also a .pt file or a state of a training that still runs",
+        description="What the stage gguf does, for one checkpoint of your choice, and the same for transformers. Nothing in a .pt file is executed.",
     )
     command.add_argument(
         "--checkpoint",
@@ -254,11 +259,16 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a folder, a .safetensors file, or a .pt file with a state dict (default: {CHECKPOINTS})",
     )
     command.add_argument("--config", type=Path, help="its config.json (default: the one beside it, or else its shapes, and `model:` of params.yaml)")
-    command.add_argument("--type", action="append", choices=("f32", "f16", "q8_0", "q4_k_m"), help="can be repeated (default: `gguf.types`)")
+    command.add_argument(
+        "--type",
+        action="append",
+        choices=("f32", "f16", "q8_0", "q4_k_m", "hf"),
+        help="can be repeated; hf: a folder for Hugging Face's transformers instead of a GGUF file (default: `gguf.types`)",
+    )
     command.add_argument(
         "--tokenizer", type=Path, default=TOKENIZER, help=f"the tokenizer.json it was trained with, or its folder (default: {TOKENIZER})"
     )
-    command.add_argument("--output", type=Path, default=Path("."), help="the folder for <name>-<type>.gguf (default: here)")
+    command.add_argument("--output", type=Path, default=Path("."), help="the folder for <name>-<type>.gguf, or <name>-hf/ (default: here)")
     command.add_argument("--name", help="of the model (default: `gguf.name`)")
     command.add_argument(
         "--windows", type=int, default=4, help="contexts of validation text on which to compare it with torch; 0: do not (default: 4)"
