@@ -98,6 +98,32 @@ def export(arguments: argparse.Namespace) -> None:
         print(f"; in llama.cpp KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same")
 
 
+def lm_eval(arguments: argparse.Namespace) -> None:
+    try:
+        from antimatter.evaluation import harness
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is not installed: `pip install -c requirements.lock -e '.[lm-eval]'` adds the harness (docs/lm-eval.md)"
+        ) from None
+    import torch
+
+    from antimatter import files
+    from antimatter.data.tokenizer import Tokenizer
+    from antimatter.export import source
+
+    tokenizer = Tokenizer.load(arguments.tokenizer)
+    model = source.open_checkpoint(arguments.checkpoint).load()
+    if model.config.vocab_size != tokenizer.vocab_size:
+        raise ValueError(f"{arguments.tokenizer} has {tokenizer.vocab_size} tokens, the checkpoint was trained with {model.config.vocab_size}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lm = harness.Antimatter(model.to(device), tokenizer, arguments.batch_size)
+    names = [name for word in arguments.tasks for name in word.split(",") if name]
+    results = harness.run(lm, names, include_path=arguments.include_path, num_fewshot=arguments.num_fewshot, limit=arguments.limit)
+    if arguments.output:
+        files.write_json(arguments.output, {"checkpoint": str(arguments.checkpoint), **results})
+    print(harness.table(results))
+
+
 def serve(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.export import ollama
@@ -274,6 +300,21 @@ def _parser() -> argparse.ArgumentParser:
         "--windows", type=int, default=4, help="contexts of validation text on which to compare it with torch; 0: do not (default: 4)"
     )
     command.set_defaults(run=export)
+
+    command = commands.add_parser(
+        "lm-eval",
+        help="EleutherAI's evaluation harness on this model (an extra: docs/lm-eval.md)",
+        description="Runs tasks of EleutherAI's lm-evaluation-harness on a checkpoint. What it needs beyond this project is an extra.",
+    )
+    command.add_argument("--tasks", nargs="+", required=True, help="names of tasks, groups or tags, or YAML files, separated by spaces or commas")
+    command.add_argument("--include-path", type=Path, metavar="FOLDER", help="further tasks: a folder with their YAML files")
+    command.add_argument("--num-fewshot", type=int, metavar="N", help="examples before each question (default: as the task says)")
+    command.add_argument("--limit", type=float, metavar="N", help="documents of each task; below 1: a share of them (default: all)")
+    command.add_argument("--checkpoint", type=Path, default=CHECKPOINTS, help=f"as for `antimatter export` (default: {CHECKPOINTS})")
+    command.add_argument("--tokenizer", type=Path, default=TOKENIZER, help=f"the folder of its tokenizer.json (default: {TOKENIZER})")
+    command.add_argument("--batch-size", type=int, default=16, help="texts in a forward pass (default: 16)")
+    command.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too, with every digit")
+    command.set_defaults(run=lm_eval)
 
     command = commands.add_parser(
         "serve",
