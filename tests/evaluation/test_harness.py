@@ -157,9 +157,9 @@ def test_a_context_that_is_too_long_loses_its_oldest_tokens(lm: Antimatter) -> N
         ("def ", "add", "def"),  # space at the end of a context is the continuation's
         ("def\n\n", "add", "def"),
         ("  ", "add", ""),
-        ("retu", "rn", ""),  # `return` is one token: it is scored whole
+        ("(sel", "f", "("),  # `self` is one token: it is scored whole
         ("return (", "self)", "return ("),
-        ("[EOS", "]", "["),  # text, not the token
+        ("[EOS", "]", "[EOS"),  # text, not the token
         ("é", "\u0301", "é"),
     ],
 )
@@ -167,7 +167,7 @@ def test_context_and_continuation_are_the_tokens_of_the_whole_text(lm: Antimatte
     encode = lm.tokenizer.encode
     before, scored = lm._pair(context, continuation)
     assert before[0] == BOS and before[1:] + scored == encode(context + continuation)
-    assert lm.tokenizer.decode(before).startswith(read) and context.startswith(lm.tokenizer.decode(before))
+    assert lm.tokenizer.decode(before) == read
     ((total, likeliest),) = lm.loglikelihood(requests("loglikelihood", (context, continuation)))
     assert total == pytest.approx(log_likelihood(lm.model, before, scored), rel=1e-4)
     assert likeliest == (greedy(lm.model, before, len(scored)) == scored)
@@ -197,12 +197,18 @@ def test_an_answer_ends_before_the_first_of_its_ends(lm: Antimatter) -> None:
         settings = {"until": ["\x00", end, ""], "max_gen_toks": most}
         assert lm.generate_until(requests("generate_until", (context, settings))) == [whole[: whole.index(end)]]
     assert lm.generate_until(requests("generate_until", (context, {"until": "\x00", "max_gen_toks": most}))) == [whole]
-    early, late = sorted((whole[10:13], whole[20:23]), key=whole.index)
+    early, late = sorted((whole[4:7], whole[8:11]), key=whole.index)  # both in what is written at first
     both = {"until": [late, early], "max_gen_toks": most}
     assert lm.generate_until(requests("generate_until", (context, both))) == [whole[: whole.index(early)]]
 
 
-def test_an_answer_ends_with_the_models_own_end(lm: Antimatter) -> None:
+def test_an_answer_ends_with_the_models_own_end(lm: Antimatter, monkeypatch: pytest.MonkeyPatch) -> None:
+    best = greedy(lm.model, [BOS, *lm.tokenizer.encode("def add(")], 40)
+    fifth = best.index(best[4])
+    with monkeypatch.context() as patch:
+        patch.setattr(harness, "EOS", best[fifth])
+        (answer,) = lm.generate_until(requests("generate_until", ("def add(", {"until": [], "max_gen_toks": 40})))
+    assert answer == lm.tokenizer.decode(best[: fifth + 1])
     lm.model.norm.weight.data.zero_()  # the state no longer depends on the text
     lm.model.norm.bias.data.copy_(lm.model.token_embedding.weight[EOS] * 100)
     assert lm.generate_until(requests("generate_until", ("def add(", {"until": [], "max_gen_toks": 30}))) == [""]
