@@ -99,6 +99,8 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def lm_eval(arguments: argparse.Namespace) -> None:
+    from antimatter import stage  # noqa: F401, before torch: it sets how threads wait
+
     try:
         from antimatter.evaluation import harness
     except ImportError as error:
