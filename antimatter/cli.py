@@ -72,7 +72,7 @@ def export(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.data.shards import Shards
     from antimatter.experiments import history
-    from antimatter.export import gguf, parity, source
+    from antimatter.export import gguf, huggingface, parity, source
 
     config = params.read(gguf.GGUFConfig, "gguf")
     config = replace(config, name=arguments.name or config.name)
@@ -80,11 +80,16 @@ def export(arguments: argparse.Namespace) -> None:
     if arguments.checkpoint.is_dir() and (commit := history.commit_of(history.md5(arguments.checkpoint))):
         opened = replace(opened, provenance=opened.provenance | {"commit": commit})
     tokenizer = arguments.tokenizer / "tokenizer.json" if arguments.tokenizer.is_dir() else arguments.tokenizer
-    model, windows = None, None
-    if arguments.windows and SHARDS.is_dir():
+    model, windows, types = None, None, arguments.type or config.types
+    if arguments.windows and SHARDS.is_dir() and set(types) != {"hf"}:
         model = opened.load()
         windows = parity.windows(Shards(SHARDS).split("validation"), model.config.block_size, arguments.windows)
-    for file_type in arguments.type or config.types:
+    for file_type in types:
+        if file_type == "hf":
+            folder = huggingface.path_of(arguments.output, config.name)
+            huggingface.write(opened, tokenizer, folder)
+            print(f"{folder}: for AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained")
+            continue
         path = gguf.path_of(arguments.output, config.name, file_type)
         print(f"writing {path} ...", file=sys.stderr, flush=True)
         gguf.write(opened, tokenizer, path, file_type, config)
@@ -94,6 +99,34 @@ def export(arguments: argparse.Namespace) -> None:
             continue
         found = parity.check(model, path, windows, getattr(config.max_kl, file_type))
         print(f"; in llama.cpp KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same")
+
+
+def lm_eval(arguments: argparse.Namespace) -> None:
+    from antimatter import stage  # noqa: F401, before torch: it sets how threads wait
+
+    try:
+        from antimatter.evaluation import harness
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is not installed: `pip install -c requirements.lock -e '.[lm-eval]'` adds the harness (docs/lm-eval.md)"
+        ) from None
+    import torch
+
+    from antimatter import files
+    from antimatter.data.tokenizer import Tokenizer
+    from antimatter.export import source
+
+    tokenizer = Tokenizer.load(arguments.tokenizer)
+    model = source.open_checkpoint(arguments.checkpoint).load()
+    if model.config.vocab_size != tokenizer.vocab_size:
+        raise ValueError(f"{arguments.tokenizer} has {tokenizer.vocab_size} tokens, the checkpoint was trained with {model.config.vocab_size}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lm = harness.Antimatter(model.to(device), tokenizer, arguments.batch_size)
+    names = [name for word in arguments.tasks for name in word.split(",") if name]
+    results = harness.run(lm, names, include_path=arguments.include_path, num_fewshot=arguments.num_fewshot, limit=arguments.limit)
+    if arguments.output:
+        files.write_json(arguments.output, {"checkpoint": str(arguments.checkpoint), **results})
+    print(harness.table(results))
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -305,8 +338,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "export",
-        help="any checkpoint as GGUF, also a .pt file or a state of a training that still runs",
-        description="What the stage gguf does, for one checkpoint of your choice. Nothing in a .pt file is executed.",
+        help="any checkpoint as GGUF or for Hugging Face, also a .pt file or a state of a training that still runs",
+        description="What the stage gguf does, for one checkpoint of your choice, and the same for transformers. Nothing in a .pt file is executed.",
     )
     command.add_argument(
         "--checkpoint",
@@ -315,16 +348,36 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a folder, a .safetensors file, or a .pt file with a state dict (default: {CHECKPOINTS})",
     )
     command.add_argument("--config", type=Path, help="its config.json (default: the one beside it, or else its shapes, and `model:` of params.yaml)")
-    command.add_argument("--type", action="append", choices=("f32", "f16", "q8_0", "q4_k_m"), help="can be repeated (default: `gguf.types`)")
+    command.add_argument(
+        "--type",
+        action="append",
+        choices=("f32", "f16", "q8_0", "q4_k_m", "hf"),
+        help="can be repeated; hf: a folder for Hugging Face's transformers instead of a GGUF file (default: `gguf.types`)",
+    )
     command.add_argument(
         "--tokenizer", type=Path, default=TOKENIZER, help=f"the tokenizer.json it was trained with, or its folder (default: {TOKENIZER})"
     )
-    command.add_argument("--output", type=Path, default=Path("."), help="the folder for <name>-<type>.gguf (default: here)")
+    command.add_argument("--output", type=Path, default=Path("."), help="the folder for <name>-<type>.gguf, or <name>-hf/ (default: here)")
     command.add_argument("--name", help="of the model (default: `gguf.name`)")
     command.add_argument(
         "--windows", type=int, default=4, help="contexts of validation text on which to compare it with torch; 0: do not (default: 4)"
     )
     command.set_defaults(run=export)
+
+    command = commands.add_parser(
+        "lm-eval",
+        help="EleutherAI's evaluation harness on this model (an extra: docs/lm-eval.md)",
+        description="Runs tasks of EleutherAI's lm-evaluation-harness on a checkpoint. What it needs beyond this project is an extra.",
+    )
+    command.add_argument("--tasks", nargs="+", required=True, help="names of tasks, groups or tags, or YAML files, separated by spaces or commas")
+    command.add_argument("--include-path", type=Path, metavar="FOLDER", help="further tasks: a folder with their YAML files")
+    command.add_argument("--num-fewshot", type=int, metavar="N", help="examples before each question (default: as the task says)")
+    command.add_argument("--limit", type=float, metavar="N", help="documents of each task; below 1: a share of them (default: all)")
+    command.add_argument("--checkpoint", type=Path, default=CHECKPOINTS, help=f"as for `antimatter export` (default: {CHECKPOINTS})")
+    command.add_argument("--tokenizer", type=Path, default=TOKENIZER, help=f"the folder of its tokenizer.json (default: {TOKENIZER})")
+    command.add_argument("--batch-size", type=int, default=16, help="texts in a forward pass (default: 16)")
+    command.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too, with every digit")
+    command.set_defaults(run=lm_eval)
 
     command = commands.add_parser(
         "serve",

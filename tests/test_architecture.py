@@ -40,6 +40,12 @@ def test_imports_point_to_the_left(path: Path) -> None:
             assert there != "data", f"{path} imports {name}: the network knows nothing of text"
 
 
+def test_the_evaluation_harness_is_imported_in_one_place_that_no_stage_knows() -> None:
+    door = Path("antimatter/evaluation/harness.py")
+    assert [path for path in SOURCES if any(name.split(".")[0] == "lm_eval" for name in imports(path))] == [door]
+    assert not any(door in closure.files(f"stages.{name}") for name in STAGES)
+
+
 def test_packages_run_nothing_on_import() -> None:
     assert all(path.stat().st_size == 0 for path in SOURCES if path.name == "__init__.py")
 

@@ -85,6 +85,17 @@ def test_outside_of_a_project_the_error_names_the_way_out(tmp_path: Path) -> Non
     assert done.stderr == b"error: params.yaml is missing: run from the root of the repository, or `git checkout params.yaml`\n"
 
 
+def test_the_harness_without_its_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import antimatter.evaluation
+
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # Python's own way to say that there is no such package
+    monkeypatch.delitem(sys.modules, "antimatter.evaluation.harness", raising=False)
+    monkeypatch.delattr(antimatter.evaluation, "harness", raising=False)
+    assert cli.main(["lm-eval", "--tasks", "own"]) == 1
+    how = "`pip install -c requirements.lock -e '.[lm-eval]'` adds the harness (docs/lm-eval.md)"
+    assert capsys.readouterr().err == f"error: lm_eval is not installed: {how}\n"
+
+
 def test_a_plan_of_the_default_parameters_is_made_without_a_gpu(project: Path) -> None:
     done = antimatter(project, "plan", "--gpu", "T4")
     assert (done.returncode, done.stderr) == (0, b"")

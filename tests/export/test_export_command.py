@@ -3,11 +3,13 @@
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_gguf import Tiny, gpt, windows
+from tiny_gguf import CONTEXT, Tiny, gpt, windows
+from transformers import AutoModelForCausalLM
 
 from antimatter import cli, files
 from antimatter.experiments import history
@@ -44,6 +46,14 @@ def test_a_pt_file_becomes_files_that_are_named_measured_and_whole(project: Path
     header = read_header(project / "out" / "mine-q8_0.gguf")
     assert header.keys["general.name"] == "mine"
     assert header.n_parameters == read_header(tiny.path).n_parameters
+
+
+def test_a_pt_file_becomes_a_folder_for_transformers(project: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", "--checkpoint", "final.pt", "--name", "mine", "--type", "hf", "--windows", "0"]) == 0
+    assert capsys.readouterr().out == "mine-hf: for AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained\n"
+    theirs: Any = AutoModelForCausalLM.from_pretrained(project / "mine-hf")
+    ids = windows(tiny.tokenizer)[:, :CONTEXT]
+    torch.testing.assert_close(theirs(ids).logits, tiny.model(ids), rtol=1e-5, atol=1e-5)
 
 
 def test_an_export_is_compared_with_torch_where_there_are_shards(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
