@@ -1,7 +1,9 @@
-"""What several tests share: a small model and small token files."""
+"""What several tests share: a small model, small token files, a tiny pipeline."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import a_pipeline
 import numpy as np
 import pytest
 
@@ -14,6 +16,12 @@ from antimatter.model.gpt import GPT, GPTConfig
 def runtime() -> EngineRuntime:
     """One process; dataclasses.replace() makes others of it."""
     return EngineRuntime(executor="local", workers=1, address="", partition="", time_limit="00:10:00", memory_gb=1)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole pipeline at a tiny size, made once: a repository with its results committed. Who changes it puts it back, or works in a copy."""
+    return a_pipeline.make(tmp_path_factory.mktemp("a folder with spaces") / "antimatter")
 
 
 @pytest.fixture

@@ -1,0 +1,80 @@
+"""This repository's pipeline at a tiny size, in a copy of the checkout, with real DVC: 40 seconds for all its stages."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+TINY = {
+    "raw.packages": {"networkx": "3.6.1", "click": "8.5.1"},
+    "tokenizer.vocab_size": 400,
+    "model.n_layer": 2,
+    "model.n_head": 2,
+    "model.n_embd": 32,
+    "model.block_size": 64,
+    "schedule.warmup_steps": 5,
+    "checkpoints.steps": 200,
+    "checkpoints.batch_size": 4,
+    "checkpoints.precision": "fp32",
+    "checkpoints.threads": 1,
+    "checkpoints.validate_every": 50,
+    "checkpoints.validation_tokens": 1024,
+    "checkpoints.save_every": 20,
+    "evaluation.samples": 1,
+    "evaluation.max_new_tokens": 8,
+    "gguf.windows": 2,
+    "gguf.types": ["f16", "q4_k_m"],
+    "gguf.max_kl": {"f32": 1e-4, "f16": 1e-4, "q8_0": 1e-2, "q4_k_m": 0.1},
+}
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the stages' `python` is this one
+    **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "test"),
+    **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "test@localhost"),
+}
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    done = run(folder, sys.executable, "-m", "dvc", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def copy(folder: Path) -> Path:
+    """This checkout as a repository of its own, with tiny parameters, as far as Git would carry it."""
+    names = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True, check=True).stdout
+    for name in names.splitlines():
+        if name != "dvc.lock" and not name.startswith(("metrics/", "plots/")) and Path(name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(name, folder / name)
+    yaml = YAML()
+    values = yaml.load(folder / "params.yaml")
+    for key, value in TINY.items():
+        section, name = key.split(".")
+        assert name in values[section], key
+        values[section][name] = value
+    yaml.dump(values, folder / "params.yaml")
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "start"]):
+        assert run(folder, "git", *command).returncode == 0
+    return folder
+
+
+def make(folder: Path) -> Path:
+    """A copy in which `dvc repro` has run, and its results are committed."""
+    copy(folder)
+    dvc(folder, "repro")
+    commit(folder, "results")
+    return folder
+
+
+def commit(folder: Path, message: str) -> None:
+    for command in (["add", "--all"], ["commit", "--quiet", "--message", message]):
+        done = run(folder, "git", *command)
+        assert done.returncode == 0, done.stdout + done.stderr
