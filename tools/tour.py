@@ -29,6 +29,7 @@ LIMIT = 1800  # seconds that a command may take
 LINES, EDGE = 24, 10  # longer outputs keep this many lines at their beginning and at their end
 WIDTH = 150  # characters of a line
 CUT = "[…]"
+STATUS = "tour_status"  # a variable of the shell
 SETUP = ("git switch --quiet --force-create main", "make repro", "git status --short")
 
 
@@ -63,8 +64,8 @@ class Shell:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._end()
-        self.bash.wait()
+        with self.bash:
+            self._end()
 
     def run(self, command: str) -> tuple[int, list[str]]:
         """Runs a command and repeats on stderr what it prints; its exit status and its lines.
@@ -74,7 +75,7 @@ class Shell:
         """
         assert self.bash.stdin is not None and self.bash.stdout is not None
         mark = uuid.uuid4().hex
-        self.bash.stdin.write(f"eval {shlex.quote(command)} </dev/null\necho; echo {mark} $?\n")
+        self.bash.stdin.write(f"eval {shlex.quote(command)} </dev/null\n{STATUS}=$?; echo; echo {mark} ${STATUS}\n")
         self.bash.stdin.flush()
         lines: list[str] = []
         clock = threading.Timer(LIMIT, self._end)
@@ -153,8 +154,9 @@ def main(page: Path, clone: Path | None) -> None:
                     if status or (command.startswith("git status") and said):
                         raise ChildProcessError(f"`{command}` in a fresh clone: status {status}, {said}")
                 new = play(text, shell, folder.parent)
-            finally:  # workers of the queue have sessions of their own
+            except BaseException:  # workers of the queue have sessions of their own
                 subprocess.run([folder / ".venv/bin/python", "-m", "dvc", "queue", "stop", "--kill"], cwd=folder, stdout=sys.stderr, check=False)
+                raise
         files.write_text(page, new)
         for name in re.findall(r"!\[[^]]*\]\(([\w.-]+)\)", new):  # pictures that the page shows and a command has drawn
             if (folder / "dvc_plots" / name).is_file():
