@@ -1,9 +1,10 @@
-# make repro: the whole pipeline. make test: lint, types and tests. Both create .venv from requirements.lock if it is missing or older.
+# make repro: the whole pipeline. make test: lint, types and tests. Both create .venv from requirements.lock if it is missing or older, or was moved.
+# make tour: runs the commands of docs/experiments.md in a fresh clone and writes what they print into it (about 15 minutes).
 PYTHON ?= python3
 VENV := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test check lock
+.PHONY: repro test check tour lock moved
 repro: .venv/ready
 	$(VENV) -m dvc repro
 
@@ -15,14 +16,23 @@ check: .venv/ready
 	$(VENV) -m ruff format --check .
 	$(VENV) -m mypy
 
-.venv/ready: requirements.lock pyproject.toml tools/plots_page.py
+tour: .venv/ready
+	$(VENV) tools/tour.py docs/experiments.md
+
+# Scripts in .venv/bin begin with the path that the folder had when they were installed; .venv/ready says which
+MOVED := $(shell [ ! -s .venv/ready ] || [ "$$(cat .venv/ready)" = "$(CURDIR)" ] || echo moved)
+moved:
+	@echo "this folder was $$(cat .venv/ready): its .venv is made anew"
+	rm -rf .venv
+
+.venv/ready: requirements.lock pyproject.toml tools/plots_page.py $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(VENV) -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
 	$(VENV) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	$(VENV) tools/plots_page.py .dvc/tmp/plots.html
-	$(VENV) -m dvc config --local plots.html_template tmp/plots.html
-	@touch $@
+	$(VENV) -m dvc config --local plots.html_template "$(CURDIR)/.dvc/tmp/plots.html"
+	@echo "$(CURDIR)" > $@
 
 # The newest versions that pyproject.toml allows; CONTRIBUTING.md says when
 lock:

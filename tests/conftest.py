@@ -1,4 +1,4 @@
-"""What several tests share: a small model and small token files."""
+"""What several tests share: a small model, small token files, a tiny pipeline."""
 
 import os
 import shutil

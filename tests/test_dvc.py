@@ -26,11 +26,18 @@ def test_a_stage_depends_on_exactly_the_files_that_it_imports(name: str) -> None
 def test_the_command_line_is_the_stages_inputs_and_outputs(name: str) -> None:
     stage = GRAPH[name]
     inputs = [path for path in paths(stage["deps"]) if not path.endswith(".py")]
-    outputs = paths(stage.get("outs", [])) + paths(stage.get("metrics", []))
+    outputs = [path for kind in ("outs", "metrics", "plots") for path in paths(stage.get(kind, []))]
     words = shlex.split(stage["cmd"])
     of_this_run = {"metrics/throughput.json", "plots/throughput.csv", "metrics/gguf_throughput.json"}  # outputs would change dvc.lock
     assert words[:3] == ["python", "-m", f"stages.{name}"]
     assert sorted(set(words[3:]) - of_this_run) == sorted(inputs + outputs)
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_dvc_keeps_a_run_cache_for_the_stage(name: str) -> None:
+    """It does not beside a plain output without a cache (dvc/stage/__init__.py, Stage.run): what is in Git is a metric or a plot."""
+    plain = [next(iter(item)) for item in GRAPH[name].get("outs", []) if isinstance(item, dict) and not next(iter(item.values())).get("cache", True)]
+    assert plain == (["metrics/samples.md"] if name == "evaluation" else [])  # DVC takes no Markdown for a plot; evaluation takes seconds
 
 
 @pytest.mark.parametrize("name", GRAPH)

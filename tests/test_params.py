@@ -114,3 +114,16 @@ def test_every_preset_reads_alike_with_dvcs_reader() -> None:
 def test_configs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Inner(ratio=1.0).ratio = 2.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", [Path("params.yaml"), *sorted(Path("presets").glob("*.yaml"))], ids=str)
+def test_an_experiment_changes_its_value_and_no_other_byte(tmp_path: Path, path: Path) -> None:
+    """`dvc exp run -S` writes the whole file anew: a list as a block, without the comments inside it, and with simple quotes. So ours is written like that."""
+    from dvc.utils import hydra
+
+    text = path.read_text()
+    assert text.count("  warmup_steps: ") == 1
+    (tmp_path / "params.yaml").write_text(text)
+    hydra.apply_overrides(tmp_path / "params.yaml", ["schedule.warmup_steps=7"])
+    lines = [f"  warmup_steps: {7}" if line.startswith("  warmup_steps: ") else line for line in text.splitlines()]
+    assert (tmp_path / "params.yaml").read_text().splitlines() == lines

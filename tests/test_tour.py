@@ -1,0 +1,111 @@
+"""The tool behind `make tour`: what a page's commands print is put into the page, and a command that fails is found."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools import tour
+
+TOOL = Path(tour.__file__)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[tour.Shell]:
+    with tour.Shell(tmp_path) as shell:
+        yield shell
+
+
+def page(*lines: str) -> str:
+    return "\n".join(["# A page", "", "```console", *lines, "```", "", "Words.", ""])
+
+
+def test_what_commands_print_replaces_what_they_printed(shell: tour.Shell, tmp_path: Path) -> None:
+    old = page("$ echo new", "old", "", "older", "$ true", "$ echo a \\", "    b", "c")
+    new = page("$ echo new", "new", "$ true", "$ echo a \\", "    b", "a b")
+    assert tour.play(old, shell, tmp_path) == new
+    assert tour.play(new, shell, tmp_path) == new
+
+
+def test_only_console_blocks_are_run(shell: tour.Shell, tmp_path: Path) -> None:
+    text = "$ touch outside\n```\n$ touch inside\n```\n```python\n$ touch python\n```\n"
+    assert tour.play(text, shell, tmp_path) == text
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_variables_and_jobs_last(shell: tour.Shell, tmp_path: Path) -> None:
+    played = tour.play(page("$ mkdir deep && cd deep", "$ export A=1", "$ sleep 100 &", "$ pwd", "$ echo $A", "$ kill %1"), shell, tmp_path)
+    assert played == page("$ mkdir deep && cd deep", "$ export A=1", "$ sleep 100 &", "$ pwd", "~/deep", "$ echo $A", "1", "$ kill %1")
+
+
+def test_a_command_reads_nothing_of_the_next(shell: tour.Shell, tmp_path: Path) -> None:
+    assert tour.play(page("$ cat", "$ echo b"), shell, tmp_path) == page("$ cat", "$ echo b", "b")
+
+
+def test_errors_and_output_keep_their_order(shell: tour.Shell, tmp_path: Path) -> None:
+    assert "1\n2\n3\n" in tour.play(page("$ echo 1; echo 2 >&2; echo 3"), shell, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("false", "`false` failed with status 1"),
+        ("ls there-is-none 2>/dev/null", "failed with status 2"),
+        ("no-such-command", "failed with status 127"),
+        ("false   # it is no failure that is expected", "failed with status 1"),
+        ("true   # fails: not at all", "succeeded, and should fail"),
+        ("exit 3", "ended the shell"),
+    ],
+)
+def test_a_command_that_ends_otherwise_than_it_should_is_named(shell: tour.Shell, tmp_path: Path, command: str, words: str) -> None:
+    with pytest.raises(ChildProcessError, match=words):
+        tour.play(page("$ true", f"$ {command}"), shell, tmp_path)
+
+
+def test_a_failure_that_is_expected_is_shown(shell: tour.Shell, tmp_path: Path) -> None:
+    assert "cat: none: No such" in tour.play(page("$ LC_ALL=C cat none   # fails: there is none"), shell, tmp_path)
+
+
+def test_ctrl_c_reaches_a_command(shell: tour.Shell, tmp_path: Path) -> None:
+    played = tour.play(page("$ timeout --signal INT 0.5 sleep 60   # fails"), shell, tmp_path)
+    assert played == page("$ timeout --signal INT 0.5 sleep 60   # fails")
+
+
+def test_a_command_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tour, "LIMIT", 0.3)
+    with tour.Shell(tmp_path) as shell, pytest.raises(ChildProcessError, match=r"`sleep 60` ended the shell, or took longer than 0\.3 s"):
+        shell.run("sleep 60")
+
+
+@pytest.mark.parametrize(
+    ("output", "shown"),
+    [
+        (["a", "", "", "b", ""], ["a", "", "b"]),
+        (["\x1b[31mred\x1b[0m  "], ["red"]),
+        (["10%\r 50%\r100%", "done\r"], ["100%", "done"]),
+        (["in /home/reader/antimatter/x"], ["in ~/antimatter/x"]),
+        ([str(i) for i in range(30)], [*map(str, range(10)), "[…]", *map(str, range(20, 30))]),
+        (["x" * 200], ["x" * 149 + "…"]),
+        (["$ no command", "```"], [" $ no command", " ```"]),
+    ],
+)
+def test_output_is_as_a_terminal_would_show_it(output: list[str], shown: list[str]) -> None:
+    assert tour.clean(output, Path("/home/reader")) == shown
+
+
+def test_a_page_changes_only_if_all_commands_did_as_they_should(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "init", "--quiet", clone], check=True)
+    (clone / ".venv/bin").mkdir(parents=True)
+    (clone / ".venv/bin/python").symlink_to(sys.executable)
+    (clone / "dvc_plots").mkdir()
+    text = tmp_path / "page.md"
+    for line, status in (("$ echo hi; printf 'PNG' > dvc_plots/a.png", 0), ("$ false", 1)):
+        text.write_text(page(line) + "![a picture](a.png)\n")
+        done = subprocess.run([sys.executable, TOOL, text, "--clone", clone], capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        assert text.read_text() == page(line, *([] if status else ["hi"])) + "![a picture](a.png)\n"
+    assert (tmp_path / "a.png").read_text() == "PNG"
+    assert done.stderr.splitlines()[-1] == f"error: `false` failed with status 1; {text} is as it was"

@@ -1,0 +1,27 @@
+"""One of the plots of `dvc plots diff` as a PNG, for a page or a paper.
+
+Usage: python tools/plots_picture.py loss dvc_plots/loss.png HEAD wide deep    (the revisions as in `dvc plots diff`; none is HEAD and the workspace)
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import vl_convert
+
+
+def main(plot: str, picture: Path, revisions: list[str]) -> None:
+    diff = subprocess.run([sys.executable, "-m", "dvc", "plots", "diff", "--json", *revisions], stdout=subprocess.PIPE, check=True)
+    data = json.loads(diff.stdout)["data"]
+    if plot not in data:
+        raise ValueError(f"there is no plot {plot!r}: known are {', '.join(data)}")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_bytes(vl_convert.vegalite_to_png(data[plot][0]["content"], vl_version="5.8", scale=1.5))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    except (ValueError, subprocess.CalledProcessError) as problem:
+        sys.exit(f"error: {problem}")

@@ -1,0 +1,174 @@
+"""Runs the commands of a page in a fresh clone of this repository, as a reader would type them, and writes what they print back into the page.
+
+Usage: python tools/tour.py docs/experiments.md [--clone FOLDER]
+
+In a ```console block `$ ` begins a command, which a backslash continues on the next line; what stands below it is replaced by what it prints. All
+commands run in one shell, so that `cd`, `export` and a server in the background last. A command must succeed, and one that ends in a comment
+`# fails` must fail: else the tool ends with status 1, names it and leaves the page as it was.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from antimatter import files
+
+LIMIT = 1800  # seconds that a command may take
+LINES, EDGE = 24, 10  # longer outputs keep this many lines at their beginning and at their end
+WIDTH = 150  # characters of a line
+CUT = "[…]"
+STATUS = "tour_status"  # a variable of the shell
+SETUP = ("git switch --quiet --force-create main", "make repro", "git status --short")
+
+
+class Shell:
+    """One bash for all commands. It and what it started in the background end with the block."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | {
+            **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "Reader"),
+            **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "reader@localhost"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_EDITOR": "true",  # takes the message that Git proposes
+            "TERM": "dumb",
+            "COLUMNS": str(WIDTH),
+        }
+        for name in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH"):  # of the `make tour` around this
+            environment.pop(name, None)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # bash and its commands must not inherit "ignore" from a job in the background
+        self.bash = subprocess.Popen(
+            ["bash", "--noprofile", "--norc"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> "Shell":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self.bash:
+            self._end()
+
+    def run(self, command: str) -> tuple[int, list[str]]:
+        """Runs a command and repeats on stderr what it prints; its exit status and its lines.
+
+        Raises:
+            ChildProcessError: it ended the shell, or took longer than LIMIT.
+        """
+        assert self.bash.stdin is not None and self.bash.stdout is not None
+        mark = uuid.uuid4().hex
+        self.bash.stdin.write(f"eval {shlex.quote(command)} </dev/null\n{STATUS}=$?; echo; echo {mark} ${STATUS}\n")
+        self.bash.stdin.flush()
+        lines: list[str] = []
+        clock = threading.Timer(LIMIT, self._end)
+        clock.start()
+        try:
+            for line in self.bash.stdout:
+                if line.startswith(mark):
+                    return int(line.split()[1]), lines[:-1] if lines and not lines[-1] else lines  # without the `echo`'s empty line
+                lines.append(line.rstrip("\n"))
+                print(line, end="", file=sys.stderr, flush=True)
+        finally:
+            clock.cancel()
+        raise ChildProcessError(f"`{command}` ended the shell, or took longer than {LIMIT} s")
+
+    def _end(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.bash.pid, signal.SIGTERM)
+
+
+def play(page: str, shell: Shell, home: Path) -> str:
+    """The page with its commands run anew. `home`, the folder around the clone, is shown as `~`.
+
+    Raises:
+        ChildProcessError: a command failed, or one that should have failed succeeded.
+    """
+    shown: list[str] = []
+    inside = False
+    lines = iter(page.splitlines())
+    for line in lines:
+        if line.startswith("```"):
+            inside = line == "```console" if not inside else False
+        elif inside and line.startswith("$ "):
+            command = line[2:]
+            shown.append(line)
+            while command.endswith("\\"):
+                shown.append(next(lines))
+                command += "\n" + shown[-1]
+            print(f"\n$ {command}", file=sys.stderr, flush=True)
+            begin = time.monotonic()
+            status, output = shell.run(command)
+            print(f"[{time.monotonic() - begin:.0f} s]", file=sys.stderr, flush=True)
+            should_fail = re.search(r"\s# fails\b[^'\"]*$", command) is not None
+            if (status != 0) != should_fail:
+                raise ChildProcessError(f"`{command}` {'succeeded, and should fail' if should_fail else f'failed with status {status}'}")
+            shown += clean(output, home)
+            continue
+        elif inside:
+            continue  # what the command printed the last time
+        shown.append(line)
+    return "\n".join(shown) + "\n"
+
+
+def clean(output: list[str], home: Path) -> list[str]:
+    """What a terminal would show in the end, without paths of this machine, cut where it is long."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "\n".join(output)).replace(str(home), "~")
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    lines = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]  # of empty lines the first
+    while lines and not lines[-1]:
+        lines.pop()
+    if len(lines) > LINES:
+        lines = [*lines[:EDGE], CUT, *lines[-EDGE:]]
+    lines = [line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in lines]
+    return [f" {line}" if line.startswith(("$ ", "```")) else line for line in lines]  # else the next run would take it for a command
+
+
+def main(page: Path, clone: Path | None) -> None:
+    text = page.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="tour-", ignore_cleanup_errors=True) as temporary:
+        folder = (clone or Path(temporary) / "antimatter").resolve()
+        if clone is None:
+            subprocess.run(["git", "clone", "--quiet", ".", str(folder)], check=True)
+        with Shell(folder) as shell:
+            try:
+                for command in SETUP if clone is None else ():
+                    status, said = shell.run(command)
+                    if status or (command.startswith("git status") and said):
+                        raise ChildProcessError(f"`{command}` in a fresh clone: status {status}, {said}")
+                new = play(text, shell, folder.parent)
+            except BaseException:  # workers of the queue have sessions of their own
+                subprocess.run([folder / ".venv/bin/python", "-m", "dvc", "queue", "stop", "--kill"], cwd=folder, stdout=sys.stderr, check=False)
+                raise
+        files.write_text(page, new)
+        for name in re.findall(r"!\[[^]]*\]\(([\w.-]+)\)", new):  # pictures that the page shows and a command has drawn
+            if (folder / "dvc_plots" / name).is_file():
+                shutil.copyfile(folder / "dvc_plots" / name, page.with_name(name))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Run the commands of a page in a fresh clone and write what they print into it.")
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--clone", type=Path, help="a clone in which `make repro` has run; it stays (default: a new one, which trains and goes)")
+    arguments = parser.parse_args()
+    try:
+        main(arguments.page, arguments.clone)
+    except (ChildProcessError, OSError, subprocess.CalledProcessError) as problem:
+        sys.exit(f"error: {problem}; {arguments.page} is as it was")
