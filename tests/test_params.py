@@ -118,7 +118,7 @@ def test_configs_are_frozen() -> None:
 
 @pytest.mark.parametrize("path", [Path("params.yaml"), *sorted(Path("presets").glob("*.yaml"))], ids=str)
 def test_an_experiment_changes_its_value_and_no_other_byte(tmp_path: Path, path: Path) -> None:
-    """`dvc exp run -S` writes the whole file anew: a list as a block, without the comments inside it, and with simple quotes. So ours is written like that."""
+    """`dvc exp run -S` writes the whole file anew: a list as a block without comments inside, and with simple quotes. So ours is like that."""
     from dvc.utils import hydra
 
     text = path.read_text()
