@@ -7,7 +7,7 @@ import pytest
 
 from antimatter import closure, params
 
-FLOW = ["data", "model", "training", "evaluation", "export", "serve"]
+FLOW = ["data", "model", "training", "evaluation", "export", "serve", "experiments"]
 STAGES = ["raw", "cleaned", "tokenizer", "shards", "checkpoints", "evaluation", "gguf", "ollama"]
 SOURCES = sorted(Path("antimatter").rglob("*.py"))
 
