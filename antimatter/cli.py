@@ -337,7 +337,7 @@ def _parser() -> argparse.ArgumentParser:
         "--flops",
         type=float,
         default=1e18,
-        help="that the largest rung may take; a larger run of params.yaml is halved in width until it fits (default: 1e18)",
+        help="that the largest rung may take; a larger run is halved in width until it fits (default: 1e18)",
     )
     forecast = command.add_argument_group("the forecast")
     forecast.add_argument(

@@ -56,9 +56,7 @@ def assess(base: Base, results: Sequence[Result], target: Target) -> Ladder:
         return fit([r.rung.weights for r in of], [data_bytes(base, r.rung) for r in of], [r.bits_per_byte * LN2 for r in of])
 
     if len(rungs) <= LEAST:
-        raise ValueError(
-            f"{len(rungs)} rungs have run, and a law with a check needs at least {LEAST + 1}: `antimatter ladder` runs those that are missing"
-        )
+        raise ValueError(f"{len(rungs)} rungs have run, and a law with a check needs {LEAST + 1} or more: `antimatter ladder` runs the others")
     whole = law(rungs)
     top = rungs[-1].rung
     check = law(rungs[:-1]).predict(top.weights, data_bytes(base, top))

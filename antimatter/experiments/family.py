@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from antimatter import closure, files, params
 from antimatter.data.shards import Shards
+from antimatter.data.tokenizer import TokenizerConfig
 from antimatter.model.flops import flops_per_token, matmul_weights
 from antimatter.model.gpt import GPTConfig, ModelConfig
 from antimatter.model.loss import LossConfig
@@ -19,7 +20,11 @@ from antimatter.training.spikes import SpikeConfig
 from antimatter.training.trainer import TrainConfig, TrainRuntime
 
 WIDTHS = (0.25, 0.5, 1.0)  # of the largest rung's heads
-BUDGETS = (0.125, 0.25, 0.5, 1.0)  # of its tokens. A shorter run needs its own cosine: half a long one is no short one (Hoffmann et al. 2022)
+BUDGETS = (
+    0.125,
+    0.25,
+    0.5,
+)  # of its tokens, besides all of them. A shorter run needs its own cosine: half a long one is no short one (Hoffmann et al. 2022)
 # The peak rate falls with the width: theory has 1 for the matrices and 0 for embeddings and norms under Adam (Yang et al. 2022, Tensor Programs V);
 # a single rate for all lies between. Measured here 0.8 from 64 to 192 channels (docs/log.md).
 RATE_BY_WIDTH = 0.8
@@ -38,7 +43,7 @@ class Base:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     fixed: Mapping[str, Any]  # what decides a rung's result besides its own values: other sections, code, data
-    train_tokens: int  # different ones
+    train_tokens: int  # different ones; 0 before there are shards
     train_bytes: int
     cpu: bool
 
@@ -95,11 +100,18 @@ class Rung:
         return f"ladder-{self.label}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def read(root: Path) -> Base:
-    """Raises ValueError or FileNotFoundError, in one line, for parameters or shards that cannot be used."""
+def read(root: Path, *, before_shards: bool = False) -> Base:
+    """
+    Args:
+        before_shards: ask nothing of data/shards, which may not be there yet or be those of other parameters.
+
+    Raises:
+        ValueError, FileNotFoundError: in one line, for parameters or shards that cannot be used.
+    """
     path, tokens = root / params.PARAMS, root / "data/shards"
-    shards = Shards(tokens)
-    model = GPTConfig(**asdict(params.read(ModelConfig, "model", path)), vocab_size=shards.vocab_size)
+    shards = None if before_shards else Shards(tokens)
+    vocabulary = shards.vocab_size if shards else params.read(TokenizerConfig, "tokenizer", path).vocab_size
+    model = GPTConfig(**asdict(params.read(ModelConfig, "model", path)), vocab_size=vocabulary)
     training = params.read(TrainConfig, "checkpoints", path)
     optimizer = params.read(OptimizerConfig, "optimizer", path)
     schedule = params.read(ScheduleConfig, "schedule", path)
@@ -118,11 +130,11 @@ def read(root: Path) -> Base:
         schedule=schedule,
         fixed={
             "code": closure.digests("stages.checkpoints", root) | closure.digests("antimatter.evaluation.perplexity", root),
-            "shards": files.sha256(tokens / "index.json"),
+            "shards": files.sha256(index) if (index := tokens / "index.json").is_file() else None,
             **{f"{section}.{key}": value for section, config in sections.items() for key, value in asdict(config).items()},
         },
-        train_tokens=shards.tokens("train"),
-        train_bytes=shards.bytes("train"),
+        train_tokens=shards.tokens("train") if shards else 0,
+        train_bytes=shards.bytes("train") if shards else 0,
         cpu=params.read(TrainRuntime, "runtime", path, part=True).device_type() == "cpu",
     )
 
@@ -147,11 +159,10 @@ def family(base: Base, limit: float) -> list[Rung]:
     if top.model.n_head < 2:
         raise ValueError(f"model.n_head must be at least 2 for a ladder, got {top.model.n_head}: its widths are made of whole heads")
     heads = sorted({max(1, round(top.model.n_head * share)) for share in WIDTHS})
-    budgets = sorted({max(1, round(top.steps * share)) for share in BUDGETS})
+    budgets = sorted({top.steps, *(max(2, 2 * round(top.steps * share / 2)) for share in BUDGETS)})  # even, so that a batch can be doubled
     grid = [_narrower(base, top, n, steps) for n in heads for steps in budgets]
     low = [rung for rung in grid if rung.steps == budgets[0]]
-    ends = [low[0]] if len(heads) == 1 else [low[0], low[-1]]
-    rates = [replace(rung, kind="rate", learning_rate=_round(rung.learning_rate * factor)) for rung in ends for factor in (0.5, 2.0)]
+    rates = [replace(rung, kind="rate", learning_rate=_round(rung.learning_rate * factor)) for rung in (low[0], low[-1]) for factor in (0.5, 2.0)]
     return [*grid, *rates, *_batches(low[0])]
 
 
@@ -159,12 +170,10 @@ def _batches(rung: Rung) -> list[Rung]:
     """Half and twice the batch over the same tokens."""
     found = []
     for factor in (0.5, 2.0):
-        size, steps = rung.batch_size * factor, rung.steps / factor
-        if size >= 1 and steps >= 2 and size == int(size) and steps == int(steps):
-            rate = _round(rung.learning_rate * factor**RATE_BY_BATCH)
-            found.append(
-                replace(rung, kind="batch", batch_size=int(size), steps=int(steps), warmup_steps=int(rung.warmup_steps / factor), learning_rate=rate)
-            )
+        size, steps = rung.batch_size * factor, int(rung.steps / factor)
+        if size == int(size):
+            rate, warmup = _round(rung.learning_rate * factor**RATE_BY_BATCH), min(steps - 1, round(rung.warmup_steps / factor))
+            found.append(replace(rung, kind="batch", batch_size=int(size), steps=steps, warmup_steps=warmup, learning_rate=rate))
     return found
 
 

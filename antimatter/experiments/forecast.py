@@ -74,7 +74,7 @@ def forecast(law: Law, target: Target) -> Forecast:
     return Forecast(law.predict(target.weights, target.data))
 
 
-def costs(flops: float, cards: Sequence[Card], mfu: float) -> list[tuple[Card, float]]:
+def hours(flops: float, cards: Sequence[Card], mfu: float) -> list[tuple[Card, float]]:
     """Hours on one of each card."""
     peaks = [(card, peak_flops(card.device)) for card in cards]
     return [(card, flops / (peak * mfu) / 3600) for card, peak in peaks if peak]

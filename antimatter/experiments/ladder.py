@@ -15,6 +15,8 @@ from antimatter.experiments.runner import Runner, clock
 from antimatter.experiments.view import View
 from antimatter.training.cards import Card
 
+WORTH_A_GPU = 1e16  # FLOPs; any card does them in minutes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -40,9 +42,10 @@ def run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO, pro
     done = {result.rung for result in runner.results(repository, base, rungs)}
     waiting = [rung for rung in rungs if rung not in done]
     failed: dict[str, str] = {}
+    if not fit_only:
+        repository.check_data()
     if waiting and not fit_only:
         repository.check_clean()
-        repository.check_data()
         failed = _climb(repository, base, waiting, len(rungs), options, progress)
     results = runner.results(repository, base, rungs)
     ladder = assess(base, results, target)
@@ -69,8 +72,8 @@ def _climb(repository: Repository, base: Base, waiting: Sequence[Rung], total: i
 
 
 def dry_run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO) -> None:
-    """What would run, and how long it would take here and on known GPUs."""
-    base = family.read(root)
+    """What would run, and how long it would take here and on known GPUs. The shards need not be there yet."""
+    base = family.read(root, before_shards=True)
     rungs = family.family(base, options.flops)
     repository = Repository(root)
     done = {result.rung for result in runner.results(repository, base, rungs)}
@@ -83,10 +86,11 @@ def dry_run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO)
     seconds = [rung.tokens / speeds[rung.model.n_embd] + speed.OVERHEAD for rung in left]
     flops = sum(rung.flops for rung in left)
     about = clock(max([*seconds, sum(seconds) / jobs], default=0))
-    stream.write(f"\nHere, {jobs} at a time, about {about} by a short trial. {flops:.2e} FLOPs")
-    if hours := forecast.costs(flops, cards, options.mfu):
-        stream.write(f"; on one GPU at an MFU of {100 * options.mfu:.3g}% (small models reach less):\n")
-        stream.writelines(f"{card.name:<9}{time:>8.2f} h{time * card.price:>10.2f} US$\n" for card, time in hours)
+    stream.write(f"\n{flops:.2e} FLOPs: here, {jobs} at a time, about {about} by a short trial\n")
+    if flops > WORTH_A_GPU:
+        stream.write(f"On one GPU, at an assumed MFU of {100 * options.mfu:.3g}% (small models reach less):\n")
+        hours = forecast.hours(flops, cards, options.mfu)
+        stream.writelines(f"{card.name:<9}{time:>8.1f} h{time * card.price:>10.2f} US$\n" for card, time in hours)
 
 
 def _jobs(base: Base, options: Options) -> int:

@@ -170,6 +170,8 @@ def _is_of(folder: Path, rung: Rung) -> bool:
 
 
 def clock(seconds: float) -> str:
+    if seconds >= 360_000:
+        return f"{seconds / 3600:,.0f} h"
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 

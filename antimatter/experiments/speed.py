@@ -17,7 +17,7 @@ from antimatter.training.trainer import TrainRuntime
 
 OVERHEAD = 20.0  # seconds of a rung besides its steps: DVC, the imports, validation, evaluation
 ENOUGH = 1.0  # seconds of steps
-TOKENS = 16_384  # at most in a step of the trial
+TOKENS = 2_048  # at most in a step of the trial
 
 
 def measure(base: Base, rungs: Sequence[Rung], root: Path) -> dict[int, float]:
