@@ -67,7 +67,7 @@ def draw(points: Sequence[Point], law: Law, check: Interval, target: Target, pat
         target.flops, bits.median, [[bits.median - bits.low], [bits.high - bits.median]], fmt="D", color=RED, markersize=7, capsize=5, label=label
     )
     right.axvspan(low, high, color="#08519c", alpha=0.06, linewidth=0)
-    right.set(xlabel="FLOPs of training", xscale="log", title=f"Where it leads: {target.flops / high:,.0f} x the largest rung")
+    right.set(xlabel="FLOPs of training", xscale="log", title=f"Where it leads: {float(f'{target.flops / high:.2g}'):,.0f} x the FLOPs")
     right.set_ylim(bottom=0)
     for axes in (left, right):
         axes.grid(which="major", alpha=0.25)

@@ -64,11 +64,12 @@ def _forecast(ladder: Ladder) -> list[str]:
     loss, perplexity = found.loss(target.bytes_per_token), found.perplexity(target.bytes_per_token)
     best = Interval.of(ladder.law.optimum(float(target.weights) * target.data))
     size = f"N {count(target.weights)}, {count(target.plan.tokens)} tokens of {target.bytes_per_token:.2f} bytes, {target.flops:.2e} FLOPs"
-    further = (target.flops / largest.flops, target.weights / largest.weights, target.data / data_bytes(base, largest))
+    further = [target.flops / largest.flops, target.weights / largest.weights, target.data / data_bytes(base, largest)]
+    far = [f"{float(f'{times:.3g}'):,g}" for times in further]
     lines = [
         f"forecast    {target.name}: {size}",
         f"            bits per byte {found.bits_per_byte().text()}, loss {loss.text()}, perplexity {perplexity.text(',.1f')}",
-        "            {:,.0f} x the FLOPs of the largest rung, {:,.0f} x its N, {:,.0f} x its text".format(*further),
+        f"            {far[0]} x the FLOPs of the largest rung, {far[1]} x its N, {far[2]} x its text",
         f"            least loss for as much: N {count(best.median)} ({count(best.low)} to {count(best.high)})",
     ]
     if target.plan.model.vocab_size != base.model.vocab_size:

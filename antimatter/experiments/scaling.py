@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 # What is believed of the exponents beforehand: published fits have alpha 0.34 and beta 0.28 (Hoffmann et al. 2022), 0.35 and 0.37 (Besiroglu et al.
-# 2024, of the same runs). Log-normal, so 90% of it lies within a factor of 1.64: alpha in 0.21-0.57, beta in 0.20-0.53.
-ALPHA, BETA, SPREAD = 0.345, 0.325, 0.3
+# 2024, of the same runs). Log-normal, so 90% of it lies within a factor of 2.1: alpha in 0.16-0.72, beta in 0.16-0.68.
+ALPHA, BETA, SPREAD = 0.345, 0.325, 0.45
 GRID = np.exp(SPREAD * np.linspace(-3, 3, 41))  # where the exponents are looked at, as multiples of the two
 NOISE, NOISE_RUNS = 0.005, 4.0  # runs differ from the law by about 0.5% of the loss: worth as much as having seen that in 4 runs
 DRAWS = 20_000

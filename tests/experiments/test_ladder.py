@@ -86,6 +86,7 @@ def test_a_ladder_that_is_stopped_goes_on_and_runs_nothing_twice(made: Path) -> 
     out, err = first.communicate(timeout=100)
     assert first.returncode == 130 and out == ""
     assert "6 of 6 runs to go, 2 at a time" in err.splitlines()[0] or os.cpu_count() != 2
+    assert re.search(r"^0/6 done  ", err, re.MULTILINE)
     assert re.search(r"stopped with \d of 6 runs done; `antimatter ladder` goes on", err.splitlines()[-1]), err
     assert processes(made) == []
     assert workspace(made) == before
@@ -174,7 +175,9 @@ def test_outside_of_a_repository_and_before_a_commit_it_is_one_line(tmp_path: Pa
 
 
 def test_what_a_killed_ladder_has_left_running_is_named(made: Path) -> None:
-    with (made / ".state/ladder/ladder-left.log").open("w") as log:
+    logs = made / ".state/ladder"
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / "ladder-left.log").open("w") as log:
         log.write("process group 4711\n")
         log.flush()
         holder = subprocess.Popen(["flock", "--exclusive", log.name, "sleep", "60"], start_new_session=True)
@@ -183,8 +186,8 @@ def test_what_a_killed_ladder_has_left_running_is_named(made: Path) -> None:
         while not files.is_locked(Path(log.name)):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        names = git(made, "for-each-ref", "--format=%(refname)", "refs/exps").split()
-        git(made, "update-ref", "-d", names[0])  # so that there is something to do
+        for name in git(made, "for-each-ref", "--format=%(refname)", "refs/exps").split()[:1]:
+            git(made, "update-ref", "-d", name)  # so that there is something to do
         done = ladder(made)
         assert done.returncode == 1
         assert "ladder-left still runs, left by a ladder that was killed: wait for it, or end it by `kill -INT -- -4711`" in done.stderr
