@@ -32,7 +32,7 @@ def test_the_largest_rung_of_a_small_model_is_the_run_of_params_yaml_itself(nano
 def test_the_nano_family_is_three_widths_by_four_budgets_and_six_neighbours(nano: Base) -> None:
     runs = family.family(nano, 1e18)
     rungs = [run for run in runs if run.kind == "rung"]
-    assert sorted({(run.model.n_embd, run.model.n_head) for run in rungs}) == [(64, 1), (128, 2), (192, 3)]
+    assert sorted({(run.model.n_embd, run.model.n_head) for run in rungs}) == [(96, 3), (144, 3), (192, 3)]
     assert sorted({run.steps for run in rungs}) == [1000, 2000, 4000, 8000]
     assert len(rungs) == 12 and len({run.label for run in runs}) == len(runs) == 18
     for run in rungs:
@@ -43,7 +43,7 @@ def test_the_nano_family_is_three_widths_by_four_budgets_and_six_neighbours(nano
         if run.kind != "rung":
             assert run.tokens == shortest.tokens  # cheap, and over the same text
     share = sum(run.flops for run in runs if run.kind != "rung") / sum(run.flops for run in rungs)
-    assert share < 0.15
+    assert share < 0.2
 
 
 def test_the_preset_gets_a_family_that_one_can_pay(preset: Base) -> None:
@@ -53,16 +53,16 @@ def test_the_preset_gets_a_family_that_one_can_pay(preset: Base) -> None:
     target = preset.training.steps * preset.training.batch_size * preset.model.block_size
     assert top.tokens / top.weights == pytest.approx(target / matmul_weights(preset.model), rel=0.01)  # as many tokens a weight
     assert top.model.n_embd // top.model.n_head == preset.model.n_embd // preset.model.n_head
-    assert sum(run.flops for run in runs) < 0.05 * target * 6 * matmul_weights(preset.model)
+    assert sum(run.flops for run in runs) < 0.07 * target * 6 * matmul_weights(preset.model)
     assert len([run for run in runs if run.kind == "rung"]) == 12
     assert all(run.batch_size >= 32 and run.warmup_steps < run.steps for run in runs)
 
 
-def test_too_few_flops_and_too_few_heads_are_one_line(nano: Base) -> None:
+def test_too_few_flops_and_too_few_channels_are_one_line(nano: Base) -> None:
     with pytest.raises(ValueError, match="--flops 1 is too little"):
         family.family(nano, 1)
-    with pytest.raises(ValueError, match="n_head must be at least 2 for a ladder, got 1"):
-        family.family(replace(nano, model=replace(nano.model, n_head=1)), 1e18)
+    with pytest.raises(ValueError, match="n_embd must be at least 4 for a ladder with 2 heads, got 2"):
+        family.family(replace(nano, model=replace(nano.model, n_head=2, n_embd=2)), 1e18)
 
 
 def test_a_name_is_of_all_that_decides_the_result_and_of_nothing_else(nano: Base, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def results(base: Base, bend: float, slope: float = 1.0) -> list[Result]:
 
 def test_the_best_rate_is_the_lowest_point_of_the_parabola(nano: Base) -> None:
     low, high = guidance.best_rates(results(nano, bend=0.2), noise=0.005)
-    assert (low.width, high.width) == (64, 192)
+    assert (low.width, high.width) == (96, 192)
     for one in (low, high):
         assert one.rate is not None and one.rate.median == pytest.approx(0.5 / one.width, rel=0.03)
         assert one.rate.low < 0.5 / one.width < one.rate.high

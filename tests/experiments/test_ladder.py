@@ -23,7 +23,7 @@ SMALL = """
 import sys
 from antimatter import cli
 from antimatter.experiments import family
-family.BUDGETS, whole = (0.4, 0.7), family.family
+family.WIDTHS, family.BUDGETS, whole = (0.5, 1.0), (0.4, 0.7), family.family
 family.family = lambda base, limit: [rung for rung in whole(base, limit) if rung.kind == "rung"]
 sys.exit(cli.main(["ladder", *sys.argv[1:]]))
 """
