@@ -71,11 +71,14 @@ def chat(arguments: argparse.Namespace) -> None:
 def export(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.data.shards import Shards
+    from antimatter.experiments import history
     from antimatter.export import gguf, parity, source
 
     config = params.read(gguf.GGUFConfig, "gguf")
     config = replace(config, name=arguments.name or config.name)
     opened = source.open_checkpoint(arguments.checkpoint, arguments.config)
+    if arguments.checkpoint.is_dir() and (commit := history.commit_of(history.md5(arguments.checkpoint))):
+        opened = replace(opened, provenance=opened.provenance | {"commit": commit})
     tokenizer = arguments.tokenizer / "tokenizer.json" if arguments.tokenizer.is_dir() else arguments.tokenizer
     model, windows = None, None
     if arguments.windows and SHARDS.is_dir():
@@ -153,6 +156,33 @@ def _gguf(model: Path | None, config: "OllamaConfig") -> Path:
     return ollama.source_of(model or GGUF, config.type) if model is None or model.is_dir() else model
 
 
+def perplexity(arguments: argparse.Namespace) -> None:
+    import json
+
+    from antimatter import params
+    from antimatter.data.tokenizer import Tokenizer
+    from antimatter.evaluation import texts
+    from antimatter.evaluation.perplexity import EvaluationRuntime, PerplexityConfig
+    from antimatter.export import source
+
+    config = params.read(PerplexityConfig, "evaluation", part=True)
+    model = source.open_checkpoint(arguments.checkpoint).load()
+    tokenizer = Tokenizer.load(arguments.tokenizer.parent if arguments.tokenizer.name == "tokenizer.json" else arguments.tokenizer)
+    if arguments.stride is not None and not 1 <= arguments.stride <= model.config.block_size:
+        raise ValueError(f"--stride must lie between 1 and the model's context of {model.config.block_size}, got {arguments.stride}")
+    stride = min(arguments.stride or config.stride, model.config.block_size)
+    model = model.to(params.read(EvaluationRuntime, "runtime", part=True).device_type())
+    column = arguments.text_column or config.text_column
+    found = texts.score(model, tokenizer, arguments.paths, column=column, stride=stride, key="the command line")
+    if arguments.json:
+        total = texts.in_all(found)
+        everything = {"tokens": total.tokens, "bytes": total.bytes, **total.figures()}
+        by_file = {text.path: text.figures() for text in found}
+        print(json.dumps({"checkpoint": str(arguments.checkpoint), "stride": stride, "files": by_file, "all": everything}, indent=2))
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in texts.table(found))
+
+
 def inspect_cleaned(arguments: argparse.Namespace) -> None:
     from antimatter.data import inspection
 
@@ -217,6 +247,13 @@ def watch(arguments: argparse.Namespace) -> None:
     from antimatter.training import watch
 
     watch.watch(arguments.folder, arguments.once, arguments.every, sys.stdout)
+
+
+def card(arguments: argparse.Namespace) -> None:
+    from antimatter.experiments import card
+
+    card.write(arguments.output)
+    print(f"{arguments.output} describes the model that dvc.lock records")
 
 
 def kaggle(arguments: argparse.Namespace) -> None:
@@ -305,6 +342,30 @@ def _parser() -> argparse.ArgumentParser:
     ollama.add_argument("--ollama-port", type=int, help="start one there, and look for no running one (default: a free port)")
     command.set_defaults(run=serve)
 
+    command = commands.add_parser(
+        "perplexity",
+        help="how well the model predicts a text of your own",
+        description="Sliding-window perplexity and bits per byte of any texts. Every token is scored once, each document from its beginning.",
+    )
+    command.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a file (.json(l), .parquet, .gz and .zst too), a folder, a glob pattern, or - for standard input"
+    )
+    command.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=CHECKPOINTS,
+        help=f"a folder, a .safetensors file, or a .pt file with a state dict (default: {CHECKPOINTS})",
+    )
+    command.add_argument(
+        "--tokenizer", type=Path, default=TOKENIZER, help=f"the tokenizer.json it was trained with, or its folder (default: {TOKENIZER})"
+    )
+    command.add_argument(
+        "--stride", type=int, help="tokens from one window to the next; less is slower, with more context (default: `evaluation.stride`)"
+    )
+    command.add_argument("--text-column", help="of JSON and parquet: what holds the text (default: `evaluation.text_column`)")
+    command.add_argument("--json", action="store_true", help="for programs: with more digits, and the sha256 of each file")
+    command.set_defaults(run=perplexity)
+
     inspect = commands.add_parser("inspect", help="look at what a data stage left")
     stages = inspect.add_subparsers(required=True, metavar="stage")
     command = stages.add_parser("cleaned", help="why text was dropped: the table, or examples of one reason")
@@ -351,6 +412,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--once", action="store_true", help="one picture, as into a file or a pipe")
     command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks at the files (default: 2)")
     command.set_defaults(run=watch)
+
+    command = commands.add_parser("card", help="write the model card from the files of the last run")
+    command.add_argument("--output", type=Path, default=Path("docs/model-card.md"), help="default: docs/model-card.md")
+    command.set_defaults(run=card)
 
     command = commands.add_parser(
         "kaggle",

@@ -1,7 +1,8 @@
-"""Which of our files a module is made of: itself and everything of ours that it imports, found without running anything."""
+"""What a module is made of: itself, everything of ours that it imports, and the libraries below. Found without running anything."""
 
 import ast
 import hashlib
+import sys
 from pathlib import Path
 
 OURS = ("antimatter", "stages")
@@ -9,25 +10,34 @@ OURS = ("antimatter", "stages")
 
 def files(module: str, root: Path = Path(".")) -> list[Path]:
     """The import closure of a module, e.g. "stages.raw", as sorted paths relative to `root`. An `__init__.py` counts only if it has content."""
-    found: set[Path] = set()
-    waiting = [module]
+    found, waiting = set[Path](), [module]
     while waiting:
-        name = waiting.pop()
-        path = _path(name, root)
-        if path is None or path in found:
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        path = _path(waiting.pop(), root)
+        if path is not None and path not in found:
+            found.add(path)
+            waiting += _imports(root / path)
     return sorted(path for path in found if path.name != "__init__.py" or (root / path).stat().st_size)
+
+
+def libraries(module: str, root: Path = Path(".")) -> list[str]:
+    """The packages that the closure imports and that are neither ours nor Python's."""
+    names = {name.split(".")[0] for path in files(module, root) for name in _imports(root / path)}
+    return sorted(names - {*OURS} - sys.stdlib_module_names)
 
 
 def digests(module: str, root: Path = Path(".")) -> dict[str, str]:
     """The closure's files, each with the sha256 of its content."""
     return {path.as_posix(): hashlib.sha256((root / path).read_bytes()).hexdigest() for path in files(module, root)}
+
+
+def _imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def _path(name: str, root: Path) -> Path | None:

@@ -48,6 +48,11 @@ def fingerprint(place: Path, pattern: str) -> dict[str, str]:
     return {path.name: files.sha256(path) for path in sorted(place.glob(pattern))}
 
 
+def digest(fingerprints: dict[str, str]) -> str:
+    """All of them in one sha256."""
+    return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()
+
+
 def _text(stage: str, identity: dict[str, Any]) -> str:
     return json.dumps({"code": closure.digests(f"stages.{stage}"), **identity}, sort_keys=True)
 

@@ -4,20 +4,24 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from antimatter import files, params, stage, state
+import torch
+
+from antimatter import files, params, provenance, stage, state
 from antimatter.data.shards import Shards
 from antimatter.model import weights
 from antimatter.model.gpt import GPT, GPTConfig, ModelConfig
 from antimatter.model.loss import LossConfig
-from antimatter.training import distributed
+from antimatter.training import arithmetic, distributed
 from antimatter.training.journal import Curves
 from antimatter.training.optimizer import OptimizerConfig
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
 from antimatter.training.trainer import Data, Places, Recipe, TrainConfig, TrainRuntime, train
 
+SECTIONS = ("model", "loss", "optimizer", "schedule", "spikes", "checkpoints")
 
-def main(tokens: Path, checkpoints: Path, metrics: Path, training: Path, validation: Path, backtracks: Path, throughput: Path) -> None:
+
+def main(tokens: Path, checkpoints: Path, metrics: Path, made: Path, training: Path, validation: Path, backtracks: Path, throughput: Path) -> None:
     shards = Shards(tokens)
     config = GPTConfig(**asdict(params.read(ModelConfig, "model")), vocab_size=shards.vocab_size)
     recipe = Recipe(
@@ -29,10 +33,14 @@ def main(tokens: Path, checkpoints: Path, metrics: Path, training: Path, validat
         runtime=params.read(TrainRuntime, "runtime", part=True),
     )
     world = distributed.count(recipe.runtime.devices, recipe.runtime.device_type())
-    recipe.micro_batch(world)  # what is wrong with it is said before any process starts
+    micro_batch = recipe.micro_batch(world)  # what is wrong with it is said before any process starts
     data = Data(shards.split("train"), shards.split("validation"), shards.token_counts(), shards.decode)
     computed = {name: value for name, value in asdict(recipe).items() if name != "runtime"}
-    identity = {"model": asdict(config), **computed, "shards": files.sha256(tokens / "index.json")}
+    identity = {"model": asdict(config), **computed, "shards": shards.digests()["shards"]}
+    device = torch.device(recipe.runtime.device_type())
+    precision = arithmetic.native_precision(device, recipe.training.precision)
+    machine = {"kind": arithmetic.machine(device), "devices": world, "micro_batch": micro_batch, "precision": precision}
+    known = provenance.of("checkpoints", SECTIONS, shards.digests(), machine)  # now, as files may be edited while it trains
     first = distributed.is_first()
     with state.kept("checkpoints", **identity) if first else nullcontext(state.folder("checkpoints", **identity)) as saved:
         model = GPT(config)
@@ -40,7 +48,8 @@ def main(tokens: Path, checkpoints: Path, metrics: Path, training: Path, validat
         with distributed.launched(world, recipe.runtime.device_type()) as ranks:
             result = train(model, data, recipe, Places(saved, curves, throughput), ranks)
         if first:
-            weights.save(model, checkpoints)
+            weights.save(model, checkpoints, known)
+            files.write_json(made, known)
             files.write_metrics(metrics, {"parameters": model.n_parameters(), **asdict(result)})
 
 

@@ -1,14 +1,23 @@
-"""evaluation: how well the model predicts unseen text, and what it says to fixed prompts."""
+"""evaluation: how well the model predicts unseen text, what it says to fixed prompts, and whether it knows the right end of a sentence."""
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from antimatter import files, params, stage
 from antimatter.data.shards import Shards
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.evaluation import coherence, curves, perplexity
+from antimatter.evaluation import cloze, coherence, curves, perplexity, texts
 from antimatter.evaluation.coherence import CoherenceConfig
+from antimatter.evaluation.perplexity import Bin, EvaluationRuntime, PerplexityConfig
 from antimatter.model import weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(PerplexityConfig, CoherenceConfig):
+    def __post_init__(self) -> None:
+        PerplexityConfig.__post_init__(self)
+        CoherenceConfig.__post_init__(self)
 
 
 def main(
@@ -16,27 +25,66 @@ def main(
     tokenizer: Path,
     checkpoints: Path,
     prompts: Path,
+    sentences: Path,
     training: Path,
     validation: Path,
     metrics: Path,
+    depth: Path,
+    by_frequency: Path,
+    scores: Path,
     figures: Path,
     page: Path,
-    by_frequency: Path,
     bins: Path,
+    positions: Path,
+    sources: Path,
     picture: Path,
 ) -> None:
-    config = params.read(CoherenceConfig, "evaluation")
-    shards, model = Shards(tokens), weights.load(checkpoints)
-    result = perplexity.evaluate(model, shards.split("validation"), shards.bytes("validation"), shards.token_counts())
-    print(f"evaluation: perplexity {result.perplexity:.2f}, {result.bits_per_byte:.3f} bits per byte on the validation split")
-    samples = coherence.sample(model, Tokenizer.load(tokenizer), coherence.read_prompts(prompts), config)
-    files.write_text(page, coherence.markdown(samples, config))
-    files.write_metrics(figures, coherence.summary(samples))
-    rows = [(bin.most, bin.vocabulary, bin.tokens, f"{bin.loss:.6g}", f"{math.exp(bin.loss):.6g}") for bin in result.bins]
-    files.write_csv(bins, ("at_most", "vocabulary", "tokens", "loss", "perplexity"), rows)
-    files.write_metrics(by_frequency, {f"{bin.least}-{bin.most}": {"tokens": bin.tokens, "perplexity": math.exp(bin.loss)} for bin in result.bins})
-    files.write_metrics(metrics, {"validation": {name: getattr(result, name) for name in ("loss", "perplexity", "bits_per_byte")}})
+    config = params.read(EvaluationConfig, "evaluation")
+    model = weights.load(checkpoints).to(params.read(EvaluationRuntime, "runtime", part=True).device_type())
+    shards, words, stride = Shards(tokens), Tokenizer.load(tokenizer), min(config.stride, model.config.block_size)
+
+    own = texts.score(model, words, config.texts, column=config.text_column, stride=stride, key="evaluation.texts")
+    result = perplexity.evaluate(model, shards, stride)
+    windows, sliding = result.windows.figures(), result.sliding.figures()
+    by_source = {name: {"tokens": score.tokens, "bytes": score.bytes, **score.figures()} for name, score in result.sources.items()}
+    files.write_metrics(metrics, {"validation": windows})
+    files.write_metrics(
+        depth,
+        {
+            "sliding": {"stride": stride, **sliding},
+            "positions": _figures(result.positions),
+            "sources": by_source,
+            "texts": {text.path: text.figures() for text in own},
+        },
+    )
+    files.write_metrics(by_frequency, _figures(result.frequencies))
+    numbers = ("tokens", "loss", "perplexity")
+    files.write_csv(bins, ("at_most", "vocabulary", *numbers), ((bin.most, bin.vocabulary, *_row(bin)) for bin in result.frequencies))
+    files.write_csv(positions, ("at_most", *numbers), ((bin.most, *_row(bin)) for bin in result.positions))
+    rows = ((name, row["tokens"], row["bytes"], f"{row['bits_per_byte']:.6g}") for name, row in by_source.items())
+    files.write_csv(sources, ("source", "tokens", "bytes", "bits_per_byte"), rows)
     curves.draw(training, validation, bins, picture)
+
+    found = cloze.summary(cloze.answer(model, words, cloze.read_items(sentences)))
+    files.write_metrics(scores, found)
+    samples = coherence.sample(model, words, coherence.read_prompts(prompts), config, coherence.lexicon(shards.split("train"), words))
+    said = coherence.summary(samples)
+    files.write_metrics(figures, said)
+    files.write_text(page, coherence.markdown(samples, config))
+
+    print(f"evaluation: perplexity {windows['perplexity']:.2f}, {windows['bits_per_byte']:.3f} bits per byte on the validation split")
+    print(f"evaluation: in sliding windows {sliding['perplexity']:.2f}, {sliding['bits_per_byte']:.3f} bits per byte")
+    print(f"evaluation: {said['fluent']:.0%} of the samples fluent, {said['looping']:.0%} looping")
+    right = found["all"]
+    print(f"evaluation: {right['correct']} of {right['items']} sentences ended right, {right['accuracy']:.1%}; chance {right['chance']:.1%}")
+
+
+def _figures(bins: Sequence[Bin]) -> dict[str, dict[str, float]]:
+    return {bin.name: {"tokens": bin.tokens, "perplexity": bin.perplexity} for bin in bins}
+
+
+def _row(bin: Bin) -> tuple[int, str, str]:
+    return bin.tokens, f"{bin.loss:.6g}", f"{bin.perplexity:.6g}"
 
 
 if __name__ == "__main__":

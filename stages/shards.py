@@ -14,9 +14,9 @@ from antimatter.data.engine import EngineRuntime
 def main(cleaned: Path, tokenizer: Path, drops: Path, lengths: Path, shards: Path, metrics: Path, frequencies: Path, picture: Path) -> None:
     config = params.read(ShardsConfig, "shards")
     runtime = params.read(EngineRuntime, "runtime", part=True)
-    inputs = state.fingerprint(cleaned, "*.parquet") | state.fingerprint(tokenizer, "*")
+    inputs = {"cleaned": state.fingerprint(cleaned, "*.parquet"), "tokenizer": state.fingerprint(tokenizer, "*")}
     with state.kept("shards", shards=asdict(config), input=inputs) as work:
-        report = encode.write(cleaned, tokenizer, work, config, runtime)
+        report = encode.write(cleaned, tokenizer, work, config, runtime, {name: state.digest(found) for name, found in inputs.items()})
         files.publish(work / "shards", shards)
     files.write_metrics(metrics, report)
     files.write_csv(frequencies, ("rank", "count"), charts.zipf(np.load(shards / "token_counts.npy")))

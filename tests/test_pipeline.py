@@ -28,7 +28,9 @@ TINY = {
     "checkpoints.validate_every": 50,
     "checkpoints.validation_tokens": 1024,
     "checkpoints.save_every": 20,
-    "evaluation.samples": 1,
+    "evaluation.stride": 32,
+    "evaluation.texts": ["README.md"],
+    "evaluation.seeds": [1, 2],
     "evaluation.max_new_tokens": 8,
     "gguf.windows": 2,
     "gguf.types": ["f16", "q4_k_m"],
@@ -146,7 +148,7 @@ def test_bad_parameters_are_one_line_and_lose_nothing(made: Path, stage: str, ol
     before = {path: path.stat().st_mtime_ns for path in made.glob("data/**/*")}
     try:
         params.write_text(good.replace(old, new, 1))
-        inputs = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m t v b s"}[stage]
+        inputs = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m p t v b s"}[stage]
         done = run(made, sys.executable, "-m", f"stages.{stage}", *inputs.split())
     finally:
         params.write_text(good)
@@ -168,13 +170,17 @@ def test_a_bare_machine_with_prepared_shards_trains_to_the_same_bytes(made: Path
         if (site / name).exists():
             (tmp_path / "site").mkdir(exist_ok=True)
             (tmp_path / "site" / name).symlink_to(site / name)
-    outputs = [str(tmp_path / name) for name in ("checkpoints", "metrics.json", "training.csv", "validation.csv", "backtracks.csv", "live.json")]
+    outputs = [
+        str(tmp_path / name)
+        for name in ("checkpoints", "metrics.json", "provenance.json", "training.csv", "validation.csv", "backtracks.csv", "live.json")
+    ]
     command = [sys.executable, "-S", "-m", "stages.checkpoints", "data/shards", *outputs]  # -S: without this Python's own packages
     environment = {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}.", "PATH": os.environ["PATH"]}
     assert subprocess.run([sys.executable, "-S", "-c", "import dvc"], cwd=made, env=environment, capture_output=True).returncode == 1
     done = subprocess.run(command, cwd=made, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "checkpoints/final.safetensors").read_bytes() == (made / "models/checkpoints/final.safetensors").read_bytes()
+    assert (tmp_path / "checkpoints/config.json").read_bytes() == (made / "models/checkpoints/config.json").read_bytes()
     assert (tmp_path / "training.csv").read_bytes() == (made / "plots/training.csv").read_bytes()
 
 
@@ -183,7 +189,7 @@ def test_a_truncated_shard_stops_training_before_it_begins(made: Path, tmp_path:
     path = tmp_path / "shards/train-00000.npy"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1000])
-    done = run(made, sys.executable, "-m", "stages.checkpoints", str(tmp_path / "shards"), str(tmp_path / "out"), "m", "t", "v", "b", "s")
+    done = run(made, sys.executable, "-m", "stages.checkpoints", str(tmp_path / "shards"), str(tmp_path / "out"), *"mptvbs")
     assert done.returncode == 1
     assert "train-00000.npy is damaged" in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()

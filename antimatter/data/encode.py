@@ -4,8 +4,8 @@ A task encodes one cleaned file. A hash of its text makes a document a candidate
 validation is trained on instead, so that neither copies nor near copies stand on both sides.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from antimatter import files
 from antimatter.data import engine
 from antimatter.data.documents import text_bytes
 from antimatter.data.engine import EngineRuntime, Step
-from antimatter.data.shards import SPLITS, Split
+from antimatter.data.shards import DOCUMENT, DOCUMENTS, SPLITS, Split
 from antimatter.data.tokenizer import BOS, EOS, Tokenizer
 
 MAX_VOCAB = 1 << 16  # ids are uint16
@@ -49,10 +49,15 @@ def is_candidate(text: str, config: ShardsConfig) -> bool:
     return xxhash.xxh3_64_intdigest(text, config.seed) < config.validation_fraction * 2**64
 
 
-def write(corpus: Path, tokenizer: Path, work: Path, config: ShardsConfig, runtime: EngineRuntime) -> dict[str, Any]:
+def write(
+    corpus: Path, tokenizer: Path, work: Path, config: ShardsConfig, runtime: EngineRuntime, made_of: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Encodes the parquet files in `corpus` to shards in work/shards; returns the metrics of each split.
 
     What a killed call has encoded in `work` the next call does not do again.
+
+    Args:
+        made_of: digests of what is read, for the index: so they reach the model that is trained on the shards.
 
     Raises:
         FileNotFoundError: there is nothing in `corpus`.
@@ -89,7 +94,11 @@ def write(corpus: Path, tokenizer: Path, work: Path, config: ShardsConfig, runti
     np.save(folder / "token_counts.npy", writers["train"].counts)
     known = Tokenizer.load(tokenizer)
     files.write_json(folder / "texts.json", [known.token_bytes(id).decode("latin-1") for id in range(vocab_size)])  # a byte a character
-    index = {"vocab_size": vocab_size, "bos": BOS, "eos": EOS, "splits": {split: writer.summary() for split, writer in writers.items()}}
+    sources, documents = _validation_documents(parts)
+    np.save(folder / DOCUMENTS, documents)
+    known_documents = {"name": DOCUMENTS, "sha256": files.sha256(folder / DOCUMENTS), "sources": sources}
+    splits = {split: writer.summary() for split, writer in writers.items()}
+    index = {"vocab_size": vocab_size, "bos": BOS, "eos": EOS, "made_of": dict(made_of or {}), "splits": splits, "documents": known_documents}
     files.write_json(folder / "index.json", index)
     return {
         **{s: {"tokens": w.tokens, "documents": w.documents, "bytes": w.bytes, "bytes_per_token": w.bytes / w.tokens} for s, w in writers.items()},
@@ -109,11 +118,13 @@ class Part:
     sizes: np.ndarray  # (N,) bytes of text
     candidate: np.ndarray  # (N,) bool: for validation
     sketch: np.ndarray  # (N, S) uint8: a byte of each MinHash value
+    source: np.ndarray  # (N,) a place in `sources`
+    sources: np.ndarray  # their names
 
     @classmethod
     def load(cls, stem: Path) -> "Part":
         arrays = np.load(stem.with_suffix(".npz"))
-        return cls(tokens=stem.with_suffix(".npy"), **{name: arrays[name] for name in ("lengths", "sizes", "candidate", "sketch")})
+        return cls(tokens=stem.with_suffix(".npy"), **{field.name: arrays[field.name] for field in fields(cls) if field.name != "tokens"})
 
 
 class Encode(Step):
@@ -125,9 +136,9 @@ class Encode(Step):
         path, limit = self.paths[rank], self.config.tokens_per_file
         encode = _tokenizer(self.tokenizer).encode_array
         documents: list[np.ndarray] = []
-        rows: list[tuple[int, bool, bytes]] = []
+        rows: list[tuple[int, bool, bytes, str]] = []
         size = 0
-        for text, sketch in _rows(path):
+        for text, sketch, source in _rows(path):
             ids = np.empty(len(found := encode(text)) + 2, np.uint16)
             ids[0], ids[1:-1], ids[-1] = BOS, found, EOS
             if len(ids) > limit:
@@ -135,13 +146,16 @@ class Encode(Step):
             documents.append(ids)
             size += len(text.encode())
             self.tell(rank, size)
-            rows.append((len(text.encode()), is_candidate(text, self.config), sketch))
-        sizes, candidate, sketches = zip(*rows, strict=True)
+            rows.append((len(text.encode()), is_candidate(text, self.config), sketch, source))
+        sizes, candidate, sketches, sources = zip(*rows, strict=True)
+        names, places = np.unique(sources, return_inverse=True)
         arrays = {
             "lengths": np.array([len(ids) for ids in documents], np.int64),
             "sizes": np.array(sizes, np.int64),
             "candidate": np.array(candidate, bool),
             "sketch": np.frombuffer(b"".join(sketches), np.uint8).reshape(len(rows), -1),
+            "source": places,
+            "sources": names,
         }
         stem = self.folder / path.stem
         with files.replacing(stem.with_suffix(".npy")) as partial, partial.open("wb") as file:
@@ -154,9 +168,9 @@ class Encode(Step):
 _tokenizer = cache(Tokenizer.load)  # once a worker
 
 
-def _rows(path: Path) -> Iterator[tuple[str, bytes]]:
-    for batch in pq.ParquetFile(path).iter_batches(1000, columns=["text", "sketch"]):
-        yield from zip(batch.column("text").to_pylist(), batch.column("sketch").to_pylist(), strict=True)
+def _rows(path: Path) -> Iterator[tuple[str, bytes, str]]:
+    for batch in pq.ParquetFile(path).iter_batches(1000, columns=["text", "sketch", "source"]):
+        yield from zip(*(batch.column(name).to_pylist() for name in ("text", "sketch", "source")), strict=True)
 
 
 # ---- what is alike stays on one side
@@ -198,6 +212,18 @@ def _alike(sketches: np.ndarray, others: np.ndarray, max_similarity: float) -> n
 
 
 # ---- from parts to shards
+
+
+def _validation_documents(parts: Sequence[Part]) -> tuple[list[str], np.ndarray]:
+    """The names of the sources in validation, and its documents in their order, (D,) DOCUMENT."""
+    names = sorted({str(part.sources[place]) for part in parts for place in np.unique(part.source[part.candidate])})
+    found = []
+    for part in parts:
+        place = np.searchsorted(names, part.sources)  # of a source without validation it is never looked up
+        documents = np.empty(int(part.candidate.sum()), DOCUMENT)
+        documents["source"], documents["bytes"] = place[part.source[part.candidate]], part.sizes[part.candidate]
+        found.append(documents)
+    return names, np.concatenate(found)
 
 
 @dataclass

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
 from dataclasses import dataclass
@@ -157,7 +157,7 @@ class _Local(_Task, LocalPipelineExecutor):
         context = multiprocessing.get_context("forkserver")  # a fork of a process with threads may hang
         with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_end_with_parent) as pool:
             try:
-                for future in as_completed([pool.submit(self._run_for_rank, task) for task in tasks]):
+                for future in as_completed(self._hand_out(pool, tasks)):
                     future.result()
             except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -166,6 +166,12 @@ class _Local(_Task, LocalPipelineExecutor):
                 if isinstance(error, BrokenProcessPool):
                     raise OSError("a worker was killed, perhaps for want of memory: lower runtime.workers, or run again to go on") from None
                 raise
+
+    def _hand_out(self, pool: ProcessPoolExecutor, tasks: list[int]) -> list[Future[Any]]:
+        try:
+            return [pool.submit(self._run_for_rank, task) for task in tasks]
+        except OSError as error:  # CPython's "handle is closed": a worker was killed meanwhile, and the pool is taking itself down
+            raise BrokenProcessPool(error) from None
 
 
 def _end_with_parent() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from antimatter import files
-from antimatter.data.shards import SPLITS, Shards
+from antimatter.data.shards import DOCUMENTS, SPLITS, Shards
 from antimatter.data.tokenizer import Tokenizer
 
 
@@ -71,6 +71,11 @@ def verify(folder: Path) -> Iterator[str]:
             _damaged(folder / "index.json", f"{split} has {counts.sum():,} tokens in {documents:,} documents")
         if split == "train" and not np.array_equal(counts, shards.token_counts()):
             _damaged(folder / "token_counts.npy", "train has other counts")
+        if split == "validation":
+            if files.sha256(folder / DOCUMENTS) != (expected := shards.index["documents"]["sha256"]):
+                _damaged(folder / DOCUMENTS, f"its sha256 is not {expected}")
+            if (found := int(shards.validation_documents()["bytes"].sum())) != shards.bytes(split):
+                _damaged(folder / DOCUMENTS, f"the index says {shards.bytes(split):,} bytes of text, it has {found:,}")
         size = shards.bytes(split) / 1e6
         yield f"{split}: {counts.sum():,} tokens, {documents:,} documents, {size:,.1f} MB of text in {len(entries)} files; checksums and counts agree"
 

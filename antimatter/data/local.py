@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from antimatter.data.documents import Document
 
+KIND = re.compile(r"\.(jsonl?|txt)(\.gz|\.zst)?$|\.(parquet)$")  # how the names of the files end that can be read here
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilesConfig:
@@ -72,12 +74,12 @@ def read(part: Part) -> Iterator[Document]:
             found = True
             yield Document(f"{path}:{number}", text, config.pattern, config.licence)
         if not found:
-            raise ValueError(f"{path} is empty: delete it, or take it out of {part.key} in params.yaml")
+            raise ValueError(f"{path} is empty: delete it, or take it out of {part.key}")
 
 
 def _kind(path: str, key: str) -> tuple[str, str]:
     """What a file holds and how it is packed: ("jsonl", ".gz")."""
-    if kind := re.search(r"\.(jsonl?|txt)(\.gz|\.zst)?$|\.(parquet)$", path):
+    if kind := KIND.search(path):
         return kind[1] or kind[3], kind[2] or ""
     raise ValueError(f"{path} is of no known kind: {key} takes .jsonl, .json, .txt (each also .gz or .zst) and .parquet")
 
@@ -113,7 +115,8 @@ def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {number} is not JSON ({error}): correct the line, or take the file out of {key}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text in line {number} ({error}): convert it, or take it out of {key}") from None
+        where = f" in line {number}" if number else ""
+        raise ValueError(f"{path} is not UTF-8 text{where} ({error}): convert it, or take it out of {key}") from None
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read after row {number} ({str(error).splitlines()[0]}): it is broken; fetch it again") from None
 

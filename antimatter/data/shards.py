@@ -14,6 +14,8 @@ from antimatter import files
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 HEADER_BYTES = 128  # of a .npy file that holds one array of one dimension
+DOCUMENTS = "validation_documents.npy"
+DOCUMENT = np.dtype([("source", np.uint32), ("bytes", np.uint32)])  # of a document: a place among the names of sources; its UTF-8 text
 
 
 class Shards:
@@ -26,6 +28,10 @@ class Shards:
         self._files = {split: [_open(folder / file["name"], file["tokens"]) for file in self.index["splits"][split]["files"]] for split in SPLITS}
         self.folder = folder
 
+    def digests(self) -> dict[str, str]:
+        """sha256 of the index, which holds that of every file, and of what the shards were made of."""
+        return {"shards": files.sha256(self.folder / "index.json"), **self.index.get("made_of", {})}
+
     def split(self, split: Split) -> list[np.ndarray]:
         """The files of a split as memory maps, (tokens,) uint16 each."""
         return self._files[split]
@@ -35,6 +41,26 @@ class Shards:
         for ids in self._files[split]:
             starts = np.flatnonzero(ids == self.index["bos"])
             yield from np.split(ids, starts[1:])
+
+    def sources(self) -> list[str]:
+        """The names of what the documents of validation come from, in alphabetical order."""
+        names: list[str] = self.index.get("documents", {}).get("sources", [])
+        return names
+
+    def validation_documents(self) -> np.ndarray:
+        """Source and bytes of each document of validation, in the order of its files: (D,) DOCUMENT, a memory map.
+
+        Raises:
+            ValueError: the shards lack it, or it does not fit the index.
+        """
+        path, expected = self.folder / DOCUMENTS, self.index["splits"]["validation"]["documents"]
+        try:
+            documents: np.ndarray = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            raise ValueError(f"{path} is missing or damaged: {_way_out(self.folder)}") from None
+        if documents.dtype != DOCUMENT or len(documents) != expected or not (documents["source"] < len(self.sources())).all():
+            raise ValueError(f"{path} is damaged, expected {expected:,} documents of {len(self.sources())} sources: {_way_out(self.folder)}")
+        return documents
 
     def tokens(self, split: Split) -> int:
         return int(self.index["splits"][split]["tokens"])
@@ -54,8 +80,12 @@ class Shards:
         return b"".join(texts[id].encode("latin-1") for id in ids).decode("utf-8", errors="replace")
 
 
+def _way_out(folder: Path) -> str:
+    return f"delete {folder} and run `dvc repro shards`, or `dvc checkout {folder}` to restore it"
+
+
 def _open(path: Path, tokens: int) -> np.ndarray:
-    way_out = f"delete {path.parent} and run `dvc repro shards`, or `dvc checkout {path.parent}` to restore it"
+    way_out = _way_out(path.parent)
     if not path.is_file():
         raise ValueError(f"{path} is missing, expected {tokens:,} tokens: {way_out}")
     found = max(0, path.stat().st_size - HEADER_BYTES) // 2

@@ -8,9 +8,10 @@ and a GELU whose output it divides by a tensor, `ffn.act.scales`. So the feed-fo
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -138,6 +139,7 @@ def write(source: Source, tokenizer: Path, path: Path, file_type: FileType, conf
         writer = gguf.GGUFWriter(partial, ARCHITECTURE)
         try:
             _add_keys(writer, shape, config)
+            _add_provenance(writer, source.provenance)
             _add_tokenizer(writer, tokenizer, shape)
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             writer.add_file_type(_FILE_TYPES[file_type])
@@ -232,6 +234,15 @@ def _add_keys(writer: gguf.GGUFWriter, shape: GPTConfig, config: GGUFConfig) -> 
     writer.add_head_count(shape.n_head)
     writer.add_max_alibi_bias(0.0)  # none; llama.cpp until b9452, and so Ollama until 0.30, refuses an mpt that does not say so
     writer.add_layer_norm_eps(model.norm.eps)
+
+
+def _add_provenance(writer: gguf.GGUFWriter, made: Mapping[str, Any], name: str = "antimatter") -> None:
+    """What made the model, as keys `antimatter.*`; the parameters as one, in JSON."""
+    for key, value in made.items():
+        if isinstance(value, Mapping) and key != "params":
+            _add_provenance(writer, value, f"{name}.{key}")
+        else:
+            writer.add_string(f"{name}.{key}", value if isinstance(value, str) else json.dumps(value))
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, path: Path, shape: GPTConfig) -> None:

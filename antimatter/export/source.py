@@ -6,7 +6,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from antimatter import files, params
+from antimatter import params
 from antimatter.model import weights
 from antimatter.model.gpt import GPT, GPTConfig, ModelConfig
 
@@ -27,6 +27,7 @@ class Source:
     config: GPTConfig
     read: Callable[[str], Tensor]  # a tensor by its name in GPT.state_dict(), float32, not to be changed
     origin: str  # as messages call it
+    provenance: dict[str, Any] = field(default_factory=dict)  # what made it, if its config.json tells
 
     def load(self) -> GPT:
         """The whole model, in eval mode."""
@@ -60,14 +61,14 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
     names = {_WRAPPERS.sub("", name): name for name in state}
     shapes = {name: tuple(state[stored].shape) for name, stored in names.items()}
     read_config = config or (path.parent / weights.CONFIG if (path.parent / weights.CONFIG).is_file() else None)
-    shape = _config_of(read_config) if read_config else _from_shapes(shapes, _is_tied(state, names), path)
+    shape, made = weights.read_config(read_config) if read_config else (_from_shapes(shapes, _is_tied(state, names), path), {})
     _check(shapes, shape, path)
     del state
 
     def read(name: str) -> Tensor:
         return everything(path, names[name])[names[name]].float()
 
-    return Source(shape, read, str(path))
+    return Source(shape, read, str(path), made)
 
 
 def _safetensors(path: Path, only: str | None) -> dict[str, Tensor]:
@@ -106,13 +107,6 @@ def _is_tied(state: Mapping[str, Tensor], names: Mapping[str, str]) -> bool:
     return "head.weight" not in names or (
         "token_embedding.weight" in names and torch.equal(state[names["head.weight"]], state[names["token_embedding.weight"]])
     )
-
-
-def _config_of(path: Path) -> GPTConfig:
-    try:
-        return GPTConfig(**files.read_json(path))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a model config: {error}") from None
 
 
 def _from_shapes(shapes: Mapping[str, tuple[int, ...]], tied: bool, path: Path) -> GPTConfig:

@@ -1,8 +1,9 @@
-"""Weights on disk: `<name>.safetensors` with `config.json` beside it. Nothing here can execute code from a file."""
+"""Weights on disk: `final.safetensors`, and `config.json`: its shape and what made it. Nothing here can execute code from a file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,14 +15,15 @@ from antimatter.model.gpt import GPT, GPTConfig
 
 FINAL = "final.safetensors"
 CONFIG = "config.json"
+PROVENANCE = "provenance"  # its key for what made the model
 
 
-def save(model: GPT, folder: Path) -> None:
-    """Writes the weights in float32 and the config. The same weights give the same bytes."""
+def save(model: GPT, folder: Path, made: Mapping[str, Any] | None = None) -> None:
+    """Writes the weights in float32 and the config, with what made them (provenance.of). The same weights give the same bytes."""
     state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items() if not _is_tied_copy(model, name)}
     with files.replacing(folder / FINAL) as partial:
         save_file(state, partial)  # no metadata: two keys or more come out in random order
-    files.write_json(folder / CONFIG, asdict(model.config))
+    files.write_json(folder / CONFIG, asdict(model.config) | ({PROVENANCE: made} if made else {}))
 
 
 def load(folder: Path) -> GPT:
@@ -31,11 +33,10 @@ def load(folder: Path) -> GPT:
         FileNotFoundError: config.json or the weights are missing.
         ValueError: one of them is damaged, or they do not fit each other.
     """
-    values = files.read_json(folder / CONFIG)
     try:
-        config = GPTConfig(**values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / CONFIG} is not a model config: {error}; run `dvc repro checkpoints` to make it anew") from None
+        config, _ = read_config(folder / CONFIG)
+    except ValueError as error:
+        raise ValueError(f"{error}; run `dvc repro checkpoints` to make it anew") from None
     path = folder / FINAL
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run `dvc repro checkpoints` to make it, or `dvc pull` to fetch it")
@@ -44,6 +45,21 @@ def load(folder: Path) -> GPT:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error}); run `dvc repro checkpoints` to make it anew") from None
     return from_state(state, config, str(path))
+
+
+def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any]]:
+    """A config.json: the shape of the model, and what made it, if that is told.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no config of a GPT.
+    """
+    values = files.read_json(path)
+    try:
+        made = values.pop(PROVENANCE, {})
+        return GPTConfig(**values), dict(made)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a model config: {error}") from None
 
 
 def from_state(state: Mapping[str, Tensor], config: GPTConfig, origin: str) -> GPT:

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,6 +21,15 @@ def pin(threads: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a pass over every buffer
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
+def machine(device: torch.device) -> str:
+    """The kind of a machine, as far as it decides about bits: the GPU's name, or the CPU's vector instructions and maker."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    vendor = next((line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("vendor_id")), platform.machine())
+    return f"{torch.backends.cpu.get_cpu_capability()}, {vendor}"
 
 
 def keep_memory() -> None:

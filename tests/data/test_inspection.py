@@ -5,7 +5,7 @@ import pytest
 
 from antimatter import files
 from antimatter.data import charts, inspection
-from antimatter.data.shards import SPLITS, Shards
+from antimatter.data.shards import DOCUMENT, DOCUMENTS, SPLITS, Shards
 from antimatter.data.tokenizer import BOS, EOS
 
 
@@ -32,7 +32,9 @@ def shards(tmp_path):
         totals = {key: sum(entry[key] for entry in entries) for key in ("tokens", "documents")}
         splits[split] = {**totals, "bytes": 7, "files": entries}
     np.save(tmp_path / "token_counts.npy", counts)
-    files.write_json(tmp_path / "index.json", {"vocab_size": 10, "bos": BOS, "eos": EOS, "splits": splits})
+    np.save(tmp_path / DOCUMENTS, np.array([(0, 7)], DOCUMENT))
+    known = {"name": DOCUMENTS, "sha256": files.sha256(tmp_path / DOCUMENTS), "sources": ["tests"]}
+    files.write_json(tmp_path / "index.json", {"vocab_size": 10, "bos": BOS, "eos": EOS, "splits": splits, "documents": known})
     return tmp_path
 
 
@@ -62,6 +64,17 @@ def rewrite(path, ids, folder):
 def test_damage_is_named(shards, ids, words):
     rewrite(shards / "train-00001.npy", ids, shards)
     with pytest.raises(ValueError, match=words + ".*dvc repro shards"):
+        list(inspection.verify(shards))
+
+
+def test_documents_that_do_not_add_up_are_found(shards):
+    index = files.read_json(shards / "index.json")
+    np.save(shards / DOCUMENTS, np.array([(0, 8)], DOCUMENT))
+    with pytest.raises(ValueError, match=r"validation_documents\.npy is damaged \(its sha256 is not"):
+        list(inspection.verify(shards))
+    index["documents"]["sha256"] = files.sha256(shards / DOCUMENTS)
+    files.write_json(shards / "index.json", index)
+    with pytest.raises(ValueError, match=r"validation_documents\.npy is damaged \(the index says 7 bytes of text, it has 8\)"):
         list(inspection.verify(shards))
 
 

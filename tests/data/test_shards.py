@@ -10,7 +10,7 @@ from antimatter.data import duplicates, encode
 from antimatter.data import tokenizer as tok
 from antimatter.data.duplicates import NearDuplicatesConfig
 from antimatter.data.encode import ShardsConfig
-from antimatter.data.shards import SPLITS, Shards
+from antimatter.data.shards import DOCUMENTS, SPLITS, Shards
 from antimatter.data.tokenizer import BOS, EOS, Tokenizer, TokenizerConfig
 
 CONFIG = ShardsConfig(tokens_per_file=500, validation_fraction=0.2, max_similarity=1.0, seed=0)
@@ -29,9 +29,14 @@ def corpus(folder, documents):
     folder.mkdir()
     half = len(documents) // 2
     for number, part in enumerate((documents[:half], documents[half:])):
-        sketches = [sketch(text) for text in part]
-        pq.write_table(pa.table({"source": ["tests"] * len(part), "text": part, "sketch": sketches}), folder / f"{number:05d}.parquet")
+        sketches, sources = [sketch(text) for text in part], [source_of(text) for text in part]
+        pq.write_table(pa.table({"source": sources, "text": part, "sketch": sketches}), folder / f"{number:05d}.parquet")
     return folder
+
+
+def source_of(text):
+    """Some name that the text alone decides; é, as a name may be anything."""
+    return ("tests 1.0", "a café", "zebra")[text.count("again") % 3]
 
 
 def sketch(text):
@@ -70,6 +75,27 @@ def test_the_index_counts_what_is_there(written, tokenizer):
     assert np.array_equal(opened.token_counts(), np.bincount(np.concatenate(opened.split("train")), minlength=280))
 
 
+def test_each_document_of_validation_is_known_by_its_source_and_bytes(written, tokenizer):
+    opened, decode = Shards(written), Tokenizer.load(tokenizer).decode
+    texts = [decode(ids) for ids in opened.documents("validation")]
+    assert opened.sources() == sorted({source_of(text) for text in texts})
+    found = opened.validation_documents()
+    assert [opened.sources()[place] for place in found["source"]] == [source_of(text) for text in texts]
+    assert found["bytes"].tolist() == [len(text.encode()) for text in texts]
+    assert len(opened.split("validation")) > 1 and len(opened.sources()) == 3  # else this would show little
+
+
+def test_shards_without_the_documents_still_train_and_say_what_is_missing(written):
+    np.save(written / DOCUMENTS, np.load(written / DOCUMENTS)[:-1])
+    with pytest.raises(ValueError, match=r"validation_documents\.npy is damaged, expected \d+ documents of 3 sources: .*dvc repro shards"):
+        Shards(written).validation_documents()
+    (written / DOCUMENTS).unlink()
+    opened = Shards(written)
+    assert opened.tokens("train") > 0
+    with pytest.raises(ValueError, match=r"validation_documents\.npy is missing or damaged: .*dvc repro shards"):
+        opened.validation_documents()
+
+
 def test_equal_documents_never_stand_on_both_sides(tmp_path, tokenizer, runtime):
     encode.write(corpus(tmp_path / "cleaned", TEXTS * 3), tokenizer, tmp_path, CONFIG, runtime)
     train, validation = ({ids.tobytes() for ids in Shards(tmp_path / "shards").documents(split)} for split in SPLITS)
@@ -103,7 +129,8 @@ def test_a_chain_of_likeness_is_followed_to_its_end():
     b[80:], c[40:] = random.integers(0, 256, 40, dtype=np.uint8), random.integers(0, 256, 80, dtype=np.uint8)
     c[80:] = b[80:]
     far = random.integers(0, 256, 120, dtype=np.uint8)
-    part = encode.Part(Path(), np.ones(4, np.int64), np.ones(4, np.int64), np.array([True, True, False, True]), np.stack([c, b, a, far]))
+    ones = np.ones(4, np.int64)
+    part = encode.Part(Path(), ones, ones, np.array([True, True, False, True]), np.stack([c, b, a, far]), 0 * ones, np.array(["tests"]))
     encode.keep_to_validation([part], 0.5)
     assert part.candidate.tolist() == [False, False, False, True]
 

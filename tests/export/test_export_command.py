@@ -1,6 +1,7 @@
 """`antimatter export`, as a user types it."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from tiny_gguf import Tiny, gpt, windows
 
 from antimatter import cli, files
+from antimatter.experiments import history
 from antimatter.export.header import read_header
+from antimatter.model import weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,3 +62,19 @@ def test_a_tokenizer_that_does_not_fit_is_one_line_and_leaves_no_file(project: P
     assert cli.main(["export", "--checkpoint", "other.pt", "--type", "f16", "--windows", "0"]) == 1
     assert "has 400 tokens, the checkpoint was trained with 500" in capsys.readouterr().err
     assert not list(project.glob("*.gguf"))
+
+
+def test_a_checkpoint_that_is_recorded_takes_its_commit_along(project: Path) -> None:
+    weights.save(gpt(), project / "checkpoint", {"code": "12ab"})
+    (project / "dvc.lock").write_text(f"stages: {{checkpoints: {{outs: [{{path: checkpoint, md5: {history.md5(project / 'checkpoint')}}}]}}}}\n")
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "--quiet"], ["add", "dvc.lock"], [*identity, "commit", "--quiet", "--message", "made"]):
+        subprocess.run(["git", *command], check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    arguments = ["export", "--type", "f16", "--windows", "0", "--checkpoint"]
+    assert (
+        cli.main([*arguments, "checkpoint", "--name", "recorded"]) == cli.main([*arguments, "checkpoint/final.safetensors", "--name", "loose"]) == 0
+    )
+    keys = read_header(project / "recorded-f16.gguf").keys
+    assert (keys["antimatter.commit"], keys["antimatter.code"]) == (head, "12ab")
+    assert "antimatter.commit" not in read_header(project / "loose-f16.gguf").keys

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import gguf as reference
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 from antimatter.export import gguf
 from antimatter.export.gguf import GELUForm, MaxKL
 from antimatter.export.header import read_header
+from antimatter.export.llama import Llama
 from antimatter.export.source import of_model
 from antimatter.model.gpt import FeedForward
 
@@ -153,3 +156,13 @@ def test_a_bound_that_nothing_can_keep_is_refused() -> None:
     for value in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match=r"^q8_0 must be positive"):
             MaxKL(f32=1.0, f16=1.0, q8_0=value, q4_k_m=1.0)
+
+
+def test_what_made_the_model_stands_in_the_keys_and_llama_cpp_takes_them(tiny: Tiny, tmp_path: Path) -> None:
+    made = {"code": "12ab", "params": {"model": {"n_layer": 2}}, "data": {"shards": "34cd"}, "machine": {"kind": "é", "devices": 2}}
+    gguf.write(replace(of_model(gpt()), provenance=made), tiny.tokenizer_folder / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
+    ours = {name: value for name, value in read_header(tmp_path / "a.gguf").keys.items() if name.startswith("antimatter.")}
+    assert json.loads(ours.pop("antimatter.params")) == made["params"]
+    assert ours == {"antimatter.code": "12ab", "antimatter.data.shards": "34cd", "antimatter.machine.kind": "é", "antimatter.machine.devices": "2"}
+    with Llama(tmp_path / "a.gguf", 64, threads=1) as llama:
+        assert llama.tokenize("The", special=False)

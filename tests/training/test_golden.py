@@ -5,7 +5,6 @@ held to 2%. After a change that is meant to change results, or to add a kind of 
 """
 
 import json
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from antimatter import files
+from antimatter.training import arithmetic
 from antimatter.training.trainer import Recipe
 
 GOLDEN = Path("tests/golden/losses.json")
@@ -34,10 +34,7 @@ def variants() -> dict[str, tuple[dict[str, object], Recipe]]:
 
 
 def machine() -> str:
-    """The kind of machine, as far as it decides about bits."""
-    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    vendor = next((line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("vendor_id")), platform.machine())
-    return f"torch {torch.__version__.split('+')[0]}, {torch.backends.cpu.get_cpu_capability()}, {vendor}"
+    return f"torch {torch.__version__.split('+')[0]}, {arithmetic.machine(torch.device('cpu'))}"
 
 
 def golden(name: str, folder: Path) -> dict[str, Any]:
