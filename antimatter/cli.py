@@ -262,6 +262,20 @@ def plan(arguments: argparse.Namespace) -> None:
     sys.stdout.writelines(f"{text}\n" for text in plan.report(plan.read(arguments.file, arguments.devices, arguments.mfu), shown))
 
 
+def ladder(arguments: argparse.Namespace) -> None:
+    from antimatter import stage  # noqa: F401, before torch: it sets how threads wait
+    from antimatter.experiments import ladder
+    from antimatter.training import cards
+
+    shown = cards.choose(arguments.gpu, arguments.price)
+    given = {name: getattr(arguments, name) for name in ("flops", "jobs", "devices", "mfu")}
+    options = ladder.Options(target=arguments.forecast, **given)
+    if arguments.dry_run:
+        ladder.dry_run(Path(), options, shown, sys.stdout)
+    else:
+        ladder.run(Path(), options, shown, sys.stdout, sys.stderr, fit_only=arguments.fit)
+
+
 def watch(arguments: argparse.Namespace) -> None:
     from antimatter.training import watch
 
@@ -446,11 +460,29 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("plan", help="what a training takes: FLOPs, memory, hours and money on known GPUs")
     command.add_argument("file", nargs="?", type=Path, default=Path("params.yaml"), help="the parameters (default: params.yaml)")
-    command.add_argument("--devices", type=int, default=1, help="GPUs that share the batch (default: 1)")
-    command.add_argument("--mfu", type=float, default=0.4, help="share of the GPU's peak that the training reaches (default: 0.4)")
-    command.add_argument("--gpu", help="show this one only")
-    command.add_argument("--price", type=float, help="US$ per GPU-hour of your provider, for all GPUs")
+    _cards(command)
     command.set_defaults(run=plan)
+
+    command = commands.add_parser(
+        "ladder",
+        help="run small relatives of the model as DVC experiments, fit the scaling law, forecast a large run",
+        description="Runs those rungs that have not run yet, and writes ladder/rungs.csv, ladder.json and ladder.png: docs/ladder.md.",
+    )
+    command.add_argument("--dry-run", action="store_true", help="only list the rungs and how long they would take")
+    command.add_argument("--fit", action="store_true", help="run nothing: fit what there is")
+    command.add_argument("--jobs", type=int, help="rungs at a time (default: one a core; one where there is a GPU)")
+    command.add_argument(
+        "--flops",
+        type=float,
+        default=1e18,
+        help="that the largest rung may take; a larger run is halved in width until it fits (default: 1e18)",
+    )
+    forecast = command.add_argument_group("the forecast")
+    forecast.add_argument(
+        "--forecast", type=Path, default=PRESETS / "300m.yaml", metavar="FILE", help=f"the parameters of the run (default: {PRESETS}/300m.yaml)"
+    )
+    _cards(forecast)
+    command.set_defaults(run=ladder)
 
     command = commands.add_parser("watch", help="the running training in this terminal: its curve, its speed, its newest sample")
     command.add_argument("folder", nargs="?", type=Path, default=Path("."), help="where it runs, with plots/ and metrics/ (default: here)")
@@ -505,6 +537,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=kaggle)
     return parser
+
+
+def _cards(command: "argparse._ActionsContainer") -> None:
+    """On which GPUs a run is planned."""
+    command.add_argument("--devices", type=int, default=1, help="GPUs that share the batch (default: 1)")
+    command.add_argument("--mfu", type=float, default=0.4, help="share of the GPU's peak that the training reaches (default: 0.4)")
+    command.add_argument("--gpu", help="show this one only")
+    command.add_argument("--price", type=float, help="US$ per GPU-hour of your provider, for all GPUs")
 
 
 if __name__ == "__main__":

@@ -139,7 +139,6 @@ def report(plan: Plan, shown: Sequence[Card]) -> list[str]:
     n, flops, needed = sum(counts.values()), flops_per_token(config), memory(plan, plan.micro_batch)
     embeddings = "embeddings (head tied)" if config.tied_embeddings else "embeddings and head"
     parts = [f"{name} {_bytes(size)}" for name, size in needed.items() if size]
-    plural = "" if plan.devices == 1 else "s"
     return [
         f"model       {config.n_layer} layers, {config.n_embd:,} wide, {config.n_head} heads, "
         f"context {config.block_size:,}, vocabulary {config.vocab_size:,}",
@@ -152,6 +151,14 @@ def report(plan: Plan, shown: Sequence[Card]) -> list[str]:
         f"            {', '.join(parts[3:])}",
         f"disk        {_bytes(12 * n)} a saved state, about 3 at once; {_bytes(2 * plan.tokens)} of shards to read no token twice",
         "",
+        *table(plan, shown),
+    ]
+
+
+def table(plan: Plan, shown: Sequence[Card]) -> list[str]:
+    """Hours and money on each of the cards."""
+    plural = "" if plan.devices == 1 else "s"
+    return [
         f"On {plan.devices} GPU{plural}, at an assumed MFU of {100 * plan.mfu:.3g}% (torchtitan: 33-39%, Llama 8B on H100; tiny models far less):",
         "GPU       memory  micro-batch  peak TFLOP/s     hours  US$/GPU-hour        US$",
         *(_row(plan, card) for card in shown),
