@@ -128,12 +128,16 @@ def _training(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _evaluation(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
-    result = facts.json("metrics/evaluation.json")
+    sliding, said = facts.json("metrics/perplexity.json")["sliding"], facts.json("metrics/coherence.json")
+    items = facts.json("metrics/cloze.json")["all"]
+    scores = {**facts.json("metrics/evaluation.json"), f"validation, in windows that slide by {sliding['stride']} tokens": sliding}
+    numbers = [(name, f"{score['loss']:.4f}", f"{score['perplexity']:.2f}", f"{score['bits_per_byte']:.4f}") for name, score in scores.items()]
     yield from ("## Evaluation", "", "On the whole validation split, in float32:", "")
-    rows = []
-    for name, values in result.items():
-        rows.append((name, f"{values['loss']:.4f}", f"{values['perplexity']:.2f}", f"{values['bits_per_byte']:.4f}"))
-    yield from _table(("", "loss, nats per token", "perplexity", "bits per byte"), rows)
+    yield from _table(("", "loss, nats per token", "perplexity", "bits per byte"), numbers)
+    shares = ", ".join(f"{said[verdict]:.0%} {verdict}" for verdict in ("fluent", "looping", "broken", "short"))
+    yield from ("", f"Samples of fixed prompts ([all of them](../metrics/samples.md)): {shares}.")
+    chance = f"{items['accuracy']:.1%} where chance is {items['chance']:.1%} (p = {items['p_value']:.2g})"
+    yield f"Sentences with a right and a wrong end: {items['correct']} of {items['items']} right, {chance}."
 
 
 def _files(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:

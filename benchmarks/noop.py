@@ -1,0 +1,42 @@
+"""How long `dvc repro` and `dvc status` take where nothing is to be done, beside `dvc --version`: python benchmarks/noop.py [--rounds 7]
+
+The three take turns. `dvc --version` is what Python and DVC's imports cost, before anything is looked at.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+COMMANDS = (("--version",), ("status",), ("repro",))
+
+
+def seconds(*arguments: str) -> float:
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
+    took = time.perf_counter() - begin
+    if done.returncode or "Running stage" in done.stdout or "changed" in done.stdout:
+        sys.exit(f"error: `dvc {' '.join(arguments)}` found something to do: run `dvc repro` first\n{done.stdout}{done.stderr}")
+    return took
+
+
+def main(rounds: int) -> None:
+    for command in COMMANDS:  # files come into memory
+        seconds(*command)
+    times: dict[tuple[str, ...], list[float]] = {command: [] for command in COMMANDS}
+    for _ in range(rounds):
+        for command in COMMANDS:
+            times[command].append(seconds(*command))
+    base = statistics.median(times[COMMANDS[0]])
+    for command, found in times.items():
+        median = statistics.median(found)
+        print(
+            f"dvc {' '.join(command):<10} {median:.2f} s (median of {rounds}; {min(found):.2f} to {max(found):.2f}), {median / base:.2f} x `dvc --version`"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=7)
+    main(parser.parse_args().rounds)

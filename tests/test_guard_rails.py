@@ -1,0 +1,127 @@
+"""What goes wrong in a workspace either mends itself or is one clear line. Real DVC, on copies of a tiny pipeline that has run."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from a_pipeline import ENVIRONMENT, dvc, run
+
+DVC = [sys.executable, "-m", "dvc"]
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """The tiny pipeline with its data, models and cache, to be spoilt."""
+    place = tmp_path / "a copy"
+    shutil.copytree(made, place, symlinks=True)
+    assert "Running stage" not in dvc(place, "repro")
+    return place
+
+
+def ran(said: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", said)
+
+
+def lock(folder: Path) -> bytes:
+    return (folder / "dvc.lock").read_bytes()
+
+
+def test_lost_outputs_come_from_the_cache(folder: Path, made: Path) -> None:
+    for name in ("data", "models", "metrics", "plots"):
+        shutil.rmtree(folder / name)
+    said = dvc(folder, "repro")
+    assert set(ran(said)) <= {"evaluation"}, said  # DVC keeps no run-cache beside Markdown
+    assert lock(folder) == lock(made)
+    assert run(folder, "git", "status", "--porcelain").stdout == ""
+
+
+def test_a_lost_cache_costs_nothing_while_the_outputs_are_there(folder: Path, made: Path) -> None:
+    shutil.rmtree(folder / ".dvc/cache")
+    assert ran(dvc(folder, "repro")) == []
+    assert lock(folder) == lock(made)
+
+
+def test_a_lost_cache_and_a_lost_model_cost_one_training(folder: Path, made: Path) -> None:
+    shutil.rmtree(folder / ".dvc/cache")
+    shutil.rmtree(folder / "models/checkpoints")
+    assert ran(dvc(folder, "repro"))[0] == "checkpoints"
+    assert lock(folder) == lock(made)
+
+
+def test_a_folder_that_was_moved_is_up_to_date(folder: Path) -> None:
+    moved = folder.rename(folder.with_name("another name"))
+    assert ran(dvc(moved, "repro")) == []
+    assert run(moved, "git", "status", "--porcelain").stdout == ""
+
+
+def test_an_output_that_was_changed_by_hand_is_made_again(folder: Path, made: Path) -> None:
+    path = folder / "data/tokenizer/tokenizer.json"
+    path.chmod(0o644)
+    path.unlink()
+    path.write_text("{}")
+    dvc(folder, "repro")
+    assert path.read_bytes() == (made / "data/tokenizer/tokenizer.json").read_bytes()
+    assert lock(folder) == lock(made)
+
+
+def test_two_runs_at_once_are_told_apart(folder: Path, made: Path) -> None:
+    (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("steps: 200", "steps: 3000", 1))
+    with subprocess.Popen([*DVC, "repro", "checkpoints"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob(".state/checkpoints-*/step-*.pt")):
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        second = run(folder, *DVC, "repro", "checkpoints")
+        assert second.returncode != 0
+        assert (
+            "models/checkpoints' is busy, it is being blocked by" in second.stdout + second.stderr and str(first.pid) in second.stdout + second.stderr
+        )
+        assert first.wait(300) == 0  # it has not noticed
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("model.n_layer=two", "model.n_layer must be a whole number, got 'two'"),
+        ("checkpoints.steps=-1", "checkpoints.steps must be at least 1, got -1"),
+        ("optimizer.learning_rate=1e-3x", "optimizer.learning_rate must be a number, got '1e-3x'"),
+        ("checkpoints.precision=fp8", "checkpoints.precision must be one of fp32, bf16, fp16; got 'fp8'"),
+        ("model.n_layr=3", "n_layr"),
+    ],
+)
+def test_a_wrong_value_of_an_experiment_is_named_and_nothing_is_lost(folder: Path, made: Path, value: str, words: str) -> None:
+    done = run(folder, *DVC, "exp", "run", "-S", value)
+    assert done.returncode != 0
+    assert words in done.stdout + done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert run(folder, "git", "checkout", "--quiet", "params.yaml", "dvc.lock").returncode == 0
+    assert ran(dvc(folder, "repro")) == []
+    assert lock(folder) == lock(made)
+
+
+def test_what_the_extension_for_vs_code_asks_for_is_there(made: Path) -> None:
+    """Its commands, as of https://github.com/iterative/vscode-dvc, extension/src/cli/dvc; the extension itself cannot run here."""
+    experiments = json.loads(run(made, *DVC, "exp", "show", "--json").stdout)
+    data = experiments[0]["data"]
+    assert data["params"]["params.yaml"]["data"]["optimizer"]["learning_rate"] > 0
+    assert data["metrics"]["metrics/evaluation.json"]["data"]["validation"]["perplexity"] > 1
+    assert data["outs"]["models/checkpoints"]["hash"]
+    stages = run(made, *DVC, "stage", "list", "--all").stdout
+    assert [line.split()[0] for line in stages.splitlines()] == [
+        "raw",
+        "cleaned",
+        "tokenizer",
+        "shards",
+        "checkpoints",
+        "evaluation",
+        "gguf",
+        "ollama",
+    ]
+    status = json.loads(run(made, *DVC, "data", "status", "--granular", "--unchanged", "--json").stdout)
+    assert "models/checkpoints/final.safetensors" in status["unchanged"]
+    assert not status.get("uncommitted") and not status.get("committed")
