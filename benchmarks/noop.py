@@ -30,10 +30,8 @@ def main(rounds: int) -> None:
             times[command].append(seconds(*command))
     base = statistics.median(times[COMMANDS[0]])
     for command, found in times.items():
-        median = statistics.median(found)
-        print(
-            f"dvc {' '.join(command):<10} {median:.2f} s (median of {rounds}; {min(found):.2f} to {max(found):.2f}), {median / base:.2f} x `dvc --version`"
-        )
+        median, spread = statistics.median(found), f"{min(found):.2f} to {max(found):.2f}"
+        print(f"dvc {' '.join(command):<10} {median:.2f} s (median of {rounds}; {spread}), {median / base:.2f} x `dvc --version`")
 
 
 if __name__ == "__main__":
