@@ -4,8 +4,6 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from antimatter import files, params, provenance, stage, state
 from antimatter.data.shards import Shards
 from antimatter.model import weights
@@ -47,9 +45,8 @@ def main(
     data = Data(shards.split("train"), shards.split("validation"), shards.token_counts(), shards.decode)
     computed = {name: value for name, value in asdict(recipe).items() if name != "runtime"}
     identity = {"model": asdict(config), **computed, "shards": shards.digests()["shards"]}
-    device = torch.device(recipe.runtime.device_type())
-    precision = arithmetic.native_precision(device, recipe.training.precision)
-    machine = {"kind": arithmetic.machine(device), "devices": world, "micro_batch": micro_batch, "precision": precision}
+    kind, precision = arithmetic.machine(recipe.runtime.device_type(), recipe.training.precision)
+    machine = {"kind": kind, "devices": world, "micro_batch": micro_batch, "precision": precision}
     known = provenance.of("checkpoints", SECTIONS, shards.digests(), machine)  # now, as files may be edited while it trains
     first = distributed.is_first()
     with state.kept("checkpoints", **identity) if first else nullcontext(state.folder("checkpoints", **identity)) as saved:

@@ -53,9 +53,6 @@ def test_an_experiment_runs_what_its_change_concerns_and_shows_in_the_diffs(made
     ran = re.findall(r"Running stage '(\w+)'", said)
     assert ran[0] == "checkpoints" and sorted(ran) == ["checkpoints", "evaluation", "gguf", "ollama"]
     assert "validation.perplexity" in dvc(made, "metrics", "diff")
-    experiment = run(made, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/*").stdout.strip()
-    changed = run(made, "git", "diff", "--name-only", "HEAD", experiment).stdout.split()
-    assert "plots/throughput.csv" in changed  # no output of DVC's, and yet in the commit: so `dvc plots diff` can show it
     assert run(made, sys.executable, "tools/plots_page.py", ".dvc/tmp/plots.html").returncode == 0
     dvc(made, "config", "--local", "plots.html_template", "tmp/plots.html")  # both as `make` does
     assert "failed to load" not in dvc(made, "plots", "diff", "--out", "page")

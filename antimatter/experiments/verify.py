@@ -42,7 +42,7 @@ class Graph:
     stages: Mapping[str, Mapping[str, Any]]
 
     def outs(self, name: str) -> list[str]:
-        return _paths(self.stages[name].get("metrics", [])) + _paths(self.stages[name].get("outs", []))
+        return [path for kind in ("metrics", "outs", "plots") for path in _paths(self.stages[name].get(kind, []))]
 
     def made_by(self) -> dict[str, str]:
         return {path: name for name in self.stages for path in self.outs(name)}

@@ -23,13 +23,16 @@ def pin(threads: int) -> None:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
-def machine(device: torch.device) -> str:
-    """The kind of a machine, as far as it decides about bits: the GPU's name, or the CPU's vector instructions and maker."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+def machine(device_type: str, precision: Precision) -> tuple[str, Precision]:
+    """The kind of this machine, as far as it decides about bits: the GPU's name, or the CPU's vector instructions and maker; and the precision in
+    which it computes when asked for this one.
+    """
+    native = native_precision(torch.device(device_type), precision)
+    if device_type == "cuda":
+        return torch.cuda.get_device_name(), native
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     vendor = next((line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("vendor_id")), platform.machine())
-    return f"{torch.backends.cpu.get_cpu_capability()}, {vendor}"
+    return f"{torch.backends.cpu.get_cpu_capability()}, {vendor}", native
 
 
 def keep_memory() -> None:

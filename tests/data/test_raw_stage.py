@@ -12,6 +12,8 @@ import pytest
 import yaml
 from test_hub import C4, C4_TEXTS, WEB, WEB_TEXTS, c4, refinedweb
 
+from antimatter import params
+
 ROOT = Path.cwd()
 
 
@@ -23,7 +25,7 @@ def server():
 
 def start(server: hub_server.Hub, folder: Path, workers: int) -> "subprocess.Popen[str]":
     folder.mkdir(exist_ok=True)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values = params.load(ROOT / "params.yaml")
     keys = ("name", "config", "split", "revision", "text_column", "licence", "weight")
     data_sets = [{key: getattr(data_set, key) for key in keys} for data_set in (C4, WEB)]
     values["raw"] |= {"source": "hub", "file_mb": 0.02, "hub": {"total_mb": 1.0, "lanes": 3, "data_sets": data_sets}}

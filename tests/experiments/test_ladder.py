@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import a_pipeline
 import pytest
-import test_pipeline
-from test_pipeline import ENVIRONMENT, copy, dvc
+from a_pipeline import ENVIRONMENT, copy, dvc
 
 from antimatter import files
 from antimatter.experiments import repository
@@ -48,11 +48,11 @@ def ladder(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy whose shards are made and committed. The longest rungs take long enough to be caught in the middle."""
-    test_pipeline.TINY.update({"checkpoints.steps": 500})
+    a_pipeline.TINY.update({"checkpoints.steps": 500})
     try:
         folder = copy(tmp_path_factory.mktemp("a folder with spaces") / "antimatter")
     finally:
-        test_pipeline.TINY.update({"checkpoints.steps": 200})
+        a_pipeline.TINY.update({"checkpoints.steps": 200})
     dvc(folder, "repro", "shards")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "shards")

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = sorted((ROOT / ".dvc/plots").glob("*.json"))
-CHARTS: dict[str, dict[str, Any]] = {name: chart for entry in params.load(ROOT / "dvc.yaml")["plots"] for name, chart in entry.items()}
+GRAPH = params.load(ROOT / "dvc.yaml")
+CHARTS: dict[str, dict[str, Any]] = {name: chart for entry in GRAPH["plots"] for name, chart in entry.items()}
+for _stage in GRAPH["stages"].values():  # a chart of one file stands with its stage
+    for _entry in _stage.get("plots", []):
+        for _path, _chart in _entry.items():
+            if _path.endswith(".csv"):
+                CHARTS[_path] = {**_chart, "y": {_path: _chart["y"]}}
 FACTORS = {"one": 1.0, "two": 1.1, "three": 1.25}  # of every number of a revision that is not a place on the x axis
 PLACES = {"step", "back_to", "at_most", "rank", "bytes"}
 COLOURS = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in pictures.REVISIONS[:3]]
@@ -61,7 +67,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
     shutil.copy(ROOT / "dvc.yaml", folder)
-    (folder / "plots").mkdir()
+    shutil.copytree(ROOT / "metrics", folder / "metrics")
+    shutil.copytree(ROOT / "plots", folder / "plots")
     run(folder, "git", "init", "--quiet")
     for name, factor in FACTORS.items():
         for path in (ROOT / "plots").glob("*.csv"):

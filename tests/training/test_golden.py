@@ -34,7 +34,7 @@ def variants() -> dict[str, tuple[dict[str, object], Recipe]]:
 
 
 def machine() -> str:
-    return f"torch {torch.__version__.split('+')[0]}, {arithmetic.machine(torch.device('cpu'))}"
+    return f"torch {torch.__version__.split('+')[0]}, {arithmetic.machine('cpu', 'fp32')[0]}"
 
 
 def golden(name: str, folder: Path) -> dict[str, Any]:
