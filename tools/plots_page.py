@@ -14,7 +14,11 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 {refresh_tag}
 <title>Antimatter plots</title>
-<style>body { font-family: system-ui, sans-serif; margin: 2rem; } body > div { margin-bottom: 2rem; }</style>
+<style>
+body { font-family: system-ui, sans-serif; margin: 2rem; }
+body > div { margin-bottom: 2rem; }
+div[id^="metrics_"] { display: none; } /* JSON objects, which draw nothing */
+</style>
 <script>%s</script>
 </head>
 <body>

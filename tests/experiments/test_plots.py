@@ -35,6 +35,7 @@ for _stage in GRAPH["stages"].values():  # a chart of one file stands with its s
                 CHARTS[_path] = {**_chart, "y": {_path: _chart["y"]}}
 FACTORS = {"one": 1.0, "two": 1.1, "three": 1.25}  # of every number of a revision that is not a place on the x axis
 PLACES = {"step", "back_to", "at_most", "rank", "bytes"}
+DRAWN = "count => [...document.querySelectorAll('canvas, svg.marks')].filter(chart => chart.getBoundingClientRect().width > 0).length == count"
 COLOURS = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in pictures.REVISIONS[:3]]
 
 
@@ -86,7 +87,7 @@ def filled(repository: Path) -> dict[str, dict[str, Any]]:
     """What `dvc plots diff` gives a browser, by the name of the chart."""
     said = json.loads(run(repository, sys.executable, "-m", "dvc", "plots", "diff", *FACTORS, "--json"))
     assert "errors" not in said
-    return {name: chart for name, (chart,) in said["data"].items()}
+    return {name: found[0] for name, found in said["data"].items() if found and found[0]["type"] == "vega"}  # JSON objects draw nothing
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -107,7 +108,7 @@ def test_every_template_is_used_and_gives_a_revision_its_colour(path: Path) -> N
         assert f'"<DVC_METRIC_{anchor}>"' in text
 
 
-@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize("name", [name for name in CHARTS if name != "plots/backtracks.csv"])  # only one of the three went back
 def test_a_chart_of_three_revisions_shows_each_in_its_colour(name: str, filled: dict[str, dict[str, Any]]) -> None:
     chart = filled[name]
     assert chart["revisions"] == list(FACTORS)
@@ -123,7 +124,8 @@ def count(image: np.ndarray) -> list[int]:
     return [int((abs(pixels - colour).max(axis=-1) <= 3).sum()) for colour in COLOURS]
 
 
-def test_every_chart_is_on_the_page_without_a_network(repository: Path, browser: "Browser") -> None:
+def test_every_chart_is_on_the_page_without_a_network(repository: Path, filled: dict[str, dict[str, Any]], browser: "Browser") -> None:
+    assert filled.keys() == CHARTS.keys()
     run(repository, sys.executable, str(ROOT / "tools/plots_page.py"), ".dvc/tmp/plots.html")
     run(repository, sys.executable, "-m", "dvc", "config", "--local", "plots.html_template", "tmp/plots.html")
     run(repository, sys.executable, "-m", "dvc", "plots", "diff", *FACTORS, "--out", "page")
@@ -135,8 +137,8 @@ def test_every_chart_is_on_the_page_without_a_network(repository: Path, browser:
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
         page.goto((repository / "page/index.html").as_uri())
-        page.wait_for_function("count => document.querySelectorAll('canvas, svg.marks').length == count", arg=len(CHARTS), timeout=60_000)
-        assert [url.partition(":")[0] for url in asked] == ["file"] and problems == []
+        page.wait_for_function(DRAWN, arg=len(CHARTS), timeout=60_000)
+        assert {url.partition(":")[0] for url in asked} == {"file"} and problems == []
 
 
 @pytest.mark.parametrize("name", ["evaluation", "shards", "gguf"])
