@@ -93,7 +93,8 @@ def main() -> None:
     else:
         stream = Shards(Path("data/shards")).split("validation")
     batches = list(in_order(stream, batch_size=BATCH, block_size=T, tokens=given.tokens))
-    few = list(in_order(stream, batch_size=1, block_size=T))[: given.probabilities]
+    whole = list(in_order(stream, batch_size=1, block_size=T))[: given.probabilities]
+    few = [(inputs[:, : T - 1], targets[:, : T - 1]) for inputs, targets in whole]  # llama.cpp wants room for one token more
     print(f"{sum(targets.numel() for _, targets in batches):,} tokens in windows of {T}, from {given.text or 'the validation split'}")
 
     def compare(name: str, perplexity: float, ours: float) -> bool:
