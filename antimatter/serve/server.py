@@ -163,8 +163,9 @@ class Server:
     async def _health(self, _: web.BaseRequest) -> web.Response:
         if self._check is None or self._check.done():  # one look serves all who ask meanwhile
             self._check = self._loop.run_in_executor(self._checks, self._engine.check)
-        await asyncio.wait({self._check})
-        self._check.result()
+        check = self._check  # the next to ask may put a new look in its place before this one goes on
+        await asyncio.wait({check})
+        check.result()
         return self._json(200, {"status": "ok"})
 
     async def _models(self, _: web.BaseRequest) -> web.Response:
