@@ -9,7 +9,7 @@ repro: .venv/ready
 	$(VENV) -m dvc repro
 
 test: check
-	$(VENV) -m pytest
+	$(VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 check: .venv/ready
 	$(VENV) -m ruff check .

@@ -785,6 +785,12 @@ def test_those_who_wait_are_told_how_many_are_before_them_and_come_in_their_orde
             assert numbers[0] <= i and numbers[-1] == 1 and numbers == sorted(numbers, reverse=True)
 
 
+def test_many_who_ask_for_health_at_once_are_all_answered() -> None:
+    """Each may find the look of those before it done, and begin another before they have read theirs."""
+    with serving(Scripted()) as served, ThreadPoolExecutor(20) as pool:
+        assert set(pool.map(lambda _: served.ask("GET", "/health")[0], range(1000))) == {200}
+
+
 def test_a_client_that_leaves_the_queue_is_forgotten_and_beyond_the_queue_is_503() -> None:
     engine = Scripted()
     with serving(engine, parallel=1, waiting=2, comment_seconds=0.05) as served, served.open_stream(chat("first")) as first:
