@@ -9,7 +9,7 @@ repro: .venv/ready
 	$(VENV) -m dvc repro
 
 test: check
-	$(VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	$(VENV) -m ruff check .

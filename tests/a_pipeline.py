@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -49,7 +50,7 @@ def dvc(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def copy(folder: Path) -> Path:
+def copy(folder: Path, parameters: Mapping[str, object] = TINY) -> Path:
     """This checkout as a repository of its own, with tiny parameters, as far as Git would carry it."""
     names = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True, check=True).stdout
     for name in names.splitlines():
@@ -58,7 +59,7 @@ def copy(folder: Path) -> Path:
             shutil.copy2(name, folder / name)
     yaml = YAML()
     values = yaml.load(folder / "params.yaml")
-    for key, value in TINY.items():
+    for key, value in parameters.items():
         section, name = key.split(".")
         assert name in values[section], key
         values[section][name] = value

@@ -105,12 +105,6 @@ def test_another_machine_differs_first_in_checkpoints_within_the_tolerance(made:
     assert {number["name"] for number in found["plots/training.csv"]["numbers"]} == {"loss", "gradient_norm"}  # the rate is the same
 
 
-def test_fewer_steps_are_beyond_the_tolerance(made: Path, place: Path) -> None:
-    said = verified(made, place, "--from", "checkpoints", "-S", "checkpoints.steps=20", status=1)
-    assert any(re.fullmatch(r"    steps +200 -> 20 +90\.00% apart, must be the same", line) for line in said)
-    assert any(line.startswith("differs first in checkpoints; BEYOND the tolerance of another machine: metrics/checkpoints.json, ") for line in said)
-
-
 @pytest.mark.parametrize("lock_too", [False, True])
 def test_a_metric_that_was_changed_by_hand_is_found(clone: Path, place: Path, lock_too: bool) -> None:
     """In Git alone, or in dvc.lock as well."""

@@ -764,25 +764,28 @@ def test_a_client_that_leaves_frees_its_place_while_the_engine_reads_the_prompt(
 
 
 def test_those_who_wait_are_told_how_many_are_before_them_and_come_in_their_order() -> None:
-    engine = Scripted(count_of=15)
+    engine = Scripted(count_of=40)
+    heard = [threading.Event() for _ in range(4)]
     with serving(engine, parallel=1, comment_seconds=0.05) as served, ThreadPoolExecutor(4) as pool:
 
         def one(i: int) -> list[str]:
             with served.open_stream(chat(f"text {i}")) as lines:
-                found, comments = events(lines)
-                assert said(found) == "x" * 15
+                first = next(lines)
+                heard[i].set()
+                found, comments = events([first, *lines])
+                assert said(found) == "x" * 40
                 return comments
 
         waiting = []
         for i in range(4):
             waiting.append(pool.submit(one, i))
-            time.sleep(0.06)
+            assert heard[i].wait(20)
         comments = [done.result() for done in waiting]
         assert engine.asked == [f"text {i}" for i in range(4)]
-        assert comments[0] == []
-        for i, seen in enumerate(comments[1:], 1):
-            numbers = [int(re.fullmatch(r"waiting, (\d+) before you", comment)[1]) for comment in seen if comment.startswith("waiting")]  # type: ignore[index]
-            assert numbers[0] <= i and numbers[-1] == 1 and numbers == sorted(numbers, reverse=True)
+        numbers = [[int(comment.split()[1]) for comment in seen if re.fullmatch(r"waiting, \d+ before you", comment)] for seen in comments]
+        assert numbers[0] == []
+        for i, seen in enumerate(numbers[1:], 1):
+            assert seen[0] <= i and seen[-1] == 1 and seen == sorted(seen, reverse=True)
 
 
 def test_many_who_ask_for_health_at_once_are_all_answered() -> None:
@@ -897,7 +900,9 @@ def test_a_server_that_stops_says_so_to_those_who_listen_and_to_those_who_wait()
         served.open_stream(chat("first")) as first,
         served.open_stream(chat("second")) as second,
     ):
-        assert next(first).startswith("data: ") and next(second) == ": waiting, 1 before you\n"
+        while next(first).startswith(":"):  # it may be reading the prompt for a while on a busy machine
+            pass
+        assert next(second) == ": waiting, 1 before you\n"
         served.stop()
         for lines in (first, second):
             found, _ = events([": the rest\n", *lines])
