@@ -30,7 +30,12 @@ LINES, EDGE = 24, 10  # longer outputs keep this many lines at their beginning a
 WIDTH = 150  # characters of a line
 CUT = "[…]"
 STATUS = "tour_status"  # a variable of the shell
-SETUP = ("git switch --quiet --force-create main", "make repro", "git status --short")
+SETUP = (
+    "git switch --quiet --force-create main",
+    "make repro",
+    "git diff --quiet || git commit --all --message 'As this machine computes'",
+    "git status --short",
+)
 
 
 class Shell:
