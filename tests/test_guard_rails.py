@@ -1,8 +1,10 @@
 """What goes wrong in a workspace either mends itself or is one clear line. Real DVC, on copies of a tiny pipeline that has run."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -71,10 +73,15 @@ def test_two_runs_at_once_are_told_apart(folder: Path, made: Path) -> None:
     (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("steps: 200", "steps: 600", 1))
     with subprocess.Popen([*DVC, "repro", "checkpoints"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         deadline = time.monotonic() + 200
-        while not list(folder.glob(".state/checkpoints-*/step-*.pt")):
+        while not (saved := list(folder.glob(".state/checkpoints-*/step-*.pt"))):
             assert first.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        second = run(folder, *DVC, "repro", "checkpoints")
+        trainer = int((saved[0].parent / "lock").read_text())
+        os.kill(trainer, signal.SIGSTOP)  # so that it cannot end before the second has begun, on however fast a machine
+        try:
+            second = run(folder, *DVC, "repro", "checkpoints")
+        finally:
+            os.kill(trainer, signal.SIGCONT)
         assert second.returncode != 0
         assert "is busy, it is being blocked by" in second.stderr and f"(PID {first.pid})" in second.stderr
         assert first.wait(300) == 0  # it has not noticed

@@ -109,3 +109,16 @@ def test_a_page_changes_only_if_all_commands_did_as_they_should(tmp_path: Path) 
         assert text.read_text() == page(line, *([] if status else ["hi"])) + "![a picture](a.png)\n"
     assert (tmp_path / "a.png").read_text() == "PNG"
     assert done.stderr.splitlines()[-1] == f"error: `false` failed with status 1; {text} is as it was"
+
+
+@pytest.mark.parametrize(("kind", "status"), [("AVX512, x", [" M metrics/loss.json"]), ("AVX2, x", [])])
+def test_other_results_are_taken_from_another_kind_of_machine_alone(shell: tour.Shell, tmp_path: Path, kind: str, status: list[str]) -> None:
+    files = {"provenance.json": '{\n  "kind": "AVX512, x",\n  "seed": 1\n}\n', "loss.json": "1"}
+    (tmp_path / "metrics").mkdir()
+    for name, content in files.items():
+        (tmp_path / "metrics" / name).write_text(content)
+    assert shell.run("git init --quiet && git add --all && git commit --quiet --message start") == (0, [])
+    (tmp_path / "metrics/loss.json").write_text("2")
+    (tmp_path / "metrics/provenance.json").write_text(files["provenance.json"].replace("AVX512, x", kind))
+    assert shell.run(tour.OURS) == (0, [])
+    assert shell.run("git status --short") == (0, status)

@@ -120,7 +120,7 @@ def test_answers_are_compared_by_the_harness(lm: Antimatter, tmp_path: Path) -> 
     assert harness.run(lm, ["a"], include_path=tmp_path, limit=0.5)["n-samples"]["a"]["effective"] == 2
 
 
-def test_a_rolling_log_likelihood_is_the_evaluation_stages_loss(lm: Antimatter) -> None:
+def test_a_rolling_log_likelihood_is_the_sum_of_the_losses_that_evaluation_scores(lm: Antimatter) -> None:
     ids = lm.tokenizer.encode(tiny_gguf.TEXT)
     text = lm.tokenizer.decode(ids[: 3 * T])  # whole windows: where the last is shorter, the harness moves it back and the stage does not
     assert lm.tokenizer.encode(text) == ids[: 3 * T]

@@ -142,6 +142,13 @@ def test_the_last_line_says_what_may_be_the_reason(found: Report, last: str) -> 
     assert json.loads(json.dumps(verdict.as_json(found, False), allow_nan=False))["status"] == 0
 
 
+@pytest.mark.parametrize(("bound", "words"), [(0, ", must be the same"), (0.01, ", 1% allowed"), (None, "")])
+def test_a_line_says_how_far_a_number_may_be_off(bound: float | None, words: str) -> None:
+    output = Output("checkpoints", "metrics/checkpoints.json", False, (Number("steps", 200, 20, bound),))
+    lines = list(verdict.lines(report(output)))
+    assert f"    {'steps':26} {'200':>12} -> {'20':<12} 90.00% apart{words}" in lines
+
+
 def test_packages_are_compared_without_their_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one-1.0+cpu", "two-2.1"):
         (tmp_path / f"{name}.dist-info").mkdir()
