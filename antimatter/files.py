@@ -1,42 +1,126 @@
 """Files that are whole or absent: atomic writes, JSON, CSV, digests, locks."""
 
+import contextlib
 import csv
+import ctypes
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write a file or a folder to; it takes the place of `path` only if the block ends without an error.
+    """Yields a path to write a file or a folder to. It takes the place of `path` if the block ends without an error.
 
-    A reader sees the old content or the new, never half of it. The rename is atomic within one file system (POSIX rename).
+    A reader finds the old content or the new, never half of either, and everything is on the disk before it has its name, so a power
+    cut changes nothing in this. (An existing folder on a file system that cannot exchange two folders is an exception: its readers
+    find nothing for a moment.) Several may write one path at a time: each has a place of its own, and the last to end wins.
+
+    Files have the mode that the umask gives, whatever wrote them: some libraries write through temporary files that only their
+    owner can read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    remove(partial)
+    _remove_abandoned(path)
+    partial = path.with_name(f".{path.name}.{_process()}-{secrets.token_hex(4)}.partial")
     try:
         yield partial
-        if partial.is_dir():
-            remove(path)  # rename(2) replaces an empty folder only
-        else:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
-        os.replace(partial, path)
+        for part in [*partial.rglob("*"), partial] if partial.is_dir() else [partial]:
+            _settle(part)
+        _put(partial, path)
+        _sync(path.parent)
     finally:
         remove(partial)
 
 
-def publish(folder: Path, path: Path) -> None:
-    """Moves a finished folder to its place: a rename where both lie in one file system."""
-    with replacing(path) as partial:
-        shutil.move(folder, partial)
+def link(files: Mapping[str, Path], folder: Path) -> None:
+    """Makes a folder of files, by name, that stay where they are: hard links where the file system has them, so no byte is copied.
+
+    Neither side may be written in place afterwards; replacing() and remove() never do that.
+    """
+    with replacing(folder) as partial:
+        partial.mkdir()
+        for name, file in files.items():
+            try:
+                os.link(file, partial / name)
+            except OSError:  # another file system, or one without hard links
+                shutil.copy2(file, partial / name)
+
+
+def _process() -> str:
+    """This process, in a name that no other host has."""
+    return f"{platform.node()}-{os.getpid()}"
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Deletes what processes of this machine, killed since, have left of their attempts at `path`."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(platform.node())}-(\d+)-\w+\.partial")
+    for other in path.parent.iterdir():
+        if (match := name.fullmatch(other.name)) and not _is_alive(int(match[1])):
+            with contextlib.suppress(FileNotFoundError):  # others clear up too
+                remove(other)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def _settle(path: Path) -> None:
+    """Brings a file or folder to the disk, and gives a file the mode that open() would have given it."""
+    if path.is_symlink():
+        return
+    if path.is_file() and not path.stat().st_mode & 0o077:
+        umask = os.umask(0o077)
+        os.umask(umask)
+        path.chmod(path.stat().st_mode | (0o666 & ~umask))
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # Some network file systems cannot do it for a folder; a full disk must be heard of
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)
+
+
+def _put(partial: Path, path: Path) -> None:
+    """Renames `partial` to `path`, whatever is there. rename(2) replaces a file, or an empty folder by a folder."""
+    if path.is_dir() and not path.is_symlink():
+        if partial.is_dir() and _exchange(partial, path):
+            return
+        remove(path)
+    elif partial.is_dir():
+        remove(path)
+    os.replace(partial, path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names at once: renameat2(2) on Linux, renamex_np(2) on macOS. False where the system cannot."""
+    AT_FDCWD, EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h; macOS has the same number for RENAME_SWAP
+    libc, names = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
+    if hasattr(libc, "renameat2"):
+        return bool(libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], EXCHANGE) == 0)
+    return hasattr(libc, "renamex_np") and bool(libc.renamex_np(*names, EXCHANGE) == 0)
 
 
 def remove(path: Path) -> None:
@@ -93,11 +177,13 @@ def sha256(path: Path) -> str:
 
 def is_locked(path: Path) -> bool:
     """Whether another process holds the lock on `path` at this moment."""
-    with path.open("a") as file:
-        try:
+    try:
+        with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
     return False
 
 
@@ -105,17 +191,36 @@ def is_locked(path: Path) -> bool:
 def lock(path: Path, holder: str) -> Iterator[None]:
     """Holds an exclusive lock on `path` for the block. The kernel drops it with the process, so a SIGKILL leaves no stale lock.
 
+    The block may delete or rename the file, with its folder.
+
     Raises:
         BlockingIOError: another process holds it; `holder` says what that process is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise BlockingIOError(f"{holder} is already running as process {file.read().strip()}: wait for it, or end it, then run again") from None
+    with _locked(path, holder) as file:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _locked(path: Path, holder: str) -> TextIO:
+    """The file, open and locked, and still the one that has this name: its last holder may have deleted it meanwhile, and a lock
+    on a deleted file keeps nobody out.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:  # the folder was deleted between these two lines
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            process = file.read().strip()
+            file.close()
+            raise BlockingIOError(f"{holder} is already running as process {process}: wait for it, or end it, then run again") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()

@@ -1,5 +1,11 @@
+import fcntl
+import os
+import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +35,138 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
         partial.mkdir()
         raise RuntimeError
     assert [item.name for item in folder.iterdir()] == ["second"]
+
+
+def test_two_writers_of_one_path_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    with files.replacing(path) as first:
+        first.write_text("first")
+        with files.replacing(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    code = f"""
+import os, signal
+from pathlib import Path
+from antimatter import files
+with files.replacing(Path({str(path)!r})) as partial:
+    partial.mkdir()
+    (partial / "half").touch()
+    print(partial, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    left = Path(killed.stdout.strip())
+    assert (left / "half").exists()
+    with files.replacing(path) as living:
+        living.write_text("at work")
+        files.write_text(path, "new")
+        assert living.exists() and not left.exists()
+
+
+def test_a_reader_of_a_folder_that_is_replaced_finds_the_old_one_or_the_new(tmp_path: Path) -> None:
+    folder, seen, done = tmp_path / "folder", set(), threading.Event()
+    names = tuple(map(str, range(5)))
+
+    def replace() -> None:
+        with files.replacing(folder) as partial:
+            partial.mkdir()
+            for name in names:
+                (partial / name).touch()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                number = os.open(folder, os.O_RDONLY)
+            except FileNotFoundError:
+                seen.add("nothing")
+                continue
+            os.close(number)
+            seen.add("a folder")
+
+    replace()
+    with running(threading.Thread(target=read)):
+        for _ in range(50):
+            replace()
+        done.set()
+    assert seen == {"a folder"}
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+@contextmanager
+def running(thread: threading.Thread) -> Iterator[None]:
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, sync, folder = [], os.fsync, tmp_path / "folder"
+
+    def record(number: int) -> None:
+        synced.append((Path(os.readlink(f"/proc/self/fd/{number}")), folder.exists()))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with files.replacing(folder) as partial:
+        (partial / "inner").mkdir(parents=True)
+        (partial / "inner/file").write_text("text")
+    expected = [partial / "inner", partial / "inner/file", partial]
+    assert sorted(path for path, named in synced if not named) == sorted(expected)
+    assert [path for path, named in synced if named] == [tmp_path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_has_the_mode_of_the_umask_whatever_wrote_it(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with files.replacing(tmp_path / "file") as partial:
+            os.close(os.open(partial, os.O_CREAT, 0o600))
+        with files.replacing(tmp_path / "folder") as partial:
+            partial.mkdir()
+            os.close(os.open(partial / "inner", os.O_CREAT, 0o600))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+    assert stat.S_IMODE((tmp_path / "folder/inner").stat().st_mode) == mode
+
+
+def test_a_read_only_file_stays_one_and_a_link_leaves_its_target_alone(tmp_path: Path) -> None:
+    """As DVC's cache has them: its files are linked into outputs and must not become writable."""
+    cached = tmp_path / "cached"
+    cached.touch()
+    cached.chmod(0o400)
+    with files.replacing(tmp_path / "folder") as partial:
+        partial.mkdir()
+        (partial / "symbolic").symlink_to(cached)
+    assert stat.S_IMODE(cached.stat().st_mode) == 0o400
+    cached.chmod(0o444)
+    files.link({"hard": cached}, tmp_path / "linked")
+    assert (tmp_path / "linked/hard").samefile(cached)
+    assert stat.S_IMODE(cached.stat().st_mode) == 0o444
+
+
+def test_a_linked_folder_is_made_of_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    source.write_text("text")
+    files.link({"a": source, "b": source}, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
+    assert (tmp_path / "out/a").samefile(source)
+
+    def refuse(*_: object) -> None:
+        raise OSError("another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    files.link({"c": source}, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["c"]
+    assert (tmp_path / "out/c").read_text() == "text" and not (tmp_path / "out/c").samefile(source)
 
 
 def test_metrics_keep_six_digits(tmp_path: Path) -> None:
@@ -61,3 +199,22 @@ with files.lock(Path({str(path)!r}), "it"):
         holder.kill()
     with files.lock(path, "a training"):
         pass
+
+
+def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process opens the file, its holder deletes it with its folder and ends, and only then the process locks what it has opened."""
+    path, flock, calls = tmp_path / "work/lock", fcntl.flock, []
+
+    def late(file: object, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            files.remove(path.parent)
+        flock(file, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with files.lock(path, "it"):
+        assert files.is_locked(path)
+        with pytest.raises(BlockingIOError), files.lock(path, "it"):
+            pass
+        files.remove(path.parent)
+    assert not files.is_locked(path) and not path.exists()
