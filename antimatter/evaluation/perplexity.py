@@ -14,7 +14,7 @@ import torch
 
 from antimatter.data.shards import Shards
 from antimatter.model.gpt import GPT
-from antimatter.model.loss import frequency_bins, linear_cross_entropy
+from antimatter.model.loss import frequency_bins, linear_cross_entropy, perplexity
 
 BATCH = 16  # windows in a forward pass: memory only
 
@@ -53,7 +53,7 @@ class Score:
     def figures(self) -> dict[str, float]:
         """loss: nats per token. perplexity: its exponential. bits_per_byte: comparable between models with other tokenizers."""
         loss = self.nats / self.tokens
-        return {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": self.nats / math.log(2) / self.bytes}
+        return {"loss": loss, "perplexity": perplexity(loss), "bits_per_byte": self.nats / math.log(2) / self.bytes}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Bin:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss)
+        return perplexity(self.loss)
 
 
 @dataclass(frozen=True)

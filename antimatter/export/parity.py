@@ -23,6 +23,7 @@ from antimatter.export.header import read_header
 from antimatter.export.llama import Llama
 from antimatter.export.quantise import Kind
 from antimatter.model.gpt import GPT
+from antimatter.model.loss import perplexity
 
 ROWS = 256  # of logits held at once in float64: 100 MB at a vocabulary of 50,257
 THREADS = 2  # fixed, so that a machine's core count changes nothing
@@ -75,7 +76,7 @@ def compare(model: GPT, path: Path, ids: Tensor) -> Parity:
                 torch_loss -= float(p.gather(1, target).sum())
                 llama_loss -= float(q.gather(1, target).sum())
     n = ids[:, 1:].numel()
-    return Parity(kl / n, agreement / n, float(np.exp(llama_loss / n)), float(np.exp(torch_loss / n)))
+    return Parity(kl / n, agreement / n, perplexity(llama_loss / n), perplexity(torch_loss / n))
 
 
 def _output_matrix(path: Path) -> tuple[Tensor, Kind]:

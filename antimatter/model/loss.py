@@ -185,3 +185,11 @@ class RareTokenBalance:
         losses = sums / counts.clamp(min=1)
         decay = torch.where(self.averages > 0, self.config.rare_token_decay, 0.0)  # the first loss of a bin is its average
         self.averages = torch.where(met, decay * self.averages + (1 - decay) * losses, self.averages)
+
+
+def perplexity(loss: float) -> float:
+    """The exponential of a loss in nats per token; infinity above 709.78, where a float ends. Only a model that diverged is there."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -78,19 +78,23 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt"))
 
-    def stable(self, step: int, healthy: int) -> int | None:
-        """The newest regular state that `healthy` steps without a spike followed, seen from `step`. The untrained state is always stable."""
-        return max((saved for saved in self.steps() if self._is_regular(saved) and (saved == 0 or saved + healthy <= step)), default=None)
+    def stable(self, step: int, healthy: int, proven: int = 0) -> int | None:
+        """The newest regular state, seen from `step`, that `healthy` steps without a spike followed.
 
-    def newest_stable(self, step: int, healthy: int) -> int | None:
+        Args:
+            proven: states up to this step count as stable too: those that the run went back to. By default only the untrained one.
+        """
+        return max((saved for saved in self.steps() if self._is_regular(saved) and (saved <= proven or saved + healthy <= step)), default=None)
+
+    def newest_stable(self, step: int, healthy: int, proven: int = 0) -> int | None:
         """As stable(), but whole."""
-        stable = self.stable(step, healthy)
+        stable = self.stable(step, healthy, proven)
         return None if stable is None else self.newest(regular_up_to=stable)
 
-    def rotate(self, step: int, healthy: int) -> None:
+    def rotate(self, step: int, healthy: int, proven: int = 0) -> None:
         """Drops what is older than the last stable state, but for the newest `keep`. Younger ones stay: each may be the next that is stable."""
         steps = self.steps()
-        oldest = min(self.stable(step, healthy) or 0, *steps[-self.keep :])
+        oldest = min(self.stable(step, healthy, proven) or 0, *steps[-self.keep :])
         for saved in steps:
             if saved < oldest:
                 self.path(saved).unlink()

@@ -33,6 +33,7 @@ from antimatter.training.step import Gradient, Objective, accumulate_gradients, 
 PROMPT = 16  # tokens of the validation split that a sample continues
 SAMPLING = Sampling(temperature=0.8, top_k=40, top_p=1.0, max_new_tokens=48)
 SAMPLE_EVERY = 5  # validations
+LEAST_LOSS_SCALE = 1.0  # of fp16. What overflows even there is no matter of scaling: the run has diverged (Megatron-LM stops there too)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +106,17 @@ class State:
     step: int = 0  # steps done
     rate_scale: float = 1.0  # falls at each backtrack
     backtracks: int = 0
+    went_back_to: int = 0  # step of the state that the last backtrack took: stable, though few healthy steps may follow it by now
     losses: list[float] = field(default_factory=list)  # the latest, oldest first
 
 
 @dataclass(frozen=True)
 class Result:
+    """Of a run up to its latest validation."""
+
     steps: int
     tokens: int
-    train_loss: float  # mean of the last spikes.window steps, nats per token
+    train_loss: float | None  # mean of the last spikes.window steps, nats per token; None before the first step
     validation_loss: float  # at the training precision, on the first validation_tokens
     backtracks: int
 
@@ -138,6 +142,7 @@ class Places:
     saved: Path  # the folder of the states to resume from
     curves: Curves
     live: Path | None = None  # the latest figures, for `antimatter watch`
+    report: Callable[[Result], None] = lambda result: None  # called at each validation: `dvc metrics show` works meanwhile
 
 
 def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks = ALONE) -> Result:
@@ -155,7 +160,7 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
     arithmetic.keep_memory()
     model.to(device).train().requires_grad_(True)
     optimizer = adamw.build(model, recipe.optimizer)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    scaler = _scaler(device, precision)
     balance = RareTokenBalance(recipe.loss, torch.from_numpy(data.counts.astype(np.int64))) if recipe.loss.rare_token_power else None
     checkpoints, curves = Checkpoints(places.saved, config.save_every, recipe.runtime.keep_states), places.curves
     objective = Objective(model, config.compile)
@@ -180,10 +185,14 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
             checkpoints.save(state.step, {**parts, "balance": balances, "state": asdict(state), "curves": curves.snapshot()})
 
     def restore(step: int) -> State:
+        nonlocal scaler
         parts = checkpoints.load(step)
         model.load_state_dict(parts["model"])
         optimizer.load_state_dict(parts["optimizer"])
-        scaler.load_state_dict(parts["scaler"])
+        # A new one: after a spike the old one still holds that this step's gradient was unscaled, and load_state_dict() does not reset it
+        scaler = _scaler(device, precision)
+        if parts["scaler"]:  # none in a state of a device that computes in another precision
+            scaler.load_state_dict(parts["scaler"])
         if balance is not None:
             balance.averages = parts["balance"].clone()
         curves.restore(parts["curves"])
@@ -194,13 +203,23 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         order = {"batch_size": config.batch_size, "block_size": model.config.block_size, "seed": config.seed + state.backtracks}
         return Ahead(Batches(data.train, **order, rank=ranks.rank, world=ranks.world), device)
 
-    def validate() -> float:
+    def validate() -> Result:
         windows = in_order(data.validation, batch_size=micro_batch, block_size=model.config.block_size, tokens=config.validation_tokens)
         with progress.pause(), autocast(device, precision):
             sums, counts = sum_losses(model, (pair for i, pair in enumerate(windows) if i % ranks.world == ranks.rank))
             total, number = ranks.sum(torch.stack([sums.sum(), counts.sum()]).to(device)).tolist()
         curves.validation.add(state.step, total / number)
-        return total / number
+        recent = state.losses[-recipe.spikes.window :]
+        result = Result(
+            steps=state.step,
+            tokens=state.step * config.batch_size * model.config.block_size,
+            train_loss=sum(recent) / len(recent) if recent else None,
+            validation_loss=total / number,
+            backtracks=state.backtracks,
+        )
+        if ranks.first:
+            places.report(result)
+        return result
 
     def sample() -> None:
         prompt = data.validation[0][:PROMPT].astype(int).tolist()[: model.config.block_size - 1]
@@ -213,7 +232,7 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         """The last stable state, from which the run goes on more slowly. What the failed run has learnt about itself survives the reload, or the next
         backtrack would halve nothing.
         """
-        back_to = ranks.agree(lambda: checkpoints.newest_stable(state.step, recipe.spikes.window))
+        back_to = ranks.agree(lambda: checkpoints.newest_stable(state.step, recipe.spikes.window, state.went_back_to))
         if state.backtracks == recipe.spikes.max_backtracks or back_to is None:
             progress.end("diverged")
             raise TrainingDiverged(
@@ -230,7 +249,7 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         ranks.wait()  # all have read what is about to change
         if ranks.first:
             checkpoints.drop_after(back_to)
-        return replace(stable, rate_scale=slower, backtracks=state.backtracks + 1)
+        return replace(stable, rate_scale=slower, backtracks=state.backtracks + 1, went_back_to=back_to)
 
     found = ranks.agree(checkpoints.newest)
     if precision != config.precision:
@@ -252,7 +271,7 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
             gradient = accumulate_gradients(parallel, batches.at(state.step), micro_batch, precision, scaler, balance)
             norm = clip(model, optimizer, scaler, recipe.optimizer.grad_clip)
             seen = _agreed(ranks, gradient, norm, stop.requested)
-            if is_spike(seen.loss, state.losses, recipe.spikes) or not (math.isfinite(seen.norm) or scaler.is_enabled()):
+            if is_spike(seen.loss, state.losses, recipe.spikes) or not (math.isfinite(seen.norm) or _can_rescale(scaler)):
                 state = backtrack(seen.loss, rate)
                 save()
                 ranks.wait()
@@ -278,21 +297,14 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
                 with progress.pause():
                     save()
                     if ranks.first:
-                        checkpoints.rotate(state.step, recipe.spikes.window)
+                        checkpoints.rotate(state.step, recipe.spikes.window, state.went_back_to)
             if seen.stop and state.step < config.steps:
                 progress.end("paused")
                 ranks.wait()
                 raise InterruptedError(f"paused at step {state.step} of {config.steps}, nothing is lost: run again to go on")
 
     batches.close()
-    recent = state.losses[-recipe.spikes.window :]
-    result = Result(
-        steps=state.step,
-        tokens=state.step * config.batch_size * model.config.block_size,
-        train_loss=sum(recent) / len(recent),
-        validation_loss=validate(),
-        backtracks=state.backtracks,
-    )
+    result = validate()
     progress.end("finished")
     return result
 
@@ -315,6 +327,15 @@ def _agreed(ranks: Ranks, gradient: Gradient, norm: torch.Tensor, stop: bool) ->
     values = torch.cat([ranks.sum(own), norm.double()[None]]).cpu()  # the norm is that of the mean gradient, the same on each rank
     bins = (len(values) - 3) // 2
     return _Seen(float(values[0]) / ranks.world, float(values[-1]), float(values[1]) > 0, values[2 : 2 + bins], values[2 + bins : -1])
+
+
+def _scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def _can_rescale(scaler: torch.amp.GradScaler) -> bool:
+    """Whether a gradient that is not finite may only be scaled too high: then the step is skipped, and the next has a lower scale."""
+    return scaler.is_enabled() and scaler.get_scale() >= LEAST_LOSS_SCALE
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from antimatter.data.shards import Shards
 from antimatter.evaluation import perplexity
+from antimatter.evaluation.perplexity import Bin, Score
 from antimatter.model.gpt import GPT
 
 CONTEXT = 16  # of tiny_gpt
@@ -113,3 +114,11 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(tiny_gpt: G
 def test_the_default_texts_are_none_and_a_stride_of_0_is_refused() -> None:
     with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         perplexity.PerplexityConfig(stride=0, texts=(), text_column="text")
+
+
+def test_a_model_that_has_diverged_has_an_infinite_perplexity() -> None:
+    """Its loss is a number, whose exponential is none that a float holds: above 709.78."""
+    assert Score(10, 7097.0, 40).figures()["perplexity"] == pytest.approx(1.65e308, rel=0.01)
+    assert Score(10, 8210.0, 40).figures() == {"loss": 821.0, "perplexity": math.inf, "bits_per_byte": pytest.approx(296.1, rel=1e-3)}
+    assert Bin(1, 2, 3, 821.0).perplexity == math.inf
+    assert math.isnan(Score(10, math.nan, 40).figures()["perplexity"])

@@ -7,8 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from antimatter import files
+from antimatter.data.batches import Batches
 from antimatter.model import weights
 from antimatter.model.gpt import GPT, GPTConfig
 from antimatter.model.loss import LossConfig
@@ -31,6 +33,33 @@ RECIPE = Recipe(
     spikes=SpikeConfig(factor=3.0, window=10, rate_factor=0.5, max_backtracks=2),
     runtime=TrainRuntime(device="cpu", devices=1, micro_batch=4, keep_states=2),
 )  # fmt: skip
+
+
+def spoil(text: str, tokens: Path, recipe: Recipe, config: GPTConfig) -> None:
+    """Makes a step go wrong each time it is computed, in whichever process: "36,0,nan" is step 36 of a run without backtracks so far.
+
+    Kinds: "nan" and "high" are losses, "overflow" is a gradient that is not finite.
+    """
+    step, backtracks, kind = text.split(",")
+    training = recipe.training
+    batches = Batches(
+        [np.load(tokens, mmap_mode="r")[:-200]],
+        batch_size=training.batch_size,
+        block_size=config.block_size,
+        seed=training.seed + int(backtracks),
+    )
+    spoilt, compute = batches.at(int(step) - 1)[0], trainer.accumulate_gradients
+
+    def computed(*arguments: object) -> trainer.Gradient:
+        gradient = compute(*arguments)  # type: ignore[arg-type]
+        if torch.equal(arguments[1][0], spoilt):  # type: ignore[index]
+            if kind == "overflow":
+                next(arguments[0].parameters()).grad[0, 0] = torch.inf  # type: ignore[attr-defined]
+            else:
+                gradient = replace(gradient, loss=gradient.loss * {"nan": torch.nan, "high": 100.0}[kind])
+        return gradient
+
+    trainer.accumulate_gradients = computed
 
 
 def run(
@@ -56,6 +85,8 @@ if __name__ == "__main__":
     parser.add_argument("--pause", type=float, default=0.0, help="seconds to sleep in each step")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a value of the recipe, or of `model`")
+    parser.add_argument("--spoil", action="append", default=[], metavar="STEP,BACKTRACKS,KIND")
+    parser.add_argument("--emulate", action="store_true", help="compute in the precision of the recipe whatever the machine has")
     given = parser.parse_args()
     recipe, config = RECIPE, CONFIG
     for text in given.set:
@@ -64,6 +95,10 @@ if __name__ == "__main__":
         part = config if section == "model" else getattr(recipe, section)
         part = replace(part, **{key: type(getattr(part, key))(value)})
         config, recipe = (part, recipe) if section == "model" else (config, replace(recipe, **{section: part}))
+    for text in given.spoil:
+        spoil(text, given.tokens, recipe, config)
+    if given.emulate:
+        trainer.native_precision = lambda device, wanted: wanted
     if given.pause:
         update = trainer.update
         trainer.update = lambda *arguments: (time.sleep(given.pause), update(*arguments))[1]

@@ -118,6 +118,64 @@ def test_half_precision_trains_as_float32_does(tmp_path: Path, tokens: Path, pre
     assert half.validation_loss == pytest.approx(a_run.run(tokens, tmp_path / "full", full).validation_loss, rel=0.02)
 
 
+FP16 = ("--set=training.precision=fp16", "--emulate", "--set=spikes.max_backtracks=3", "--set=training.save_every=5")
+# Step 36 is NaN; from step 25 on again, 34 is too high; then 28 overflows, which lowers the loss scale and is no spike; 45 is NaN
+SPOILT = ("--spoil=36,0,nan", "--spoil=34,1,high", "--spoil=28,2,overflow", "--spoil=45,2,nan")
+
+
+def test_fp16_with_three_spikes_and_a_kill_ends_in_the_bytes_of_the_undisturbed_run(tmp_path: Path, tokens: Path) -> None:
+    with start(tokens, tmp_path / "whole", *FP16, *SPOILT) as process:
+        said = process.stderr.read() if process.stderr else ""
+        assert process.wait(120) == 0, said
+    rows = (tmp_path / "whole/backtracks.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["36", "34", "45"]
+    assert torch.load(tmp_path / "whole/state/step-00000060.pt")["scaler"]["scale"] == 2.0**15  # halved once
+    killed = tmp_path / "killed"
+    with start(tokens, killed, *FP16, *SPOILT, pause=0.05) as process:
+        wait_for(killed / "state/step-00000035.pt", process)
+        process.kill()
+    with start(tokens, killed, *FP16, *SPOILT) as process:
+        said = process.stderr.read() if process.stderr else ""
+        assert process.wait(120) == 0, said
+    assert "going on from step" in said
+    for name in LEFT:
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def in_fp16(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.setattr(trainer, "native_precision", lambda device, wanted: wanted)
+    return replace(recipe, training=replace(recipe.training, precision="fp16"))
+
+
+def test_an_overflow_that_no_scale_mends_is_a_spike(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, calls = trainer.accumulate_gradients, [0]
+
+    def overflowing(*arguments: object) -> Gradient:
+        gradient = compute(*arguments)  # type: ignore[arg-type]
+        calls[0] += 1
+        if 30 < calls[0] <= 48:  # from 2^16 on, the 17th falls below 1
+            next(arguments[0].parameters()).grad[0, 0] = torch.inf  # type: ignore[attr-defined]
+        return gradient
+
+    recipe = in_fp16(a_run.RECIPE, monkeypatch)
+    monkeypatch.setattr(trainer, "accumulate_gradients", overflowing)
+    result = a_run.run(tokens, tmp_path / "run", recipe)
+    assert (tmp_path / "run/backtracks.csv").read_text().splitlines()[1].split(",")[0] == "48"
+    assert result.backtracks == 1 and result.steps == 60 and result.validation_loss < 3.5
+
+
+@pytest.mark.parametrize(("first", "then"), [("fp32", "fp16"), ("fp16", "fp32")])
+def test_a_run_goes_on_where_a_device_computes_in_another_precision(
+    tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch, first: str, then: str
+) -> None:
+    """A run in bf16 that a T4 takes over computes in fp16 there, and the state has no loss scale."""
+    short = replace(a_run.RECIPE, training=replace(a_run.RECIPE.training, steps=20))
+    monkeypatch.setattr(trainer, "native_precision", lambda device, wanted: first)
+    a_run.run(tokens, tmp_path / "run", short)
+    monkeypatch.setattr(trainer, "native_precision", lambda device, wanted: then)
+    assert a_run.run(tokens, tmp_path / "run").steps == 60
+
+
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
 @pytest.mark.skipif(" " in sys.prefix, reason="torch.compile does not quote the paths that it gives to the compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
@@ -155,6 +213,14 @@ def test_a_spike_goes_back_to_the_last_stable_state_with_half_the_rate(tmp_path:
     a_run.run(tokens, undisturbed)
     rates = [float(row.split(",")[2]) for row in (undisturbed / "training.csv").read_text().splitlines()[1:]]
     assert [float(row[2]) for row in rows] == pytest.approx([rate * (1 if 5 * i + 5 <= 20 else 0.25) for i, rate in enumerate(rates)], rel=1e-5)
+
+
+def test_a_spike_soon_after_a_backtrack_goes_back_to_the_same_state(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was stable when the run went back to it; that no 10 healthy steps follow it yet does not change that."""
+    with_spikes(monkeypatch, [46, 50])  # in step 46; then, back at 30, the 50th computed is step 34
+    result = a_run.run(tokens, tmp_path / "run")
+    assert (tmp_path / "run/backtracks.csv").read_text().splitlines()[1:] == ["46,nan,30,0.5", "34,nan,30,0.25"]
+    assert result.backtracks == 2 and result.steps == 60
 
 
 def spoil_weights(monkeypatch: pytest.MonkeyPatch, at: int, spoil: Callable[[torch.nn.Parameter], None]) -> None:
