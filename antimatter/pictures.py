@@ -1,6 +1,7 @@
 """What the pictures for people without DVC share: runs as tables, their colours, and a PNG whose bytes depend on its numbers alone."""
 
 import csv
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ REVISIONS = ("#945dd6", "#13adc7", "#f46837", "#48bb78", "#4299e1", "#ed8936", "
 
 
 def table(text: str) -> Table:
-    header, *rows = csv.reader(text.splitlines())
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 

@@ -154,9 +154,10 @@ def _examples(passed: Path, names: list[str], pairs: dict[str, dict[int, int]], 
     """Writes some dropped documents of each reason, chosen by a hash of their text, so by nothing that a machine decides."""
     drawn: dict[str, list[tuple[int, dict[str, str]]]] = {}
     for name in names:
-        for line in (passed / f"{name}.dropped.jsonl").read_text(encoding="utf-8").splitlines():
-            example = json.loads(line)
-            drawn.setdefault(example["reason"], []).append((example.pop("draw"), example))
+        with (passed / f"{name}.dropped.jsonl").open(encoding="utf-8") as lines:
+            for line in lines:
+                example = json.loads(line)
+                drawn.setdefault(example["reason"], []).append((example.pop("draw"), example))
     rows = [row for pair in pairs.values() for row in (*pair, *pair.values())]
     documents = _documents(passed, names, sorted(set(rows)))
     shown = [example for reason in sorted(drawn) for _, example in sorted(drawn[reason], key=lambda item: item[0])[:EXAMPLES]]

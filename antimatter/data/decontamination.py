@@ -42,7 +42,7 @@ class Decontamination(BaseFilter):
 
 
 def paths(config: DecontaminationConfig) -> list[str]:
-    """The evaluation texts.
+    """The evaluation texts, by the names that local.located() takes.
 
     Raises:
         FileNotFoundError: a pattern matches no file.

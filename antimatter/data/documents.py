@@ -22,12 +22,12 @@ class Document(NamedTuple):
 COLUMNS = pa.schema([(name, pa.string()) for name in Document._fields])
 
 
-def write_parquet(documents: Iterable[Document], folder: Path, file_mb: float, prefix: str = "") -> None:
-    """Writes documents to folder/{prefix}00000.parquet, ... of `file_mb` megabytes of text. The bytes depend on nothing but the documents."""
+def write_parquet(documents: Iterable[Document], folder: Path, file_mb: float) -> None:
+    """Writes documents to folder/00000.parquet, ... of `file_mb` megabytes of text. The bytes depend on nothing but the documents."""
     folder.mkdir(parents=True, exist_ok=True)
     left = iter(documents)
     number = 0
-    while write_file(left, folder / f"{prefix}{number:05d}.parquet", file_mb * 1e6)[0]:
+    while write_file(left, folder / f"{number:05d}.parquet", file_mb * 1e6)[0]:
         number += 1
 
 

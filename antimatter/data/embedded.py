@@ -11,13 +11,15 @@ import inspect
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import xxhash
 
 from antimatter.data.documents import Document
+from antimatter.data.workers import processes
 
 PAGE_WORDS = 150  # a page ends with the definition that brings it to so many words ...
 LONG_PAGE_WORDS = 800  # ... or, inside a long class, with the method that brings it to so many
@@ -32,20 +34,26 @@ def embedded(packages: dict[str, str], workers: int) -> Iterator[Document]:
     Raises:
         ValueError: a distribution is missing or has another version, so the corpus would not be the one that params.yaml asks for.
     """
-    found = [_distribution(name, version) for name, version in packages.items()]
+    found = distributions(packages)
     seen: set[int] = set()
-    with ProcessPoolExecutor(workers) as pool:
+    with ExitStack() as held:
+        apply = map if workers == 1 else partial(held.enter_context(processes(workers)).map, chunksize=8)
         for name, distribution in zip(packages, found, strict=True):
             source, licence = f"{name} {packages[name]}", _licence(distribution)
             sources = [(str(file), str(file.locate())) for file in sorted(distribution.files or []) if _is_documentation(str(file))]
             readme = (distribution.read_text("METADATA") or "").partition("\n\n")[2]
-            pages = chain([readme_pages("README", readme)], pool.map(_pages, sources, chunksize=8))
+            pages = chain([readme_pages("README", readme)], apply(_pages, sources))
             for identifier, lines in chain.from_iterable(pages):
                 digests = [xxhash.xxh3_64_intdigest(line) for line in lines]
                 fresh = [line for line, digest in zip(lines, digests, strict=True) if digest not in seen]
                 seen.update(digests)
                 if fresh:
                     yield Document(f"{name}/{identifier}", "\n".join(fresh), source, licence)
+
+
+def distributions(packages: dict[str, str]) -> list[importlib.metadata.Distribution]:
+    """The installed distributions of these names and versions. Raises ValueError for one that is missing or has another version."""
+    return [_distribution(name, version) for name, version in packages.items()]
 
 
 def _distribution(name: str, version: str) -> importlib.metadata.Distribution:
@@ -108,7 +116,7 @@ def python_pages(name: str, code: str) -> list[tuple[str, list[str]]]:
         inside.update(range(node.lineno, (node.end_lineno or 0) + 1))
         pieces[node.lineno] = inspect.cleandoc(str(node.value))
     first, run = 0, list[str]()
-    for number, line in enumerate([*code.splitlines(), ""], 1):
+    for number, line in enumerate([*code.split("\n"), ""], 1):
         if number not in inside and (comment := re.match(r"\s*#+:? ?(.*)", line)):
             first = first if run else number
             run.append(comment[1])
@@ -194,7 +202,7 @@ def paragraphs(text: str) -> list[str]:
             found.append(" ".join(block))
             block.clear()
 
-    lines = text.expandtabs().splitlines()
+    lines = text.expandtabs().split("\n")
     for number, line in enumerate(lines):
         words = line.strip()
         indent = len(line) - len(line.lstrip())

@@ -138,11 +138,13 @@ class Encode(Step):
         documents: list[np.ndarray] = []
         rows: list[tuple[int, bool, bytes, str]] = []
         size = 0
-        for text, sketch, source in _rows(path):
+        for id, text, sketch, source in _rows(path):
             ids = np.empty(len(found := encode(text)) + 2, np.uint16)
             ids[0], ids[1:-1], ids[-1] = BOS, found, EOS
             if len(ids) > limit:
-                raise ValueError(f"a document of {len(ids):,} tokens exceeds shards.tokens_per_file = {limit:,}: raise it in params.yaml")
+                raise ValueError(
+                    f"the document {id} has {len(ids):,} tokens, more than shards.tokens_per_file = {limit:,}: raise that in params.yaml"
+                )
             documents.append(ids)
             size += len(text.encode())
             self.tell(rank, size)
@@ -168,9 +170,11 @@ class Encode(Step):
 _tokenizer = cache(Tokenizer.load)  # once a worker
 
 
-def _rows(path: Path) -> Iterator[tuple[str, bytes, str]]:
-    for batch in pq.ParquetFile(path).iter_batches(1000, columns=["text", "sketch", "source"]):
-        yield from zip(*(batch.column(name).to_pylist() for name in ("text", "sketch", "source")), strict=True)
+def _rows(path: Path) -> Iterator[tuple[str, str, bytes, str]]:
+    """id, text, sketch and source of each document."""
+    names = ["id", "text", "sketch", "source"]
+    for batch in pq.ParquetFile(path).iter_batches(1000, columns=names):
+        yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
 
 # ---- what is alike stays on one side

@@ -7,7 +7,6 @@ task that is done stays done: its mark and its counts lie in the folder of the r
 import contextlib
 import json
 import logging
-import multiprocessing
 import os
 import re
 import socket
@@ -18,8 +17,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from antimatter import files
+from antimatter.data.workers import processes
 
 POLL_SECONDS = 5  # between two looks at Slurm's queue
 RETRIES = 3  # of a task whose process or machine died under Ray
@@ -97,7 +96,7 @@ def run(steps: Sequence[Step], sizes: Sequence[int], folder: Path, runtime: Engi
     for step in steps:
         step.progress = progress
     executor = _executor([*steps, Report(errors)], len(sizes), folder, runtime, label)
-    executor.cwd = Path.cwd()
+    executor.cwd, executor.dvc_root = Path.cwd(), os.environ.get("DVC_ROOT", "")
     with _progress(folder, sizes, label):
         try:
             executor.run()
@@ -141,12 +140,14 @@ class _Task(PipelineExecutor):
 
     def _run_for_rank(self, *arguments: Any, **options: Any) -> Any:
         logger.disable("datatrove")  # here too, because every worker has its own logger
-        os.chdir(self.cwd)  # Ray's workers begin elsewhere
+        os.chdir(self.cwd)  # Ray's workers begin elsewhere, and without our environment
+        if self.dvc_root:
+            os.environ["DVC_ROOT"] = self.dvc_root
         return super()._run_for_rank(*arguments, **options)
 
 
 class _Local(_Task, LocalPipelineExecutor):
-    """datatrove's own pool waits for ever when a worker is killed, for want of memory or by a person. This one fails, and leaves none behind."""
+    """datatrove's own pool waits for ever when a worker is killed. This one fails, and leaves none behind."""
 
     def run(self) -> None:
         tasks = self.get_incomplete_ranks()
@@ -154,36 +155,9 @@ class _Local(_Task, LocalPipelineExecutor):
             for task in tasks:
                 deepcopy(self)._run_for_rank(task)  # a step's counts are those of one task
             return
-        context = multiprocessing.get_context("forkserver")  # a fork of a process with threads may hang
-        with ProcessPoolExecutor(self.workers, mp_context=context, initializer=_end_with_parent) as pool:
-            try:
-                for future in as_completed(self._hand_out(pool, tasks)):
-                    future.result()
-            except BaseException as error:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for child in multiprocessing.active_children():
-                    child.terminate()
-                if isinstance(error, BrokenProcessPool):
-                    raise OSError("a worker was killed, perhaps for want of memory: lower runtime.workers, or run again to go on") from None
-                raise
-
-    def _hand_out(self, pool: ProcessPoolExecutor, tasks: list[int]) -> list[Future[Any]]:
-        try:
-            return [pool.submit(self._run_for_rank, task) for task in tasks]
-        except OSError as error:  # CPython's "handle is closed": a worker was killed meanwhile, and the pool is taking itself down
-            raise BrokenProcessPool(error) from None
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        with processes(self.workers) as pool:
+            for future in as_completed([pool.submit(self._run_for_rank, task) for task in tasks]):
+                future.result()
 
 
 class _Ray(_Task, LocalPipelineExecutor):

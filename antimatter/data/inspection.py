@@ -33,7 +33,8 @@ def dropped(cleaned: Path, reason: str, count: int) -> Iterator[str]:
     path = cleaned / "examples.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run `dvc repro cleaned` to make it, or `dvc pull {cleaned}` to fetch it")
-    examples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:  # not splitlines(): web text holds U+2028 and others, which end no line of JSON
+        examples = [json.loads(line) for line in lines]
     known = sorted({example["reason"] for example in examples})
     found = [example for example in examples if example["reason"] == reason][:count]
     if not found:

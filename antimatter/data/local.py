@@ -3,6 +3,7 @@
 import glob
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Part:
     """Files that are read one after the other: the unit of work."""
 
     config: FilesConfig
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # as the pattern names them; located() says where they are
     bytes: int  # on disk
     key: str  # in params.yaml, for errors
 
@@ -45,20 +46,50 @@ def parts(sources: Sequence[FilesConfig], file_mb: float, key: str) -> list[Part
     """
     found: list[Part] = []
     for config in sources:
-        paths = sorted(path for path in glob.glob(config.pattern, recursive=True) if Path(path).is_file())
+        paths = matches(config.pattern)
         if not paths:
             raise FileNotFoundError(
-                f"{key}: {config.pattern} matches no file in {Path.cwd()}: correct the pattern in params.yaml, or put the files there"
+                f"{key}: {config.pattern} matches no file {searched()}: correct the pattern in params.yaml, or put the files there"
             )
         for path in paths:
             _kind(path, key)
-            size = Path(path).stat().st_size
+            size = located(path).stat().st_size
             last = found[-1] if found else None
             if last and last.config == config and last.bytes + size <= file_mb * 1e6:
                 found[-1] = Part(config, (*last.paths, path), last.bytes + size, key)
             else:
                 found.append(Part(config, (path,), size, key))
     return found
+
+
+def roots() -> list[Path]:
+    """The folders in which a relative path is looked up: the current one, then the main repository.
+
+    They differ in a queued experiment, which runs in a copy of what Git tracks: texts that Git does not track are not in it.
+    """
+    here, main = Path(), Path(os.environ.get("DVC_ROOT", "."))
+    return [here] if main.resolve() == here.resolve() else [here, main]
+
+
+def searched() -> str:
+    """The roots, for an error."""
+    return " or ".join(f"in {root.resolve()}" for root in roots())
+
+
+def matches(pattern: str) -> list[str]:
+    """The files that a glob pattern names in any of the roots, sorted: the same names whichever root has them."""
+    found = {name for root in roots() for name in glob.glob(pattern, root_dir=root, recursive=True) if located(name).is_file()}
+    return sorted(found)
+
+
+def located(name: str) -> Path:
+    """The path of a file or folder, in the first of the roots that has it."""
+    return next((root / name for root in roots() if (root / name).exists()), Path(name))
+
+
+def plain(text: str) -> str:
+    """A text without what Windows adds to it: a byte-order mark, and a carriage return in each line ending. `cleaned` removes both too."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read(part: Part) -> Iterator[Document]:
@@ -90,7 +121,7 @@ def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         if kind == "parquet":
-            table = pq.ParquetFile(path)
+            table = pq.ParquetFile(located(path))
             _require(column, table.schema_arrow.names, path, key)
             if not pa.types.is_string(held := table.schema_arrow.field(column).type) and not pa.types.is_large_string(held):
                 raise ValueError(f"{path}: `{column}` must be text, it holds {held}: set text_column of {key} to another")
@@ -100,9 +131,9 @@ def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
                     yield number, text or ""
             return
         compression = {".gz": "gzip", ".zst": "zstd"}.get(packed)
-        with pa.input_stream(path, compression=compression) as stream:
+        with pa.input_stream(str(located(path)), compression=compression) as stream:
             if kind == "txt":
-                yield from ((1, text) for text in [stream.read().decode()] if text.strip())
+                yield from ((1, text) for text in [plain(stream.read().decode())] if text.strip())
                 return
             for line in io.BufferedReader(stream, 1 << 20):
                 number += 1

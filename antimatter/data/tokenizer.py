@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,11 @@ from antimatter.data.documents import text_bytes
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]")
 PAD, BOS, EOS = range(3)  # their ids
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of GPT-2: merges never cross its pieces
+# Bytes of a piece to learn merges from: the time of the trainer grows with the square of a piece, and no token is as long
+LONGEST_LEARNT = 1_000
+# Of white space to encode in one go: the engine behind PATTERN gives up at somewhat less than a million characters
+LONGEST_BLANK = 100_000
+BLANK = re.compile(rf"(?<!\s)\s{{{LONGEST_BLANK + 1},}}")
 SAMPLE_SEED = (
     0x70CE  # of the hash that draws the sample: another than those of the split, so that the sample is no more like validation than like train
 )
@@ -83,11 +89,12 @@ class Tokenizer:
             raise ValueError(f"{path} is not a tokenizer of this pipeline ({error}): delete it and run `dvc repro tokenizer`") from None
 
     def encode(self, text: str) -> list[int]:
-        return self._encoding.encode_ordinary(text)
+        return [id for part in _parts(text) for id in self._encoding.encode_ordinary(part)]
 
     def encode_array(self, text: str) -> np.ndarray:
         """As encode(), without a Python object a token; runs free of the GIL. (T,) uint32."""
-        return self._encoding.encode_to_numpy(text, disallowed_special=())
+        arrays = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; bytes that are not UTF-8, as half a character at the end, become U+FFFD."""
@@ -112,12 +119,14 @@ def train(corpus: Path, folder: Path, config: TokenizerConfig, workers: int) -> 
         raise FileNotFoundError(f"{corpus} holds no .parquet file: run `dvc repro cleaned` to make it")
     share = config.train_mb * 1e6 / sum(map(text_bytes, paths))
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([by_bytes, pre_tokenizers.FixedLength(LONGEST_LEARNT)])
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     bpe.train_from_iterator(([text for _, text in rows] for rows in sample(paths, share)), trainer)
+    bpe.pre_tokenizer = by_bytes
     if (found := bpe.get_vocab_size()) < config.vocab_size:
         raise ValueError(
             f"tokenizer.vocab_size is {config.vocab_size}, but the text yields only {found} tokens: lower it in params.yaml, or clean more text"
@@ -152,6 +161,17 @@ def _metrics(tokenizer: Tokenizer, batches: Iterator[list[tuple[str, str]]], wor
         "unused_tokens": int((counts[len(SPECIAL) :] == 0).sum()),  # bytes that never occur, and steps on the way to longer tokens
         "bytes_per_token_by_source": {source: size[source] / n for source, n in sorted(tokens.items())},
     }
+
+
+def _parts(text: str) -> list[str]:
+    """The text, cut inside white space that is too long to encode in one go."""
+    parts, start = [], 0
+    if len(text) > LONGEST_BLANK:
+        for run in BLANK.finditer(text):
+            for cut in range(run.start() + LONGEST_BLANK, run.end(), LONGEST_BLANK):
+                parts.append(text[start:cut])
+                start = cut
+    return [*parts, text[start:]]
 
 
 def _byte_characters() -> list[str]:

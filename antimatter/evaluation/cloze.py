@@ -54,7 +54,7 @@ def read_items(path: Path) -> list[Item]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: `git checkout {path}`, or {way_out}")
     category, items = "items", []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if line.startswith("#"):
             category = line.lstrip("# ").strip()
         elif line.strip():

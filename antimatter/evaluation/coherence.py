@@ -52,7 +52,7 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: `git checkout {path}`, or write one prompt a line under `# kind` headings")
     kind, prompts = "prompts", []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8-sig").split("\n"):
         if line.startswith("#"):
             kind = line.lstrip("# ").strip()
         elif line.strip():

@@ -1,11 +1,11 @@
 """Perplexity of texts of one's own: any files, folders and glob patterns."""
 
 import glob
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -83,17 +83,15 @@ def find(patterns: Sequence[str], key: str) -> list[tuple[str, bool]]:
     """
     found: dict[str, bool] = {}
     for pattern in patterns:
-        path = Path(pattern)
-        if pattern == STDIN or path.is_file():
+        if pattern == STDIN or local.located(pattern).is_file():
             found[pattern] = True
             continue
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
-            paths = list(map(str, inside))
-        else:
-            paths = sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
+        if local.located(pattern).is_dir():
+            # Leaves out what is hidden
+            pattern = os.path.join(glob.escape(pattern), "**", "*")
+        paths = local.matches(pattern)
         if not paths:
-            raise FileNotFoundError(f"{key}: {pattern} matches no file in {Path.cwd()}: correct it, or put the files there")
+            raise FileNotFoundError(f"{key}: {pattern} matches no file {local.searched()}: correct it, or put the files there")
         for name in paths:
             found.setdefault(name, False)
     return list(found.items())
@@ -134,19 +132,19 @@ def _score(model: GPT, tokenizer: Tokenizer, path: str, column: str, stride: int
         progress.tell(tokens)
     if not tokens:
         raise ValueError(f"{path} is empty: take it out of {key}")
-    return Text(path, files.sha256(Path(path)) if path != STDIN else "", documents, Score(tokens, nats, size))
+    return Text(path, files.sha256(local.located(path)) if path != STDIN else "", documents, Score(tokens, nats, size))
 
 
 def _documents(path: str, column: str, key: str) -> Iterator[str]:
     """The texts in a file: those of JSON and parquet, or the whole of any other."""
     if path != STDIN and local.KIND.search(path) and not path.endswith(".txt"):
         part = local.Part(FilesConfig(pattern=path, text_column=column, licence=""), (path,), 0, key)
-        yield from (document.text for document in local.read(part) if document.text)
+        yield from (local.plain(document.text) for document in local.read(part) if document.text)
         return
-    content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+    content = sys.stdin.buffer.read() if path == STDIN else local.located(path).read_bytes()
     name = "standard input" if path == STDIN else path
     try:
-        text = content.decode()
+        text = local.plain(content.decode())
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is no UTF-8 text ({error}): convert it, or take it out of {key}") from None
     if "\0" in text:

@@ -206,19 +206,19 @@ def test_a_broken_raw_file_is_named(tmp_path, rules, runtime):
 def test_a_stage_that_dies_just_after_it_has_published_can_be_run_again(tmp_path, monkeypatch):
     """DVC deletes the output before it runs a stage again; the marks of finished tasks must not stand for files that are gone."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    raw, publish = write_raw(tmp_path / "raw", CLEAN), files.publish
+    raw, link = write_raw(tmp_path / "raw", CLEAN), files.link
     outputs = [tmp_path / name for name in ("cleaned", "metrics.json", "drops.csv", "lengths.csv")]
 
-    def die(work, path):
-        publish(work, path)
+    def die(found, path):
+        link(found, path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "publish", die)
+    monkeypatch.setattr(files, "link", die)
     with pytest.raises(KeyboardInterrupt):
         stages.cleaned.main(raw, *outputs)
     assert read(outputs[0]) == CLEAN
     files.remove(outputs[0])
-    monkeypatch.setattr(files, "publish", publish)
+    monkeypatch.setattr(files, "link", link)
     stages.cleaned.main(raw, *outputs)
     assert read(outputs[0]) == CLEAN
     assert not list((tmp_path / ".state").iterdir())

@@ -115,3 +115,11 @@ def test_the_table_of_reasons_adds_up(tmp_path):
 def test_token_frequencies_fall_with_the_rank():
     counts = np.array([0, 5, 100, 1, 7, 7])
     assert list(charts.zipf(counts)) == [(1, 100), (2, 7), (3, 7), (4, 5), (5, 1)]
+
+
+def test_examples_of_web_text_are_shown_whatever_ends_their_lines(tmp_path):
+    """U+2028, U+2029, U+0085 and others end a line for str.splitlines(), and none in a file of JSON lines."""
+    text = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1cseven"
+    examples = [{"reason": reason, "id": "1", "source": "web", "text": text} for reason in ("short", "long")]
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples))
+    assert list(inspection.dropped(tmp_path, "short", 5)) == [f"\n--- 1, from web\n{text}"]

@@ -30,7 +30,8 @@ def corpus(folder, documents):
     half = len(documents) // 2
     for number, part in enumerate((documents[:half], documents[half:])):
         sketches, sources = [sketch(text) for text in part], [source_of(text) for text in part]
-        pq.write_table(pa.table({"source": sources, "text": part, "sketch": sketches}), folder / f"{number:05d}.parquet")
+        ids = [f"{number}/{i}" for i in range(len(part))]
+        pq.write_table(pa.table({"id": ids, "source": sources, "text": part, "sketch": sketches}), folder / f"{number:05d}.parquet")
     return folder
 
 
@@ -171,7 +172,7 @@ def test_an_empty_split_is_an_error(tmp_path, tokenizer, runtime):
 
 
 def test_a_document_longer_than_a_file_is_an_error(tmp_path, tokenizer, runtime):
-    with pytest.raises(ValueError, match=r"exceeds shards\.tokens_per_file = 10"):
+    with pytest.raises(ValueError, match=r"the document 0/0 has 44 tokens, more than shards\.tokens_per_file = 10"):
         tiny = ShardsConfig(tokens_per_file=10, validation_fraction=0.5, max_similarity=1.0, seed=0)
         encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, tiny, runtime)
 

@@ -1,6 +1,10 @@
 import dataclasses
 import gzip
 import json
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +14,10 @@ import pytest
 from antimatter import files, params
 from antimatter.data import local, sources
 from antimatter.data.documents import Document, write_parquet
-from antimatter.data.embedded import embedded
+from antimatter.data.embedded import embedded, python_pages
 from antimatter.data.local import FilesConfig
 from antimatter.data.sources import RawConfig
+from antimatter.data.workers import processes
 
 MODULE = '''"""Opens doors.
 
@@ -237,13 +242,12 @@ def test_files_of_several_kinds_become_parquet_whatever_the_number_of_workers(tm
     written = []
     for workers in (1, 2):
         folder = tmp_path / f"raw{workers}"
-        tallies = sources.write(config_of(tmp_path), folder, dataclasses.replace(runtime, workers=workers))
+        tallies = sources.write(config_of(tmp_path), folder, tmp_path / f"work{workers}", dataclasses.replace(runtime, workers=workers))
         assert {source: tally.documents for source, tally in tallies.items()} == {f"{tmp_path}/*.jsonl": 300, f"{tmp_path}/*.parquet": 50}
         written.append({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
     assert written[0] == written[1] and len(written[0]) > 4
     rows = [row for path in sorted((tmp_path / "raw1").iterdir()) for row in pq.read_table(path).to_pylist()]
     assert [row["licence"] for row in rows] == ["MIT"] * 300 + ["none"] * 50
-    assert not list((tmp_path / ".state").iterdir())
 
 
 def test_a_bad_file_among_good_ones_loses_nothing(tmp_path, monkeypatch, runtime):
@@ -255,24 +259,108 @@ def test_a_bad_file_among_good_ones_loses_nothing(tmp_path, monkeypatch, runtime
     folder.mkdir()
     (folder / "old").touch()
     with pytest.raises(ValueError, match=r"1\.jsonl, line 1 is not JSON"):
-        sources.write(config_of(tmp_path), folder, runtime)
+        sources.write(config_of(tmp_path), folder, tmp_path / "work", runtime)
     assert [path.name for path in folder.iterdir()] == ["old"]
 
 
+def test_after_a_line_was_corrected_only_its_part_is_read_again(tmp_path, runtime, monkeypatch, capsys):
+    """Parts are at most 20 kB of files, or one file."""
+    good = json.dumps({"text": "good " * 100}) + "\n"
+    for number in range(6):
+        (tmp_path / f"{number}.jsonl").write_text(good * 40)
+    (tmp_path / "4.jsonl").write_text(good * 39 + '{"text": "torn')
+    pq.write_table(pa.table({"content": ["good"]}), tmp_path / "a.parquet")
+    write = partial(sources.write, config_of(tmp_path), tmp_path / "raw", tmp_path / "work", runtime)
+    with pytest.raises(ValueError, match=r"4\.jsonl, line 40 is not JSON"):
+        write()
+    (tmp_path / "4.jsonl").write_text(good * 41)
+    read, reads = local.read, []
+    monkeypatch.setattr(local, "read", lambda part: (reads.append(Path(part.paths[0]).name), read(part))[1])
+    tallies = write()
+    assert reads == ["4.jsonl", "5.jsonl", "a.parquet"]  # one worker stops at the first error
+    assert "raw: resuming, 4 of 7 parts were read" in capsys.readouterr().err
+    assert sum(tally.documents for tally in tallies.values()) == 242
+    once = {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()}
+    sources.write(config_of(tmp_path), tmp_path / "raw", tmp_path / "afresh", runtime)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == once
+
+
 def test_a_call_that_dies_just_after_it_has_published_can_be_made_again(tmp_path, monkeypatch, runtime):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / "0.jsonl").write_text(json.dumps({"text": "good"}) + "\n")
     pq.write_table(pa.table({"content": ["good"]}), tmp_path / "a.parquet")
-    publish, folder = files.publish, tmp_path / "raw"
+    link, folder = files.link, tmp_path / "raw"
 
-    def die(work, path):
-        publish(work, path)
+    def die(found, path):
+        link(found, path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "publish", die)
+    monkeypatch.setattr(files, "link", die)
     with pytest.raises(KeyboardInterrupt):
-        sources.write(config_of(tmp_path), folder, runtime)
+        sources.write(config_of(tmp_path), folder, tmp_path / "work", runtime)
     files.remove(folder)  # as DVC does before it runs a stage again
-    monkeypatch.setattr(files, "publish", publish)
-    assert sum(tally.documents for tally in sources.write(config_of(tmp_path), folder, runtime).values()) == 2
+    monkeypatch.setattr(files, "link", link)
+    assert sum(tally.documents for tally in sources.write(config_of(tmp_path), folder, tmp_path / "work", runtime).values()) == 2
     assert len(list(folder.glob("*.parquet"))) == 2
+
+
+def test_a_queued_experiment_finds_what_git_does_not_track(tmp_path, monkeypatch, runtime):
+    """It runs in a copy of what Git tracks, below the repository, and takes the rest from there; its own copy of a file counts first."""
+    copied = tmp_path / ".dvc/tmp/exps/one"
+    for folder, name, text in ((tmp_path, "tracked", "old"), (tmp_path, "mine", "mine"), (copied, "tracked", "of the experiment")):
+        (folder / "corpus").mkdir(parents=True, exist_ok=True)
+        (folder / "corpus" / f"{name}.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    given = FilesConfig(pattern="corpus/*.jsonl", text_column="text", licence="MIT")
+    config = dataclasses.replace(params.read(RawConfig, "raw"), source="files", files=(given,))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    found = []
+    for place in (tmp_path, copied):
+        monkeypatch.chdir(place)
+        sources.write(config, tmp_path / "raw", tmp_path / place.name / "work", runtime)
+        rows = pq.read_table(tmp_path / "raw/00000-00000.parquet").to_pylist()
+        found.append([(row["id"], row["text"]) for row in rows])
+    assert found[0] == [("corpus/mine.jsonl:1", "mine"), ("corpus/tracked.jsonl:1", "old")]
+    assert found[1] == [("corpus/mine.jsonl:1", "mine"), ("corpus/tracked.jsonl:1", "of the experiment")]
+    with pytest.raises(FileNotFoundError) as error:
+        local.parts([dataclasses.replace(given, pattern="none/*.txt")], 1, "raw.files")
+    assert f"matches no file in {copied} or in {tmp_path}: " in str(error.value)
+
+
+def test_a_text_of_windows_is_that_of_linux(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffOne line.\r\nAnother, with é.\r\n".encode())
+    assert [document.text for document in read(tmp_path / "a.txt", "text")] == ["One line.\nAnother, with é.\n"]
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n{"text": "two"}\r\n')
+    assert [document.text for document in read(tmp_path / "a.jsonl", "text")] == ["one", "two"]
+
+
+def test_lines_of_code_are_counted_as_python_counts_them():
+    """A form feed and U+2028 end a line for str.splitlines() and not for Python: a comment inside a string would be taken twice."""
+    code = 'x = """One string \f with \u2028 breaks.\n# It says what is no comment here,\n# for it is inside of the string."""\n'
+    ((_, lines),) = python_pages("a.py", "\f\n" * 3 + code)
+    assert " ".join(lines).count("It says what is no comment here") == 1
+
+
+def die(file):
+    if file[0].endswith("__init__.py"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+def test_a_killed_reader_of_documentation_is_an_error_of_one_line(doors, monkeypatch):
+    """Also while files are still handed out, when CPython itself says `OSError: handle is closed`."""
+    monkeypatch.setattr("antimatter.data.embedded._pages", die)
+    with pytest.raises(OSError, match=r"a worker was killed, perhaps for want of memory: lower runtime\.workers"):
+        list(embedded({"doors": "1.2.0"}, workers=2))
+
+
+def test_a_pool_that_takes_itself_down_while_work_is_handed_out_is_the_same_error(monkeypatch):
+    def closed(*_, **__):
+        raise OSError("handle is closed")
+
+    with pytest.raises(OSError, match="a worker was killed, perhaps for want of memory"), processes(2) as pool:
+        monkeypatch.setattr(ProcessPoolExecutor, "submit", closed)
+        pool.map(die, [("", "")])
+
+
+def test_workers_are_not_forked_from_a_process_with_threads():
+    with processes(1) as pool:
+        assert pool._mp_context.get_start_method() == "forkserver"

@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import random
 
 import pyarrow as pa
@@ -48,6 +50,38 @@ def dirty_strings():
         yield "".join(chr(generator.randrange(*generator.choice(ranges))) for _ in range(generator.randrange(1, 40)))
     for _ in range(300):
         yield "".join(generator.choice([" ", "  ", "\n", "'s", "'", "é", "the", "Fox", "12", "½", "_", "-", "[EOS]", "ß", "字"]) for _ in range(20))
+
+
+@pytest.mark.parametrize("run", [" ", "-", "a", "é", "\n"])
+def test_a_long_run_in_one_document_is_learnt_from_in_no_time(tmp_path, run):
+    """The trainer's time grows with the square of a piece: uncut, this takes hours."""
+    documents = [SENTENCE * 3, f"left {run * 2_000_000} right", "foxes and dogs, dogs and foxes"]
+    report = tok.train(corpus(tmp_path / "cleaned", documents), tmp_path / "tokenizer", dataclasses.replace(CONFIG, train_mb=100), workers=1)
+    assert report["sample_bytes"] == sum(len(document.encode()) for document in documents)
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+    ids = tokenizer.encode_array(documents[1])
+    assert tokenizer.decode(ids.tolist()) == documents[1]
+
+
+def test_blanks_that_the_regex_engine_gives_up_at_are_encoded(folder):
+    tokenizer = Tokenizer.load(folder)
+    for text in (" " * 999_999, f"left {' ' * 1_500_000} right\n{chr(10) * 1_200_000}end", " " * 100_000 + "x", " " * 100_001 + "x"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.encode_array(text).tolist() == ids
+
+
+def test_only_pieces_that_are_too_long_are_learnt_otherwise(tmp_path):
+    """tokenizer.json is what the library alone makes of text without such pieces, and names the usual pre-tokenizer."""
+    documents = [SENTENCE * 3, "x" * 999 + " foxes and dogs, dogs and foxes"]
+    tok.train(corpus(tmp_path / "cleaned", documents), tmp_path / "tokenizer", CONFIG, workers=1)
+    plain = tokenizers.Tokenizer(tokenizers.models.BPE())
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=list(tok.SPECIAL), initial_alphabet=alphabet, show_progress=False)
+    plain.train_from_iterator(documents, trainer)
+    assert json.loads((tmp_path / "tokenizer/tokenizer.json").read_text()) == json.loads(plain.to_str())
 
 
 def test_text_survives_the_round_trip(folder):

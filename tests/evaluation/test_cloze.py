@@ -131,7 +131,7 @@ def test_the_interval_is_that_of_clopper_and_pearson(correct: int, n: int, low: 
 
 def test_items_stand_one_a_line_under_their_category(tmp_path: Path) -> None:
     path = tmp_path / "items.txt"
-    path.write_text("# Colours\nThe sky is | blue | red\n\n# Numbers\nOne and one | is two. | is three. | is four. | is five.\n")
+    path.write_text("\ufeff# Colours\nThe sky is | blue | red\n\n# Numbers\nOne and one | is two. | is three. | is four. | is five.\n")
     assert cloze.read_items(path) == [
         Item("Colours", "The sky is", ("blue", "red")),
         Item("Numbers", "One and one", ("is two.", "is three.", "is four.", "is five.")),

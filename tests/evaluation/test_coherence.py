@@ -108,7 +108,7 @@ def test_the_mean_over_seeds_comes_with_their_spread() -> None:
 
 def test_prompts_stand_one_a_line_under_their_kind(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_text("# Logic\nOne\n\nTwo\n# Creative\nThree\n")
+    path.write_text("\ufeff# Logic\nOne\n\nTwo\n# Creative\nThree\n")
     assert coherence.read_prompts(path) == [("Logic", "One"), ("Logic", "Two"), ("Creative", "Three")]
     path.write_text("# Logic\n")
     with pytest.raises(ValueError, match="holds no prompt"):

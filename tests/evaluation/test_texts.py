@@ -58,6 +58,28 @@ def test_a_text_costs_what_its_tokens_cost_after_a_beginning(here: Path, model: 
     assert found.sha256 == files.sha256(here / "one.md")
 
 
+def test_windows_changes_no_score(here: Path, model: GPT, tokenizer: Tokenizer) -> None:
+    """A byte-order mark and carriage returns are no text: the tokenizer never learnt them."""
+    windows = "\ufeff" + TEXT.replace("\n", "\r\n")
+    (here / "windows.md").write_bytes(windows.encode())
+    (here / "windows.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps({"text": windows}).encode() + b"\r\n")
+    found = texts.score(model, tokenizer, ["one.md", "windows.md", "windows.jsonl"], column="text", stride=32, key="k")
+    assert found[0].score == found[1].score == found[2].score
+
+
+def test_a_queued_experiment_scores_texts_that_git_does_not_track(
+    here: Path, model: GPT, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(here))
+    patterns = ["one.md", "folder", "folder/sub/*.parquet"]
+    expected = texts.score(model, tokenizer, patterns, column="text", stride=32, key="k")
+    elsewhere = tmp_path_factory.mktemp("temporary")
+    (elsewhere / "folder").mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert texts.score(model, tokenizer, patterns, column="text", stride=32, key="k") == expected
+    assert {text.path for text in expected} == {"one.md", "folder/a.txt", "folder/sub/b.jsonl.gz", "folder/sub/c.parquet"}
+
+
 def test_documents_of_a_file_do_not_see_each_other(here: Path, model: GPT, tokenizer: Tokenizer) -> None:
     found = {text.path: text for text in texts.score(model, tokenizer, ["folder/sub"], column="text", stride=32, key="k")}
     expected = sum(by_hand(model, tokenizer, text) for text in ("one two", "three"))
