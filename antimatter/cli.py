@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +69,7 @@ def chat(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    from antimatter import params
+    from antimatter import params, recorded
     from antimatter.data.shards import Shards
     from antimatter.experiments import history
     from antimatter.export import gguf, huggingface, parity, source
@@ -77,7 +77,7 @@ def export(arguments: argparse.Namespace) -> None:
     config = params.read(gguf.GGUFConfig, "gguf")
     config = replace(config, name=arguments.name or config.name)
     opened = source.open_checkpoint(arguments.checkpoint, arguments.config)
-    if arguments.checkpoint.is_dir() and (commit := history.commit_of(history.md5(arguments.checkpoint))):
+    if arguments.checkpoint.is_dir() and (commit := history.commit_of(recorded.md5(arguments.checkpoint))):
         opened = replace(opened, provenance=opened.provenance | {"commit": commit})
     tokenizer = arguments.tokenizer / "tokenizer.json" if arguments.tokenizer.is_dir() else arguments.tokenizer
     model, windows, types = None, None, arguments.type or config.types
@@ -236,6 +236,31 @@ def inspect_shards(arguments: argparse.Namespace) -> None:
     sys.stdout.writelines(f"{text}\n" for text in inspection.excerpts(SHARDS, tokenizer, arguments.count, arguments.seed))
 
 
+def check(arguments: argparse.Namespace) -> None:
+    from antimatter import check, params, recovery
+
+    for line in recovery.mend():
+        print(f"note: {line}", file=sys.stderr, flush=True)
+    if found := check.everything():
+        raise ValueError("\nerror: ".join(found))
+    print(f"{params.PARAMS} is good")
+
+
+def resume(arguments: argparse.Namespace) -> None:
+    from antimatter import resume
+
+    if arguments.folder is None:
+        works = resume.works()
+        sys.stdout.writelines(f"{work.line()}\n" for work in works)
+        print("antimatter resume FOLDER shows what has changed" if works else "there is no unfinished work in .state")
+        return
+    if arguments.accept:
+        print(f"{resume.adopt(arguments.folder)}: `dvc repro` resumes it if its parameters and data are the present ones")
+        return
+    sys.stdout.writelines(resume.diff(resume.work(arguments.folder)))
+    print(f"\n`antimatter resume {arguments.folder} --accept` lets it go on under the code of now; its results will say so")
+
+
 def preset(arguments: argparse.Namespace) -> None:
     import difflib
 
@@ -251,8 +276,22 @@ def preset(arguments: argparse.Namespace) -> None:
     if new == old:
         print(f"{params.PARAMS} is {source} already")
         return
+    if not arguments.force and old and not _is_saved(old):
+        raise ValueError(f"{params.PARAMS} has changes that no commit has: `git commit` or `git stash` them, or overwrite them with --force")
     files.write_text(params.PARAMS, new)
     sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"{params.PARAMS} (before)", f"{params.PARAMS} (now)"))
+
+
+def _is_saved(text: str) -> bool:
+    """Whether this params.yaml is that of the last commit, or a preset."""
+    import subprocess
+
+    from antimatter import params
+
+    known = [path.read_text(encoding="utf-8") for path in PRESETS.glob("*.yaml")]
+    with suppress(FileNotFoundError):  # no Git
+        known.append(subprocess.run(["git", "show", f"HEAD:./{params.PARAMS}"], capture_output=True, encoding="utf-8").stdout)
+    return text in known
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -454,8 +493,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
     command.set_defaults(run=inspect_shards)
 
+    command = commands.add_parser(
+        "check",
+        help="whether params.yaml is good, before anything is computed; mends files of DVC's that a kill has left incomplete",
+        description="Reads every section of params.yaml as its stage will, and looks for the texts and packages that it names.",
+    )
+    command.set_defaults(run=check)
+
+    command = commands.add_parser(
+        "resume",
+        help="let a run that was interrupted go on after a change of the code",
+        description="Lists unfinished work; for a folder, shows what has changed in its code; with --accept, lets it go on under the code of now."
+        " `dvc repro` resumes by itself what was begun under the same code.",
+    )
+    command.add_argument("folder", nargs="?", type=Path, help="in .state, as the list has it")
+    command.add_argument("--accept", action="store_true", help="let it go on; the provenance of the model, or the metrics of the data, will tell")
+    command.set_defaults(run=resume)
+
     command = commands.add_parser("preset", help="replace params.yaml by a preset, and show the difference")
     command.add_argument("name", help=f"the name of a file in {PRESETS}/, without .yaml")
+    command.add_argument("--force", action="store_true", help="overwrite changes of params.yaml that are not committed")
     command.set_defaults(run=preset)
 
     command = commands.add_parser("plan", help="what a training takes: FLOPs, memory, hours and money on known GPUs")

@@ -14,7 +14,7 @@ from antimatter.training.journal import Curves
 from antimatter.training.optimizer import OptimizerConfig
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
-from antimatter.training.trainer import Data, Places, Recipe, TrainConfig, TrainRuntime, train
+from antimatter.training.trainer import Data, Places, Recipe, Result, TrainConfig, TrainRuntime, train
 
 SECTIONS = ("model", "loss", "optimizer", "schedule", "spikes", "checkpoints")
 
@@ -49,15 +49,22 @@ def main(
     machine = {"kind": kind, "devices": world, "micro_batch": micro_batch, "precision": precision}
     known = provenance.of("checkpoints", SECTIONS, shards.digests(), machine)  # now, as files may be edited while it trains
     first = distributed.is_first()
-    with state.kept("checkpoints", **identity) if first else nullcontext(state.folder("checkpoints", **identity)) as saved:
+    with state.kept("checkpoints", [checkpoints], **identity) if first else nullcontext(state.folder("checkpoints", **identity)) as saved:
         model = GPT(config)
+        n_parameters = model.n_parameters()
+
+        def report(result: Result) -> None:
+            files.write_metrics(metrics, {"parameters": n_parameters, **asdict(result)})
+
+        if first:
+            files.write_metrics(metrics, {"parameters": n_parameters})  # DVC has deleted it, and `dvc metrics show` wants the file
         curves = Curves(training, validation, backtracks, throughput) if first else Curves(None, None, None, None)
         with distributed.launched(world, recipe.runtime.device_type()) as ranks:
-            result = train(model, data, recipe, Places(saved, curves, live), ranks)
+            train(model, data, recipe, Places(saved, curves, live, report), ranks)
         if first:
+            known |= state.record(saved)
             weights.save(model, checkpoints, known)
             files.write_json(made, known)
-            files.write_metrics(metrics, {"parameters": model.n_parameters(), **asdict(result)})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from antimatter import files, params, stage, state
-from antimatter.data import decontamination
+from antimatter.data import decontamination, local
 from antimatter.data.clean import CleanConfig, clean
 from antimatter.data.engine import EngineRuntime
 
@@ -12,14 +12,15 @@ from antimatter.data.engine import EngineRuntime
 def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) -> None:
     config = params.read(CleanConfig, "cleaned")
     runtime = params.read(EngineRuntime, "runtime", part=True)
-    texts = {path: files.sha256(Path(path)) for path in decontamination.paths(config.decontamination)}
-    with state.kept("cleaned", cleaned=dataclasses.asdict(config), input=state.fingerprint(raw, "*.parquet"), texts=texts) as work:
+    texts = {path: files.sha256(local.located(path)) for path in decontamination.paths(config.decontamination)}
+    identity = {"cleaned": dataclasses.asdict(config), "input": state.fingerprint(raw, "*.parquet"), "texts": texts}
+    with state.kept("cleaned", [cleaned], **identity) as work:
         report = clean(raw, work, config, runtime)
-        files.remove(work / "copy")  # its marks speak of files that now move away
-        files.publish(work / "cleaned", cleaned)
+        record = state.record(work)
+        files.link({path.name: path for path in (work / "cleaned").glob("[!.]*")}, cleaned)
     found = dataclasses.asdict(report)
     files.write_csv(lengths, ("bytes", "raw", "cleaned"), found.pop("lengths"))
-    files.write_metrics(metrics, found)
+    files.write_metrics(metrics, found | record)
     rows = [("kept", report.documents_out, report.bytes_out), ("trimmed", 0, report.bytes_trimmed)]
     rows += [(reason, n, report.dropped_bytes[reason]) for reason, n in report.dropped.items()]
     files.write_csv(drops, ("reason", "documents", "megabytes"), [(reason, n, size / 1e6) for reason, n, size in rows])

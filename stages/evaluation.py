@@ -1,23 +1,15 @@
 """evaluation: how well the model predicts unseen text, what it says to fixed prompts, and whether it knows the right end of a sentence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from antimatter import files, params, stage
 from antimatter.data.shards import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import cloze, coherence, curves, perplexity, texts
-from antimatter.evaluation.coherence import CoherenceConfig
-from antimatter.evaluation.perplexity import Bin, EvaluationRuntime, PerplexityConfig
+from antimatter.evaluation.config import EvaluationConfig
+from antimatter.evaluation.perplexity import Bin, EvaluationRuntime
 from antimatter.model import weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(PerplexityConfig, CoherenceConfig):
-    def __post_init__(self) -> None:
-        PerplexityConfig.__post_init__(self)
-        CoherenceConfig.__post_init__(self)
 
 
 def main(

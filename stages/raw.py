@@ -1,8 +1,9 @@
 """raw: text as it is found, with its source and licence."""
 
+from dataclasses import asdict
 from pathlib import Path
 
-from antimatter import files, params, stage
+from antimatter import files, params, stage, state
 from antimatter.data import sources
 from antimatter.data.engine import EngineRuntime
 from antimatter.data.sources import RawConfig
@@ -11,9 +12,10 @@ from antimatter.data.sources import RawConfig
 def main(raw: Path, metrics: Path, by_source: Path) -> None:
     config = params.read(RawConfig, "raw")
     runtime = params.read(EngineRuntime, "runtime", part=True)
-    found = sources.write(config, raw, runtime)
-    documents, size = (sum(getattr(tally, name) for tally in found.values()) for name in ("documents", "bytes"))
-    files.write_metrics(metrics, {"documents": documents, "bytes": size, "sources": len(found)})
+    with state.kept("raw", [raw], raw=asdict(config)) as work:
+        found = sources.write(config, raw, work, runtime)
+        documents, size = (sum(getattr(tally, name) for tally in found.values()) for name in ("documents", "bytes"))
+        files.write_metrics(metrics, {"documents": documents, "bytes": size, "sources": len(found), **state.record(work)})
     files.write_csv(by_source, ("source", "documents", "bytes"), [(source, tally.documents, tally.bytes) for source, tally in found.items()])
     print(f"raw: {documents:,} documents, {size / 1e6:,.1f} MB from {len(found)} sources")
 

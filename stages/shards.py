@@ -15,10 +15,11 @@ def main(cleaned: Path, tokenizer: Path, drops: Path, lengths: Path, shards: Pat
     config = params.read(ShardsConfig, "shards")
     runtime = params.read(EngineRuntime, "runtime", part=True)
     inputs = {"cleaned": state.fingerprint(cleaned, "*.parquet"), "tokenizer": state.fingerprint(tokenizer, "*")}
-    with state.kept("shards", shards=asdict(config), input=inputs) as work:
+    with state.kept("shards", [shards], shards=asdict(config), input=inputs) as work:
         report = encode.write(cleaned, tokenizer, work, config, runtime, {name: state.digest(found) for name, found in inputs.items()})
-        files.publish(work / "shards", shards)
-    files.write_metrics(metrics, report)
+        record = state.record(work)
+        files.link({path.name: path for path in (work / "shards").glob("[!.]*")}, shards)
+    files.write_metrics(metrics, report | record)
     files.write_csv(frequencies, ("rank", "count"), charts.zipf(np.load(shards / "token_counts.npy")))
     charts.draw(drops, lengths, frequencies, picture)
     print(f"shards: {report['train']['tokens']:,} tokens to train on, {report['validation']['tokens']:,} to validate")

@@ -29,6 +29,7 @@ TINY = {
     "evaluation.seeds": [1, 2],
     "evaluation.max_new_tokens": 8,
     "gguf.windows": 2,
+    "runtime.workers": 1,
     "gguf.types": ["f16", "q4_k_m"],
     "gguf.max_kl": {"f32": 1e-4, "f16": 1e-4, "q8_0": 1e-2, "q4_k_m": 0.1},
 }

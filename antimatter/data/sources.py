@@ -1,5 +1,7 @@
 """Where text comes from: the documentation inside the pinned packages, local files, or data sets of the hub. All of it becomes parquet files."""
 
+import hashlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,13 +11,15 @@ from typing import Literal
 
 from datatrove.data import DocumentsPipeline
 
-from antimatter import files, state
+from antimatter import files
 from antimatter.data import engine, hub, local
 from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded
 from antimatter.data.engine import EngineRuntime, Step
 from antimatter.data.hub import HubConfig, Lane
 from antimatter.data.local import FilesConfig
+
+COUNTS = "counts.json"  # beside the parquet files of a part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,53 +45,66 @@ class Tally:
     bytes: int  # of UTF-8 text
 
 
-def write(config: RawConfig, folder: Path, runtime: EngineRuntime) -> dict[str, Tally]:
+def write(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime) -> dict[str, Tally]:
     """Writes the documents of the configured source to folder/*.parquet; what each source gave, the largest first.
 
-    The bytes depend on `config` and the source alone. A killed call that is made again goes on where it was (embedded takes seconds and starts over).
+    The bytes depend on `config` and the source alone. What a killed call has read in `work` the next call does not read again (embedded
+    takes seconds and starts over).
     """
     if config.source == "embedded":
         with files.replacing(folder) as partial:
             return _tallies(_write(embedded(config.packages, runtime.workers), partial, config.file_mb))
-    step: Step
-    if config.source == "files":
-        parts = local.parts(config.files, config.file_mb, "raw.files")
-        found = [[(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in part.paths] for part in parts]
-        with state.kept("raw", raw=asdict(config), files=found) as work:
-            step = ReadFiles(parts, work / "raw", config.file_mb)
-            counts = engine.run([step], [part.bytes for part in parts], work / "read", runtime, "raw")
-            files.remove(work / "read")  # its marks speak of files that now move away
-            files.publish(work / "raw", folder)
-    else:
-        lanes = hub.lanes(config.hub)
-        with state.kept("raw", raw=asdict(config)) as work:
-            step = ReadLanes(lanes, work / "raw", config.file_mb)
-            counts = engine.run([step], [lane.bytes for lane in lanes], work / "read", runtime, "raw")
-            for place in (work / "raw").glob("*.json"):
-                place.unlink()
-            files.remove(work / "read")
-            files.publish(work / "raw", folder)
-        for name in sorted({lane.data_set.name for lane in lanes}):
-            asked, got = sum(lane.bytes for lane in lanes if lane.data_set.name == name), counts[f"bytes {name}"]
-            if got < 0.99 * asked:
-                print(f"raw: {name} gave {got / 1e6:,.1f} MB of the {asked / 1e6:,.1f} asked for: some lanes hold no more", file=sys.stderr)
-    return _tallies(counts)
+    return _tallies((_read_files if config.source == "files" else _read_hub)(config, folder, work, runtime))
+
+
+def _read_files(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime) -> Counter[str]:
+    """A part that was read is known by its files, so after one of them was corrected only its part is read again."""
+    parts = local.parts(config.files, config.file_mb, "raw.files")
+    places = [work / "parts" / _identity(part) for part in parts]
+    missing = {place: part for place, part in zip(places, parts, strict=True) if not place.exists()}
+    if done := len(parts) - len(missing):
+        print(f"raw: resuming, {done:,} of {len(parts):,} parts were read", file=sys.stderr, flush=True)
+    files.remove(work / "read")  # its marks are by number, and the numbers may mean other parts now
+    if missing:
+        step = ReadFiles(list(missing.values()), list(missing), config.file_mb)
+        engine.run([step], [part.bytes for part in missing.values()], work / "read", runtime, "raw")
+    files.link({f"{i:05d}-{path.name}": path for i, place in enumerate(places) for path in sorted(place.glob("*.parquet"))}, folder)
+    return sum((Counter(files.read_json(place / COUNTS)) for place in places), Counter[str]())
+
+
+def _identity(part: local.Part) -> str:
+    """A hash of a part: its files as they are on the disk, and how they are read."""
+    found = [(path, status.st_size, status.st_mtime_ns) for path in part.paths for status in [local.located(path).stat()]]
+    return hashlib.sha256(json.dumps([found, asdict(part.config)]).encode()).hexdigest()[:16]
+
+
+def _read_hub(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime) -> Counter[str]:
+    lanes = hub.lanes(config.hub)
+    step = ReadLanes(lanes, work / "raw", config.file_mb)
+    counts = engine.run([step], [lane.bytes for lane in lanes], work / "read", runtime, "raw")
+    files.link({path.name: path for path in (work / "raw").glob("*.parquet")}, folder)
+    for name in sorted({lane.data_set.name for lane in lanes}):
+        asked, got = sum(lane.bytes for lane in lanes if lane.data_set.name == name), counts[f"bytes {name}"]
+        if got < 0.99 * asked:
+            print(f"raw: {name} gave {got / 1e6:,.1f} MB of the {asked / 1e6:,.1f} asked for: some lanes hold no more", file=sys.stderr)
+    return counts
 
 
 class ReadFiles(Step):
-    """Task n reads the n-th of `parts`. A part that was killed is read again."""
+    """Task n reads the n-th of `parts` to the n-th of `places`: a folder that is whole or absent, with the counts of its documents."""
 
-    def __init__(self, parts: list[local.Part], folder: Path, file_mb: float) -> None:
+    def __init__(self, parts: list[local.Part], places: list[Path], file_mb: float) -> None:
         super().__init__()
-        self.parts, self.folder, self.file_mb = parts, folder, file_mb
+        self.parts, self.places, self.file_mb = parts, places, file_mb
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        self.count(_write(local.read(self.parts[rank]), self.folder, self.file_mb, f"{rank:05d}-"))
+        with files.replacing(self.places[rank]) as partial:
+            files.write_json(partial / COUNTS, _write(local.read(self.parts[rank]), partial, self.file_mb))
         yield from ()
 
 
 class ReadLanes(Step):
-    """Task n reads the n-th of `lanes`. A lane that was killed goes on after its last whole file."""
+    """Task n reads the n-th of `lanes`. A lane that was killed resumes after its last whole file."""
 
     def __init__(self, lanes: list[Lane], folder: Path, file_mb: float) -> None:
         super().__init__()
@@ -100,7 +117,7 @@ class ReadLanes(Step):
         yield from ()
 
 
-def _write(documents: Iterable[Document], folder: Path, file_mb: float, prefix: str = "") -> Counter[str]:
+def _write(documents: Iterable[Document], folder: Path, file_mb: float) -> Counter[str]:
     counts = Counter[str]()
 
     def counted() -> Iterator[Document]:
@@ -109,7 +126,7 @@ def _write(documents: Iterable[Document], folder: Path, file_mb: float, prefix: 
             counts[f"bytes {document.source}"] += len(document.text.encode())
             yield document
 
-    write_parquet(counted(), folder, file_mb, prefix)
+    write_parquet(counted(), folder, file_mb)
     return counts
 
 

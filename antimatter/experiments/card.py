@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from antimatter import files
+from antimatter import files, recorded
 from antimatter.experiments import history
 
 CHECKPOINTS, PROVENANCE = "models/checkpoints", "metrics/provenance.json"
@@ -29,8 +29,8 @@ class Facts:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.stages = history.locked(root)
-        self.hashes = history.hashes(self.stages)
+        self.stages = recorded.stages(root)
+        self.hashes = recorded.hashes(self.stages)
         self.commit = history.commit_of(self.hashes[CHECKPOINTS], root) if CHECKPOINTS in self.hashes else None
 
     def params(self, section: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Facts:
         path = self.root / name
         if not path.is_file():
             raise FileNotFoundError(f"{name} is missing: run `dvc repro`, or `git checkout {name}`")
-        if history.md5(path) != self.hashes.get(name):
+        if recorded.md5(path) != self.hashes.get(name):
             raise ValueError(f"{name} is not the file that dvc.lock records: run `dvc repro`, or `git checkout {name} dvc.lock`")
         return path
 

@@ -94,4 +94,6 @@ def dry_run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO)
 
 
 def _jobs(base: Base, options: Options) -> int:
-    return options.jobs or (len(os.sched_getaffinity(0)) if base.cpu else 1)
+    """Rungs at a time: one a core that this process may use; macOS cannot tell which those are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return options.jobs or (cores if base.cpu else 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from antimatter import recorded
 from antimatter.experiments import history
 
 
@@ -33,12 +34,12 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_the_hash_of_a_folder_is_dvcs(repository: Path) -> None:
-    assert history.md5(repository / "out") == history.hashes(history.locked(repository))["out"]
-    assert history.md5(repository / "out/z") == "c81e728d9d4c2f636f067f89cc14862c"  # md5 of "2"
+    assert recorded.md5(repository / "out") == recorded.hashes(recorded.stages(repository))["out"]
+    assert recorded.md5(repository / "out/z") == "c81e728d9d4c2f636f067f89cc14862c"  # md5 of "2"
 
 
 def test_the_commit_is_the_first_that_records_the_hash(repository: Path) -> None:
-    found = history.commit_of(history.md5(repository / "out"), repository)
+    found = history.commit_of(recorded.md5(repository / "out"), repository)
     assert found == git(repository, "rev-parse", "HEAD~1")
     assert history.commit_of("0" * 32, repository) is None
 
@@ -46,4 +47,4 @@ def test_the_commit_is_the_first_that_records_the_hash(repository: Path) -> None
 def test_without_git_there_is_no_commit(tmp_path: Path) -> None:
     assert history.commit_of("0" * 32, tmp_path) is None
     with pytest.raises(FileNotFoundError, match=r"dvc\.lock is missing: run `dvc repro`"):
-        history.locked(tmp_path)
+        recorded.stages(tmp_path)

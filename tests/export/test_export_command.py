@@ -11,8 +11,7 @@ import torch
 from tiny_gguf import CONTEXT, Tiny, gpt, windows
 from transformers import AutoModelForCausalLM
 
-from antimatter import cli, files
-from antimatter.experiments import history
+from antimatter import cli, files, recorded
 from antimatter.export.header import read_header
 from antimatter.model import weights
 
@@ -76,7 +75,7 @@ def test_a_tokenizer_that_does_not_fit_is_one_line_and_leaves_no_file(project: P
 
 def test_a_checkpoint_that_is_recorded_takes_its_commit_along(project: Path) -> None:
     weights.save(gpt(), project / "checkpoint", {"code": "12ab"})
-    (project / "dvc.lock").write_text(f"stages: {{checkpoints: {{outs: [{{path: checkpoint, md5: {history.md5(project / 'checkpoint')}}}]}}}}\n")
+    (project / "dvc.lock").write_text(f"stages: {{checkpoints: {{outs: [{{path: checkpoint, md5: {recorded.md5(project / 'checkpoint')}}}]}}}}\n")
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "--quiet"], ["add", "dvc.lock"], [*identity, "commit", "--quiet", "--message", "made"]):
         subprocess.run(["git", *command], check=True)

@@ -1,0 +1,152 @@
+"""Whether params.yaml holds together: every section, before the first stage does anything.
+
+A stage reads its own section and would find a bad value only when it runs, after hours of other stages, and after DVC has deleted its
+outputs. So the stage `checked` comes before all others, and every stage asks once() first, since a change of `runtime`, which no stage
+depends on, makes DVC run nothing by itself.
+
+The classes are named as text: which values are good changes no byte, so the code of one stage is no dependency of another.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from antimatter import params, state
+
+# The class that reads a section, beside the code that it steers
+SECTIONS = {
+    "raw": "antimatter.data.sources:RawConfig",
+    "cleaned": "antimatter.data.clean:CleanConfig",
+    "tokenizer": "antimatter.data.tokenizer:TokenizerConfig",
+    "shards": "antimatter.data.encode:ShardsConfig",
+    "model": "antimatter.model.gpt:ModelConfig",
+    "loss": "antimatter.model.loss:LossConfig",
+    "optimizer": "antimatter.training.optimizer:OptimizerConfig",
+    "schedule": "antimatter.training.schedule:ScheduleConfig",
+    "spikes": "antimatter.training.spikes:SpikeConfig",
+    "checkpoints": "antimatter.training.trainer:TrainConfig",
+    "evaluation": "antimatter.evaluation.config:EvaluationConfig",
+    "gguf": "antimatter.export.gguf:GGUFConfig",
+    "ollama": "antimatter.export.ollama:OllamaConfig",
+}
+# Each reads a part of `runtime`
+RUNTIME = (
+    "antimatter.data.engine:EngineRuntime",
+    "antimatter.data.tokenizer:TokenizerRuntime",
+    "antimatter.training.trainer:TrainRuntime",
+    "antimatter.evaluation.perplexity:EvaluationRuntime",
+)
+CHECKED = "checked"  # in .state: digests of what was found good before
+
+
+def once(path: Path = params.PARAMS) -> None:
+    """Raises ValueError for what everything() finds. What was found good before is not looked at again, and its code is not imported: so
+    this takes milliseconds, or the seconds that torch takes to import.
+    """
+    if os.environ.get("RANK", "0") != "0":  # a process of torchrun; the first one speaks for all
+        return
+    noted = state.root() / CHECKED
+    known = set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()
+    good: list[str] = []
+    found = everything(path, known, good)
+    noted.parent.mkdir(parents=True, exist_ok=True)
+    with noted.open("a", encoding="utf-8") as file:
+        file.writelines(f"{digest}\n" for digest in good)
+    if found:
+        raise ValueError("\nerror: ".join(found))
+
+
+def everything(path: Path = params.PARAMS, known: Collection[str] = (), good: list[str] | None = None) -> list[str]:
+    """What is wrong, a line each; nothing if all is well. What needs a package that this machine lacks is left out: a machine that only
+    trains has torch and little else.
+
+    Args:
+        known: digests of values that are not looked at.
+        good: gets the digests of the others that are found good.
+    """
+    try:
+        values = params.load(path)
+    except (OSError, ValueError) as error:
+        return [str(error)]
+    sections = {*SECTIONS, "runtime"}
+    found = [f"{path}: {section} is not a section; known: {', '.join(sorted(sections))}" for section in values.keys() - sections]
+    for name, needed, check in _checks(values, path):
+        digest = hashlib.sha256(json.dumps([name, *(values.get(section) for section in needed)], sort_keys=True).encode()).hexdigest()[:16]
+        if digest in known or (len(needed) > 1 and found):  # only values that are good by themselves are looked at together
+            continue
+        try:
+            check()
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] == "antimatter":
+                raise
+        except (ValueError, OSError) as error:
+            found.append(str(error))
+        else:
+            if good is not None:
+                good.append(digest)
+    return list(dict.fromkeys(found))
+
+
+def _checks(values: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Sequence[str], Callable[[], None]]]:
+    """A name for each check, the sections that it looks at, and what raises ValueError or OSError."""
+
+    def read(section: str) -> Any:
+        return params.read(_named(SECTIONS[section]), section, path)
+
+    def runtime() -> None:
+        for name in RUNTIME:
+            params.read(_named(name), "runtime", path, part=True)
+        known = {field.name for name in RUNTIME for field in dataclasses.fields(_named(name))}
+        for key in values["runtime"].keys() - known:
+            raise ValueError(f"{path}: runtime.{key} is not a parameter; known: {', '.join(sorted(known))}")
+
+    for section, name in SECTIONS.items():
+        yield name, [section], partial(read, section)
+    yield "runtime", ["runtime"], runtime
+    training = ["checkpoints", "loss", "optimizer", "schedule", "spikes"]
+    yield "training", [*training, "runtime"], lambda: _training(path, *map(read, training))
+    yield "vocabulary", ["tokenizer", "shards"], lambda: _vocabulary(read("tokenizer"))
+    yield "served", ["gguf", "ollama"], lambda: _served(read("gguf"), read("ollama"))
+    yield "texts", ["raw", "cleaned", "evaluation"], lambda: _texts(read("raw"), read("cleaned"), read("evaluation"))
+
+
+def _named(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+# ---- values that are good by themselves, but not together or not on this machine
+
+
+def _training(path: Path, training: Any, loss: Any, optimizer: Any, schedule: Any, spikes: Any) -> None:
+    runtime = params.read(_named("antimatter.training.trainer:TrainRuntime"), "runtime", path, part=True)
+    parts = {"training": training, "loss": loss, "optimizer": optimizer, "schedule": schedule, "spikes": spikes, "runtime": runtime}
+    recipe = _named("antimatter.training.trainer:Recipe")(**parts)
+    recipe.micro_batch(_named("antimatter.training.distributed:count")(runtime.devices, runtime.device_type()))
+
+
+def _vocabulary(tokenizer: Any) -> None:
+    most = _named("antimatter.data.encode:MAX_VOCAB")
+    if tokenizer.vocab_size > most:
+        raise ValueError(f"tokenizer.vocab_size must be at most {most:,}, as shards hold ids of 16 bits; got {tokenizer.vocab_size:,}")
+
+
+def _served(gguf: Any, ollama: Any) -> None:
+    if ollama.type not in gguf.types:
+        raise ValueError(f"ollama.type must be one of gguf.types ({', '.join(gguf.types)}), got {ollama.type!r}")
+
+
+def _texts(raw: Any, cleaned: Any, evaluation: Any) -> None:
+    """Every pattern names a file, and every package is installed. Paths are taken as their stage will take them."""
+    if raw.source == "embedded":
+        _named("antimatter.data.embedded:distributions")(raw.packages)
+    if raw.source == "files":
+        _named("antimatter.data.local:parts")(raw.files, raw.file_mb, "raw.files")
+    _named("antimatter.data.decontamination:paths")(cleaned.decontamination)
+    _named("antimatter.evaluation.texts:find")(evaluation.texts, "evaluation.texts")

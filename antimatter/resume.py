@@ -1,0 +1,91 @@
+"""Lets unfinished work go on under other code than it was begun with: on purpose, and on record.
+
+A run's identity holds all code of its stage, so after a fix a paused training of days would start afresh. adopt() renames its folder to
+what the present code looks for, and notes the code before; the stage writes the note into what it leaves (state.adopted).
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from antimatter import closure, files, state
+
+
+@dataclass(frozen=True)
+class Work:
+    """A folder of .state."""
+
+    folder: Path
+    stage: str
+    identity: dict[str, Any]
+    step: int | None  # of the newest saved state of a training
+    is_finished: bool  # and not recorded by DVC
+    changed: list[str]  # files of code that are not as they were
+
+    def line(self) -> str:
+        """One line for people."""
+        how = "finished, but not recorded by DVC" if self.is_finished else "unfinished"
+        step = "" if self.step is None else f", at step {self.step:,}"
+        code = f"other code now: {', '.join(self.changed)}" if self.changed else "same code: `dvc repro` resumes it with its parameters and data"
+        return f"{self.folder}: {self.stage}, {how}{step}; {code}"
+
+
+def works() -> list[Work]:
+    """What lies in .state and is not being worked at."""
+    found = sorted(state.root().glob(f"[!.]*/{state.IDENTITY}"))
+    return [work(path.parent) for path in found if not files.is_locked(path.with_name(state.LOCK))]
+
+
+def work(folder: Path) -> Work:
+    """What a folder holds. Raises FileNotFoundError if that is no unfinished work."""
+    folder = folder.resolve()
+    if not (folder / state.IDENTITY).is_file():
+        raise FileNotFoundError(f"{folder} holds no unfinished work: `antimatter resume` lists what there is")
+    stage, identity = folder.name.rpartition("-")[0], files.read_json(folder / state.IDENTITY)
+    steps = [int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt")]
+    now = closure.digests(f"stages.{stage}")
+    changed = sorted(name for name in identity["code"].keys() | now if identity["code"].get(name) != now.get(name))
+    return Work(folder, stage, identity, max(steps, default=None), (folder / state.FINISHED).exists(), changed)
+
+
+def diff(work: Work) -> Iterator[str]:
+    """What has changed in the code since the work was begun, as a unified diff."""
+    texts = files.read_json(work.folder / state.CODE) if (work.folder / state.CODE).exists() else {}
+    for name in work.changed:
+        old, path = texts.get(name, ""), Path(name)
+        new = path.read_text(encoding="utf-8") if path.is_file() else ""
+        yield from difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"{name} (then)", f"{name} (now)")
+
+
+def adopt(folder: Path) -> Path:
+    """Lets the work in `folder` go on under the present code; where it lies then.
+
+    Raises:
+        FileNotFoundError: there is no unfinished work in it.
+        FileExistsError: a run under the present code has begun too.
+        BlockingIOError: a process works in it.
+        ValueError: its code is the present one.
+    """
+    known = work(folder)
+    folder = known.folder
+    with files.lock(folder / state.LOCK, f"a stage in {folder}"):
+        if not known.changed:
+            raise ValueError(f"{folder} needs no consent, its code is as it was: run `dvc repro`")
+        code = known.identity["code"]
+        note: dict[str, Any] = {"code": hashlib.sha256(json.dumps(code).encode()).hexdigest(), "changed": known.changed}
+        if known.step is not None:
+            note["until_step"] = known.step
+        identity = json.dumps({**known.identity, "code": closure.digests(f"stages.{known.stage}")}, sort_keys=True)
+        place = state.place_of(known.stage, identity)
+        if (place / state.IDENTITY).exists():
+            raise FileExistsError(f"{place} holds a run that was begun under the present code: delete it if this one is to go on instead")
+        files.remove(place)
+        files.write_json(folder / state.ADOPTED, [*state.record(folder).get("adopted", []), note])
+        folder.rename(place)
+        state.note_code(place, known.stage)
+        files.write_text(place / state.IDENTITY, identity)
+    return place
