@@ -263,6 +263,18 @@ def test_both_engines_are_asked_for_no_more_than_their_context(tiny: Tiny) -> No
     assert request["shift"] is request["truncate"] is False
 
 
+def test_what_was_held_back_for_a_stop_text_is_shown(tiny: Tiny) -> None:
+    embedded = EmbeddedEngine(tiny.path, 2048)
+    try:
+        whole, other = io.StringIO(), io.StringIO()
+        chat.pipe(embedded, CONFIG, io.StringIO("The function returns\n"), whole)
+        config = replace(CONFIG, stop=(f"{whole.getvalue().rstrip()[-1]}ZZ",))
+        chat.pipe(embedded, config, io.StringIO("The function returns\n"), other)
+    finally:
+        embedded.close()
+    assert other.getvalue() == whole.getvalue() != "\n"
+
+
 def test_the_chat_starts_without_torch_and_without_numpy() -> None:
     heavy = ("torch", "numpy", "gguf", "tokenizers", "xllamacpp")
     code = f"import sys, antimatter.cli, antimatter.serve.chat, antimatter.serve.engine; print([m for m in {heavy} if m in sys.modules])"
