@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from antimatter.export.ollama import OllamaConfig
-    from antimatter.serve.engine import Engine
+    from antimatter.serve.engine import Choice, Engine
 
 PRESETS = Path("presets")
 GGUF = Path("models/gguf")
@@ -55,7 +55,7 @@ def chat(arguments: argparse.Namespace) -> None:
     given = {name: value for name in ("temperature", "top_p", "top_k", "num_predict") if (value := getattr(arguments, name)) is not None}
     config = replace(config, **given)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every finally, so that the terminal and the engine are left in order
-    choice: engine.Choice = "embedded" if arguments.model and arguments.engine == "auto" else arguments.engine
+    choice = _choice(arguments)
     chosen = engine.choose(choice, config, lambda: _gguf(arguments.model, config), lambda text: print(text, file=sys.stderr))
     try:
         print(f"engine: {chosen.description}, context {chosen.n_ctx} tokens", file=sys.stderr, flush=True)
@@ -158,12 +158,14 @@ def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Call
     from antimatter.serve.engine import EmbeddedEngine
 
     with ExitStack() as held:
-        if arguments.engine == "ollama" or (arguments.engine == "auto" and not arguments.model):
+        choice = _choice(arguments)
+        if choice != "embedded":
             from antimatter.serve import ollama_server
 
             ollama = ollama_server.open_ollama(
                 config,
                 say,
+                named=choice == "ollama",
                 prefix=arguments.prefix,
                 install_it=arguments.install,
                 cpu_only=arguments.cpu_only,
@@ -174,13 +176,19 @@ def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Call
             try:
                 engine: Engine = held.enter_context(ollama)
             except (OSError, ValueError) as error:
-                if arguments.engine == "ollama":
+                if choice == "ollama":
                     raise
                 say(f"{error}: using the embedded llama.cpp")
             else:
                 yield engine
                 return
         yield held.enter_context(closing(EmbeddedEngine(_gguf(arguments.model, config), config.num_ctx, arguments.parallel)))
+
+
+def _choice(arguments: argparse.Namespace) -> "Choice":
+    if arguments.model and arguments.engine == "ollama":
+        raise ValueError("--model is for llama.cpp, --engine ollama has its own: leave one out")
+    return "embedded" if arguments.model else arguments.engine
 
 
 def _gguf(model: Path | None, config: "OllamaConfig") -> Path:
@@ -340,7 +348,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The model continues what you write. In a pipe: one answer per line of input, each line for itself.",
     )
     command.add_argument("--model", type=Path, help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded")
-    command.add_argument("--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if it runs and has the model")
+    command.add_argument("--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if it runs and has this model")
     command.add_argument("--system", default="", help="text to put before the conversation; the model was not trained to obey it (default: none)")
     command.add_argument(
         "--temperature", type=float, help="0 always takes the likeliest token (default of this and the next: `ollama:` in params.yaml)"

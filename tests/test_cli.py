@@ -73,6 +73,14 @@ def test_a_bad_model_or_option_is_one_line_and_exit_1(project: Path, arguments: 
     assert done.stderr.startswith(words) and done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("command", ["chat", "serve"])
+def test_a_file_and_ollama_by_name_contradict_each_other(project: Path, command: str) -> None:
+    done = antimatter(project, command, "--engine", "ollama", "--model", "models/gguf")
+    assert done.returncode == 1
+    assert b"--model" in done.stderr and b"--engine ollama" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_a_line_that_is_too_long_is_one_clear_error(project: Path) -> None:
     done = antimatter(project, "chat", "--engine", "embedded", text=b"many words " * 100)
     assert done.returncode == 1

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
+from antimatter import files
 from antimatter.export.client import Client, Hangup
 from antimatter.export.header import read_header
 from antimatter.export.llama import Llama
-from antimatter.export.ollama import TAG, OllamaConfig
+from antimatter.export.ollama import TAG, OllamaConfig, manifest_path
 
 Choice = Literal["auto", "ollama", "embedded"]
 OLLAMA_PORT = 11434
+STORE = Path("models/ollama/models")  # of stage ollama
 _LOOK = 2.0  # seconds to wait for a sign of Ollama: it is on this machine, or as good as absent
 _PAUSE = 5.0  # seconds between two vain starts of llama.cpp
 _TIMEOUT = 600.0  # seconds between two pieces of an answer: a cold 300M model may load first
@@ -165,8 +167,10 @@ class OllamaEngine:
     def __init__(self, url: str, config: OllamaConfig) -> None:
         self._client = Client(f"Ollama at {url}", url)
         self._model = f"{config.name}:{TAG}"
-        if self._model not in self._models():
-            raise LookupError(f"Ollama at {url} has no model {self._model} (`ollama create {config.name} -f models/ollama/Modelfile` makes it)")
+        models = self._models()
+        if self._model not in models:
+            raise LookupError(f"Ollama at {url} has no model {self._model}")
+        self.digest = models[self._model]  # the sha256 of its manifest; empty if Ollama is silent
         self.name, self.model = "Ollama", config.name
         self.description = f"Ollama at {url}, model {self._model}"
         info: dict[str, Any] = self._client.post("/api/show", {"model": self._model, "verbose": True}, _TIMEOUT).get("model_info") or {}
@@ -174,10 +178,13 @@ class OllamaEngine:
         self.n_ctx = min(config.num_ctx, int(info.get(f"{architecture}.context_length", config.num_ctx)))
         self._counter = functools.cache(lambda: _counter(info.get("tokenizer.ggml.tokens"), info.get("tokenizer.ggml.merges")))
 
-    def _models(self) -> list[str]:
+    def _models(self) -> dict[str, str]:
+        """The digests of all models by their names."""
         try:
-            return [model["name"] for model in self._client.get("/api/tags", _LOOK)["models"] or []]
-        except (OSError, KeyError, TypeError):
+            models = self._client.get("/api/tags", _LOOK)["models"] or []
+            digests = {model["name"]: model.get("digest", "") for model in models}
+            return {name: str(digest).removeprefix("sha256:") for name, digest in digests.items()}
+        except (OSError, KeyError, TypeError, AttributeError):
             raise ConnectionError(f"no Ollama answers at {self._client.url}") from None
 
     def until(self, hangup: Hangup) -> Self:
@@ -222,7 +229,7 @@ class OllamaEngine:
         raise ConnectionError(f"{self._client.name} broke off the answer, as it does at endless repetition and broken characters: ask otherwise")
 
     def _finish(self, prompt: str, pieces: Sequence[str], seconds: float) -> Finish:
-        """Of an answer that a stop text ended. Ollama counts at its own end, which nobody awaits."""
+        """Of an answer that a stop text ended. Ollama counts at its own end, not awaited."""
         # A piece is one token, or the several that a character beyond ASCII can take
         count = sum(1 if piece.isascii() else self.count(piece) - 1 for piece in pieces if piece)
         return Finish("stop", self.count(prompt), count, (count - 1) / seconds if seconds else 0.0)
@@ -274,9 +281,10 @@ def choose(
     config: OllamaConfig,
     model: Callable[[], Path],
     say: Callable[[str], None],
+    store: Path = STORE,
     environ: Mapping[str, str] = os.environ,
 ) -> Engine:
-    """The engine asked for. `auto` takes a running Ollama if it has the model, else the embedded one, and says why.
+    """The engine asked for. `auto`: an Ollama that `running_ollama` accepts, else llama.cpp.
 
     Args:
         model: finds the GGUF file, if it is needed.
@@ -286,12 +294,46 @@ def choose(
     """
     if choice != "embedded":
         try:
-            return OllamaEngine(ollama_url(environ.get("OLLAMA_HOST", "")), config)
+            return running_ollama(config, say, store, environ, named=choice == "ollama")
         except (ConnectionError, LookupError) as error:
             if choice == "ollama":
-                raise ConnectionError(f"{error}: start it, or use `--engine embedded`") from None
+                create = f"run `ollama create {config.name} -f {store.parent}/Modelfile`"
+                fix = create if isinstance(error, LookupError) else "start it"
+                raise ConnectionError(f"{error}: {fix}, or use `--engine embedded`") from None
             say(f"{error}: using the embedded llama.cpp")
     return EmbeddedEngine(model(), config.num_ctx)
+
+
+def running_ollama(
+    config: OllamaConfig,
+    say: Callable[[str], None],
+    store: Path = STORE,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    named: bool,
+) -> OllamaEngine:
+    """A running Ollama whose model is the one in `store`. `chat` and `serve` use no other.
+
+    Args:
+        named: Ollama was asked for by name. Then one is used also where there is no store to
+            compare it with, and `say` is told.
+
+    Raises:
+        ConnectionError: none answers.
+        LookupError: its model is missing, or another one, or cannot be compared.
+    """
+    url, manifest = ollama_url(environ.get("OLLAMA_HOST", "")), manifest_path(store, config.name)
+    engine = OllamaEngine(url, config)
+    model = f"{config.name}:{TAG}"
+    if manifest.is_file():
+        if engine.digest != files.sha256(manifest):
+            raise LookupError(f"Ollama at {url} has another {model} than {store}")
+        return engine
+    unknown = f"{store} has no {model}, so that of Ollama at {url} cannot be compared"
+    if not named:
+        raise LookupError(unknown)
+    say(unknown)
+    return engine
 
 
 def ollama_url(host: str) -> str:

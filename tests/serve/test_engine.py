@@ -1,3 +1,4 @@
+import hashlib
 import random
 import socket
 import threading
@@ -10,6 +11,7 @@ import fake_ollama
 import pytest
 from tiny_gguf import CONTEXT, TEXT, Tiny
 
+from antimatter.export import ollama
 from antimatter.export.client import Client, Hangup
 from antimatter.export.header import read_header
 from antimatter.export.ollama import OllamaConfig
@@ -282,9 +284,23 @@ def test_what_llama_cpp_refuses_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
         EmbeddedEngine(path, 64)
 
 
-def test_ollama_gets_the_raw_prompt_and_every_option_and_its_answer_comes_out_whole(tiny: Tiny) -> None:
+DIGEST = hashlib.sha256(b"a manifest").hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A model store, as far as it tells which model it holds."""
+    manifest = ollama.manifest_path(tmp_path / "models", CONFIG.name)
+    manifest.parent.mkdir(parents=True)
+    manifest.write_bytes(b"a manifest")
+    return tmp_path / "models"
+
+
+def test_ollama_gets_the_raw_prompt_and_every_option_and_its_answer_comes_out_whole(tiny: Tiny, store: Path) -> None:
     with fake_ollama.running(["other:latest", "antimatter:latest"], read_header(tiny.path).keys, ANSWER) as server:
-        chosen = engine.choose("auto", CONFIG, lambda: Path("absent"), pytest.fail, {"OLLAMA_HOST": server.host})
+        server.digest = DIGEST
+        environ = {"OLLAMA_HOST": server.host}
+        chosen = engine.choose("auto", CONFIG, lambda: Path("absent"), pytest.fail, store, environ)
         assert isinstance(chosen, OllamaEngine)
         assert chosen.description == f"Ollama at http://{server.host}, model antimatter:latest"
         assert chosen.n_ctx == CONTEXT
@@ -338,20 +354,54 @@ def test_giving_up_an_answer_of_ollama_hangs_up(tiny: Tiny) -> None:
         assert server.hung_up.wait(10)
 
 
-def test_without_ollama_or_without_the_model_the_embedded_engine_answers_and_says_why(tiny: Tiny) -> None:
+@pytest.mark.parametrize(
+    ("models", "digest", "stored", "words"),
+    [
+        (["other:latest"], DIGEST, True, "has no model antimatter:latest"),
+        (["antimatter:latest"], "0" * 64, True, "has another antimatter:latest than "),
+        (["antimatter:latest"], "", True, "has another antimatter:latest than "),
+        (["antimatter:latest"], DIGEST, False, "cannot be compared"),
+        (None, DIGEST, True, "no Ollama answers at "),
+    ],
+)
+def test_auto_takes_no_ollama_but_one_with_the_model_of_the_store(
+    tiny: Tiny, store: Path, models: list[str] | None, digest: str, stored: bool, words: str
+) -> None:
     said: list[str] = []
-    with fake_ollama.running(["other:latest"]) as server:
-        made = engine.choose("auto", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": server.host})
+    with fake_ollama.running(models or [], read_header(tiny.path).keys) as server:
+        server.digest = digest
+        host = server.host if models else "127.0.0.1:9"
+        place = store if stored else store / "absent"
+        environ = {"OLLAMA_HOST": host}
+        made = engine.choose("auto", CONFIG, lambda: tiny.path, said.append, place, environ)
         made.close()
-        gone = server.host
-        with pytest.raises(ConnectionError, match=r"has no model antimatter:latest.*use `--engine embedded`"):
-            engine.choose("ollama", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": server.host})
-    engine.choose("auto", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": gone}).close()
     assert isinstance(made, EmbeddedEngine)
-    assert f"Ollama at http://{gone} has no model antimatter:latest" in said[0] and said[0].endswith("using the embedded llama.cpp")
-    assert f"no Ollama answers at http://{gone}" in said[1]
-    with pytest.raises(ConnectionError, match="no Ollama answers at"):
-        engine.choose("ollama", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": gone})
+    (line,) = said
+    assert words in line and host in line and "\n" not in line
+    assert line.endswith(": using the embedded llama.cpp")
+
+
+def test_ollama_by_name_is_an_error_where_its_model_is_not_that_of_the_store(tiny: Tiny, store: Path) -> None:
+    def choose(place: Path, host: str) -> Engine:
+        environ = {"OLLAMA_HOST": host}
+        return engine.choose("ollama", CONFIG, lambda: tiny.path, said.append, place, environ)
+
+    said: list[str] = []
+    create = rf"run `ollama create antimatter -f {store.parent}/Modelfile`.*`--engine embedded`$"
+    with pytest.raises(ConnectionError, match=r"no Ollama answers at .*: start it, or use"):
+        choose(store, "127.0.0.1:9")
+    with fake_ollama.running(["other:latest"]) as server:
+        with pytest.raises(ConnectionError, match=rf"has no model antimatter:latest: {create}"):
+            choose(store, server.host)
+        server.models, server.digest = ["antimatter:latest"], "0" * 64
+        with pytest.raises(ConnectionError, match=rf"another antimatter.* than {store}: {create}"):
+            choose(store, server.host)
+        assert not said
+        server.digest = DIGEST
+        assert isinstance(choose(store, server.host), OllamaEngine) and not said
+        assert isinstance(choose(store / "absent", server.host), OllamaEngine)
+    (line,) = said
+    assert f"{store / 'absent'} has no antimatter:latest" in line and "cannot be compared" in line
 
 
 @pytest.mark.parametrize(
