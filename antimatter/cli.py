@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from antimatter.export.ollama import OllamaConfig
     from antimatter.serve.engine import Choice, Engine
 
+CHECKOUT = Path(__file__).parents[1]
 PRESETS = Path("presets")
 GGUF = Path("models/gguf")
 CLEANED, TOKENIZER, SHARDS = Path("data/cleaned"), Path("data/tokenizer"), Path("data/shards")
@@ -46,12 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _params(named: bool) -> Path:
+    """params.yaml; where there is none, that of the checkout, and stderr says so.
+
+    Args:
+        named: the command works on what was named, so it needs no more than defaults from there.
+    """
+    from antimatter.params import PARAMS
+
+    ours = CHECKOUT / PARAMS
+    if PARAMS.exists() or not named or not ours.is_file():
+        return PARAMS
+    print(f"no {PARAMS} here: values are those of {ours}", file=sys.stderr, flush=True)
+    return ours
+
+
 def chat(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.export import ollama
     from antimatter.serve import chat, engine
 
-    config = params.read(ollama.OllamaConfig, "ollama")
+    config = params.read(ollama.OllamaConfig, "ollama", _params(_names_model(arguments)))
     given = {name: value for name in ("temperature", "top_p", "top_k", "num_predict") if (value := getattr(arguments, name)) is not None}
     config = replace(config, **given)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every finally, so that the terminal and the engine are left in order
@@ -74,7 +90,7 @@ def export(arguments: argparse.Namespace) -> None:
     from antimatter.experiments import history
     from antimatter.export import gguf, huggingface, parity, source
 
-    config = params.read(gguf.GGUFConfig, "gguf")
+    config = params.read(gguf.GGUFConfig, "gguf", _params(arguments.checkpoint != CHECKPOINTS))
     config = replace(config, name=arguments.name or config.name)
     opened = source.open_checkpoint(arguments.checkpoint, arguments.config)
     if arguments.checkpoint.is_dir() and (commit := history.commit_of(history.md5(arguments.checkpoint))):
@@ -137,7 +153,7 @@ def serve(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own: what was started is to be stopped, whatever it was
     if arguments.parallel < 1:
         raise ValueError(f"--parallel must be at least 1, got {arguments.parallel}")
-    config = params.read(ollama.OllamaConfig, "ollama")
+    config = params.read(ollama.OllamaConfig, "ollama", _params(_names_model(arguments)))
     with server.bind(arguments.host, arguments.port) as listening:  # before the engine, which takes longer
         token = access.token(arguments.token_file, os.environ, needed=not access.is_loopback(listening.getsockname()[0]))
         names = frozenset(access.allowed(name) for name in arguments.allow_host)
@@ -185,6 +201,10 @@ def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Call
         yield held.enter_context(closing(EmbeddedEngine(_gguf(arguments.model, config), config.num_ctx, arguments.parallel)))
 
 
+def _names_model(arguments: argparse.Namespace) -> bool:
+    return arguments.model is not None or arguments.engine == "ollama"
+
+
 def _choice(arguments: argparse.Namespace) -> "Choice":
     if arguments.model and arguments.engine == "ollama":
         raise ValueError("--model is for llama.cpp, --engine ollama has its own: leave one out")
@@ -206,13 +226,14 @@ def perplexity(arguments: argparse.Namespace) -> None:
     from antimatter.evaluation.perplexity import EvaluationRuntime, PerplexityConfig
     from antimatter.export import source
 
-    config = params.read(PerplexityConfig, "evaluation", part=True)
+    values = _params(arguments.checkpoint != CHECKPOINTS)
+    config = params.read(PerplexityConfig, "evaluation", values, part=True)
     model = source.open_checkpoint(arguments.checkpoint).load()
     tokenizer = Tokenizer.load(arguments.tokenizer.parent if arguments.tokenizer.name == "tokenizer.json" else arguments.tokenizer)
     if arguments.stride is not None and not 1 <= arguments.stride <= model.config.block_size:
         raise ValueError(f"--stride must lie between 1 and the model's context of {model.config.block_size}, got {arguments.stride}")
     stride = min(arguments.stride or config.stride, model.config.block_size)
-    model = model.to(params.read(EvaluationRuntime, "runtime", part=True).device_type())
+    model = model.to(params.read(EvaluationRuntime, "runtime", values, part=True).device_type())
     column = arguments.text_column or config.text_column
     found = texts.score(model, tokenizer, arguments.paths, column=column, stride=stride, key="the command line")
     if arguments.json:

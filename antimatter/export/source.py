@@ -122,7 +122,12 @@ def _from_shapes(shapes: Mapping[str, tuple[int, ...]], tied: bool, path: Path) 
     except (KeyError, ValueError):
         raise ValueError(f"{path} is not the state dict of a GPT of ours: it holds {', '.join(list(shapes)[:5]) or 'nothing'}") from None
     layers = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
-    assumed = asdict(params.read(ModelConfig, "model"))
+    try:
+        assumed = asdict(params.read(ModelConfig, "model"))
+    except FileNotFoundError:
+        absent = f"does not tell n_head and negative_slope, and there is no {params.PARAMS} here"
+        fix = "put its config.json beside it, or name one with --config"
+        raise ValueError(f"{path} {absent}: {fix}") from None
     known = {"vocab_size": vocab_size, "n_embd": n_embd, "block_size": block_size, "n_layer": len(layers), "tied_embeddings": tied}
     try:
         return GPTConfig(**(assumed | known))
