@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from antimatter.export.ollama import OllamaConfig
-    from antimatter.serve.engine import Engine
+    from antimatter.serve.engine import Choice, Engine
 
+CHECKOUT = Path(__file__).parents[1]
 PRESETS = Path("presets")
 GGUF = Path("models/gguf")
 CLEANED, TOKENIZER, SHARDS = Path("data/cleaned"), Path("data/tokenizer"), Path("data/shards")
@@ -46,16 +47,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _params(named: bool) -> Path:
+    """params.yaml; where there is none, that of the checkout, and stderr says so.
+
+    Args:
+        named: the command works on what was named, so it needs no more than defaults from there.
+    """
+    from antimatter.params import PARAMS
+
+    ours = CHECKOUT / PARAMS
+    if PARAMS.exists() or not named or not ours.is_file():
+        return PARAMS
+    print(f"no {PARAMS} here: values are those of {ours}", file=sys.stderr, flush=True)
+    return ours
+
+
 def chat(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.export import ollama
     from antimatter.serve import chat, engine
 
-    config = params.read(ollama.OllamaConfig, "ollama")
+    config = params.read(ollama.OllamaConfig, "ollama", _params(_names_model(arguments)))
     given = {name: value for name in ("temperature", "top_p", "top_k", "num_predict") if (value := getattr(arguments, name)) is not None}
     config = replace(config, **given)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every finally, so that the terminal and the engine are left in order
-    choice: engine.Choice = "embedded" if arguments.model and arguments.engine == "auto" else arguments.engine
+    choice = _choice(arguments)
     chosen = engine.choose(choice, config, lambda: _gguf(arguments.model, config), lambda text: print(text, file=sys.stderr))
     try:
         print(f"engine: {chosen.description}, context {chosen.n_ctx} tokens", file=sys.stderr, flush=True)
@@ -74,7 +90,7 @@ def export(arguments: argparse.Namespace) -> None:
     from antimatter.experiments import history
     from antimatter.export import gguf, huggingface, parity, source
 
-    config = params.read(gguf.GGUFConfig, "gguf")
+    config = params.read(gguf.GGUFConfig, "gguf", _params(arguments.checkpoint != CHECKPOINTS))
     config = replace(config, name=arguments.name or config.name)
     opened = source.open_checkpoint(arguments.checkpoint, arguments.config)
     if arguments.checkpoint.is_dir() and (commit := history.commit_of(recorded.md5(arguments.checkpoint))):
@@ -137,7 +153,7 @@ def serve(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own: what was started is to be stopped, whatever it was
     if arguments.parallel < 1:
         raise ValueError(f"--parallel must be at least 1, got {arguments.parallel}")
-    config = params.read(ollama.OllamaConfig, "ollama")
+    config = params.read(ollama.OllamaConfig, "ollama", _params(_names_model(arguments)))
     with server.bind(arguments.host, arguments.port) as listening:  # before the engine, which takes longer
         token = access.token(arguments.token_file, os.environ, needed=not access.is_loopback(listening.getsockname()[0]))
         names = frozenset(access.allowed(name) for name in arguments.allow_host)
@@ -158,12 +174,14 @@ def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Call
     from antimatter.serve.engine import EmbeddedEngine
 
     with ExitStack() as held:
-        if arguments.engine == "ollama" or (arguments.engine == "auto" and not arguments.model):
+        choice = _choice(arguments)
+        if choice != "embedded":
             from antimatter.serve import ollama_server
 
             ollama = ollama_server.open_ollama(
                 config,
                 say,
+                named=choice == "ollama",
                 prefix=arguments.prefix,
                 install_it=arguments.install,
                 cpu_only=arguments.cpu_only,
@@ -174,13 +192,23 @@ def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Call
             try:
                 engine: Engine = held.enter_context(ollama)
             except (OSError, ValueError) as error:
-                if arguments.engine == "ollama":
+                if choice == "ollama":
                     raise
                 say(f"{error}: using the embedded llama.cpp")
             else:
                 yield engine
                 return
         yield held.enter_context(closing(EmbeddedEngine(_gguf(arguments.model, config), config.num_ctx, arguments.parallel)))
+
+
+def _names_model(arguments: argparse.Namespace) -> bool:
+    return arguments.model is not None or arguments.engine == "ollama"
+
+
+def _choice(arguments: argparse.Namespace) -> "Choice":
+    if arguments.model and arguments.engine == "ollama":
+        raise ValueError("--model is for llama.cpp, --engine ollama has its own: leave one out")
+    return "embedded" if arguments.model else arguments.engine
 
 
 def _gguf(model: Path | None, config: "OllamaConfig") -> Path:
@@ -198,13 +226,14 @@ def perplexity(arguments: argparse.Namespace) -> None:
     from antimatter.evaluation.perplexity import EvaluationRuntime, PerplexityConfig
     from antimatter.export import source
 
-    config = params.read(PerplexityConfig, "evaluation", part=True)
+    values = _params(arguments.checkpoint != CHECKPOINTS)
+    config = params.read(PerplexityConfig, "evaluation", values, part=True)
     model = source.open_checkpoint(arguments.checkpoint).load()
     tokenizer = Tokenizer.load(arguments.tokenizer.parent if arguments.tokenizer.name == "tokenizer.json" else arguments.tokenizer)
     if arguments.stride is not None and not 1 <= arguments.stride <= model.config.block_size:
         raise ValueError(f"--stride must lie between 1 and the model's context of {model.config.block_size}, got {arguments.stride}")
     stride = min(arguments.stride or config.stride, model.config.block_size)
-    model = model.to(params.read(EvaluationRuntime, "runtime", part=True).device_type())
+    model = model.to(params.read(EvaluationRuntime, "runtime", values, part=True).device_type())
     column = arguments.text_column or config.text_column
     found = texts.score(model, tokenizer, arguments.paths, column=column, stride=stride, key="the command line")
     if arguments.json:
@@ -379,7 +408,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The model continues what you write. In a pipe: one answer per line of input, each line for itself.",
     )
     command.add_argument("--model", type=Path, help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded")
-    command.add_argument("--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if it runs and has the model")
+    command.add_argument("--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if it runs and has this model")
     command.add_argument("--system", default="", help="text to put before the conversation; the model was not trained to obey it (default: none)")
     command.add_argument(
         "--temperature", type=float, help="0 always takes the likeliest token (default of this and the next: `ollama:` in params.yaml)"

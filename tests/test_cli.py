@@ -1,14 +1,18 @@
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_gguf
+import torch
 
 from antimatter import cli, params
 from antimatter.export.ollama import OllamaConfig
+from antimatter.model import weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,6 +77,14 @@ def test_a_bad_model_or_option_is_one_line_and_exit_1(project: Path, arguments: 
     assert done.stderr.startswith(words) and done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("command", ["chat", "serve"])
+def test_a_file_and_ollama_by_name_contradict_each_other(project: Path, command: str) -> None:
+    done = antimatter(project, command, "--engine", "ollama", "--model", "models/gguf")
+    assert done.returncode == 1
+    assert b"--model" in done.stderr and b"--engine ollama" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_a_line_that_is_too_long_is_one_clear_error(project: Path) -> None:
     done = antimatter(project, "chat", "--engine", "embedded", text=b"many words " * 100)
     assert done.returncode == 1
@@ -83,6 +95,77 @@ def test_outside_of_a_project_the_error_names_the_way_out(tmp_path: Path) -> Non
     done = antimatter(tmp_path, "chat")
     assert done.returncode == 1
     assert done.stderr == b"error: params.yaml is missing: run from the root of the repository, or `git checkout params.yaml`\n"
+
+
+@pytest.fixture
+def elsewhere(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with files of a model, and no params.yaml."""
+    shutil.copy(project / "models" / "gguf" / "tiny-f16.gguf", tmp_path / "my.gguf")
+    shutil.copytree(project / "models" / "gguf" / "tokenizer", tmp_path / "tokenizer")
+    weights.save(tiny_gguf.gpt(), tmp_path / "checkpoint")
+    (tmp_path / "text.md").write_text(tiny_gguf.TEXT[:500])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+VALUES = f"no params.yaml here: values are those of {ROOT / 'params.yaml'}"
+
+
+def test_a_chat_with_a_file_needs_no_params_yaml(elsewhere: Path) -> None:
+    done = antimatter(elsewhere, "chat", "--model", "my.gguf", "--num-predict", "4", text=b"The\n")
+    assert done.returncode == 0 and done.stdout.strip()
+    said = done.stderr.decode().splitlines()
+    assert said[0] == VALUES and said[1].startswith("engine: ") and len(said) == 2
+
+
+def test_a_server_of_a_file_needs_no_params_yaml(elsewhere: Path) -> None:
+    command = [sys.executable, "-m", "antimatter.cli", "serve", "--model", "my.gguf", "--port", "0"]
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OLLAMA_HOST": "127.0.0.1:9"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=elsewhere, env=environ, **pipes) as server:
+        assert server.stdout and server.stderr
+        try:
+            assert server.stderr.readline() == f"{VALUES}\n"
+            assert server.stdout.readline().startswith("serving antimatter by embedded llama.cpp")
+        finally:
+            server.terminate()
+
+
+NAMED = ["--tokenizer", "tokenizer", "--checkpoint"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "--type", "f16", "--windows", "0", *NAMED, "checkpoint"],
+        ["perplexity", "text.md", *NAMED, "checkpoint"],
+    ],
+    ids=["export", "perplexity"],
+)
+def test_a_command_with_the_files_of_a_checkpoint_needs_no_params_yaml(
+    elsewhere: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+) -> None:
+    assert cli.main(command) == 0
+    said = capsys.readouterr()
+    assert said.out and said.err.count(VALUES) == 1
+    (elsewhere / "params.yaml").write_text("ollama: {}\n")  # one that is here counts
+    assert cli.main(command) == 1
+    assert "params.yaml: section" in (error := capsys.readouterr().err) and VALUES not in error
+    (elsewhere / "params.yaml").unlink()
+    monkeypatch.setattr(cli, "CHECKOUT", elsewhere / "site-packages")
+    assert cli.main(command) == 1
+    assert capsys.readouterr().err.startswith("error: params.yaml is missing: run from the root")
+
+
+def test_what_only_a_config_can_tell_is_not_taken_from_the_checkout(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The heads of another model would give wrong numbers, and no error."""
+    torch.save(tiny_gguf.gpt().state_dict(), "my.pt")
+    assert cli.main(["perplexity", "text.md", *NAMED, "my.pt"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "my.pt" in error and "n_head" in error and "--config" in error
 
 
 def test_the_harness_without_its_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import disable_progress_bars, httpx, parse_ratelimit_headers  # type: ignore[attr-defined]
 
-from antimatter import files
+from antimatter import files, retries
 from antimatter.data.documents import Document, write_file
 
 TRIES = 20  # of one request, then the run ends: about a quarter of an hour
 FIRST_TRIES = 3  # as long as the hub has never answered: that is rather a wrong setting than a fault that passes
 FIRST_PAUSE = 1.0  # seconds before the second try; each pause is twice the one before ...
-LONGEST_PAUSE = 60.0  # ... up to this, unless the hub asks for more
+LONGEST_PAUSE = 60.0  # ... up to this, unless the hub asks for more, up to retries.LONGEST
 TIMEOUT = 30.0  # seconds without a byte
 PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that another try may mend
 PLACE_ROWS = 1000  # rows between two notes of the place to which a second reading goes back
@@ -318,6 +318,10 @@ class _Client(httpx.Client):
                 _Client.failed = OSError(
                     f"raw.hub: {request.url.host} cannot be reached ({fault}): check the network and HF_ENDPOINT, or set raw.source to files"
                 )
+            elif wish > retries.LONGEST:
+                fix = "what was read is kept, run again after that to go on"
+                wait = f"the hub asks to wait {retries.span(wish)}"
+                _Client.failed = OSError(f"raw.hub: {asked}: {fault}; {wait}: {fix}")
             elif tries >= TRIES:
                 _Client.failed = OSError(f"raw.hub: {asked} failed {tries} times ({fault}): what was read is kept, run again to go on")
             else:
@@ -339,9 +343,8 @@ def _fault(request: httpx.Request, response: httpx.Response) -> str:
 
 def _wish(response: httpx.Response) -> float:
     """Seconds that the hub asks to wait."""
-    after = response.headers.get("retry-after", "")
-    if after.isdigit():
-        return float(after)
+    if after := response.headers.get("retry-after"):
+        return retries.asked(after, time.time())
     limit = parse_ratelimit_headers(response.headers)
     return float(limit.reset_in_seconds) if limit and not limit.remaining else 0.0
 

@@ -15,6 +15,7 @@ VERSION = 3
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _BYTES = {0: 4, 1: 2}  # of a value in F32 and F16; quantised types are taken as a quarter, which is less than any of them needs
+_MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _MOST = 1 << 28  # no count or length of ours comes near; a damaged file would otherwise ask for terabytes
 
 
@@ -51,7 +52,7 @@ def read_header(path: Path) -> Header:
             raise ValueError(f"{path} is not a GGUF file: it does not begin with {MAGIC.decode()}; run `dvc repro gguf` to make it anew")
         try:
             header, size = _read(file)
-        except (struct.error, UnicodeDecodeError, KeyError, ValueError, IndexError, MemoryError) as error:
+        except (struct.error, UnicodeDecodeError, ValueError, OverflowError, MemoryError) as error:
             raise ValueError(f"{path} is a damaged GGUF file ({_one_line(error)}); run `dvc repro gguf` to make it anew") from None
     if path.stat().st_size < size:
         raise ValueError(f"{path} is a damaged GGUF file (its tensors are cut short); run `dvc repro gguf` to make it anew")
@@ -72,22 +73,54 @@ def _read(file: BinaryIO) -> tuple[Header, int]:
     tensors, data = {}, 0
     for _ in range(_bounded(n_tensors)):
         name = _string(file)
-        n_dimensions = _unpack(file, "<I")[0]
-        tensors[name] = _unpack(file, f"<{_bounded(n_dimensions)}Q")
+        n_dimensions = _bounded(_unpack(file, "<I")[0], _MOST_DIMENSIONS)
+        tensors[name] = _unpack(file, f"<{n_dimensions}Q")
         kind, offset = _unpack(file, "<IQ")
         data = max(data, offset + int(math.prod(tensors[name]) * _BYTES.get(kind, 0.25)))
-    alignment = int(keys.get("general.alignment", 32))
+    _check(keys)
+    alignment = keys.get("general.alignment", 32)
     return Header(keys, tensors), -(-file.tell() // alignment) * alignment + data
+
+
+def _check(keys: dict[str, Any]) -> None:
+    """Raises ValueError if a key that is read here or by callers has a value of another kind."""
+
+    def demand(key: str, good: Callable[[Any], bool], kind: str) -> None:
+        if key in keys and not good(keys[key]):
+            raise ValueError(f"{key} must be {kind}, got {keys[key]!r:.60}")
+
+    demand("general.architecture", lambda it: isinstance(it, str) and it.isprintable(), "a name")
+    context_length = f"{keys.get('general.architecture')}.context_length"
+    demand(context_length, lambda it: _is_count(it) and it > 0, "a number of tokens")
+    demand("general.alignment", lambda it: _is_count(it) and it.bit_count() == 1, "a power of 2")
+    demand("general.file_type", _is_count, "a number")
+    demand("tokenizer.ggml.tokens", _is_texts, "a list of texts")
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MOST
 
 
 def _value(file: BinaryIO, kind: int) -> Any:
     if kind == _STRING:
         return _string(file)
     if kind != _ARRAY:
-        return _unpack(file, _SCALARS[kind])[0]
+        return _unpack(file, _pattern(kind))[0]
     item, count = _unpack(file, "<IQ")
-    read: Callable[[], Any] = (lambda: _string(file)) if item == _STRING else (lambda: _unpack(file, _SCALARS[item])[0])
-    return [read() for _ in range(_bounded(count))]
+    if item == _STRING:
+        return [_string(file) for _ in range(_bounded(count))]
+    pattern = _pattern(item)
+    return [_unpack(file, pattern)[0] for _ in range(_bounded(count))]
+
+
+def _pattern(kind: int) -> str:
+    if kind not in _SCALARS:
+        raise ValueError(f"a value of type {kind}")
+    return _SCALARS[kind]
 
 
 def _string(file: BinaryIO) -> str:
@@ -102,8 +135,8 @@ def _unpack(file: BinaryIO, pattern: str) -> tuple[Any, ...]:
     return struct.unpack(pattern, file.read(struct.calcsize(pattern)))
 
 
-def _bounded(count: int) -> int:
-    if count > _MOST:
+def _bounded(count: int, most: int = _MOST) -> int:
+    if count > most:
         raise ValueError(f"a count of {count}")
     return int(count)
 

@@ -55,6 +55,9 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
     if path.is_dir():
         path = path / weights.FINAL
     if not path.is_file():
+        if (path.parent / weights.CONFIG).is_file():
+            # Of another program's folder this says more than that a file is missing
+            weights.read_config(path.parent / weights.CONFIG)
         raise FileNotFoundError(f"{path} is missing: name a checkpoint folder, a .safetensors file or a .pt file (`dvc repro checkpoints` makes one)")
     everything = _safetensors if path.suffix == ".safetensors" else _torch_file
     state = everything(path, None)
@@ -91,9 +94,13 @@ def _torch_file(path: Path, only: str | None) -> dict[str, Tensor]:
     for name in _INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not found or not all(map(_is_named_tensor, found.items())):
         raise ValueError(f"{path} holds {_what(found)}, not the state dict of a GPT: save `model.state_dict()`")
     return dict(found)
+
+
+def _is_named_tensor(pair: tuple[Any, Any]) -> bool:
+    return isinstance(pair[0], str) and isinstance(pair[1], Tensor)
 
 
 def _what(found: Any) -> str:
@@ -115,7 +122,12 @@ def _from_shapes(shapes: Mapping[str, tuple[int, ...]], tied: bool, path: Path) 
     except (KeyError, ValueError):
         raise ValueError(f"{path} is not the state dict of a GPT of ours: it holds {', '.join(list(shapes)[:5]) or 'nothing'}") from None
     layers = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
-    assumed = asdict(params.read(ModelConfig, "model"))
+    try:
+        assumed = asdict(params.read(ModelConfig, "model"))
+    except FileNotFoundError:
+        absent = f"does not tell n_head and negative_slope, and there is no {params.PARAMS} here"
+        fix = "put its config.json beside it, or name one with --config"
+        raise ValueError(f"{path} {absent}: {fix}") from None
     known = {"vocab_size": vocab_size, "n_embd": n_embd, "block_size": block_size, "n_layer": len(layers), "tied_embeddings": tied}
     try:
         return GPTConfig(**(assumed | known))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +16,7 @@ from antimatter.model.gpt import GPT, GPTConfig
 FINAL = "final.safetensors"
 CONFIG = "config.json"
 PROVENANCE = "provenance"  # its key for what made the model
+_MOST = 1 << 24  # layers, channels, tokens: more than any model has, and no product overflows
 
 
 def save(model: GPT, folder: Path, made: Mapping[str, Any] | None = None) -> None:
@@ -56,10 +57,37 @@ def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any]]:
     """
     values = files.read_json(path)
     try:
+        if not isinstance(values, dict):
+            raise ValueError(f"it must hold an object, got {values!r:.60}")
         made = values.pop(PROVENANCE, {})
-        return GPTConfig(**values), dict(made)
-    except (AttributeError, TypeError, ValueError) as error:
+        if not isinstance(made, dict):
+            raise ValueError(f"{PROVENANCE} must be an object, got {made!r:.60}")
+        return _config(values), made
+    except ValueError as error:
         raise ValueError(f"{path} is not a model config: {error}") from None
+
+
+def _config(values: dict[str, Any]) -> GPTConfig:
+    """Raises ValueError if a key is missing or unknown, or has a value of another type."""
+    if "model_type" in values:
+        raise ValueError(
+            f"model_type {values['model_type']!r:.60} is for Hugging Face's transformers, as "
+            "`antimatter export --type hf` writes it; name the checkpoint that it was made of"
+        )
+    types = get_type_hints(GPTConfig)
+    for key in [*types, *values]:
+        if key not in values:
+            raise ValueError(f"{key} is missing")
+        if key not in types:
+            raise ValueError(f"{key} is unknown")
+        value, kind = values[key], types[key]
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{key} must be of type {kind.__name__}, got {value!r:.60}")
+        if kind is int and key != "seed" and not 1 <= value <= _MOST:
+            raise ValueError(f"{key} must lie in [1, {_MOST:,}], got {value}")
+    if not -(2**63) <= values["seed"] < 2**63:
+        raise ValueError(f"seed must have at most 64 bits, got {values['seed']}")
+    return GPTConfig(**values)
 
 
 def from_state(state: Mapping[str, Tensor], config: GPTConfig, origin: str) -> GPT:
@@ -68,6 +96,10 @@ def from_state(state: Mapping[str, Tensor], config: GPTConfig, origin: str) -> G
     Raises:
         ValueError: a tensor is missing, unknown or of another shape than the config asks for; the message names the first and `origin`.
     """
+    if config.n_layer > len(state):
+        # Not left to the comparison below, which would build all of them first
+        counts = f"n_layer is {config.n_layer}, it has {len(state)} tensors"
+        raise ValueError(f"{origin} does not fit its config: {counts}")
     with torch.device("meta"):
         model = GPT(config)
     expected = {name: tensor for name, tensor in model.state_dict().items() if not _is_tied_copy(model, name)}

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from antimatter import retries
+
 STALL = 30.0  # seconds without a byte: the connection counts as broken
-TRIES = 5  # in a row that brought no byte
+TRIES = 5  # in a row that brought less than PROGRESS
+PROGRESS = 1 << 16  # bytes
 BACKOFF = 1.0  # seconds before the second try; doubles with each
 _PIECE = 1 << 20
 
@@ -26,19 +29,72 @@ class _Broken(Exception):
     """What may do better at the next try."""
 
 
+class _Busy(_Broken):
+    """A status that says so. `wish`: the seconds that the server asks to wait."""
+
+    def __init__(self, words: str, wish: float) -> None:
+        super().__init__(words)
+        self.wish = wish
+
+
 class _Absent(FileNotFoundError):
     """404."""
 
 
-def text(url: str) -> str | None:
+class _Tries:
+    """The tries of one request: how many were in vain, and the pauses between them."""
+
+    def __init__(self, url: str, say: Callable[[str], None]) -> None:
+        self.reached = False  # the server has answered, whatever it was
+        self._url, self._say, self._vain = url, say, 0
+
+    def failed(self, error: _Broken, brought: int = 0, size: int = 0) -> None:
+        """Waits for the next try.
+
+        Args:
+            brought: bytes that this try brought, of the `size` that are here.
+
+        Raises:
+            ConnectionError: no further try is worth it.
+        """
+        wish = error.wish if isinstance(error, _Busy) else 0.0
+        self.reached = self.reached or isinstance(error, _Busy)
+        if not self.reached:
+            fix = "without a network, give the archive as a file with --archive"
+            raise ConnectionError(f"{urlsplit(self._url).netloc} cannot be reached ({error}): {fix}")
+        if wish > retries.LONGEST:
+            asked = f"the server asks to wait {retries.span(wish)}"
+            raise ConnectionError(f"{self._url}: {error}; {asked}: run again after that to go on")
+        self._vain = 0 if brought >= PROGRESS else self._vain + 1
+        if self._vain == TRIES:
+            vain = f"{TRIES} times in a row at {megabytes(size)}"
+            if isinstance(error, _Busy):
+                raise ConnectionError(f"{self._url}: {error}, {vain}: run again later to go on")
+            raise ConnectionError(f"{self._url} broke off {vain} ({error}): run again to go on")
+        if wish:
+            self._say(f"{self._url}: {error}; waiting {retries.span(wish)}, as the server asks")
+        time.sleep(max(wish, BACKOFF * 2 ** max(self._vain - 1, 0)))
+
+
+def text(url: str, say: Callable[[str], None]) -> str | None:
     """A small file; None if the server has none. Raises ConnectionError, or OSError for a refusal."""
-    try:
-        with _open(url, {}) as response:
-            return bytes(response.read(_PIECE)).decode("utf-8", errors="replace")
-    except _Absent:
-        return None
-    except (_Broken, http.client.HTTPException, OSError) as error:
-        raise _in_one_line(url, error) from None
+    tries = _Tries(url, say)
+    while True:
+        content = b""
+        try:
+            with _open(url, {}) as response:
+                tries.reached, total = True, _total(response, 0)
+                for piece in _pieces(response):
+                    content += piece
+                    if len(content) > _PIECE:
+                        raise ConnectionError(f"{url} has more than 1 MB: is the address right?")
+            if total is not None and len(content) < total:
+                raise _Broken("the connection was closed early")
+            return content.decode("utf-8", errors="replace")
+        except _Absent:
+            return None
+        except _Broken as error:
+            tries.failed(error)
 
 
 def file(url: str, path: Path, say: Callable[[str], None], make_room: Callable[[int], None]) -> str:
@@ -51,13 +107,13 @@ def file(url: str, path: Path, say: Callable[[str], None], make_room: Callable[[
         make_room: is told the bytes that are left to come, if the server says; raises OSError if there is no room for them.
 
     Raises:
-        ConnectionError: the server cannot be reached, or broke off too often.
+        ConnectionError: the server cannot be reached, or broke off or was busy too often.
         OSError: it has no such file, or the disk is full.
     """
     tag = path.with_name(f"{path.name}.etag")
     progress = _Progress(urlsplit(url).path.rpartition("/")[2], say)
-    digest, size, answered, failures = hashlib.sha256(), 0, False, 0
-    with path.open("a+b") as out:
+    digest, size, tries = hashlib.sha256(), 0, _Tries(url, say)
+    with contextlib.closing(progress), path.open("a+b") as out:
         out.seek(0)
         for piece in iter(lambda: out.read(_PIECE), b""):
             digest.update(piece)
@@ -66,7 +122,7 @@ def file(url: str, path: Path, say: Callable[[str], None], make_room: Callable[[
             before = size
             try:
                 with _open(url, _range(size, tag)) as response:
-                    answered = True
+                    tries.reached = True
                     if size and not _continues(response, size, tag):
                         before = size = _empty(out)
                         digest = hashlib.sha256()
@@ -85,7 +141,6 @@ def file(url: str, path: Path, say: Callable[[str], None], make_room: Callable[[
                 if total is not None and size < total:
                     raise _Broken("the connection was closed early")
                 out.flush()
-                progress.end()
                 tag.unlink(missing_ok=True)
                 return digest.hexdigest()
             except urllib.error.HTTPError as error:  # 416: nothing comes after what is here
@@ -94,13 +149,7 @@ def file(url: str, path: Path, say: Callable[[str], None], make_room: Callable[[
                     return digest.hexdigest()
                 size, digest = _empty(out), hashlib.sha256()
             except _Broken as error:
-                failures = 0 if size > before else failures + 1
-                if not answered:
-                    raise _in_one_line(url, error) from None
-                if failures == TRIES:
-                    progress.end()
-                    raise ConnectionError(f"{url} broke off {TRIES} times in a row at {megabytes(size)} ({error}): run again to go on") from None
-                time.sleep(BACKOFF * 2 ** (failures - 1) if failures else 0)
+                tries.failed(error, size - before, size)
 
 
 def megabytes(size: float) -> str:
@@ -151,7 +200,8 @@ def _open(url: str, headers: dict[str, str]) -> Iterator[Any]:
         if error.code == 416 and "Range" in headers:
             raise
         if error.code in (408, 425, 429) or error.code >= 500:
-            raise _Broken(f"{error.code} {error.reason}") from None
+            wish = retries.asked(error.headers.get("Retry-After", ""), time.time())
+            raise _Busy(f"{error.code} {error.reason}", wish) from None
         kind = _Absent if error.code == 404 else ConnectionError
         raise kind(f"{url}: {error.code} {error.reason}: is the address right?") from None
     except urllib.error.URLError as error:
@@ -178,12 +228,6 @@ def _pieces(response: Any) -> Iterator[bytes]:
         yield piece
 
 
-def _in_one_line(url: str, error: Exception) -> OSError:
-    if isinstance(error, OSError) and not isinstance(error, urllib.error.URLError):
-        return error
-    return ConnectionError(f"{urlsplit(url).netloc} cannot be reached ({error}): without a network, give the archive as a file with --archive")
-
-
 class _Progress:
     """On a terminal one line that is rewritten, elsewhere a line every tenth."""
 
@@ -207,6 +251,6 @@ class _Progress:
             self._tenth = size * 10 // total
             self._say(line)
 
-    def end(self) -> None:
+    def close(self) -> None:
         if self._terminal and self._shown:
             sys.stderr.write("\n")

@@ -9,19 +9,21 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
+from antimatter import files
 from antimatter.export.client import Client, Hangup
 from antimatter.export.header import read_header
 from antimatter.export.llama import Llama
-from antimatter.export.ollama import TAG, OllamaConfig
+from antimatter.export.ollama import TAG, OllamaConfig, manifest_path
 
 Choice = Literal["auto", "ollama", "embedded"]
 OLLAMA_PORT = 11434
+STORE = Path("models/ollama/models")  # of stage ollama
 _LOOK = 2.0  # seconds to wait for a sign of Ollama: it is on this machine, or as good as absent
 _PAUSE = 5.0  # seconds between two vain starts of llama.cpp
 _TIMEOUT = 600.0  # seconds between two pieces of an answer: a cold 300M model may load first
@@ -29,7 +31,7 @@ _TIMEOUT = 600.0  # seconds between two pieces of an answer: a cold 300M model m
 
 @dataclass(frozen=True)
 class Finish:
-    """How an answer ended. Counts and speed are the engine's own."""
+    """How an answer ended. Counts and speed are the engine's own, where it gives them."""
 
     reason: Literal["stop", "length"]  # the model or a stop text ended it; or it reached its number of tokens
     prompt_tokens: int  # [BOS] included
@@ -103,13 +105,18 @@ class EmbeddedEngine:
         return sum(len(llama.tokenize(text[i : i + self._longest], special=True)) for i in pieces) + 1
 
     def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
-        body = {"prompt": prompt, "n_predict": n_predict, "stop": list(config.stop), **_sampling(config, seed)}
+        stops = StopTexts(config.stop)
+        body = {"prompt": prompt, "n_predict": n_predict, **_sampling(config, seed)}
+        # Each event has the speed so far, which is the answer's if a stop text ends it there
+        body["timings_per_token"] = True
         for event in self._llama.stream("/completion", body):
-            if event["content"]:
-                yield event["content"]
-            if event["stop"]:
-                reason: Literal["stop", "length"] = "length" if event["stop_type"] == "limit" else "stop"
-                return Finish(reason, event["tokens_evaluated"], event["tokens_predicted"], event["timings"]["predicted_per_second"])
+            if shown := stops.take(event["content"], last=event["stop"]):
+                yield shown
+            if stops.found or event["stop"]:
+                limited = not stops.found and event["stop_type"] == "limit"
+                counts = event["tokens_evaluated"], event["tokens_predicted"]
+                speed = event["timings"]["predicted_per_second"]
+                return Finish("length" if limited else "stop", *counts, speed)
         raise ConnectionError("llama.cpp broke off the answer: ask again")
 
     def close(self) -> None:
@@ -160,8 +167,10 @@ class OllamaEngine:
     def __init__(self, url: str, config: OllamaConfig) -> None:
         self._client = Client(f"Ollama at {url}", url)
         self._model = f"{config.name}:{TAG}"
-        if self._model not in self._models():
-            raise LookupError(f"Ollama at {url} has no model {self._model} (`ollama create {config.name} -f models/ollama/Modelfile` makes it)")
+        models = self._models()
+        if self._model not in models:
+            raise LookupError(f"Ollama at {url} has no model {self._model}")
+        self.digest = models[self._model]  # the sha256 of its manifest; empty if Ollama is silent
         self.name, self.model = "Ollama", config.name
         self.description = f"Ollama at {url}, model {self._model}"
         info: dict[str, Any] = self._client.post("/api/show", {"model": self._model, "verbose": True}, _TIMEOUT).get("model_info") or {}
@@ -169,10 +178,13 @@ class OllamaEngine:
         self.n_ctx = min(config.num_ctx, int(info.get(f"{architecture}.context_length", config.num_ctx)))
         self._counter = functools.cache(lambda: _counter(info.get("tokenizer.ggml.tokens"), info.get("tokenizer.ggml.merges")))
 
-    def _models(self) -> list[str]:
+    def _models(self) -> dict[str, str]:
+        """The digests of all models by their names."""
         try:
-            return [model["name"] for model in self._client.get("/api/tags", _LOOK)["models"] or []]
-        except (OSError, KeyError, TypeError):
+            models = self._client.get("/api/tags", _LOOK)["models"] or []
+            digests = {model["name"]: model.get("digest", "") for model in models}
+            return {name: str(digest).removeprefix("sha256:") for name, digest in digests.items()}
+        except (OSError, KeyError, TypeError, AttributeError):
             raise ConnectionError(f"no Ollama answers at {self._client.url}") from None
 
     def until(self, hangup: Hangup) -> Self:
@@ -188,25 +200,68 @@ class OllamaEngine:
         return self._counter()(text) + 1
 
     def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
-        options = {"num_ctx": self.n_ctx, "num_predict": n_predict, "stop": list(config.stop), **_sampling(config, seed)}
+        options = {"num_ctx": self.n_ctx, "num_predict": n_predict, **_sampling(config, seed)}
+        # Without a list of its own a request has the stop texts of the Modelfile
+        options["stop"] = []
         body = {"model": self._model, "prompt": prompt, "raw": True, "stream": True, "shift": False, "truncate": False, "options": options}
+        stops, pieces, began = StopTexts(config.stop), list[str](), 0.0
         for line in self._client.lines("/api/generate", body, _TIMEOUT):
+            began = began or time.monotonic()
             try:
                 event = json.loads(line)
             except ValueError:
                 break
             if "error" in event:
                 raise ConnectionError(f"{self._client.name} stopped: {' '.join(str(event['error']).split())}")
-            if event.get("response"):
-                yield event["response"]
-            if event.get("done"):
-                n_tokens, nanoseconds = event.get("eval_count", 0), event.get("eval_duration", 0)
-                reason: Literal["stop", "length"] = "length" if event.get("done_reason") == "length" else "stop"
-                return Finish(reason, event.get("prompt_eval_count", 0), n_tokens, n_tokens * 1e9 / nanoseconds if nanoseconds else 0.0)
+            pieces.append(event.get("response", ""))
+            done = event.get("done", False)
+            if shown := stops.take(pieces[-1], last=done):
+                yield shown
+            if done:
+                limited = not stops.found and event.get("done_reason") == "length"
+                counts = event.get("prompt_eval_count", 0), event.get("eval_count", 0)
+                nanoseconds = event.get("eval_duration", 0)
+                speed = counts[1] * 1e9 / nanoseconds if nanoseconds else 0.0
+                return Finish("length" if limited else "stop", *counts, speed)
+            if stops.found:
+                return self._finish(prompt, pieces, time.monotonic() - began)
         # Ollama ends a stream like this after 30 equal tokens in a row, and (0.30 and later) where the model writes half a character
         raise ConnectionError(f"{self._client.name} broke off the answer, as it does at endless repetition and broken characters: ask otherwise")
 
+    def _finish(self, prompt: str, pieces: Sequence[str], seconds: float) -> Finish:
+        """Of an answer that a stop text ended. Ollama counts at its own end, not awaited."""
+        # A piece is one token, or the several that a character beyond ASCII can take
+        count = sum(1 if piece.isascii() else self.count(piece) - 1 for piece in pieces if piece)
+        return Finish("stop", self.count(prompt), count, (count - 1) / seconds if seconds else 0.0)
+
     def close(self) -> None: ...
+
+
+class StopTexts:
+    """Finds stop texts in an answer that comes in pieces; holds back only what may become one.
+
+    Not left to the engines: llama.cpp, asked to stream, drops what it held back if the answer ends
+    by its length (ggml-org/llama.cpp#9867, again in 2026). Ollama from 0.30 on runs its server.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.found = False
+        self._texts, self._held = texts, ""
+
+    def take(self, piece: str, last: bool) -> str:
+        """What can be shown after this piece: once a stop text is `found`, all that is before it.
+
+        Args:
+            last: the answer ends here, so what was held back is no stop text.
+        """
+        text = self._held + piece
+        if starts := [text.index(stop) for stop in self._texts if stop in text]:
+            self.found = True
+            return text[: min(starts)]
+        begun = (n for stop in self._texts for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        shown = len(text) - (0 if last else max(begun, default=0))
+        self._held = text[shown:]
+        return text[:shown]
 
 
 def _counter(tokens: list[Any] | None, merges: list[Any] | None) -> Callable[[str], int]:
@@ -226,9 +281,10 @@ def choose(
     config: OllamaConfig,
     model: Callable[[], Path],
     say: Callable[[str], None],
+    store: Path = STORE,
     environ: Mapping[str, str] = os.environ,
 ) -> Engine:
-    """The engine asked for. `auto` takes a running Ollama if it has the model, else the embedded one, and says why.
+    """The engine asked for. `auto`: an Ollama that `running_ollama` accepts, else llama.cpp.
 
     Args:
         model: finds the GGUF file, if it is needed.
@@ -238,12 +294,46 @@ def choose(
     """
     if choice != "embedded":
         try:
-            return OllamaEngine(ollama_url(environ.get("OLLAMA_HOST", "")), config)
+            return running_ollama(config, say, store, environ, named=choice == "ollama")
         except (ConnectionError, LookupError) as error:
             if choice == "ollama":
-                raise ConnectionError(f"{error}: start it, or use `--engine embedded`") from None
+                create = f"run `ollama create {config.name} -f {store.parent}/Modelfile`"
+                fix = create if isinstance(error, LookupError) else "start it"
+                raise ConnectionError(f"{error}: {fix}, or use `--engine embedded`") from None
             say(f"{error}: using the embedded llama.cpp")
     return EmbeddedEngine(model(), config.num_ctx)
+
+
+def running_ollama(
+    config: OllamaConfig,
+    say: Callable[[str], None],
+    store: Path = STORE,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    named: bool,
+) -> OllamaEngine:
+    """A running Ollama whose model is the one in `store`. `chat` and `serve` use no other.
+
+    Args:
+        named: Ollama was asked for by name. Then one is used also where there is no store to
+            compare it with, and `say` is told.
+
+    Raises:
+        ConnectionError: none answers.
+        LookupError: its model is missing, or another one, or cannot be compared.
+    """
+    url, manifest = ollama_url(environ.get("OLLAMA_HOST", "")), manifest_path(store, config.name)
+    engine = OllamaEngine(url, config)
+    model = f"{config.name}:{TAG}"
+    if manifest.is_file():
+        if engine.digest != files.sha256(manifest):
+            raise LookupError(f"Ollama at {url} has another {model} than {store}")
+        return engine
+    unknown = f"{store} has no {model}, so that of Ollama at {url} cannot be compared"
+    if not named:
+        raise LookupError(unknown)
+    say(unknown)
+    return engine
 
 
 def ollama_url(host: str) -> str:

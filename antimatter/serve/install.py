@@ -111,7 +111,7 @@ def _architecture() -> str:
 def _expected(url: str, say: Callable[[str], None]) -> str:
     """The sha256 that the archive must have. Of another address than the pinned one it is what stands beside it, and else the pinned one too."""
     if url:
-        sums = download.text(f"{url.rpartition('/')[0]}/{SUMS}")
+        sums = download.text(f"{url.rpartition('/')[0]}/{SUMS}", say)
         if sums is not None and (listed := _listed(sums, _name(url))):
             say(f"the checksum is taken from {SUMS} beside {url}, not from antimatter: it is as trustworthy as that server")
             return listed

@@ -26,9 +26,8 @@ from antimatter.export import ollama
 from antimatter.export.client import Client
 from antimatter.export.ollama import OllamaConfig
 from antimatter.serve import install, ollama_process
-from antimatter.serve.engine import OllamaEngine, ollama_url
+from antimatter.serve.engine import STORE, OllamaEngine, running_ollama
 
-STORE = Path("models/ollama/models")
 FOLDER = Path(".state/serve")
 START = 120.0  # seconds until /api/version: Ollama looks for GPUs first
 _LOOK = 5.0  # seconds for a small answer
@@ -108,13 +107,13 @@ class OllamaServer:
             self._process.wait()
 
     def _ready(self, config: OllamaConfig, digest: str, start: float) -> OllamaEngine:
-        client, model = Client(f"Ollama at {self.url}", self.url), f"{config.name}:{ollama.TAG}"
+        model = f"{config.name}:{ollama.TAG}"
         try:
-            self._first_sign(client, start)
-            shown = _digest(client, model)
-            if shown != digest:
-                raise ConnectionError(f"Ollama at {self.url} shows {model} with digest {shown or 'none'}, ours is {digest}: is it another one?")
+            self._first_sign(Client(f"Ollama at {self.url}", self.url), start)
             engine = OllamaEngine(self.url, config)
+            if engine.digest != digest:
+                shown = f"{model} with digest {engine.digest or 'none'}, ours is {digest}"
+                raise ConnectionError(f"Ollama at {self.url} shows {shown}: is it another one?")
             for _ in engine.stream("The", config, 1):  # loads the model, with the options that every answer will have
                 pass
         except (OSError, LookupError) as error:
@@ -144,6 +143,7 @@ def open_ollama(
     config: OllamaConfig,
     say: Callable[[str], None],
     *,
+    named: bool = False,
     prefix: Path = install.PREFIX,
     install_it: bool = False,
     cpu_only: bool = False,
@@ -154,10 +154,12 @@ def open_ollama(
     folder: Path = FOLDER,
     environ: Mapping[str, str] = os.environ,
 ) -> Iterator[OllamaEngine]:
-    """An engine that is Ollama: one that runs already and has the model as it is in `store`; else one from PATH or `prefix`, started here and stopped
-    with the block; else, with `install_it`, one that is installed into `prefix` first.
+    """An engine that is Ollama: one that runs, if engine.running_ollama accepts it; else one from
+    PATH or `prefix`, started here and stopped with the block; else, with `install_it`, one that is
+    installed into `prefix` first.
 
     Args:
+        named: as in engine.running_ollama.
         archive: as in install.install.
         port: where to start one; then a running one is not looked for. None is a free port.
 
@@ -165,7 +167,14 @@ def open_ollama(
         FileNotFoundError: there is none, and it is not to be installed.
         ConnectionError, OSError, ValueError: as install.install and OllamaServer raise them, each of one line.
     """
-    running = _running(config, store, environ, say) if port is None else None
+    running = None
+    if port is None:
+        try:
+            running = running_ollama(config, say, store, environ, named=named)
+        except ConnectionError:
+            pass  # what follows says enough
+        except LookupError as error:
+            say(f"{error}: it is not used")
     if running:
         yield running
         return
@@ -196,25 +205,6 @@ def environment(environ: Mapping[str, str], folder: Path, host: str, num_ctx: in
         "OLLAMA_MAX_LOADED_MODELS": "1",
         "OLLAMA_KEEP_ALIVE": "-1",  # the model stays loaded as long as the server lives
     }
-
-
-def _running(config: OllamaConfig, store: Path, environ: Mapping[str, str], say: Callable[[str], None]) -> OllamaEngine | None:
-    url, model = ollama_url(environ.get("OLLAMA_HOST", "")), f"{config.name}:{ollama.TAG}"
-    manifest = ollama.manifest_path(store, config.name)
-    try:
-        engine = OllamaEngine(url, config)
-        if manifest.is_file() and _digest(Client(f"Ollama at {url}", url), model) != files.sha256(manifest):
-            say(f"Ollama at {url} has another {model} than {store}: it is not used")
-            return None
-    except (ConnectionError, LookupError):
-        return None
-    return engine
-
-
-def _digest(client: Client, model: str) -> str:
-    """Of the manifest, as Ollama tells it; empty if it does not."""
-    models: list[dict[str, Any]] = client.get("/api/tags", _LOOK).get("models") or []
-    return next((str(entry.get("digest", "")).removeprefix("sha256:") for entry in models if entry.get("name") == model), "")
 
 
 def _runtime_store(store: Path, folder: Path, name: str, manifest: dict[str, Any]) -> str:

@@ -444,6 +444,27 @@ def test_a_lane_gives_up_after_many_tries_and_keeps_what_it_has(server, reader, 
     assert contents(tmp_path) == {file: content for file, content in expected.items() if file.startswith("000-00000")}
 
 
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"Retry-After": "90000"}, "25 hours"),
+        ({"Retry-After": "Fri, 31 Dec 2199 23:59:59 GMT"}, "hours"),
+        ({"RateLimit": '"api";r=0;t=3600'}, "60 minutes"),
+    ],
+)
+def test_a_wish_for_a_long_pause_ends_the_run_and_keeps_what_was_read(server, reader, undisturbed, tmp_path, headers, words):
+    lanes, expected = undisturbed
+    where = "GET /datasets/allenai/.*00001-of-00004.json.gz bytes=[1-9]"
+    server.faults = [Fault(where, 1, status=429, headers=headers)]
+    line = rf"^raw\.hub: .*HTTP 429 .*asks to wait \S* ?{words}.* kept.* run again"
+    with pytest.raises(OSError, match=line) as caught:
+        reader(read, lanes[0], tmp_path)
+    assert "\n" not in str(caught.value) and not reader.said
+    assert 0 < len(contents(tmp_path)) < 3
+    reader(read, lanes[0], tmp_path)
+    assert contents(tmp_path).items() <= expected.items() and len(contents(tmp_path)) == 3
+
+
 def test_what_comes_garbled_is_read_once_more(server, reader, undisturbed, tmp_path):
     lanes, expected = undisturbed
     server.faults = [Fault("GET /cdn/allenai/.*00001-of-00004.json.gz bytes=[1-9]", 1, garble=True)]

@@ -1,4 +1,7 @@
 import json
+import math
+import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +143,68 @@ def test_a_damaged_file_is_a_value_error_wherever_it_is_cut_or_changed(tiny: Tin
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"a\.gguf is"):
             read_header(path)
+
+
+GOOD = {"general.architecture": "mpt", "mpt.context_length": 64, "general.alignment": 32}
+READ = [*GOOD, "general.file_type", "tokenizer.ggml.tokens"]
+# Of each sort that breaks arithmetic or a look-up
+ODD = ["", "a\nb", -1, 0, 3, 2**63, True, 0.5, math.nan, math.inf, -math.inf, [], [1, 2], ["a"], [[]]]
+
+
+def packed(value: object) -> bytes:
+    """A type and a value, as a GGUF file has them."""
+    match value:
+        case str():
+            return struct.pack("<IQ", 8, len(value)) + value.encode()
+        case bool():
+            return struct.pack("<I?", 7, value)
+        case float():
+            return struct.pack("<Id", 12, value)
+        case int():
+            return struct.pack("<IQ", 10, value) if value >= 0 else struct.pack("<Iq", 11, value)
+        case list():
+            items = [packed(item) for item in value]
+            kind = items[0][:4] if items else struct.pack("<I", 8)
+            count = struct.pack("<Q", len(items))
+            return struct.pack("<I", 9) + kind + count + b"".join(item[4:] for item in items)
+    raise TypeError(value)
+
+
+def bare(keys: dict[str, object], *tensors: bytes) -> bytes:
+    """A file of keys, and of what is given as the list of tensors, without their data."""
+    pairs = [struct.pack("<Q", len(key)) + key.encode() + packed(keys[key]) for key in keys]
+    counts = struct.pack("<IQQ", 3, len(tensors), len(keys))
+    return b"".join([b"GGUF", counts, *pairs, *tensors, bytes(64)])
+
+
+@pytest.mark.parametrize("key", READ)
+def test_a_key_of_the_wrong_kind_is_one_line_that_names_it(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(bare(GOOD))
+    assert read_header(path).context_length == 64
+    good = []
+    for value in ODD:
+        path.write_bytes(bare({**GOOD, key: value}))
+        try:
+            header = read_header(path)
+        except ValueError as error:
+            words = rf"[^\n]*a\.gguf is [^\n]*({re.escape(key)}|context_length|of type 9)[^\n]*"
+            assert re.fullmatch(words, str(error))
+        else:
+            assert header.context_length > 0
+            good.append(value)
+    texts: list[object] = [[], ["a"]]
+    known = {"mpt.context_length": [3], "general.file_type": [0, 3], "tokenizer.ggml.tokens": texts}
+    assert good == known.get(key, [])
+
+
+@pytest.mark.parametrize("shape", [(2**64 - 1,) * 4, (2**64 - 1,) * 40, (2,) * 5])
+@pytest.mark.parametrize("kind", [1, 12])
+def test_a_shape_that_no_tensor_has_is_one_line(tmp_path: Path, shape: tuple[int, ...], kind: int) -> None:
+    tensor = struct.pack(f"<Q1sI{len(shape)}QIQ", 1, b"x", len(shape), *shape, kind, 0)
+    (tmp_path / "a.gguf").write_bytes(bare(GOOD, tensor))
+    with pytest.raises(ValueError, match=r"^[^\n]*a\.gguf is a damaged GGUF file[^\n]*$"):
+        read_header(tmp_path / "a.gguf")
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_gguf import gpt
+from tiny_gguf import gpt, save_tokenizer
 
-from antimatter.export import source
+from antimatter.export import huggingface, source
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
 
@@ -129,6 +129,32 @@ def test_what_is_no_checkpoint_is_one_line_that_names_it(project: Path) -> None:
     (project / "a.safetensors").write_bytes(b"rubbish" * 10)
     with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
         source.open_checkpoint(project / "a.safetensors")
+
+
+def test_what_was_made_for_transformers_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "tokenizer")
+    weights.save(gpt(), tmp_path / "ours")
+    made = tmp_path / "antimatter-hf"
+    opened = source.open_checkpoint(tmp_path / "ours")
+    huggingface.write(opened, tmp_path / "tokenizer" / "tokenizer.json", made)
+    for path, config in (
+        (made, None),
+        (made / "model.safetensors", None),
+        (tmp_path / "ours", made / "config.json"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            source.open_checkpoint(path, config)
+        (line,) = str(caught.value).splitlines()
+        assert f"{made}" in line and "gpt2" in line and "`antimatter export --type hf`" in line
+    (made / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
+    with pytest.raises(ValueError, match=r"antimatter-hf/config\.json .*\bllama\b"):
+        source.open_checkpoint(made)
+
+
+def test_a_state_dict_with_other_names_than_texts_is_refused(project: Path) -> None:
+    torch.save({0: torch.zeros(3)}, project / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt holds a dict of 0, not the state dict"):
+        source.open_checkpoint(project / "a.pt")
 
 
 def test_heads_that_do_not_divide_the_channels_name_params_and_the_way_out(project: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,3 +50,49 @@ def test_damaged_files_are_named(tmp_path: Path, tiny_gpt: GPT) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config\.json is not a model config"):
         weights.load(tmp_path)
+
+
+# Of each type that JSON has; the first of each is the only good one
+SORTS: dict[str, list[object]] = {
+    "n_layer": [2, "x", None, 2.0, math.nan, True, [], {}, -1, 0, 10**6, 2**70],
+    "n_head": [4, "x", None, 4.0, math.nan, True, [], {}, -1, 0, 2**70],
+    "n_embd": [32, "x", None, 32.0, math.nan, True, [], {}, -1, 0, 2**70],
+    "block_size": [16, "x", None, 16.0, math.nan, True, [], {}, -1, 0, 2**70],
+    "vocab_size": [64, "x", None, 64.0, math.nan, True, [], {}, -1, 0, 2**70],
+    "negative_slope": [0, "x", None, 2.0, math.nan, True, [], {}, -1],
+    "dropout": [0, "x", None, 2.0, math.nan, True, [], {}, -1],
+    "tied_embeddings": [True, "x", None, 1, 1.0, [], {}],
+    "seed": [1, "x", None, 1.0, math.nan, True, [], {}, 2**70],
+    "provenance": [{}, "x", None, 2.0, True, [], 1],
+}
+
+
+@pytest.mark.parametrize("key", SORTS)
+def test_a_value_of_the_wrong_kind_is_one_line_that_names_its_key(tmp_path: Path, tiny_gpt: GPT, key: str) -> None:
+    weights.save(tiny_gpt, tmp_path)
+    config, (good, *bad) = json.loads((tmp_path / "config.json").read_text()), SORTS[key]
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: good}))
+    weights.load(tmp_path)
+    for value in bad:
+        (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(ValueError, match=rf"^[^\n]*{tmp_path}[^\n]*\b{key}\b[^\n]*$"):
+            weights.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "[1]", "null", "5", '"x"', '[["n_layer", 2]]'])
+def test_a_config_that_is_no_object_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json is not a model config: .*an object"):
+        weights.read_config(tmp_path / "config.json")
+
+
+def test_a_config_with_a_key_too_many_or_too_few_names_it(tmp_path: Path, tiny_gpt: GPT) -> None:
+    weights.save(tiny_gpt, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_layers": 2}))
+    with pytest.raises(ValueError, match=r"config\.json is not a model config: .*\bn_layers\b"):
+        weights.read_config(tmp_path / "config.json")
+    del config["n_head"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json is not a model config: .*\bn_head\b"):
+        weights.read_config(tmp_path / "config.json")

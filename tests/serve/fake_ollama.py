@@ -14,6 +14,7 @@ class FakeOllama(ThreadingHTTPServer):
     def __init__(self, models: list[str], info: dict[str, Any], events: list[dict[str, Any]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models, self.info, self.events = models, info, events
+        self.digest = ""  # of every model: the sha256 of its manifest
         self.requests: list[dict[str, Any]] = []  # bodies of /api/generate
         self.hung_up = threading.Event()
 
@@ -28,7 +29,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert self.path == "/api/tags"
-        self._answer({"models": [{"name": name} for name in self.server.models]})
+        digest = self.server.digest
+        self._answer({"models": [{"name": name, "digest": digest} for name in self.server.models]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

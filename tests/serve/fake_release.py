@@ -74,6 +74,7 @@ class Behaviour:
     cuts: list[int] = field(default_factory=list)  # the n-th answer with a body of a file ends after so many bytes; negative: it stalls there
     pace: float = 0.0  # seconds between two pieces
     status: int = 0  # instead of everything else
+    refusals: list[tuple[int, str]] = field(default_factory=list)  # the first answers: a status, and Retry-After
     redirect: str = ""  # to this path, with a prefix before it
     requests: list[tuple[str, str]] = field(default_factory=list)  # path and Range
     released: threading.Event = field(default_factory=threading.Event)  # ends what stalls
@@ -93,6 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         plan.requests.append((self.path, asked))
         if plan.status:
             return self._end(plan.status)
+        if plan.refusals:
+            status, wish = plan.refusals.pop(0)
+            return self._end(status, {"Retry-After": wish} if wish else {})
         if plan.redirect and not self.path.startswith(plan.redirect):
             self.send_response(302)
             self.send_header("Location", plan.redirect + self.path)
@@ -129,9 +133,11 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def _end(self, status: int = 0) -> None:
+    def _end(self, status: int = 0, headers: dict[str, str] | None = None) -> None:
         if status:
             self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

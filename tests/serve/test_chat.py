@@ -2,22 +2,29 @@ import builtins
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import fake_ollama
 import pytest
 from test_engine import CONFIG
 from tiny_gguf import CONTEXT, Tiny
 
+from antimatter import files
+from antimatter.export import ollama
 from antimatter.export.header import read_header
 from antimatter.export.ollama import OllamaConfig
 from antimatter.serve import chat, prompt, terminal
 from antimatter.serve.engine import EmbeddedEngine, Finish, OllamaEngine
 from antimatter.serve.prompt import Message
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -261,6 +268,42 @@ def test_both_engines_are_asked_for_no_more_than_their_context(tiny: Tiny) -> No
     assert request["prompt"] == prompt.render(shortened)  # both cut at the same turn
     assert request["options"]["num_predict"] == CONTEXT - finish.prompt_tokens
     assert request["shift"] is request["truncate"] is False
+
+
+def test_the_chat_does_not_talk_to_an_old_model_in_ollama(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "models" / "gguf").mkdir(parents=True)
+    shutil.copy(tiny.path, tmp_path / "models" / "gguf")
+    manifest = ollama.manifest_path(tmp_path / "models" / "ollama" / "models", "antimatter")
+    files.write_text(manifest, "of today")
+    events = [{"response": "an old answer"}, {"response": "", "done": True}]
+    with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys, events) as server:
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OLLAMA_HOST": server.host}
+
+        def ask() -> tuple[bytes, bytes]:
+            command = [sys.executable, "-m", "antimatter.cli", "chat", "--num-predict", "8"]
+            options: dict[str, Any] = {"capture_output": True, "check": True, "timeout": 60}
+            done = subprocess.run(command, cwd=tmp_path, env=environ, input=b"The\n", **options)
+            return done.stdout, done.stderr
+
+        server.digest = "0" * 64
+        answer, said = ask()
+        assert b"an old answer" not in answer
+        assert b"another antimatter:latest than models/ollama/models: using the embedded" in said
+        server.digest = files.sha256(manifest)
+        assert ask()[0] == b"an old answer\n"  # which the server gives whatever its model is
+
+
+def test_what_was_held_back_for_a_stop_text_is_shown(tiny: Tiny) -> None:
+    embedded = EmbeddedEngine(tiny.path, 2048)
+    try:
+        whole, other = io.StringIO(), io.StringIO()
+        chat.pipe(embedded, CONFIG, io.StringIO("The function returns\n"), whole)
+        config = replace(CONFIG, stop=(f"{whole.getvalue().rstrip()[-1]}ZZ",))
+        chat.pipe(embedded, config, io.StringIO("The function returns\n"), other)
+    finally:
+        embedded.close()
+    assert other.getvalue() == whole.getvalue() != "\n"
 
 
 def test_the_chat_starts_without_torch_and_without_numpy() -> None:

@@ -1,6 +1,8 @@
+import hashlib
+import random
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import fake_ollama
 import pytest
 from tiny_gguf import CONTEXT, TEXT, Tiny
 
+from antimatter.export import ollama
 from antimatter.export.client import Client, Hangup
 from antimatter.export.header import read_header
 from antimatter.export.ollama import OllamaConfig
@@ -118,13 +121,7 @@ def test_several_answers_at_a_time_are_those_of_one_alone_each_with_the_whole_co
 
 def test_how_an_answer_ended_is_told_with_the_counts_of_the_engine(tiny: Tiny, embedded: EmbeddedEngine) -> None:
     def finish(engine: Engine, n_predict: int, config: OllamaConfig = CONFIG) -> Finish:
-        stream = engine.stream("The function returns", config, n_predict)
-        while True:
-            try:
-                next(stream)
-            except StopIteration as end:
-                assert isinstance(end.value, Finish)
-                return end.value
+        return read(engine.stream("The function returns", config, n_predict))[1]
 
     length = finish(embedded, 7)
     assert (length.reason, length.prompt_tokens, length.completion_tokens) == ("length", embedded.count("The function returns"), 7)
@@ -147,6 +144,99 @@ def test_a_stop_text_ends_the_answer_and_is_not_shown(embedded: EmbeddedEngine) 
     stop = whole[6:9].replace('"', "").replace("\n", "") or whole[6]
     cut = "".join(embedded.stream("The function returns", replace(CONFIG, stop=(stop,)), 20))
     assert cut == whole[: whole.index(stop)]
+
+
+PROMPT = "The function returns"
+HOT = replace(CONFIG, temperature=0.5, top_k=400, top_p=1.0)
+
+
+def with_stops(*stops: str) -> OllamaConfig:
+    """Past the checks, as antimatter.serve.api does: a request may name any text."""
+    config = replace(HOT)
+    object.__setattr__(config, "stop", stops)
+    return config
+
+
+def read(stream: Generator[str, None, Finish]) -> tuple[str, Finish]:
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return "".join(pieces), end.value
+
+
+@pytest.fixture(scope="module")
+def seeded(embedded: EmbeddedEngine) -> tuple[int, str]:
+    """A seed, and its answer of 12 tokens: plain text that does not repeat one letter."""
+    for seed in range(1000):
+        text, finish = read(embedded.stream(PROMPT, with_stops(), 12, seed))
+        if finish.reason == "length" and len(set(text)) > 6 and text.isascii():
+            return seed, text
+    pytest.fail("no such seed")
+
+
+def test_what_may_become_a_stop_text_and_does_not_is_shown(embedded: EmbeddedEngine, seeded: tuple[int, str]) -> None:
+    """llama.cpp, asked to stream, drops it where the answer ends by its length."""
+    seed, whole = seeded
+    for i in range(len(whole)):
+        text, finish = read(embedded.stream(PROMPT, with_stops(f"{whole[i:]}ZZ"), 12, seed))
+        assert (text, finish.reason) == (whole, "length")
+        assert (finish.prompt_tokens, finish.completion_tokens) == (embedded.count(PROMPT), 12)
+
+
+def test_a_stop_text_ends_the_answer_where_llama_cpp_ends_it(embedded: EmbeddedEngine, seeded: tuple[int, str]) -> None:
+    """Asked not to stream, llama.cpp does it right: it is the judge of text, reason and counts."""
+    seed, whole = seeded
+    for i in range(len(whole) - 2):
+        stops = [f"{whole[i:]}ZZ", whole[i : i + 3], whole[i + 1 : i + 4]]
+        body = {"prompt": PROMPT, "n_predict": 12, "stop": stops, **engine._sampling(HOT, seed)}
+        judge = embedded._llama.post("/completion", body)
+        assert judge["stop_type"] == "word"
+        text, finish = read(embedded.stream(PROMPT, with_stops(*stops), 12, seed))
+        assert (text, finish.reason) == (judge["content"], "stop")
+        expected = judge["tokens_evaluated"], judge["tokens_predicted"]
+        assert (finish.prompt_tokens, finish.completion_tokens) == expected
+
+
+def test_no_more_is_held_back_than_what_may_become_a_stop_text() -> None:
+    generator = random.Random(1)
+
+    def text(longest: int) -> str:
+        return "".join(generator.choices("ab", k=generator.randint(1, longest)))
+
+    for _ in range(2000):
+        stops = [text(6) for _ in range(generator.randint(0, 3))]
+        matcher, whole, shown = engine.StopTexts(stops), "", ""
+        for last in [*[False] * 7, True]:
+            piece = text(4)
+            whole += piece
+            shown += matcher.take(piece, last)
+            if starts := [whole.index(stop) for stop in stops if stop in whole]:
+                assert matcher.found and shown == whole[: min(starts)]
+                break
+            held = whole.removeprefix(shown)
+            assert not matcher.found and whole == shown + held
+            assert not held or (not last and any(stop.startswith(held) for stop in stops))
+
+
+def test_ollama_is_asked_for_no_stop_text_and_its_answer_ends_there(tiny: Tiny) -> None:
+    """Ollama 0.30 and later pass them to llama.cpp, and lose the same text."""
+    last = {"prompt_eval_count": 5, "eval_count": 9, "eval_duration": 10**9}
+    events = [{"response": piece} for piece in ("Ret", "urn", "s é", "🙂x")]
+    events.append({"done": True, "done_reason": "length", **last})
+    info = read_header(tiny.path).keys
+    with fake_ollama.running(["antimatter:latest"], info, events) as server:
+        made = OllamaEngine(f"http://{server.host}", CONFIG)
+        text, finish = read(made.stream("Once", with_stops("🙂xZZ"), 9))
+        assert (text, finish) == ("Returns é🙂x", Finish("length", 5, 9, 9.0))
+        assert server.requests[0]["options"]["stop"] == []
+        text, finish = read(made.stream("Once", with_stops("ns é"), 9))
+        assert (text, finish.reason) == ("Retur", "stop")
+        # what Ollama has not counted yet is counted from its vocabulary
+        assert finish.prompt_tokens == made.count("Once")
+        assert finish.completion_tokens == 2 + made.count("s é") - 1
+        assert read(made.stream("Once", with_stops("x"), 9))[1].reason == "stop"
 
 
 def test_characters_of_several_tokens_come_out_whole(embedded: EmbeddedEngine) -> None:
@@ -194,9 +284,23 @@ def test_what_llama_cpp_refuses_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
         EmbeddedEngine(path, 64)
 
 
-def test_ollama_gets_the_raw_prompt_and_every_option_and_its_answer_comes_out_whole(tiny: Tiny) -> None:
+DIGEST = hashlib.sha256(b"a manifest").hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A model store, as far as it tells which model it holds."""
+    manifest = ollama.manifest_path(tmp_path / "models", CONFIG.name)
+    manifest.parent.mkdir(parents=True)
+    manifest.write_bytes(b"a manifest")
+    return tmp_path / "models"
+
+
+def test_ollama_gets_the_raw_prompt_and_every_option_and_its_answer_comes_out_whole(tiny: Tiny, store: Path) -> None:
     with fake_ollama.running(["other:latest", "antimatter:latest"], read_header(tiny.path).keys, ANSWER) as server:
-        chosen = engine.choose("auto", CONFIG, lambda: Path("absent"), pytest.fail, {"OLLAMA_HOST": server.host})
+        server.digest = DIGEST
+        environ = {"OLLAMA_HOST": server.host}
+        chosen = engine.choose("auto", CONFIG, lambda: Path("absent"), pytest.fail, store, environ)
         assert isinstance(chosen, OllamaEngine)
         assert chosen.description == f"Ollama at http://{server.host}, model antimatter:latest"
         assert chosen.n_ctx == CONTEXT
@@ -212,7 +316,7 @@ def test_ollama_gets_the_raw_prompt_and_every_option_and_its_answer_comes_out_wh
                 "options": {
                     "num_ctx": CONTEXT,
                     "num_predict": 12,
-                    "stop": ["[EOS]"],
+                    "stop": [],
                     "temperature": 0.0,
                     "top_p": 0.9,
                     "top_k": 40,
@@ -250,20 +354,54 @@ def test_giving_up_an_answer_of_ollama_hangs_up(tiny: Tiny) -> None:
         assert server.hung_up.wait(10)
 
 
-def test_without_ollama_or_without_the_model_the_embedded_engine_answers_and_says_why(tiny: Tiny) -> None:
+@pytest.mark.parametrize(
+    ("models", "digest", "stored", "words"),
+    [
+        (["other:latest"], DIGEST, True, "has no model antimatter:latest"),
+        (["antimatter:latest"], "0" * 64, True, "has another antimatter:latest than "),
+        (["antimatter:latest"], "", True, "has another antimatter:latest than "),
+        (["antimatter:latest"], DIGEST, False, "cannot be compared"),
+        (None, DIGEST, True, "no Ollama answers at "),
+    ],
+)
+def test_auto_takes_no_ollama_but_one_with_the_model_of_the_store(
+    tiny: Tiny, store: Path, models: list[str] | None, digest: str, stored: bool, words: str
+) -> None:
     said: list[str] = []
-    with fake_ollama.running(["other:latest"]) as server:
-        made = engine.choose("auto", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": server.host})
+    with fake_ollama.running(models or [], read_header(tiny.path).keys) as server:
+        server.digest = digest
+        host = server.host if models else "127.0.0.1:9"
+        place = store if stored else store / "absent"
+        environ = {"OLLAMA_HOST": host}
+        made = engine.choose("auto", CONFIG, lambda: tiny.path, said.append, place, environ)
         made.close()
-        gone = server.host
-        with pytest.raises(ConnectionError, match=r"has no model antimatter:latest.*use `--engine embedded`"):
-            engine.choose("ollama", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": server.host})
-    engine.choose("auto", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": gone}).close()
     assert isinstance(made, EmbeddedEngine)
-    assert f"Ollama at http://{gone} has no model antimatter:latest" in said[0] and said[0].endswith("using the embedded llama.cpp")
-    assert f"no Ollama answers at http://{gone}" in said[1]
-    with pytest.raises(ConnectionError, match="no Ollama answers at"):
-        engine.choose("ollama", CONFIG, lambda: tiny.path, said.append, {"OLLAMA_HOST": gone})
+    (line,) = said
+    assert words in line and host in line and "\n" not in line
+    assert line.endswith(": using the embedded llama.cpp")
+
+
+def test_ollama_by_name_is_an_error_where_its_model_is_not_that_of_the_store(tiny: Tiny, store: Path) -> None:
+    def choose(place: Path, host: str) -> Engine:
+        environ = {"OLLAMA_HOST": host}
+        return engine.choose("ollama", CONFIG, lambda: tiny.path, said.append, place, environ)
+
+    said: list[str] = []
+    create = rf"run `ollama create antimatter -f {store.parent}/Modelfile`.*`--engine embedded`$"
+    with pytest.raises(ConnectionError, match=r"no Ollama answers at .*: start it, or use"):
+        choose(store, "127.0.0.1:9")
+    with fake_ollama.running(["other:latest"]) as server:
+        with pytest.raises(ConnectionError, match=rf"has no model antimatter:latest: {create}"):
+            choose(store, server.host)
+        server.models, server.digest = ["antimatter:latest"], "0" * 64
+        with pytest.raises(ConnectionError, match=rf"another antimatter.* than {store}: {create}"):
+            choose(store, server.host)
+        assert not said
+        server.digest = DIGEST
+        assert isinstance(choose(store, server.host), OllamaEngine) and not said
+        assert isinstance(choose(store / "absent", server.host), OllamaEngine)
+    (line,) = said
+    assert f"{store / 'absent'} has no antimatter:latest" in line and "cannot be compared" in line
 
 
 @pytest.mark.parametrize(

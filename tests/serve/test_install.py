@@ -10,6 +10,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_release
 import pytest
@@ -318,10 +319,63 @@ def test_damage_in_the_part_that_was_there_shows_in_the_checksum(plan: Behaviour
     put(prefix, url)  # begins anew
 
 
-@pytest.mark.parametrize(("status", "words"), [(404, "404 Not Found"), (403, "403 Forbidden"), (503, "cannot be reached (503 Service Unavailable)")])
-def test_a_refusal_is_one_line(plan: Behaviour, url: str, prefix: Path, status: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "words", "asked"),
+    [
+        (404, "404 Not Found", 2),
+        (403, "403 Forbidden", 1),
+        (503, "503 Service Unavailable, 5 times in a row", 5),
+        (429, "429 Too Many Requests, 5 times in a row", 5),
+    ],
+)
+def test_a_refusal_is_one_line(plan: Behaviour, url: str, prefix: Path, status: int, words: str, asked: int) -> None:
     plan.status = status
-    assert words in refused(OSError, prefix, url)
+    text = refused(OSError, prefix, url)
+    assert words in text and "cannot be reached" not in text
+    assert len(plan.requests) == asked
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that the download makes; they take no time."""
+    pauses: list[float] = []
+    clock = SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic, time=time.time)
+    monkeypatch.setattr(download, "time", clock)
+    return pauses
+
+
+def test_a_server_that_is_busy_at_first_is_asked_again_when_it_says(plan: Behaviour, url: str, prefix: Path, slept: list[float]) -> None:
+    plan.refusals = [(503, ""), (429, "7"), (502, "")]
+    said: list[str] = []
+    put(prefix, url, say=said.append)
+    assert slept == [0.001, 7.0, 0.004]
+    assert any("429 Too Many Requests" in line and "7 seconds" in line for line in said)
+    plan.requests.clear()
+    plan.refusals = [(404, ""), (503, "2")]  # the checksums are absent, the archive comes late
+    slept.clear()
+    with pytest.raises(ValueError, match="wrong checksum"):  # that of the pinned release
+        put(prefix, url)
+    assert slept == [2.0] and [path for path, _ in plan.requests[1:]] == [f"/v1/{NAME}"] * 2
+
+
+@pytest.mark.parametrize(("wish", "words"), [("90000", "25 hours"), ("Fri, 31 Dec 2199 23:59:59 GMT", "hours")])
+def test_a_server_that_asks_for_a_long_pause_is_left_at_once(
+    plan: Behaviour, url: str, prefix: Path, slept: list[float], wish: str, words: str
+) -> None:
+    plan.refusals = [(503, wish)]
+    text = refused(ConnectionError, prefix, url)
+    assert "503 Service Unavailable" in text and words in text and "run again" in text
+    assert len(plan.requests) == 1 and not slept
+
+
+def test_a_connection_that_brings_a_byte_at_a_time_is_given_up(plan: Behaviour, url: str, prefix: Path, slept: list[float]) -> None:
+    plan.cuts = [1] * 50
+    assert "broke off 5 times in a row at 0.0 MB" in refused(ConnectionError, prefix, url)
+    assert slept == [0.001, 0.002, 0.004, 0.008]
+    plan.cuts, plan.requests[:] = [100_000] * 3, []
+    slept.clear()
+    put(prefix, url)  # each break after progress is the first again, and never without a pause
+    assert slept == [0.001] * 3 and plan.requests[1] == (f"/v1/{NAME}", "bytes=5-")
 
 
 def test_no_network_is_one_line_at_once(prefix: Path) -> None:

@@ -421,6 +421,17 @@ def test_a_running_ollama_with_another_model_of_the_name_is_not_used(
     with open_ollama(CONFIG, said.append, store=store, prefix=tmp_path / "prefix", folder=tmp_path / "serve", environ=environ) as engine:
         assert running.url not in engine.description
     assert said[0] == f"Ollama at {running.url} has another antimatter:latest than {store}: it is not used"
+    assert said[1].startswith(f"starting {binary}")
+    running.close()
+    said.clear()
+    running = start(folder=tmp_path / "elsewhere")
+    absent = {"store": tmp_path / "absent", "environ": environ | {"OLLAMA_HOST": running.url}}
+    with open_ollama(CONFIG, said.append, named=True, **absent) as engine:
+        assert running.url in engine.description
+    assert said[0].endswith("cannot be compared") and len(said) == 1
+    with pytest.raises(FileNotFoundError), open_ollama(CONFIG, said.append, **absent):
+        pass
+    assert said[1].endswith("cannot be compared: it is not used")
 
 
 def test_it_starts_without_torch_numpy_and_pyarrow() -> None:

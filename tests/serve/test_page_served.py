@@ -41,6 +41,19 @@ def test_a_conversation_with_the_model(tiny: Tiny, open_page: Callable[..., Page
         engine.close()
 
 
+def test_what_was_held_back_for_a_stop_text_is_on_the_page(tiny: Tiny, open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EmbeddedEngine(tiny.path, 64)
+    try:
+        expected = "".join(engine.stream("The function returns", CONFIG, 20))
+        monkeypatch.setattr("test_server.CONFIG", replace(CONFIG, stop=(f"{expected[-1]}ZZ",)))
+        with serving(engine) as served:
+            page = open_page(f"http://127.0.0.1:{served.port}/")
+            send(page, "The function returns")
+            expect(page.locator(".answer").last).to_have_text(expected, use_inner_text=False)
+    finally:
+        engine.close()
+
+
 def test_without_the_token_the_page_asks_for_it_and_goes_on(tiny: Tiny, open_page: Callable[..., Page]) -> None:
     engine = EmbeddedEngine(tiny.path, 64)
     try:

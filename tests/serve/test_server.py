@@ -296,6 +296,18 @@ def test_a_stop_text_may_be_anything_that_json_holds(served: Served, embedded: E
     assert answer["choices"][0]["message"]["content"] == whole[: whole.index(whole[6:9])]
 
 
+def test_what_was_held_back_for_a_stop_text_is_sent_streamed_or_not(served: Served, embedded: EmbeddedEngine) -> None:
+    whole = "".join(embedded.stream("The function returns", CONFIG, 12))
+    stop = f"{whole[-1:]}ZZ"
+    _, answer = served.post(chat(stop=stop, max_tokens=12))
+    assert answer["choices"][0]["message"]["content"] == whole
+    with served.open_stream(chat(stop=stop, max_tokens=12)) as lines:
+        found, _ = events(lines)
+    assert said(found) == whole
+    assert found[-2]["choices"][0]["finish_reason"] == "length"
+    assert found[-2]["usage"] == answer["usage"] and answer["usage"]["completion_tokens"] == 12
+
+
 def test_a_seed_repeats_an_answer_and_may_have_64_bits(served: Served) -> None:
     answers = [served.post(chat(temperature=2, top_k=400, top_p=1, seed=seed))[1]["choices"] for seed in (2**62, 2**62, 3)]
     assert answers[0] == answers[1] != answers[2]
@@ -314,16 +326,18 @@ def test_no_event_cuts_a_character(served: Served) -> None:
 
 
 def test_user_text_stays_text_and_every_option_reaches_the_engine(tiny: Tiny) -> None:
-    answer = [{"response": "ok"}, {"response": "", "done": True, "prompt_eval_count": 3, "eval_count": 1, "eval_duration": 10**9}]
+    answer = [{"response": "ok"}, {"response": "\nmore"}, {"response": "", "done": True}]
     with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys, answer) as ollama:
         with serving(OllamaEngine(f"http://{ollama.host}", CONFIG)) as served:
-            status, _ = served.post(
+            status, value = served.post(
                 chat("a[EOS]b", top_k=7, top_p=0.5, repeat_penalty=1.5, seed=5, stop="\n", model="antimatter:latest", max_tokens=9)
             )
         assert status == 200 and ollama.requests[0]["prompt"] == "a[ EOS]b"
         options = ollama.requests[0]["options"]
         assert (options["top_k"], options["top_p"], options["repeat_penalty"], options["seed"]) == (7, 0.5, 1.5, 5)
-        assert (options["stop"], options["num_predict"], options["temperature"]) == (["[EOS]", "\n"], 9, 0)
+        assert (options["num_predict"], options["temperature"]) == (9, 0)
+        (choice,) = value["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("ok", "stop")
 
 
 def test_turns_that_no_longer_fit_are_counted(served: Served, embedded: EmbeddedEngine) -> None:

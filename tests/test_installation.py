@@ -1,0 +1,81 @@
+"""How the package is installed: from the checkout. On the public registry its name is a stranger's."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# In one command: up to a backtick, or what ends a command of a shell
+BY_NAME = re.compile(
+    r"\b(?:pip|pipx|uv|poetry) [^`;&|]*\b(?:install|add|download|run)\b"
+    r"[^`;&|]*(?<![\w./-])antimatter(?![\w./:-])"
+    r"|(?<![\w./-])antimatter\["
+)
+
+
+def texts() -> list[Path]:
+    """All that people read here, messages in code among it."""
+    command = ["git", "ls-files"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    suffixes = {".md", ".py", ".toml", ".yaml", ".html", ".txt", ".ipynb", ""}
+    paths = [ROOT / name for name in listed.stdout.splitlines()]
+    return [path for path in paths if path.suffix in suffixes and path != Path(__file__)]
+
+
+def test_nothing_tells_to_install_the_package_by_its_name() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in texts()
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if BY_NAME.search(line)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("pip install antimatter", True),
+        ("pip install 'antimatter[ray]'", True),
+        ("needs `antimatter[s3]`", True),
+        ("uv pip install --quiet antimatter==0.1", True),
+        ("pip install -c requirements.lock -e '.[ray]'", False),
+        ("`pip install kaggle`, then `antimatter kaggle`", False),
+        ("pip install -e . && antimatter chat", False),
+        ("pip install /somewhere/antimatter", False),
+    ],
+)
+def test_the_search_finds_what_it_is_for(line: str, wrong: bool) -> None:
+    assert bool(BY_NAME.search(line)) == wrong
+
+
+def test_each_extra_is_installed_from_the_checkout_with_the_lock() -> None:
+    lines = [
+        line
+        for path in texts()
+        for line in re.findall(r"pip install.*?'\.\[[\w-]+\]'", path.read_text(encoding="utf-8"))
+        if "[dev]" not in line  # which makes the lock
+    ]
+    for extra in ("lm-eval", "ray", "s3"):
+        assert f"pip install -c requirements.lock -e '.[{extra}]'" in lines
+    assert all(line.startswith("pip install -c requirements.lock -e '.[") for line in lines)
+
+
+def test_the_package_cannot_be_uploaded_and_setuptools_agrees(tmp_path: Path) -> None:
+    """A registry refuses what has this classifier."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "Private :: Do Not Upload" in project["classifiers"]
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "antimatter").mkdir()
+    (tmp_path / "antimatter" / "__init__.py").touch()
+    code = "from setuptools import build_meta as b; print(b.prepare_metadata_for_build_wheel('.'))"
+    command = [sys.executable, "-c", code]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    metadata = (tmp_path / made.stdout.split()[-1] / "METADATA").read_text(encoding="utf-8")
+    assert "\nClassifier: Private :: Do Not Upload\n" in metadata
