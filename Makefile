@@ -6,6 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: repro test check tour lock moved
 repro: .venv/ready
+	$(VENV) -m antimatter.cli check
 	$(VENV) -m dvc repro
 
 test: check

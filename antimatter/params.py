@@ -56,7 +56,7 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold sections of `key: value`, got {values!r}")
+        raise ValueError(f"{path} must hold sections of `key: value`, got {values!r}: `git checkout {path}` brings the committed one back")
     return values
 
 

@@ -1,5 +1,7 @@
 """evaluation: how well the model predicts unseen text, what it says to fixed prompts, and whether it knows the right end of a sentence."""
 
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,6 +68,12 @@ def main(
     files.write_metrics(figures, said)
     files.write_text(page, coherence.markdown(samples, config))
 
+    if not windows["loss"] < math.log(shards.vocab_size):
+        print(
+            f"note: a loss of {windows['loss']:.4g} nats per token is no better than guessing among {shards.vocab_size:,} tokens: the training has "
+            "learnt nothing, or has diverged; lower optimizer.learning_rate",
+            file=sys.stderr,
+        )
     print(f"evaluation: perplexity {windows['perplexity']:.2f}, {windows['bits_per_byte']:.3f} bits per byte on the validation split")
     print(f"evaluation: in sliding windows {sliding['perplexity']:.2f}, {sliding['bits_per_byte']:.3f} bits per byte")
     print(f"evaluation: {said['fluent']:.0%} of the samples fluent, {said['looping']:.0%} looping")

@@ -214,3 +214,21 @@ def test_a_preset_that_is_none_changes_nothing(presets: Path, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
     assert (presets / "params.yaml").read_bytes() == before
+
+
+def test_a_preset_overwrites_no_change_that_nothing_else_holds(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    mine = "model:\n  n_layer: 7\n"
+    (presets / "params.yaml").write_text(mine)
+    for commands in ([], [("init", "--quiet")], [("add", "params.yaml")]):  # no repository, not tracked, not committed
+        for command in commands:
+            subprocess.run(["git", *command], cwd=presets, check=True)
+        assert cli.main(["preset", "300m"]) == 1
+        assert "params.yaml has changes that no commit has" in capsys.readouterr().err
+        assert (presets / "params.yaml").read_text() == mine
+    subprocess.run(["git", *identity, "commit", "--quiet", "--message", "mine"], cwd=presets, check=True)
+    assert cli.main(["preset", "300m"]) == 0
+    assert cli.main(["preset", "nano"]) == 0  # what is there is a preset
+    (presets / "params.yaml").write_text("model:\n  n_layer: 8\n")
+    assert cli.main(["preset", "300m", "--force"]) == 0
+    assert "n_layer: 24" in (presets / "params.yaml").read_text()

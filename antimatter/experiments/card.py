@@ -159,6 +159,7 @@ def _provenance(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
     rows = {
         "commit": commit,
         "code of the training": f"sha256 `{made['code']}`",
+        **{f"until step {note['until_step']:,}": f"under other code, sha256 `{note['code']}`" for note in made.get("adopted", ())},
         "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "machine": f"{machine['kind']}; processes: {machine['devices']}, micro-batch: {machine['micro_batch']}",
         **{f"{name}, sha256": f"`{value}`" for name, value in made["data"].items()},
