@@ -136,6 +136,18 @@ def test_an_experiment_with_a_bad_value_is_refused_before_anything_is_changed(ma
     assert "Running stage" not in run(folder, sys.executable, "-m", "dvc", "repro").stdout
 
 
+def test_an_experiment_in_a_temporary_folder_scores_a_text_that_git_does_not_track(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made, tmp_path / "a copy", symlinks=True)
+    (folder / "mine").mkdir()
+    (folder / "mine/a.txt").write_text("A text of one's own, which is in no commit.")
+    done = run(folder, sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", "mine", "-S", "evaluation.texts=[mine/a.txt]", "evaluation")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["checked", "evaluation"]
+    (reference,) = run(folder, "git", "for-each-ref", "--format=%(refname)", "refs/exps/**/mine").stdout.split()
+    scored = json.loads(run(folder, "git", "show", f"{reference}:metrics/perplexity.json").stdout)["texts"]
+    assert list(scored) == ["mine/a.txt"] and scored["mine/a.txt"]["tokens"] > 10
+
+
 def test_the_command_names_all_and_fails(tmp_path: Path) -> None:
     text = Path("params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("stride: 128", "stride: 0").replace("num_ctx: 2048", "num_ctx: all"))

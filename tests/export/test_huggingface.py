@@ -41,6 +41,12 @@ def test_transformers_cut_texts_into_the_same_tokens(tiny: Tiny, tmp_path: Path)
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == tiny.tokenizer.decode(tiny.tokenizer.encode(text))
 
 
+def test_all_files_have_the_same_mode(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    modes = {oct(path.stat().st_mode) for path in (*exported(tiny.model, tiny, tmp_path).iterdir(), tmp_path / "plain")}
+    assert len(modes) == 1
+
+
 def test_transformers_know_where_a_text_begins_and_ends(tiny: Tiny, tmp_path: Path) -> None:
     folder = exported(tiny.model, tiny, tmp_path)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)

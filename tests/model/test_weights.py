@@ -21,6 +21,12 @@ def test_a_loaded_model_is_the_saved_one(tmp_path: Path, tiny_config: GPTConfig,
     assert (loaded.head.weight is loaded.token_embedding.weight) == tied
 
 
+def test_others_may_read_the_weights_as_they_may_read_the_config(tmp_path: Path, tiny_gpt: GPT) -> None:
+    weights.save(tiny_gpt, tmp_path)
+    modes = {path.name: oct(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 2 and len(set(modes.values())) == 1, modes
+
+
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path, tiny_gpt: GPT) -> None:
     for name in ("a", "b"):
         weights.save(tiny_gpt, tmp_path / name)
