@@ -1,10 +1,12 @@
 """Whether params.yaml holds together: every section, before the first stage does anything.
 
-A stage reads its own section and would find a bad value only when it runs, after hours of other stages, and after DVC has deleted its
-outputs. So the stage `checked` comes before all others, and every stage asks once() first, since a change of `runtime`, which no stage
-depends on, makes DVC run nothing by itself.
+A stage reads its own section and would find a bad value only when it runs, after hours of other
+stages, and after DVC has deleted its outputs. So the stage `checked` comes before all others, and
+every stage asks once() first, since a change of `runtime`, which no stage depends on, makes DVC run
+nothing by itself.
 
-The classes are named as text: which values are good changes no byte, so the code of one stage is no dependency of another.
+The classes are named as text: which values are good changes no byte, so the code of one stage is no
+dependency of another.
 """
 
 import dataclasses
@@ -46,8 +48,9 @@ CHECKED = "checked"  # in .state: digests of what was found good before
 
 
 def once(path: Path = params.PARAMS) -> None:
-    """Raises ValueError for what everything() finds. What was found good before is not looked at again, and its code is not imported: so
-    this takes milliseconds, or the seconds that torch takes to import.
+    """Raises ValueError for what everything() finds. What was found good before is not looked at
+    again, and its code is not imported: so this takes milliseconds, or the seconds that torch takes
+    to import.
     """
     if os.environ.get("RANK", "0") != "0":  # a process of torchrun; the first one speaks for all
         return
@@ -62,9 +65,13 @@ def once(path: Path = params.PARAMS) -> None:
         raise ValueError("\nerror: ".join(found))
 
 
-def everything(path: Path = params.PARAMS, known: Collection[str] = (), good: list[str] | None = None) -> list[str]:
-    """What is wrong, a line each; nothing if all is well. What needs a package that this machine lacks is left out: a machine that only
-    trains has torch and little else.
+def everything(
+    path: Path = params.PARAMS,
+    known: Collection[str] = (),
+    good: list[str] | None = None,
+) -> list[str]:
+    """What is wrong, a line each; nothing if all is well. What needs a package that this machine
+    lacks is left out: a machine that only trains has torch and little else.
 
     Args:
         known: digests of values that are not looked at.
@@ -75,10 +82,13 @@ def everything(path: Path = params.PARAMS, known: Collection[str] = (), good: li
     except (OSError, ValueError) as error:
         return [str(error)]
     sections = {*SECTIONS, "runtime"}
-    found = [f"{path}: {section} is not a section; known: {', '.join(sorted(sections))}" for section in values.keys() - sections]
+    names = ", ".join(sorted(sections))
+    found = [f"{path}: {name} is not a section; known: {names}" for name in values.keys() - sections]
     for name, needed, check in _checks(values, path):
-        digest = hashlib.sha256(json.dumps([name, *(values.get(section) for section in needed)], sort_keys=True).encode()).hexdigest()[:16]
-        if digest in known or (len(needed) > 1 and found):  # only values that are good by themselves are looked at together
+        text = json.dumps([name, *(values.get(section) for section in needed)], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        # Only values that are good by themselves are looked at together
+        if digest in known or (len(needed) > 1 and found):
             continue
         try:
             check()
@@ -104,7 +114,8 @@ def _checks(values: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Sequen
             params.read(_named(name), "runtime", path, part=True)
         known = {field.name for name in RUNTIME for field in dataclasses.fields(_named(name))}
         for key in values["runtime"].keys() - known:
-            raise ValueError(f"{path}: runtime.{key} is not a parameter; known: {', '.join(sorted(known))}")
+            names = ", ".join(sorted(known))
+            raise ValueError(f"{path}: runtime.{key} is not a parameter; known: {names}")
 
     for section, name in SECTIONS.items():
         yield name, [section], partial(read, section)
@@ -112,8 +123,10 @@ def _checks(values: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Sequen
     training = ["checkpoints", "loss", "optimizer", "schedule", "spikes"]
     yield "training", [*training, "runtime"], lambda: _training(path, *map(read, training))
     yield "vocabulary", ["tokenizer", "shards"], lambda: _vocabulary(read("tokenizer"))
-    yield "served", ["gguf", "ollama"], lambda: _served(read("gguf"), read("ollama"))
-    yield "texts", ["raw", "cleaned", "evaluation"], lambda: _texts(read("raw"), read("cleaned"), read("evaluation"))
+    served = ["gguf", "ollama"]
+    yield "served", served, lambda: _served(*map(read, served))
+    texts = ["raw", "cleaned", "evaluation"]
+    yield "texts", texts, lambda: _texts(*map(read, texts))
 
 
 def _named(name: str) -> Any:
@@ -124,26 +137,33 @@ def _named(name: str) -> Any:
 # ---- values that are good by themselves, but not together or not on this machine
 
 
-def _training(path: Path, training: Any, loss: Any, optimizer: Any, schedule: Any, spikes: Any) -> None:
-    runtime = params.read(_named("antimatter.training.trainer:TrainRuntime"), "runtime", path, part=True)
-    parts = {"training": training, "loss": loss, "optimizer": optimizer, "schedule": schedule, "spikes": spikes, "runtime": runtime}
-    recipe = _named("antimatter.training.trainer:Recipe")(**parts)
-    recipe.micro_batch(_named("antimatter.training.distributed:count")(runtime.devices, runtime.device_type()))
+def _training(path: Path, *sections: Any) -> None:
+    kind = _named("antimatter.training.trainer:TrainRuntime")
+    runtime = params.read(kind, "runtime", path, part=True)
+    names = ("training", "loss", "optimizer", "schedule", "spikes")
+    parts = dict(zip(names, sections, strict=True))
+    recipe = _named("antimatter.training.trainer:Recipe")(**parts, runtime=runtime)
+    count = _named("antimatter.training.distributed:count")
+    recipe.micro_batch(count(runtime.devices, runtime.device_type()))
 
 
 def _vocabulary(tokenizer: Any) -> None:
     most = _named("antimatter.data.encode:MAX_VOCAB")
     if tokenizer.vocab_size > most:
-        raise ValueError(f"tokenizer.vocab_size must be at most {most:,}, as shards hold ids of 16 bits; got {tokenizer.vocab_size:,}")
+        why = "as shards hold ids of 16 bits"
+        raise ValueError(f"tokenizer.vocab_size must be at most {most:,}, {why}; got {tokenizer.vocab_size:,}")
 
 
 def _served(gguf: Any, ollama: Any) -> None:
     if ollama.type not in gguf.types:
-        raise ValueError(f"ollama.type must be one of gguf.types ({', '.join(gguf.types)}), got {ollama.type!r}")
+        types = ", ".join(gguf.types)
+        raise ValueError(f"ollama.type must be one of gguf.types ({types}), got {ollama.type!r}")
 
 
 def _texts(raw: Any, cleaned: Any, evaluation: Any) -> None:
-    """Every pattern names a file, and every package is installed. Paths are taken as their stage will take them."""
+    """Every pattern names a file, and every package is installed. Paths are taken as their stage
+    will take them.
+    """
     if raw.source == "embedded":
         _named("antimatter.data.embedded:distributions")(raw.packages)
     if raw.source == "files":

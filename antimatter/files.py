@@ -20,14 +20,16 @@ from typing import Any, TextIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path to write a file or a folder to. It takes the place of `path` if the block ends without an error.
+    """Yields a path to write a file or a folder to. It takes the place of `path` if the block ends
+    without an error.
 
-    A reader finds the old content or the new, never half of either, and everything is on the disk before it has its name, so a power
-    cut changes nothing in this. (An existing folder on a file system that cannot exchange two folders is an exception: its readers
-    find nothing for a moment.) Several may write one path at a time: each has a place of its own, and the last to end wins.
+    A reader finds the old content or the new, never half of either, and everything is on the disk
+    before it has its name, so a power cut changes nothing in this. (An existing folder on a file
+    system that cannot exchange two folders is an exception: its readers find nothing for a moment.)
+    Several may write one path at a time: each has a place of its own, and the last to end wins.
 
-    Files have the mode that the umask gives, whatever wrote them: some libraries write through temporary files that only their
-    owner can read.
+    Files have the mode that the umask gives, whatever wrote them: some libraries write through
+    temporary files that only their owner can read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -43,7 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def link(files: Mapping[str, Path], folder: Path) -> None:
-    """Makes a folder of files, by name, that stay where they are: hard links where the file system has them, so no byte is copied.
+    """Makes a folder of files, by name, that stay where they are: hard links where the file system
+    has them, so no byte is copied.
 
     Neither side may be written in place afterwards; replacing() and remove() never do that.
     """
@@ -81,7 +84,9 @@ def _is_alive(process: int) -> bool:
 
 
 def _settle(path: Path) -> None:
-    """Brings a file or folder to the disk, and gives a file the mode that open() would have given it."""
+    """Brings a file or folder to the disk, and gives a file the mode that open() would have given
+    it.
+    """
     if path.is_symlink():
         return
     if path.is_file() and not path.stat().st_mode & 0o077:
@@ -104,7 +109,9 @@ def _sync(path: Path) -> None:
 
 
 def _put(partial: Path, path: Path) -> None:
-    """Renames `partial` to `path`, whatever is there. rename(2) replaces a file, or an empty folder by a folder."""
+    """Renames `partial` to `path`, whatever is there. rename(2) replaces a file, or an empty folder
+    by a folder.
+    """
     if path.is_dir() and not path.is_symlink():
         if partial.is_dir() and _exchange(partial, path):
             return
@@ -115,8 +122,11 @@ def _put(partial: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two names at once: renameat2(2) on Linux, renamex_np(2) on macOS. False where the system cannot."""
-    AT_FDCWD, EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h; macOS has the same number for RENAME_SWAP
+    """Swaps two names at once: renameat2(2) on Linux, renamex_np(2) on macOS. False where the
+    system cannot.
+    """
+    # linux/fcntl.h, linux/fs.h; macOS has the same number for RENAME_SWAP
+    AT_FDCWD, EXCHANGE = -100, 2
     libc, names = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
     if hasattr(libc, "renameat2"):
         return bool(libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], EXCHANGE) == 0)
@@ -204,8 +214,8 @@ def lock(path: Path, holder: str) -> Iterator[None]:
 
 
 def _locked(path: Path, holder: str) -> TextIO:
-    """The file, open and locked, and still the one that has this name: its last holder may have deleted it meanwhile, and a lock
-    on a deleted file keeps nobody out.
+    """The file, open and locked, and still the one that has this name: its last holder may have
+    deleted it meanwhile, and a lock on a deleted file keeps nobody out.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)

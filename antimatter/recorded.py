@@ -1,4 +1,6 @@
-"""What DVC has recorded: the outputs in dvc.lock, and the objects in its cache. Read from their files, so that DVC need not be here."""
+"""What DVC has recorded: the outputs in dvc.lock, and the objects in its cache. Read from their
+files, so that DVC need not be here.
+"""
 
 import configparser
 import hashlib
@@ -33,22 +35,29 @@ def hashes(stages: Mapping[str, Any]) -> dict[str, str]:
 
 
 def md5(path: Path) -> str:
-    """As in dvc.lock: of a file's bytes; for a folder, of the list of its files, with the ending `.dir`."""
+    """As in dvc.lock: of a file's bytes; for a folder, of the list of its files, with the ending
+    `.dir`.
+    """
     if path.is_dir():
         names = [file for file in path.rglob("*") if file.is_file()]
         found = [{"md5": md5(file), "relpath": file.relative_to(path).as_posix()} for file in names]
-        return hashlib.md5(json.dumps(sorted(found, key=lambda item: item["relpath"])).encode()).hexdigest() + ".dir"
+        text = json.dumps(sorted(found, key=lambda item: item["relpath"]))
+        return hashlib.md5(text.encode()).hexdigest() + ".dir"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def is_cached(digest: str, root: Path) -> bool:
-    """Whether the cache of the repository at `root` holds an object. DVC puts a folder there after all of its files."""
+    """Whether the cache of the repository at `root` holds an object. DVC puts a folder there after
+    all of its files.
+    """
     return (cache(root) / "files/md5" / digest[:2] / digest[2:]).is_file()
 
 
 def cache(root: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of DVC's cache: `cache.dir` of the nearest of its config files that has one, else .dvc/cache."""
+    """The folder of DVC's cache: `cache.dir` of the nearest of its config files that has one, else
+    .dvc/cache.
+    """
     user = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dvc"
     for folder, name in ((root / ".dvc", "config.local"), (root / ".dvc", "config"), (user, "config")):
         parser = configparser.ConfigParser(interpolation=None, strict=False)

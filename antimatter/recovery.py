@@ -1,5 +1,6 @@
-"""Mends what a kill can leave of the files that DVC (3.67) writes in place: dvc.lock, and .dvc/tmp/rwlock. With either of them incomplete
-every `dvc` command fails, and its message does not say what to do.
+"""Mends what a kill can leave of the files that DVC (3.67) writes in place: dvc.lock, and
+.dvc/tmp/rwlock. With either of them incomplete every `dvc` command fails, and its message does not
+say what to do.
 """
 
 import json
@@ -25,11 +26,12 @@ def mend(root: Path = Path(".")) -> Iterator[str]:
     lock, rwlock = root / LOCK, root / RWLOCK
     if lock.is_file() and not _is_lock(lock):
         if "\n<<<<<<< " in f"\n{lock.read_text(encoding='utf-8', errors='replace')}":
-            raise ValueError(f"{LOCK} holds a merge conflict: `git checkout --ours {LOCK} metrics plots`, then `dvc repro`")
+            fix = f"`git checkout --ours {LOCK} metrics plots`, then `dvc repro`"
+            raise ValueError(f"{LOCK} holds a merge conflict: {fix}")
         time.sleep(SETTLES)
         if not _is_lock(lock):
-            origin = _restore(lock)
-            yield f"{LOCK} was incomplete, as a kill can leave it: {origin}; what ran since then comes from DVC's run-cache, not computed again"
+            rest = "what ran since then comes from DVC's run-cache, not computed again"
+            yield f"{LOCK} was incomplete, as a kill can leave it: {_restore(lock)}; {rest}"
     if rwlock.is_file() and not _is_json(rwlock):
         time.sleep(SETTLES)
         if not _is_json(rwlock):
@@ -39,7 +41,8 @@ def mend(root: Path = Path(".")) -> Iterator[str]:
 
 def _restore(lock: Path) -> str:
     """Puts the committed dvc.lock in place, or none if there is none; says which."""
-    committed = subprocess.run(["git", "show", f"HEAD:./{lock.name}"], cwd=lock.parent, capture_output=True)
+    command = ["git", "show", f"HEAD:./{lock.name}"]
+    committed = subprocess.run(command, cwd=lock.parent, capture_output=True)
     if committed.returncode:
         files.remove(lock)
         return "removed, DVC makes a new one"
@@ -49,7 +52,9 @@ def _restore(lock: Path) -> str:
 
 
 def _is_lock(path: Path) -> bool:
-    """Whether DVC would take it: by its schema (dvc/schema.py), as far as a file that ends early can break it."""
+    """Whether DVC would take it: by its schema (dvc/schema.py), as far as a file that ends early
+    can break it.
+    """
     try:
         found = params.load(path)
     except ValueError:
@@ -61,7 +66,8 @@ def _is_lock(path: Path) -> bool:
 def _is_stage(stage: Any) -> bool:
     if not isinstance(stage, dict) or not isinstance(stage.get("cmd"), str | list):
         return False
-    entries, parameters = [stage.get(kind, []) for kind in ("deps", "outs")], stage.get("params", {})
+    entries = [stage.get(kind, []) for kind in ("deps", "outs")]
+    parameters = stage.get("params", {})
     return (
         all(isinstance(some, list) and all(map(_is_entry, some)) for some in entries)
         and isinstance(parameters, dict)
@@ -73,8 +79,9 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict):
         return False
     types = {"path": str, "hash": str, "size": int, "nfiles": int, "md5": str | int | None}
+    right = all(isinstance(entry[key], kind) for key, kind in types.items() if key in entry)
     md5 = entry.get("md5")
-    return "path" in entry and all(isinstance(entry[key], kind) for key, kind in types.items() if key in entry) and (not md5 or len(str(md5)) > 2)
+    return "path" in entry and right and (not md5 or len(str(md5)) > 2)
 
 
 def _is_json(path: Path) -> bool:

@@ -1,7 +1,8 @@
 """Lets unfinished work go on under other code than it was begun with: on purpose, and on record.
 
-A run's identity holds all code of its stage, so after a fix a paused training of days would start afresh. adopt() renames its folder to
-what the present code looks for, and notes the code before; the stage writes the note into what it leaves (state.adopted).
+A run's identity holds all code of its stage, so after a fix a paused training of days would start
+afresh. adopt() renames its folder to what the present code looks for, and notes the code before;
+the stage writes the note into what it leaves (state.adopted).
 """
 
 import difflib
@@ -30,7 +31,9 @@ class Work:
         """One line for people."""
         how = "finished, but not recorded by DVC" if self.is_finished else "unfinished"
         step = "" if self.step is None else f", at step {self.step:,}"
-        code = f"other code now: {', '.join(self.changed)}" if self.changed else "same code: `dvc repro` resumes it with its parameters and data"
+        code = "same code: `dvc repro` resumes it with its parameters and data"
+        if self.changed:
+            code = f"other code now: {', '.join(self.changed)}"
         return f"{self.folder}: {self.stage}, {how}{step}; {code}"
 
 
@@ -44,12 +47,14 @@ def work(folder: Path) -> Work:
     """What a folder holds. Raises FileNotFoundError if that is no unfinished work."""
     folder = folder.resolve()
     if not (folder / state.IDENTITY).is_file():
-        raise FileNotFoundError(f"{folder} holds no unfinished work: `antimatter resume` lists what there is")
+        fix = "`antimatter resume` lists what there is"
+        raise FileNotFoundError(f"{folder} holds no unfinished work: {fix}")
     stage, identity = folder.name.rpartition("-")[0], files.read_json(folder / state.IDENTITY)
     steps = [int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt")]
-    now = closure.digests(f"stages.{stage}")
-    changed = sorted(name for name in identity["code"].keys() | now if identity["code"].get(name) != now.get(name))
-    return Work(folder, stage, identity, max(steps, default=None), (folder / state.FINISHED).exists(), changed)
+    then, now = identity["code"], closure.digests(f"stages.{stage}")
+    changed = sorted(name for name in then.keys() | now if then.get(name) != now.get(name))
+    is_finished = (folder / state.FINISHED).exists()
+    return Work(folder, stage, identity, max(steps, default=None), is_finished, changed)
 
 
 def diff(work: Work) -> Iterator[str]:
@@ -58,7 +63,8 @@ def diff(work: Work) -> Iterator[str]:
     for name in work.changed:
         old, path = texts.get(name, ""), Path(name)
         new = path.read_text(encoding="utf-8") if path.is_file() else ""
-        yield from difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"{name} (then)", f"{name} (now)")
+        then, now = old.splitlines(True), new.splitlines(True)
+        yield from difflib.unified_diff(then, now, f"{name} (then)", f"{name} (now)")
 
 
 def adopt(folder: Path) -> Path:
@@ -75,16 +81,19 @@ def adopt(folder: Path) -> Path:
     with files.lock(folder / state.LOCK, f"a stage in {folder}"):
         if not known.changed:
             raise ValueError(f"{folder} needs no consent, its code is as it was: run `dvc repro`")
-        code = known.identity["code"]
-        note: dict[str, Any] = {"code": hashlib.sha256(json.dumps(code).encode()).hexdigest(), "changed": known.changed}
+        code = hashlib.sha256(json.dumps(known.identity["code"]).encode()).hexdigest()
+        note: dict[str, Any] = {"code": code, "changed": known.changed}
         if known.step is not None:
             note["until_step"] = known.step
-        identity = json.dumps({**known.identity, "code": closure.digests(f"stages.{known.stage}")}, sort_keys=True)
+        now = closure.digests(f"stages.{known.stage}")
+        identity = json.dumps({**known.identity, "code": now}, sort_keys=True)
         place = state.place_of(known.stage, identity)
         if (place / state.IDENTITY).exists():
-            raise FileExistsError(f"{place} holds a run that was begun under the present code: delete it if this one is to go on instead")
+            fix = "delete it if this one is to go on instead"
+            raise FileExistsError(f"{place} holds a run that was begun under the present code: {fix}")
         files.remove(place)
-        files.write_json(folder / state.ADOPTED, [*state.record(folder).get("adopted", []), note])
+        before = state.record(folder).get("adopted", [])
+        files.write_json(folder / state.ADOPTED, [*before, note])
         folder.rename(place)
         state.note_code(place, known.stage)
         files.write_text(place / state.IDENTITY, identity)

@@ -23,15 +23,19 @@ LOCK = "lock"
 def kept(stage: str, outputs: Sequence[Path], **identity: Any) -> Iterator[Path]:
     """Yields the folder in which a run of exactly this stage's code and these values (parameters, inputs) keeps what it has done.
 
-    It is kept when the block fails, so that the next call can resume, and also when it succeeds, until DVC has recorded the outputs:
-    between the end of a stage and that moment DVC hashes and caches what may be days of work, and a full disk or a kill there would
-    lose it. Then forget_recorded() deletes it, before any stage, so `dvc repro --force` computes anew. Without DVC it is deleted at once.
+    It is kept when the block fails, so that the next call can resume, and also when it succeeds,
+    until DVC has recorded the outputs: between the end of a stage and that moment DVC hashes and
+    caches what may be days of work, and a full disk or a kill there would lose it. Then
+    forget_recorded() deletes it, before any stage, so `dvc repro --force` computes anew. Without
+    DVC it is deleted at once.
 
-    It lies under the main repository, also in `dvc exp run --temp`. `runtime` belongs in no identity: a run may be resumed with other
-    workers, or on another machine. A run that starts afresh beside unfinished work of its stage says so, and what sets them apart.
+    It lies under the main repository, also in `dvc exp run --temp`. `runtime` belongs in no
+    identity: a run may be resumed with other workers, or on another machine. A run that starts
+    afresh beside unfinished work of its stage says so, and what sets them apart.
 
     Args:
-        outputs: what the block leaves for DVC to cache; files or folders, relative to the folder that the stage runs in.
+        outputs: what the block leaves for DVC to cache; files or folders, relative to the folder
+            that the stage runs in.
 
     Raises:
         BlockingIOError: another process runs the same work.
@@ -39,7 +43,8 @@ def kept(stage: str, outputs: Sequence[Path], **identity: Any) -> Iterator[Path]
     place, text = folder(stage, **identity), _text(stage, identity)
     with files.lock(place / LOCK, holder=f"the stage {stage} with these parameters"):
         if (place / FINISHED).exists():
-            print(f"note: {stage} had finished, but DVC did not record it: its results come from {place}", file=sys.stderr)
+            origin = f"its results come from {place}"
+            print(f"note: {stage} had finished, but DVC did not record it: {origin}", file=sys.stderr)
         elif not (place / IDENTITY).exists():
             _tell_of_others(place, stage, json.loads(text))
             note_code(place, stage)
@@ -47,13 +52,16 @@ def kept(stage: str, outputs: Sequence[Path], **identity: Any) -> Iterator[Path]
         yield place
         if "DVC_STAGE" in os.environ:
             digests = {path.as_posix(): recorded.md5(path) for path in outputs}
-            files.write_json(place / FINISHED, {"stage": stage, "workspace": str(Path.cwd()), "outputs": digests})
+            note = {"stage": stage, "workspace": str(Path.cwd()), "outputs": digests}
+            files.write_json(place / FINISHED, note)
         else:
             _delete(place)
 
 
 def forget_recorded() -> None:
-    """Deletes what kept() has kept of finished stages whose outputs DVC has recorded by now. Every stage calls it before it starts."""
+    """Deletes what kept() has kept of finished stages whose outputs DVC has recorded by now. Every
+    stage calls it before it starts.
+    """
     for gone in root().glob(".*-*"):  # a removal was killed in the middle
         with contextlib.suppress(FileNotFoundError):
             files.remove(gone)
@@ -64,10 +72,11 @@ def forget_recorded() -> None:
 
 
 def _is_recorded(place: Path) -> bool:
-    """Whether DVC can restore the outputs of a finished run without it: its cache holds them, and dvc.lock names them.
+    """Whether DVC can restore the outputs of a finished run without it: its cache holds them, and
+    dvc.lock names them.
 
-    dvc.lock alone does not tell: in a fresh clone it names outputs that this machine does not have. Of an experiment whose temporary
-    workspace is gone, the cache alone is asked.
+    dvc.lock alone does not tell: in a fresh clone it names outputs that this machine does not have.
+    Of an experiment whose temporary workspace is gone, the cache alone is asked.
     """
     finished = files.read_json(place / FINISHED)
     workspace, outputs = Path(finished["workspace"]), finished["outputs"]
@@ -93,11 +102,13 @@ def place_of(stage: str, identity: str) -> Path:
 
 def note_code(place: Path, stage: str) -> None:
     """Keeps the text of a stage's code, so that one can see later what has changed since."""
-    files.write_json(place / CODE, {path.as_posix(): path.read_text(encoding="utf-8") for path in closure.files(f"stages.{stage}")})
+    texts = {path.as_posix(): path.read_text(encoding="utf-8") for path in closure.files(f"stages.{stage}")}
+    files.write_json(place / CODE, texts)
 
 
 def record(place: Path) -> dict[str, Any]:
-    """What a stage writes into what it leaves if work in this folder was begun under other code: `adopted`, that code, oldest first.
+    """What a stage writes into what it leaves if work in this folder was begun under other code:
+    `adopted`, that code, oldest first.
 
     Nothing unless `antimatter resume` let it go on.
     """
@@ -120,7 +131,8 @@ def root() -> Path:
 
 
 def _delete(place: Path) -> None:
-    gone = place.with_name(f".{place.name}")  # a removal that is killed in the middle must not look like work to resume
+    # A removal that is killed in the middle must not look like work to resume
+    gone = place.with_name(f".{place.name}")
     files.remove(gone)
     os.rename(place, gone)
     files.remove(gone)
@@ -138,10 +150,12 @@ def _tell_of_others(place: Path, stage: str, mine: dict[str, Any]) -> None:
         found = differences(theirs, mine)
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         only_code = {**theirs, "code": None} == {**mine, "code": None}
-        way_out = f"`antimatter resume {path.parent}` lets it go on under this code" if only_code else "undo that to resume it"
+        way_out = "undo that to resume it"
+        if only_code:
+            way_out = f"`antimatter resume {path.parent}` lets it go on under this code"
+        what = "finished work that DVC did not record" if (path.parent / FINISHED).exists() else "unfinished work"
         print(
-            f"note: {stage} starts afresh; unfinished work lies in {path.parent}, set apart by {', '.join(found[:3])}{more}: "
-            f"{way_out}, or delete the folder",
+            f"note: {stage} starts afresh; {what} lies in {path.parent}, set apart by {', '.join(found[:3])}{more}: {way_out}, or delete the folder",
             file=sys.stderr,
         )
 

@@ -1,4 +1,6 @@
-"""checked: all parameters are good. The first act of the pipeline, so that a bad value stops it before anything is deleted or computed."""
+"""checked: all parameters are good. The first act of the pipeline, so that a bad value stops it
+before anything is deleted or computed.
+"""
 
 from pathlib import Path
 
@@ -6,7 +8,8 @@ from antimatter import files, stage
 
 
 def main(checked: Path) -> None:
-    # stage.run() has checked them. Always the same text: only a bad value changes something for the stages after this one
+    # stage.run() has checked them. Always the same text: only a bad value changes something for the
+    # stages after this one
     files.write_text(checked, "params.yaml was checked\n")
 
 

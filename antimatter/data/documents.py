@@ -23,7 +23,9 @@ COLUMNS = pa.schema([(name, pa.string()) for name in Document._fields])
 
 
 def write_parquet(documents: Iterable[Document], folder: Path, file_mb: float) -> None:
-    """Writes documents to folder/00000.parquet, ... of `file_mb` megabytes of text. The bytes depend on nothing but the documents."""
+    """Writes documents to folder/00000.parquet, ... of `file_mb` megabytes of text. The bytes
+    depend on nothing but the documents.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     left = iter(documents)
     number = 0

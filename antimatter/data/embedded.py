@@ -52,7 +52,9 @@ def embedded(packages: dict[str, str], workers: int) -> Iterator[Document]:
 
 
 def distributions(packages: dict[str, str]) -> list[importlib.metadata.Distribution]:
-    """The installed distributions of these names and versions. Raises ValueError for one that is missing or has another version."""
+    """The installed distributions of these names and versions. Raises ValueError for one that is
+    missing or has another version.
+    """
     return [_distribution(name, version) for name, version in packages.items()]
 
 

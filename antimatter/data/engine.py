@@ -147,7 +147,9 @@ class _Task(PipelineExecutor):
 
 
 class _Local(_Task, LocalPipelineExecutor):
-    """datatrove's own pool waits for ever when a worker is killed. This one fails, and leaves none behind."""
+    """datatrove's own pool waits for ever when a worker is killed. This one fails, and leaves none
+    behind.
+    """
 
     def run(self) -> None:
         tasks = self.get_incomplete_ranks()

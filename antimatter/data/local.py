@@ -65,7 +65,8 @@ def parts(sources: Sequence[FilesConfig], file_mb: float, key: str) -> list[Part
 def roots() -> list[Path]:
     """The folders in which a relative path is looked up: the current one, then the main repository.
 
-    They differ in a queued experiment, which runs in a copy of what Git tracks: texts that Git does not track are not in it.
+    They differ in a queued experiment, which runs in a copy of what Git tracks: texts that Git does
+    not track are not in it.
     """
     here, main = Path(), Path(os.environ.get("DVC_ROOT", "."))
     return [here] if main.resolve() == here.resolve() else [here, main]
@@ -77,7 +78,9 @@ def searched() -> str:
 
 
 def matches(pattern: str) -> list[str]:
-    """The files that a glob pattern names in any of the roots, sorted: the same names whichever root has them."""
+    """The files that a glob pattern names in any of the roots, sorted: the same names whichever
+    root has them.
+    """
     found = {name for root in roots() for name in glob.glob(pattern, root_dir=root, recursive=True) if located(name).is_file()}
     return sorted(found)
 
@@ -88,7 +91,9 @@ def located(name: str) -> Path:
 
 
 def plain(text: str) -> str:
-    """A text without what Windows adds to it: a byte-order mark, and a carriage return in each line ending. `cleaned` removes both too."""
+    """A text without what Windows adds to it: a byte-order mark, and a carriage return in each line
+    ending. `cleaned` removes both too.
+    """
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 

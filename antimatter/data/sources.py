@@ -48,8 +48,8 @@ class Tally:
 def write(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime) -> dict[str, Tally]:
     """Writes the documents of the configured source to folder/*.parquet; what each source gave, the largest first.
 
-    The bytes depend on `config` and the source alone. What a killed call has read in `work` the next call does not read again (embedded
-    takes seconds and starts over).
+    The bytes depend on `config` and the source alone. What a killed call has read in `work` the
+    next call does not read again (embedded takes seconds and starts over).
     """
     if config.source == "embedded":
         with files.replacing(folder) as partial:
@@ -58,7 +58,9 @@ def write(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime) -
 
 
 def _read_files(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime) -> Counter[str]:
-    """A part that was read is known by its files, so after one of them was corrected only its part is read again."""
+    """A part that was read is known by its files, so after one of them was corrected only its part
+    is read again.
+    """
     parts = local.parts(config.files, config.file_mb, "raw.files")
     places = [work / "parts" / _identity(part) for part in parts]
     missing = {place: part for place, part in zip(places, parts, strict=True) if not place.exists()}
@@ -91,7 +93,9 @@ def _read_hub(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntim
 
 
 class ReadFiles(Step):
-    """Task n reads the n-th of `parts` to the n-th of `places`: a folder that is whole or absent, with the counts of its documents."""
+    """Task n reads the n-th of `parts` to the n-th of `places`: a folder that is whole or absent,
+    with the counts of its documents.
+    """
 
     def __init__(self, parts: list[local.Part], places: list[Path], file_mb: float) -> None:
         super().__init__()

@@ -25,9 +25,11 @@ from antimatter.data.documents import text_bytes
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]")
 PAD, BOS, EOS = range(3)  # their ids
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of GPT-2: merges never cross its pieces
-# Bytes of a piece to learn merges from: the time of the trainer grows with the square of a piece, and no token is as long
+# Bytes of a piece to learn merges from: the time of the trainer grows with the square of a piece,
+# and no token is as long
 LONGEST_LEARNT = 1_000
-# Of white space to encode in one go: the engine behind PATTERN gives up at somewhat less than a million characters
+# Of white space to encode in one go: the engine behind PATTERN gives up at somewhat less than a
+# million characters
 LONGEST_BLANK = 100_000
 BLANK = re.compile(rf"(?<!\s)\s{{{LONGEST_BLANK + 1},}}")
 SAMPLE_SEED = (

@@ -24,10 +24,12 @@ class _Pool(ProcessPoolExecutor):
 
 @contextlib.contextmanager
 def processes(number: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of that many processes. They come from a server process without threads: a fork of this one, which has some, may hang.
+    """A pool of that many processes. They come from a server process without threads: a fork of
+    this one, which has some, may hang.
 
     Raises:
-        OSError: a worker was killed, for want of memory or by a person. datatrove's own pool would wait for ever.
+        OSError: a worker was killed, for want of memory or by a person. datatrove's own pool would
+            wait for ever.
     """
     context = multiprocessing.get_context("forkserver")
     with _Pool(number, mp_context=context, initializer=_end_with_parent) as pool:

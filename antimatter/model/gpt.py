@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Of every weight matrix and embedding: the seed document's N(0, 0.02). GPT-2 divides that of the projections into the residual
-# stream by the square root of their number; here all have the same
+# Of every weight matrix and embedding: the seed document's N(0, 0.02). GPT-2 divides that of the
+# projections into the residual stream by the square root of their number; here all have the same
 INIT_STD = 0.02
 SHORT = 512  # tokens; up to here a CPU computes attention faster with its whole (T, S) matrix in memory (benchmarks/train_step.py)
 

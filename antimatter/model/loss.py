@@ -188,7 +188,9 @@ class RareTokenBalance:
 
 
 def perplexity(loss: float) -> float:
-    """The exponential of a loss in nats per token; infinity above 709.78, where a float ends. Only a model that diverged is there."""
+    """The exponential of a loss in nats per token; infinity above 709.78, where a float ends. Only
+    a model that diverged is there.
+    """
     try:
         return math.exp(loss)
     except OverflowError:

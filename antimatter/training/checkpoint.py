@@ -79,10 +79,12 @@ class Checkpoints:
         return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt"))
 
     def stable(self, step: int, healthy: int, proven: int = 0) -> int | None:
-        """The newest regular state, seen from `step`, that `healthy` steps without a spike followed.
+        """The newest regular state, seen from `step`, that `healthy` steps without a spike
+        followed.
 
         Args:
-            proven: states up to this step count as stable too: those that the run went back to. By default only the untrained one.
+            proven: states up to this step count as stable too: those that the run went back to. By
+                default only the untrained one.
         """
         return max((saved for saved in self.steps() if self._is_regular(saved) and (saved <= proven or saved + healthy <= step)), default=None)
 

@@ -1,7 +1,8 @@
 """What a run tells: CSV curves for `dvc plots`, a file with its latest figures for `antimatter watch`, and one progress line on the console.
 
-Tokens a second count training alone: validation, saving, samples and a process's first step, which may compile, are left out. Their curve differs
-from run to run, so it is neither an output of DVC's nor in Git (docs/decisions/0031).
+Tokens a second count training alone: validation, saving, samples and a process's first step, which
+may compile, are left out. Their curve differs from run to run, so it is neither an output of DVC's
+nor in Git (docs/decisions/0031).
 """
 
 import csv

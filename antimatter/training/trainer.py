@@ -33,7 +33,9 @@ from antimatter.training.step import Gradient, Objective, accumulate_gradients, 
 PROMPT = 16  # tokens of the validation split that a sample continues
 SAMPLING = Sampling(temperature=0.8, top_k=40, top_p=1.0, max_new_tokens=48)
 SAMPLE_EVERY = 5  # validations
-LEAST_LOSS_SCALE = 1.0  # of fp16. What overflows even there is no matter of scaling: the run has diverged (Megatron-LM stops there too)
+# Of fp16. What overflows even there is no matter of scaling: the run has diverged (Megatron-LM stops
+# there too)
+LEAST_LOSS_SCALE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +191,8 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         parts = checkpoints.load(step)
         model.load_state_dict(parts["model"])
         optimizer.load_state_dict(parts["optimizer"])
-        # A new one: after a spike the old one still holds that this step's gradient was unscaled, and load_state_dict() does not reset it
+        # A new one: after a spike the old one still holds that this step's gradient was unscaled,
+        # and load_state_dict() does not reset it
         scaler = _scaler(device, precision)
         if parts["scaler"]:  # none in a state of a device that computes in another precision
             scaler.load_state_dict(parts["scaler"])
@@ -334,7 +337,9 @@ def _scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
 
 
 def _can_rescale(scaler: torch.amp.GradScaler) -> bool:
-    """Whether a gradient that is not finite may only be scaled too high: then the step is skipped, and the next has a lower scale."""
+    """Whether a gradient that is not finite may only be scaled too high: then the step is skipped,
+    and the next has a lower scale.
+    """
     return scaler.is_enabled() and scaler.get_scale() >= LEAST_LOSS_SCALE
 
 
