@@ -1,9 +1,10 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from antimatter.experiments import family
+from antimatter.experiments import family, ladder
 from antimatter.experiments.family import Base
 from antimatter.model.flops import matmul_weights
 
@@ -86,3 +87,17 @@ def test_a_name_is_of_all_that_decides_the_result_and_of_nothing_else(nano: Base
         assert (rung.experiment(family.read(folder, before_shards=True)) == name) is same
     longer = replace(nano, fixed={**nano.fixed, "checkpoints.steps": 9000})  # the rung has its own
     assert rung.experiment(longer) == name
+
+
+@pytest.mark.parametrize("system", ["Linux", "macOS"])
+def test_as_many_rungs_run_at_a_time_as_there_are_cores(nano: Base, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    """Linux knows which cores a process may use; macOS has no such call."""
+    if system == "Linux":
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3}, raising=False)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    options = ladder.Options(target=ROOT / "presets/300m.yaml", flops=1e18, jobs=None, devices=1, mfu=0.4)
+    assert ladder._jobs(replace(nano, cpu=True), options) == 3
+    assert ladder._jobs(replace(nano, cpu=False), options) == 1
+    assert ladder._jobs(nano, replace(options, jobs=5)) == 5

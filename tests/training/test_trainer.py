@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import a_run
@@ -323,6 +324,16 @@ def test_the_latest_figures_are_there_for_those_who_watch(tmp_path: Path, tokens
     assert (live["state"], live["step"], live["steps"]) == ("finished", 60, 60)
     assert live["tokens_per_second"] > 0 and live["memory_gb"] > 0 and live["mfu"] is None  # nobody knows the peak of a CPU
     assert live["gradient_norm"] > 0 and live["seconds_left"] == 0
+
+
+def test_the_metrics_are_there_from_the_first_validation_on(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[trainer.Result] = []
+    monkeypatch.setattr(a_run, "Places", partial(trainer.Places, report=reports.append))
+    result = a_run.run(tokens, tmp_path / "run")
+    assert [report.steps for report in reports] == [0, 20, 40, 60]
+    assert reports[0].train_loss is None and reports[0].validation_loss == pytest.approx(np.log(64), abs=0.2)
+    assert reports[1].tokens == 20 * 8 * 16 and reports[1].train_loss is not None
+    assert reports[-1] == result
 
 
 def test_a_backtrack_to_the_untrained_weights_survives_a_kill(tmp_path: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
