@@ -47,20 +47,23 @@ RUNTIME = (
 CHECKED = "checked"  # in .state: digests of what was found good before
 
 
-def once(path: Path = params.PARAMS) -> None:
+def once(path: Path = params.PARAMS, *, anew: bool = False) -> None:
     """Raises ValueError for what everything() finds. What was found good before is not looked at
     again, and its code is not imported: so this takes milliseconds, or the seconds that torch takes
     to import.
+
+    Args:
+        anew: look at all of it, as a text that is named may have gone.
     """
     if os.environ.get("RANK", "0") != "0":  # a process of torchrun; the first one speaks for all
         return
     noted = state.root() / CHECKED
     known = set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()
     good: list[str] = []
-    found = everything(path, known, good)
+    found = everything(path, () if anew else known, good)
     noted.parent.mkdir(parents=True, exist_ok=True)
     with noted.open("a", encoding="utf-8") as file:
-        file.writelines(f"{digest}\n" for digest in good)
+        file.writelines(f"{digest}\n" for digest in good if digest not in known)
     if found:
         raise ValueError("\nerror: ".join(found))
 
