@@ -172,7 +172,8 @@ class _Ray(_Task, LocalPipelineExecutor):
         try:
             import ray
         except ModuleNotFoundError:
-            raise ValueError("runtime.executor ray needs the package ray: pip install ray, or set runtime.executor to local") from None
+            fix = "`pip install -c requirements.lock -e '.[ray]'`, or set runtime.executor to local"
+            raise ValueError(f"runtime.executor ray needs the package ray: {fix}") from None
         if match := re.fullmatch(r"(.+):(\d+)", self.address):  # Ray itself would try for minutes
             try:
                 socket.create_connection((match[1], int(match[2])), timeout=10).close()

@@ -117,6 +117,8 @@ class EmbeddedEngine:
                 counts = event["tokens_evaluated"], event["tokens_predicted"]
                 speed = event["timings"]["predicted_per_second"]
                 return Finish("length" if limited else "stop", *counts, speed)
+        if rest := stops.take("", last=True):
+            yield rest
         raise ConnectionError("llama.cpp broke off the answer: ask again")
 
     def close(self) -> None:
@@ -225,6 +227,8 @@ class OllamaEngine:
                 return Finish("length" if limited else "stop", *counts, speed)
             if stops.found:
                 return self._finish(prompt, pieces, time.monotonic() - began)
+        if rest := stops.take("", last=True):
+            yield rest
         # Ollama ends a stream like this after 30 equal tokens in a row, and (0.30 and later) where the model writes half a character
         raise ConnectionError(f"{self._client.name} broke off the answer, as it does at endless repetition and broken characters: ask otherwise")
 

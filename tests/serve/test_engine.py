@@ -346,6 +346,15 @@ def test_an_answer_of_ollama_without_an_end_is_reported_as_cut_off(tiny: Tiny) -
                 list(stream)
 
 
+def test_what_was_held_back_is_shown_before_an_answer_is_reported_as_cut_off(tiny: Tiny) -> None:
+    config = replace(CONFIG, stop=("[EOS]",))
+    with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys, [{"response": " a ["}]) as server:
+        stream = OllamaEngine(f"http://{server.host}", config).stream("Once", config, 5)
+        assert [next(stream), next(stream)] == [" a ", "["]
+        with pytest.raises(ConnectionError, match="broke off the answer"):
+            next(stream)
+
+
 def test_giving_up_an_answer_of_ollama_hangs_up(tiny: Tiny) -> None:
     with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys, [{"response": "x" * 1000}] * 100_000) as server:
         stream = OllamaEngine(f"http://{server.host}", CONFIG).stream("Once", CONFIG, 5)

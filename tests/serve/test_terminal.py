@@ -250,9 +250,11 @@ def ollama(events: Iterable[dict[str, Any]]) -> Iterator[fake_ollama.FakeOllama]
 
 
 def test_ctrl_c_before_the_first_word_forgets_the_text_and_tells_the_engine(project: Path) -> None:
-    with ollama(Slow(1.0)) as server, Person(project, ollama=server.host) as person:
+    with ollama(Slow(1.0)) as server, Person(project, "--engine", "ollama", ollama=server.host) as person:
         person.types("first\r")
+        end = time.monotonic() + 30
         while not server.requests:
+            assert time.monotonic() < end, "Ollama is not asked"
             time.sleep(0.01)
         person.types("\x03")
         person.sees("(stopped)")
@@ -268,7 +270,7 @@ def test_ctrl_c_before_the_first_word_forgets_the_text_and_tells_the_engine(proj
 
 def test_a_pasted_text_is_one_turn_and_so_are_lines_that_end_in_backslashes(project: Path) -> None:
     events = [{"response": "ok"}, {"response": "", "done": True, "done_reason": "stop", "eval_count": 2, "eval_duration": 10**9}]
-    with ollama(events) as server, Person(project, ollama=server.host) as person:
+    with ollama(events) as server, Person(project, "--engine", "ollama", ollama=server.host) as person:
         person.types("\x1b[200~/not a command?\nsecond line\n\tthird\x1b[201~")
         person.types("\x01/\r")  # Ctrl-A, and the slash that makes a text of it
         person.sees("ok\n(2 tokens, 2 tokens/s)")
