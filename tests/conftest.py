@@ -71,8 +71,21 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this checkout in which `dvc repro` has run at a tiny size, and its results are committed. Leave its files as they are."""
-    folder = a_pipeline.copy(tmp_path_factory.mktemp("a folder with spaces") / "antimatter")
-    a_pipeline.dvc(folder, "repro")
-    a_pipeline.commit(folder, "results")
-    return folder
+    """A copy of this checkout in which `dvc repro` has run at a tiny size, and its results are committed.
+
+    All test processes share it: leave its files as they are, and run no DVC in it, which would lock it. `a_copy` is for
+    that.
+    """
+
+    def make(folder: Path) -> None:
+        a_pipeline.copy(folder / "antimatter")
+        a_pipeline.dvc(folder / "antimatter", "repro")
+        a_pipeline.commit(folder / "antimatter", "results")
+
+    return a_pipeline.once(tmp_path_factory, "a folder with spaces", make) / "antimatter"
+
+
+@pytest.fixture
+def a_copy(made: Path, tmp_path: Path) -> Path:
+    """The tiny pipeline with its data, models and cache, for a test to change."""
+    return shutil.copytree(made, tmp_path / "a copy", symlinks=True)
