@@ -1,22 +1,37 @@
 """Several processes that share a batch: the same losses, and no process left behind, however one of them ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import a_run
 import numpy as np
 import psutil
 import pytest
 
 from antimatter.training import distributed
 
+pytestmark = pytest.mark.usefixtures("torch_as_before")
+
 A_RUN = str(Path(__file__).with_name("a_run.py"))
 ALIKE = ("--set=model.dropout=0", "--set=training.log_every=1", "--set=loss.rare_token_power=0.5")
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d")
+ALIKE_HERE: dict[str, Any] = {
+    "recipe": replace(
+        a_run.RECIPE,
+        training=replace(a_run.RECIPE.training, log_every=1),
+        loss=replace(a_run.RECIPE.loss, rare_token_power=0.5),
+    ),
+    "config": replace(a_run.CONFIG, dropout=0.0),
+}
+# With a port and an id of its own: by default it would meet another test run on this machine.
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 @pytest.fixture
@@ -52,7 +67,7 @@ def losses(folder: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["started by the first", "torchrun"])
 def test_two_processes_have_the_losses_of_one(tmp_path: Path, tokens: Path, launcher: tuple[str, ...]) -> None:
-    finish(start(tokens, tmp_path / "one", *ALIKE), 0)
+    a_run.run(tokens, tmp_path / "one", **ALIKE_HERE)
     said = finish(start(tokens, tmp_path / "two", "--devices=2", *ALIKE, launcher=launcher), 0)
     assert said.count("step     60/60") == 1  # one speaks for both
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
@@ -92,14 +107,17 @@ def test_when_another_process_is_killed_the_first_says_so_and_ends(tmp_path: Pat
 
 @pytest.mark.parametrize("whom", ["first", "other"])
 def test_sigterm_to_any_process_pauses_all_at_the_same_step(
-    tmp_path: Path, tokens: Path, running: tuple[subprocess.Popen[str], psutil.Process], whom: str
+    tmp_path: Path, tokens: Path, running: tuple[subprocess.Popen[str], psutil.Process], whom: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process, other = running
     (process if whom == "first" else other).terminate()
-    assert "paused at step" in finish(process, 130)
+    said = finish(process, 130)
     assert psutil.wait_procs([other], timeout=30)[1] == []
-    assert "going on from step" in finish(start(tokens, tmp_path / "run", *ALIKE), 0)  # on one device now
-    finish(start(tokens, tmp_path / "whole", *ALIKE), 0)
+    paused = re.search(r"paused at step (\d+)", said)
+    assert paused and 10 <= int(paused[1]) < 60
+    a_run.run(tokens, tmp_path / "run", **ALIKE_HERE)  # on one device now, in this process
+    assert f"going on from step {paused[1]} of 60" in capsys.readouterr().err
+    a_run.run(tokens, tmp_path / "whole", **ALIKE_HERE)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-5)
 
 
