@@ -76,6 +76,16 @@ def edit(folder: Path, parameters: Mapping[str, object]) -> None:
     yaml.dump(values, folder / "params.yaml")
 
 
+def keep_stages(folder: Path, *names: str) -> None:
+    """Commits a pipeline of these stages alone, so that no other runs after them."""
+    yaml = YAML()
+    for file in ("dvc.yaml", "dvc.lock"):
+        values = yaml.load(folder / file)
+        values["stages"] = {name: values["stages"][name] for name in names}
+        yaml.dump(values, folder / file)
+    commit(folder, f"only {', '.join(names)}")
+
+
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """The folder `name` of the test session, made by the first process that asks for it.
 

@@ -1,5 +1,6 @@
 """What several tests share: a small model, small token files, a tiny pipeline."""
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +24,34 @@ CHROMIUM = (
 )
 
 
+# Workers of the data stages are forked from a process that has imported what they need, instead of
+# importing it once each.
+multiprocessing.set_forkserver_preload(["antimatter.data.clean", "antimatter.data.encode", "antimatter.data.sources"])
+
+# The files whose tests wait for pipelines, experiments and servers. They begin first, so that none of
+# them is left for the end, when the other processes have no more tests to take over.
+FIRST = (
+    "serve/test_kaggle.py",
+    "experiments/test_verify.py",
+    "experiments/test_ladder.py",
+    "test_pipeline.py",
+    "test_guard_rails.py",
+    "data/test_raw_stage.py",
+    "data/test_data_engine.py",
+    "training/test_distributed.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(here).as_posix()
+        return FIRST.index(name) if name in FIRST else len(FIRST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def runtime() -> EngineRuntime:
     """One process; dataclasses.replace() makes others of it."""
@@ -39,7 +68,7 @@ def tiny_gpt(tiny_config: GPTConfig) -> GPT:
     return GPT(tiny_config).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def token_file() -> Callable[..., np.ndarray]:
     """Tokens with something to learn: each one follows from the one before, most of the time."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from a_pipeline import ENVIRONMENT, dvc, run
+from a_pipeline import ENVIRONMENT, dvc, keep_stages, run
 from ruamel.yaml import YAML
 
 from antimatter import stage as entry
@@ -64,9 +64,10 @@ def test_a_training_that_was_killed_ends_in_the_same_lock(made: Path, a_copy: Pa
 
 
 def test_an_experiment_runs_what_its_change_concerns_and_shows_in_the_diffs(a_copy: Path) -> None:
+    stages = list(YAML().load(a_copy / "dvc.yaml")["stages"])
+    keep_stages(a_copy, *stages[: stages.index("evaluation") + 1])  # of what follows, the one that has metrics and plots
     said = dvc(a_copy, "exp", "run", "-S", "checkpoints.steps=40")
-    ran = re.findall(r"Running stage '(\w+)'", said)
-    assert ran[0] == "checkpoints" and sorted(ran) == ["checkpoints", "evaluation", "gguf", "ollama"]
+    assert re.findall(r"Running stage '(\w+)'", said) == ["checkpoints", "evaluation"]
     assert "validation.perplexity" in dvc(a_copy, "metrics", "diff")
     assert run(a_copy, sys.executable, "tools/plots_page.py", ".dvc/tmp/plots.html").returncode == 0
     dvc(a_copy, "config", "--local", "plots.html_template", "tmp/plots.html")  # both as `make` does

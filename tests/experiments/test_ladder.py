@@ -43,12 +43,6 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def ladder(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    with start(folder, *arguments) as process:
-        out, err = process.communicate(timeout=400)
-    return subprocess.CompletedProcess([], process.returncode, out, err)
-
-
 @pytest.fixture
 def made(made: Path, tmp_path: Path) -> Path:
     """The tiny pipeline, with parameters for a ladder committed: its shards are up to date, its model is not.
@@ -63,23 +57,23 @@ def made(made: Path, tmp_path: Path) -> Path:
 
 
 class Ladder:
-    """`antimatter ladder` in this process, with two widths and three budgets, whose rungs a fake DVC makes."""
+    """`antimatter ladder` in this process, of two widths."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, folder: Path, budgets: tuple[float, ...], patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        """`budgets` are those besides the whole one."""
         self.patch, self.capture = patch, capture
         whole = family.family
         patch.setattr(family, "WIDTHS", WIDTHS)
-        patch.setattr(family, "BUDGETS", BUDGETS)
+        patch.setattr(family, "BUDGETS", budgets)
         patch.setattr(family, "family", lambda base, limit: [rung for rung in whole(base, limit) if rung.kind == "rung"])
         patch.chdir(folder)
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        patch.setenv("PYTHONPATH", str(FAKE_DVC))
-        self.plan()
 
-    def plan(self, **plan: str) -> None:
-        """What the fake DVC shall do."""
-        self.patch.setenv("FAKE_DVC", json.dumps(plan))
+    def fake(self, **plan: str) -> None:
+        """Rungs are made by the fake DVC, as the plan says; the shards are up to date."""
+        self.patch.setenv("PYTHONPATH", str(FAKE_DVC))
+        self.patch.setenv("FAKE_DVC", json.dumps({"status": "{}", **plan}))
 
     def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         self.capture.readouterr()
@@ -88,8 +82,17 @@ class Ladder:
 
 
 @pytest.fixture
+def ladder(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ladder:
+    """Of two rungs, with DVC."""
+    return Ladder(made, (), monkeypatch, capsys)
+
+
+@pytest.fixture
 def faked(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ladder:
-    return Ladder(made, monkeypatch, capsys)
+    """Of six rungs, with the fake DVC."""
+    found = Ladder(made, BUDGETS, monkeypatch, capsys)
+    found.fake()
+    return found
 
 
 def workspace(folder: Path) -> tuple[str, bytes]:
@@ -114,7 +117,7 @@ def processes(folder: Path) -> list[str]:
     return found
 
 
-def test_a_ladder_that_is_stopped_goes_on_and_runs_nothing_twice(made: Path) -> None:
+def test_a_ladder_that_is_stopped_goes_on_and_runs_nothing_twice(made: Path, ladder: Ladder) -> None:
     before = workspace(made)
     first = start(made, "--jobs", "2")
     deadline = time.monotonic() + 200
@@ -132,7 +135,7 @@ def test_a_ladder_that_is_stopped_goes_on_and_runs_nothing_twice(made: Path) -> 
     saved = {path.parent.name for path in made.glob(".state/checkpoints-*/*.pt")}
     assert saved  # of the rungs that were at work
 
-    second = ladder(made)
+    second = ladder()
     assert second.returncode == 1
     assert "2 rungs have run, and a law with a check needs 5 or more" in second.stderr.splitlines()[-1]
     assert not list(made.glob(".state/checkpoints-*"))  # taken up, and done
@@ -194,30 +197,31 @@ def test_a_workspace_with_changes_is_refused_and_left_alone(made: Path, faked: L
     assert fit.returncode == 1 and "0 rungs have run" in fit.stderr  # those of before have another beta2
     params.write_text(good.replace("ngram: 13 # words", "ngram: 12 # words"))
     git(made, "commit", "--quiet", "--all", "--message", "other data")
+    faked.patch.setenv("FAKE_DVC", "{}")  # DVC itself says whether the shards are up to date
     stale = faked()
     assert stale.returncode == 1 and "the stage cleaned has changed since data/shards was made: `dvc repro shards`" in stale.stderr
 
 
 def test_a_rung_that_fails_is_named_and_the_others_go_on(made: Path, faked: Ladder) -> None:
-    faked.plan(fail="-16x2-200-")
+    faked.fake(fail="-16x2-200-")
     done = faked()
     assert done.returncode == 0, done.stderr
     (failed,) = (line for line in done.stderr.splitlines() if " failed: " in line)
     assert re.match(r"16x2-200 failed: it went wrong \(\.state/ladder/ladder-16x2-200-.*\.log\)$", failed)
     assert done.stdout.startswith("1 of 6 runs are missing; 16x2-200: it went wrong (")
     assert len(references(made)) == 5
-    faked.plan()
+    faked.fake()
     again = faked()
     assert "1 of 6 runs to go, 1 at a time" in again.stderr.splitlines()[0] and again.returncode == 0
     assert len(references(made)) == 6
 
 
-def test_the_error_of_a_stage_comes_through_dvc(made: Path) -> None:
+def test_the_error_of_a_stage_comes_through_dvc(made: Path, ladder: Ladder) -> None:
     """A micro-batch that does not fit the batch: a stage says so before it computes anything."""
     text = (made / "params.yaml").read_text()
     (made / "params.yaml").write_text(re.sub(r"micro_batch: \d+", "micro_batch: 3", text))
     git(made, "commit", "--quiet", "--all", "--message", "three")
-    done = ladder(made)
+    done = ladder()
     assert done.returncode == 1
     failed = [line for line in done.stderr.splitlines() if " failed: " in line]
     assert len(failed) == 2

@@ -5,8 +5,10 @@ commands that it does not know are those of the real DVC.
 
 - `exp run --name NAME`: makes the experiment NAME at once. Its loss is a law of its width and steps.
   `fail` is a part of the names of those that fail.
-- `repro --single-item STAGE`: the outputs and the lock of the stage come from the folder `results`,
-  where it has run before.
+- `status`: prints `status`, if that is given.
+- with `results`, a folder where the pipeline has run before: `repro --single-item STAGE` takes the
+  outputs and the lock of the stage from there, and `checkout` and `cache dir --local` do nothing, as
+  there are no inputs to read.
 """
 
 import json
@@ -64,8 +66,14 @@ def reproduce(stage: str) -> int:
 def main(arguments: list[str]) -> int:
     if arguments[:2] == ["exp", "run"]:
         return run_experiment(arguments)
-    if arguments[:2] == ["repro", "--single-item"] and "results" in PLAN:
-        return reproduce(arguments[-1])
+    if arguments[0] == "status" and "status" in PLAN:
+        print(PLAN["status"])
+        return 0
+    if "results" in PLAN:
+        if arguments[:2] == ["repro", "--single-item"]:
+            return reproduce(arguments[-1])
+        if arguments[0] == "checkout" or arguments[:3] == ["cache", "dir", "--local"]:
+            return 0
     others = [path for path in os.environ["PYTHONPATH"].split(os.pathsep) if path != HERE]
     os.environ["PYTHONPATH"] = os.pathsep.join(others)
     os.execv(sys.executable, [sys.executable, "-m", "dvc", *arguments])
