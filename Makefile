@@ -4,18 +4,25 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: repro test check tour lock moved
+.PHONY: repro test check lint tour lock moved
 repro: .venv/ready
 	$(VENV) -m antimatter.cli check
 	$(VENV) -m dvc repro
 
-test: check
-	$(VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+# mypy takes one core for about a minute, so it runs beside the tests, which often wait. Its words come last.
+test: lint
+	@mkdir -p .mypy_cache
+	$(VENV) -m mypy > .mypy_cache/report 2>&1 & types=$$!; \
+	$(VENV) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal; tests=$$?; \
+	wait $$types; types=$$?; echo mypy:; cat .mypy_cache/report; \
+	[ $$tests = 0 ] && [ $$types = 0 ]
 
-check: .venv/ready
+check: lint
+	$(VENV) -m mypy
+
+lint: .venv/ready
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
-	$(VENV) -m mypy
 
 tour: .venv/ready
 	$(VENV) tools/tour.py docs/experiments.md

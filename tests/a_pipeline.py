@@ -1,12 +1,14 @@
 """The whole pipeline at a tiny size, in copies of this checkout with Git and DVC: for the tests that need a run of it."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 TINY = {
@@ -58,6 +60,14 @@ def copy(folder: Path, parameters: Mapping[str, object] = TINY) -> Path:
         if name != "dvc.lock" and not name.startswith(("metrics/", "plots/")) and Path(name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, folder / name)
+    edit(folder, parameters)
+    assert run(folder, "git", "init", "--quiet").returncode == 0
+    commit(folder, "start")
+    return folder
+
+
+def edit(folder: Path, parameters: Mapping[str, object]) -> None:
+    """Changes values in params.yaml; the keys are `section.name`."""
     yaml = YAML()
     values = yaml.load(folder / "params.yaml")
     for key, value in parameters.items():
@@ -65,8 +75,34 @@ def copy(folder: Path, parameters: Mapping[str, object] = TINY) -> Path:
         assert name in values[section], key
         values[section][name] = value
     yaml.dump(values, folder / "params.yaml")
-    assert run(folder, "git", "init", "--quiet").returncode == 0
-    commit(folder, "start")
+
+
+def keep_stages(folder: Path, *names: str) -> None:
+    """Commits a pipeline of these stages alone, so that no other runs after them."""
+    yaml = YAML()
+    for file in ("dvc.yaml", "dvc.lock"):
+        values = yaml.load(folder / file)
+        values["stages"] = {name: values["stages"][name] for name in names}
+        yaml.dump(values, folder / file)
+    commit(folder, f"only {', '.join(names)}")
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of the test session, made by the first process that asks for it.
+
+    The other processes of pytest-xdist wait for it and get the same folder.
+    """
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # where all workers have their own
+    folder, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
     return folder
 
 

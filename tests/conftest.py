@@ -1,5 +1,6 @@
 """What several tests share: a small model, small token files, a tiny pipeline."""
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +24,34 @@ CHROMIUM = (
 )
 
 
+# Workers of the data stages are forked from a process that has imported what they need, instead of
+# importing it once each.
+multiprocessing.set_forkserver_preload(["antimatter.data.clean", "antimatter.data.encode", "antimatter.data.sources"])
+
+# The files whose tests wait for pipelines, experiments and servers. They begin first, so that none of
+# them is left for the end, when the other processes have no more tests to take over.
+FIRST = (
+    "serve/test_kaggle.py",
+    "experiments/test_verify.py",
+    "experiments/test_ladder.py",
+    "test_pipeline.py",
+    "test_guard_rails.py",
+    "data/test_raw_stage.py",
+    "data/test_data_engine.py",
+    "training/test_distributed.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(here).as_posix()
+        return FIRST.index(name) if name in FIRST else len(FIRST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def runtime() -> EngineRuntime:
     """One process; dataclasses.replace() makes others of it."""
@@ -39,7 +68,7 @@ def tiny_gpt(tiny_config: GPTConfig) -> GPT:
     return GPT(tiny_config).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def token_file() -> Callable[..., np.ndarray]:
     """Tokens with something to learn: each one follows from the one before, most of the time."""
 
@@ -71,8 +100,21 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this checkout in which `dvc repro` has run at a tiny size, and its results are committed. Leave its files as they are."""
-    folder = a_pipeline.copy(tmp_path_factory.mktemp("a folder with spaces") / "antimatter")
-    a_pipeline.dvc(folder, "repro")
-    a_pipeline.commit(folder, "results")
-    return folder
+    """A copy of this checkout in which `dvc repro` has run at a tiny size, and its results are committed.
+
+    All test processes share it: leave its files as they are, and run no DVC in it, which would lock it. `a_copy` is for
+    that.
+    """
+
+    def make(folder: Path) -> None:
+        a_pipeline.copy(folder / "antimatter")
+        a_pipeline.dvc(folder / "antimatter", "repro")
+        a_pipeline.commit(folder / "antimatter", "results")
+
+    return a_pipeline.once(tmp_path_factory, "a folder with spaces", make) / "antimatter"
+
+
+@pytest.fixture
+def a_copy(made: Path, tmp_path: Path) -> Path:
+    """The tiny pipeline with its data, models and cache, for a test to change."""
+    return shutil.copytree(made, tmp_path / "a copy", symlinks=True)

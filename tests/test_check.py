@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,8 +117,8 @@ def test_every_section_that_a_stage_reads_is_checked_with_the_class_that_it_read
     assert set(re.findall(r'params\.read\((\w+), "runtime", part=True\)', code)) == {name.partition(":")[2] for name in check.RUNTIME}
 
 
-def test_an_experiment_with_a_bad_value_is_refused_before_anything_is_changed(made: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(made, tmp_path / "a copy", symlinks=True)
+def test_an_experiment_with_a_bad_value_is_refused_before_anything_is_changed(a_copy: Path) -> None:
+    folder = a_copy
 
     def contents() -> dict[str, int]:
         found = {str(path): path.stat().st_mtime_ns for name in ("data", "models", "metrics", "plots") for path in folder.glob(f"{name}/**/*")}
@@ -136,8 +135,8 @@ def test_an_experiment_with_a_bad_value_is_refused_before_anything_is_changed(ma
     assert "Running stage" not in run(folder, sys.executable, "-m", "dvc", "repro").stdout
 
 
-def test_an_experiment_in_a_temporary_folder_scores_a_text_that_git_does_not_track(made: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(made, tmp_path / "a copy", symlinks=True)
+def test_an_experiment_in_a_temporary_folder_scores_a_text_that_git_does_not_track(a_copy: Path) -> None:
+    folder = a_copy
     (folder / "mine").mkdir()
     (folder / "mine/a.txt").write_text("A text of one's own, which is in no commit.")
     done = run(folder, sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", "mine", "-S", "evaluation.texts=[mine/a.txt]", "evaluation")

@@ -13,16 +13,18 @@ from pathlib import Path
 import pytest
 from a_pipeline import ENVIRONMENT, dvc, run
 
+from antimatter import files, params
+from antimatter.model.gpt import ModelConfig
+from antimatter.training.optimizer import OptimizerConfig
+from antimatter.training.trainer import TrainConfig
+
 DVC = [sys.executable, "-m", "dvc"]
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
+def folder(a_copy: Path) -> Path:
     """The tiny pipeline with its data, models and cache, to be spoilt."""
-    place = tmp_path / "a copy"
-    shutil.copytree(made, place, symlinks=True)
-    assert "Running stage" not in dvc(place, "repro")
-    return place
+    return a_copy
 
 
 def ran(said: str) -> list[str]:
@@ -34,10 +36,14 @@ def lock(folder: Path) -> bytes:
 
 
 def test_lost_outputs_come_from_the_cache(folder: Path, made: Path) -> None:
-    for name in ("data", "models", "metrics", "plots"):
-        shutil.rmtree(folder / name)
+    """All but those of evaluation, which would run again: DVC keeps no run-cache beside Markdown."""
+    stages = params.load(folder / "dvc.lock")["stages"]
+    lost = [folder / out["path"] for name, stage in stages.items() if name != "evaluation" for out in stage["outs"]]
+    assert folder / "data/shards" in lost and folder / "metrics/gguf.json" in lost
+    for path in lost:
+        files.remove(path)
     said = dvc(folder, "repro")
-    assert set(ran(said)) <= {"evaluation"}, said  # DVC keeps no run-cache beside Markdown
+    assert ran(said) == []
     assert lock(folder) == lock(made)
     assert run(folder, "git", "status", "--porcelain").stdout == ""
 
@@ -70,7 +76,7 @@ def test_an_output_that_was_changed_by_hand_is_made_again(folder: Path, made: Pa
 
 
 def test_two_runs_at_once_are_told_apart(folder: Path, made: Path) -> None:
-    (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("steps: 200", "steps: 600", 1))
+    (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("steps: 200", "steps: 201", 1))
     with subprocess.Popen([*DVC, "repro", "checkpoints"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         deadline = time.monotonic() + 200
         while not (saved := list(folder.glob(".state/checkpoints-*/step-*.pt"))):
@@ -92,12 +98,24 @@ WRONG = {
     "checkpoints.steps=-1": "checkpoints.steps must be at least 1, got -1",
     "optimizer.learning_rate=1e-3x": "optimizer.learning_rate must be a number, got '1e-3x'",
     "checkpoints.precision=fp8": "checkpoints.precision must be one of fp32, bf16, fp16; got 'fp8'",
-    "model.n_layr=3": "n_layr",
 }
+CONFIGS = {"model": ModelConfig, "checkpoints": TrainConfig, "optimizer": OptimizerConfig}
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_a_wrong_value_as_dvc_writes_it_is_named(tmp_path: Path, value: str) -> None:
+    from dvc.utils import hydra
+
+    shutil.copy("params.yaml", tmp_path)
+    hydra.apply_overrides(tmp_path / "params.yaml", [value])
+    section = value.partition(".")[0]
+    with pytest.raises(ValueError, match=re.escape(WRONG[value])):
+        params.read(CONFIGS[section], section, tmp_path / "params.yaml")
 
 
 def test_a_wrong_value_of_an_experiment_is_named_and_nothing_is_lost(folder: Path, made: Path) -> None:
-    for value, words in WRONG.items():
+    """One that the stage refuses, and one that DVC refuses."""
+    for value, words in [*list(WRONG.items())[:1], ("model.n_layr=3", "n_layr")]:
         done = run(folder, *DVC, "exp", "run", "-S", value)
         assert done.returncode != 0, value
         assert words in done.stdout + done.stderr, done.stdout + done.stderr
@@ -107,24 +125,16 @@ def test_a_wrong_value_of_an_experiment_is_named_and_nothing_is_lost(folder: Pat
     assert lock(folder) == lock(made)
 
 
-def test_what_the_extension_for_vs_code_asks_for_is_there(made: Path) -> None:
+def test_what_the_extension_for_vs_code_asks_for_is_there(folder: Path) -> None:
     """Its commands, as of https://github.com/iterative/vscode-dvc, extension/src/cli/dvc; the extension itself cannot run here."""
-    experiments = json.loads(run(made, *DVC, "exp", "show", "--json").stdout)
+    experiments = json.loads(run(folder, *DVC, "exp", "show", "--json").stdout)
     data = experiments[0]["data"]
     assert data["params"]["params.yaml"]["data"]["optimizer"]["learning_rate"] > 0
     assert data["metrics"]["metrics/evaluation.json"]["data"]["validation"]["perplexity"] > 1
     assert data["outs"]["models/checkpoints"]["hash"]
-    stages = run(made, *DVC, "stage", "list", "--all").stdout
-    assert [line.split()[0] for line in stages.splitlines()] == [
-        "raw",
-        "cleaned",
-        "tokenizer",
-        "shards",
-        "checkpoints",
-        "evaluation",
-        "gguf",
-        "ollama",
-    ]
-    status = json.loads(run(made, *DVC, "data", "status", "--granular", "--unchanged", "--json").stdout)
+    stages = run(folder, *DVC, "stage", "list", "--all").stdout
+    graph = params.load(folder / "dvc.yaml")["stages"]
+    assert [line.split()[0] for line in stages.splitlines()] == list(graph)
+    status = json.loads(run(folder, *DVC, "data", "status", "--granular", "--unchanged", "--json").stdout)
     assert "models/checkpoints/final.safetensors" in status["unchanged"]
     assert not status.get("uncommitted") and not status.get("committed")

@@ -1,5 +1,7 @@
 """The whole pipeline with DVC, at a tiny size, in copies of this checkout: what a newcomer does, and what happens when a machine dies."""
 
+import importlib
+import json
 import os
 import re
 import shutil
@@ -11,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from a_pipeline import ENVIRONMENT, copy, dvc, run
+from a_pipeline import ENVIRONMENT, dvc, keep_stages, run
+from ruamel.yaml import YAML
+
+from antimatter import stage as entry
 
 
-def test_a_second_repro_runs_nothing_and_git_is_clean(made: Path) -> None:
-    said = dvc(made, "repro")
+def test_a_second_repro_runs_nothing_and_git_is_clean(a_copy: Path) -> None:
+    said = dvc(a_copy, "repro")
     assert "Running stage" not in said and "up to date" in said
-    assert run(made, "git", "status", "--porcelain").stdout == ""
+    assert run(a_copy, "git", "status", "--porcelain").stdout == ""
 
 
 def test_every_artefact_has_its_name(made: Path) -> None:
@@ -27,39 +32,64 @@ def test_every_artefact_has_its_name(made: Path) -> None:
         "plots/training.csv", "plots/validation.csv", "plots/throughput.csv", "plots/loss.png",
     ):  # fmt: skip
         assert (made / name).exists(), name
-    assert not (made / ".state").exists() or not any((made / ".state").iterdir())
+    # Nothing is unfinished, and what was finished is recorded
+    assert [path.name for path in (made / ".state").iterdir()] == ["checked"]
 
 
-def test_a_training_that_was_killed_ends_in_the_same_lock(made: Path, tmp_path: Path) -> None:
-    folder = copy(tmp_path / "killed")
+def test_a_training_that_was_killed_ends_in_the_same_lock(made: Path, a_copy: Path) -> None:
+    """The other stages are up to date before, and again afterwards."""
+    shutil.rmtree(a_copy / ".dvc/cache/runs")  # else DVC would take the model from there
+    yaml = YAML()
+    lock = yaml.load(a_copy / "dvc.lock")
+    del lock["stages"]["checkpoints"]
+    yaml.dump(lock, a_copy / "dvc.lock")
     with subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-m", "dvc", "repro", "checkpoints"],
+        cwd=a_copy,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     ) as repro:
         deadline = time.monotonic() + 300
-        while not (saved := list(folder.glob(".state/*/step-00000040.pt"))):
-            assert repro.poll() is None and time.monotonic() < deadline, "the training did not come to step 40"
+        while not (saved := list(a_copy.glob(".state/*/step-00000020.pt"))):
+            assert repro.poll() is None and time.monotonic() < deadline, "no state of step 20"
             time.sleep(0.01)
         trainer = int((saved[0].parent / "lock").read_text())
         os.kill(trainer, signal.SIGKILL)
         assert repro.wait(60) != 0
-    assert not (folder / "models/checkpoints").exists()
-    said = dvc(folder, "repro")
+    assert not (a_copy / "models/checkpoints").exists()
+    assert "validation_loss" in json.loads((a_copy / "metrics/checkpoints.json").read_text())  # for `dvc metrics show`, meanwhile
+    said = dvc(a_copy, "repro", "checkpoints")
     assert re.search(r"going on from step \d+ of 200", said)
-    assert (folder / "dvc.lock").read_bytes() == (made / "dvc.lock").read_bytes()
+    assert yaml.load(a_copy / "dvc.lock") == yaml.load(made / "dvc.lock")
+    assert dvc(a_copy, "status", "--quiet") == ""  # fails if a stage would run
 
 
-def test_an_experiment_runs_what_its_change_concerns_and_shows_in_the_diffs(made: Path) -> None:
-    said = dvc(made, "exp", "run", "-S", "optimizer.learning_rate=0.001")
-    ran = re.findall(r"Running stage '(\w+)'", said)
-    assert ran[0] == "checkpoints" and sorted(ran) == ["checkpoints", "evaluation", "gguf", "ollama"]
-    assert "validation.perplexity" in dvc(made, "metrics", "diff")
-    assert run(made, sys.executable, "tools/plots_page.py", ".dvc/tmp/plots.html").returncode == 0
-    dvc(made, "config", "--local", "plots.html_template", "tmp/plots.html")  # both as `make` does
-    assert "failed to load" not in dvc(made, "plots", "diff", "--out", "page")
-    page = (made / "page/index.html").read_text()
+def test_an_experiment_runs_what_its_change_concerns_and_shows_in_the_diffs(a_copy: Path) -> None:
+    stages = list(YAML().load(a_copy / "dvc.yaml")["stages"])
+    keep_stages(a_copy, *stages[: stages.index("evaluation") + 1])  # of what follows, the one that has metrics and plots
+    said = dvc(a_copy, "exp", "run", "-S", "checkpoints.steps=40")
+    assert re.findall(r"Running stage '(\w+)'", said) == ["checked", "checkpoints", "evaluation"]
+    assert "validation.perplexity" in dvc(a_copy, "metrics", "diff")
+    assert run(a_copy, sys.executable, "tools/plots_page.py", ".dvc/tmp/plots.html").returncode == 0
+    dvc(a_copy, "config", "--local", "plots.html_template", "tmp/plots.html")  # both as `make` does
+    assert "failed to load" not in dvc(a_copy, "plots", "diff", "--out", "page")
+    page = (a_copy / "page/index.html").read_text()
     assert "vegaEmbed" in page and "workspace" in page and "HEAD" in page
     assert "<script src=" not in page  # offline
-    assert run(made, "git", "checkout", "--quiet", ".").returncode == 0
+
+
+ARGUMENTS = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m p t v b l s"}
+
+
+def refused(stage: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which a stage ends that was called with these arguments, here in this process."""
+    monkeypatch.setattr(sys, "argv", [stage, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        entry.run(importlib.import_module(f"stages.{stage}").main)
+    (error,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    return error
 
 
 @pytest.mark.parametrize(
@@ -72,30 +102,43 @@ def test_an_experiment_runs_what_its_change_concerns_and_shows_in_the_diffs(made
         ("raw", "click: 8.5.1", "click: 1.0.0", r"click must be 1\.0\.0, 8\.5\.1 is installed"),
     ],
 )
-def test_bad_parameters_are_one_line_and_lose_nothing(made: Path, stage: str, old: str, new: str, words: str) -> None:
-    params = made / "params.yaml"
+def test_bad_parameters_are_one_line_and_lose_nothing(
+    a_copy: Path, stage: str, old: str, new: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(a_copy)
+    params = a_copy / "params.yaml"
     good = params.read_text()
     assert old in good
-    before = {path: path.stat().st_mtime_ns for path in made.glob("data/**/*")}
-    try:
-        params.write_text(good.replace(old, new, 1))
-        inputs = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m p t v b l s"}[stage]
-        done = run(made, sys.executable, "-m", f"stages.{stage}", *inputs.split())
-    finally:
-        params.write_text(good)
-    assert done.returncode == 1
-    errors = done.stderr.strip().splitlines()
-    assert len(errors) == 1 and re.search(words, errors[0]), done.stderr
-    assert before == {path: path.stat().st_mtime_ns for path in made.glob("data/**/*")}
+    params.write_text(good.replace(old, new, 1))
+    before = contents(a_copy)
+    assert re.search(words, refused(stage, ARGUMENTS[stage].split(), monkeypatch, capsys))
+    assert contents(a_copy) == before
+
+
+def contents(folder: Path) -> dict[Path, int]:
+    """All that stages leave, with the times of the last changes."""
+    found = {path: path.stat().st_mtime_ns for name in ("data", "models") for path in folder.glob(f"{name}/**/*")}
+    assert len(found) > 10
+    return found
+
+
+def test_a_bad_parameter_ends_the_stage_in_dvc_and_leaves_the_others_alone(a_copy: Path) -> None:
+    """As above, but as a process that DVC starts."""
+    params = a_copy / "params.yaml"
+    params.write_text(params.read_text().replace("click: 8.5.1", "click: 1.0.0"))
+    done = run(a_copy, sys.executable, "-m", "dvc", "repro")
+    assert done.returncode != 0
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "click must be 1.0.0, 8.5.1 is installed" in error
+    assert "Traceback" not in done.stderr and "Running stage 'cleaned'" not in done.stdout
 
 
 BARE = ("torch", "torchgen", "functorch", "numpy", "numpy.libs", "safetensors", "yaml", "_yaml")
 BARE += ("sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions.py", "setuptools")  # what torch asks for
 
 
-def test_a_bare_machine_with_prepared_shards_trains_to_the_same_bytes(made: Path, tmp_path: Path) -> None:
+def test_a_bare_machine_with_prepared_shards_trains_to_the_same_bytes(a_copy: Path, tmp_path: Path) -> None:
     """torch, numpy, safetensors and a YAML reader: no dvc, no tokenizer, nothing of the data stages."""
-    dvc(made, "checkout")  # the experiment above has left its weights
     site = Path(np.__file__).parents[1]
     for name in BARE:
         if (site / name).exists():
@@ -114,20 +157,22 @@ def test_a_bare_machine_with_prepared_shards_trains_to_the_same_bytes(made: Path
     outputs = [str(tmp_path / name) for name in names]
     command = [sys.executable, "-S", "-m", "stages.checkpoints", "data/shards", *outputs]  # -S: without this Python's own packages
     environment = {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}.", "PATH": os.environ["PATH"]}
-    assert subprocess.run([sys.executable, "-S", "-c", "import dvc"], cwd=made, env=environment, capture_output=True).returncode == 1
-    done = subprocess.run(command, cwd=made, env=environment, capture_output=True, text=True, timeout=400)
+    assert subprocess.run([sys.executable, "-S", "-c", "import dvc"], cwd=a_copy, env=environment, capture_output=True).returncode == 1
+    done = subprocess.run(command, cwd=a_copy, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "checkpoints/final.safetensors").read_bytes() == (made / "models/checkpoints/final.safetensors").read_bytes()
-    assert (tmp_path / "checkpoints/config.json").read_bytes() == (made / "models/checkpoints/config.json").read_bytes()
-    assert (tmp_path / "training.csv").read_bytes() == (made / "plots/training.csv").read_bytes()
+    assert (tmp_path / "checkpoints/final.safetensors").read_bytes() == (a_copy / "models/checkpoints/final.safetensors").read_bytes()
+    assert (tmp_path / "checkpoints/config.json").read_bytes() == (a_copy / "models/checkpoints/config.json").read_bytes()
+    assert (tmp_path / "training.csv").read_bytes() == (a_copy / "plots/training.csv").read_bytes()
 
 
-def test_a_truncated_shard_stops_training_before_it_begins(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made / "data/shards", tmp_path / "shards")
+def test_a_truncated_shard_stops_training_before_it_begins(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("data/shards", "params.yaml"):
+        (shutil.copytree if (made / name).is_dir() else shutil.copy2)(made / name, tmp_path / Path(name).name)
     path = tmp_path / "shards/train-00000.npy"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1000])
-    done = run(made, sys.executable, "-m", "stages.checkpoints", str(tmp_path / "shards"), str(tmp_path / "out"), *"mptvbls")
-    assert done.returncode == 1
-    assert "train-00000.npy is damaged" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    assert "train-00000.npy is damaged" in refused("checkpoints", ["shards", "out", *"mptvbls"], monkeypatch, capsys)
     assert not (tmp_path / "out").exists()

@@ -38,12 +38,6 @@ def repro_that_dies_after(stage: str, folder: Path, tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
 
 
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """The tiny pipeline with its data, models and cache, to be spoilt."""
-    return shutil.copytree(made, tmp_path / "a copy", symlinks=True)
-
-
 STAGES = {
     "raw": "note: raw had finished, but DVC did not record it",
     "cleaned": r"cleaned: going on, (\d+) of \1 MB were done",
@@ -52,30 +46,30 @@ STAGES = {
 }
 
 
-def test_a_kill_after_any_stage_and_before_dvc_has_recorded_it_loses_no_work(folder: Path, made: Path, tmp_path: Path) -> None:
-    shutil.rmtree(folder / ".dvc/cache/runs")
-    lock = YAML().load(folder / "dvc.lock")
+def test_a_kill_after_any_stage_and_before_dvc_has_recorded_it_loses_no_work(a_copy: Path, made: Path, tmp_path: Path) -> None:
+    shutil.rmtree(a_copy / ".dvc/cache/runs")
+    lock = YAML().load(a_copy / "dvc.lock")
     for stage in STAGES:
         del lock["stages"][stage]
-    YAML().dump(lock, folder / "dvc.lock")
+    YAML().dump(lock, a_copy / "dvc.lock")
     for stage, resumed in STAGES.items():
-        repro_that_dies_after(stage, folder, tmp_path)
-        said = dvc(folder, "repro", stage)
+        repro_that_dies_after(stage, a_copy, tmp_path)
+        said = dvc(a_copy, "repro", stage)
         assert re.findall(r"Running stage '(\w+)'", said) == [stage]
         assert re.search(resumed, said), said
-    assert YAML().load(folder / "dvc.lock") == YAML().load(made / "dvc.lock")
-    assert {path.name.partition("-")[0] for path in (folder / ".state").iterdir()} == {"checked", "checkpoints"}
-    dvc(folder, "repro", "--force", "--single-item", "ollama")  # any stage clears up what the ones before it have left
-    assert [path.name for path in (folder / ".state").iterdir()] == ["checked"]
+    assert YAML().load(a_copy / "dvc.lock") == YAML().load(made / "dvc.lock")
+    assert {path.name.partition("-")[0] for path in (a_copy / ".state").iterdir()} == {"checked", "checkpoints"}
+    dvc(a_copy, "repro", "--force", "--single-item", "ollama")  # any stage clears up what the ones before it have left
+    assert [path.name for path in (a_copy / ".state").iterdir()] == ["checked"]
 
 
-def test_a_forced_run_is_a_run(folder: Path) -> None:
+def test_a_forced_run_is_a_run(a_copy: Path) -> None:
     """What is kept of a finished stage until DVC has recorded it must not stand for one that was asked for."""
     for _ in range(2):
-        said = dvc(folder, "repro", "--single-item", "--force", "checkpoints")
+        said = dvc(a_copy, "repro", "--single-item", "--force", "checkpoints")
         assert "step    200/200" in said
         assert "going on" not in said and "had finished" not in said
-    assert len(list(folder.glob(".state/checkpoints-*"))) == 1  # no stage has run since
+    assert len(list(a_copy.glob(".state/checkpoints-*"))) == 1  # no stage has run since
 
 
 def check(folder: Path) -> str:
@@ -85,12 +79,12 @@ def check(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("size", [0, 1000])
-def test_a_dvc_lock_that_is_cut_short_is_mended_and_nothing_is_computed_again(folder: Path, made: Path, size: int) -> None:
-    lock = folder / "dvc.lock"
+def test_a_dvc_lock_that_is_cut_short_is_mended_and_nothing_is_computed_again(a_copy: Path, made: Path, size: int) -> None:
+    lock = a_copy / "dvc.lock"
     lock.write_bytes(lock.read_bytes()[:size])
-    assert run(folder, *DVC, "repro", "--dry").returncode != 0
-    assert "dvc.lock was incomplete" in check(folder)
-    assert "Running stage" not in dvc(folder, "repro", "ollama")
+    assert run(a_copy, *DVC, "repro", "--dry").returncode != 0
+    assert "dvc.lock was incomplete" in check(a_copy)
+    assert "Running stage" not in dvc(a_copy, "repro", "ollama")
     assert lock.read_bytes() == (made / "dvc.lock").read_bytes()
 
 
@@ -135,27 +129,27 @@ def test_a_dvc_lock_of_any_length_is_judged_as_dvc_judges_it(tmp_path: Path) -> 
     assert judged == {True, False}
 
 
-def test_a_merge_conflict_is_left_to_people(folder: Path) -> None:
-    lock = folder / "dvc.lock"
+def test_a_merge_conflict_is_left_to_people(a_copy: Path) -> None:
+    lock = a_copy / "dvc.lock"
     conflict = f"<<<<<<< HEAD\n{lock.read_text()}=======\n>>>>>>> other\n"
     lock.write_text(conflict)
-    done = run(folder, sys.executable, "-m", "antimatter.cli", "check")
+    done = run(a_copy, sys.executable, "-m", "antimatter.cli", "check")
     assert done.returncode == 1 and "dvc.lock holds a merge conflict: `git checkout --ours dvc.lock" in done.stderr
     assert lock.read_text() == conflict
 
 
-def test_an_incomplete_rwlock_is_removed(folder: Path) -> None:
-    rwlock = folder / ".dvc/tmp/rwlock"
+def test_an_incomplete_rwlock_is_removed(a_copy: Path) -> None:
+    rwlock = a_copy / ".dvc/tmp/rwlock"
     rwlock.write_text('{"models/chec')
-    shutil.rmtree(folder / "models/ollama")
-    (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("num_predict: 96", "num_predict: 95"))
-    assert run(folder, *DVC, "repro").returncode != 0
-    assert ".dvc/tmp/rwlock was incomplete" in check(folder)
-    assert re.findall(r"Running stage '(\w+)'", dvc(folder, "repro")) == ["checked", "ollama"]
+    shutil.rmtree(a_copy / "models/ollama")
+    (a_copy / "params.yaml").write_text((a_copy / "params.yaml").read_text().replace("num_predict: 96", "num_predict: 95"))
+    assert run(a_copy, *DVC, "repro").returncode != 0
+    assert ".dvc/tmp/rwlock was incomplete" in check(a_copy)
+    assert re.findall(r"Running stage '(\w+)'", dvc(a_copy, "repro")) == ["checked", "ollama"]
     assert json.loads(rwlock.read_text()) == {}
 
 
-def test_a_whole_lock_is_left_alone(folder: Path) -> None:
-    before = (folder / "dvc.lock").stat().st_mtime_ns
-    assert check(folder) == ""
-    assert (folder / "dvc.lock").stat().st_mtime_ns == before
+def test_a_whole_lock_is_left_alone(a_copy: Path) -> None:
+    before = (a_copy / "dvc.lock").stat().st_mtime_ns
+    assert check(a_copy) == ""
+    assert (a_copy / "dvc.lock").stat().st_mtime_ns == before

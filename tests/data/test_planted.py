@@ -140,9 +140,9 @@ def test_the_cleaning_holds_its_marks(documents, tmp_path, name):
 
 def test_broken_text_is_repaired(documents, tmp_path):
     some = [one for one in documents if one.kind == "clean/mojibake"]
-    assert all(BROKEN.search(one.text) for one in some)
+    assert len(some) > 5 and all(BROKEN.search(one.text) for one in some)
     left, _ = cleaned(some, tmp_path, params.read(CleanConfig, "cleaned", ROOT / "params.yaml"), 1, workers=1)
-    assert not any(BROKEN.search(text) for text in left.values())
+    assert len(left) > 0.9 * len(some) and not any(BROKEN.search(text) for text in left.values())
 
 
 def test_the_corpus_is_what_it_says(documents):
@@ -165,5 +165,5 @@ def test_clean_documents_are_distinct(documents):
 
 
 def test_the_corpus_depends_on_its_seed_alone():
-    assert plant(3, 600) == plant(3, 600)
-    assert plant(3, 600) != plant(4, 600)
+    assert plant(3, 200) == plant(3, 200)
+    assert plant(3, 200) != plant(4, 200)

@@ -47,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_stage_leaves_the_same_files_killed_or_not(server, tmp_path):
     first = start(server, tmp_path / "one", workers=1)
-    said, errors = first.communicate(timeout=60)
+    said, errors = first.communicate(timeout=300)
     assert first.returncode == 0, errors
     size = sum(len(text) for text in C4_TEXTS + WEB_TEXTS)
     assert said == f"raw: {len(C4_TEXTS) + len(WEB_TEXTS):,} documents, {size / 1e6:.1f} MB from 2 sources\n"
@@ -57,13 +57,14 @@ def test_the_stage_leaves_the_same_files_killed_or_not(server, tmp_path):
 
     (tmp_path / "two/.state").mkdir(parents=True)
     shutil.copy(tmp_path / "one/.state/checked", tmp_path / "two/.state")  # the same values need no second look
-    for files in (2, 9):  # finished when it is killed
-        with start(server, tmp_path / "two", workers=2) as call:
-            while len(list((tmp_path / "two/.state").glob("*/raw/*.json"))) < min(files, 6) and call.poll() is None:
+    for lanes, workers in ((2, 2), (6, 1)):  # finished when it is killed, of 6
+        with start(server, tmp_path / "two", workers) as call:
+            while len(list((tmp_path / "two/.state").glob("*/raw/*.json"))) < lanes and call.poll() is None:
                 time.sleep(0.005)
             call.send_signal(signal.SIGKILL)
-    last = start(server, tmp_path / "two", workers=2)
-    _, errors = last.communicate(timeout=60)
+        assert call.returncode == -signal.SIGKILL or lanes == 6, "it has ended before it was killed"
+    last = start(server, tmp_path / "two", workers=1)
+    _, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors
     assert contents(tmp_path / "two") == expected
     assert (tmp_path / "two/sources.csv").read_bytes() == (tmp_path / "one/sources.csv").read_bytes()

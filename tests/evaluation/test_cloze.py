@@ -70,7 +70,9 @@ def test_no_trivial_strategy_beats_chance(name: str) -> None:
 
 def test_the_score_is_the_likelihood_of_the_ending_after_the_context(model: GPT, tokenizer: Tokenizer) -> None:
     items = [Item("k", "return the", ("parser", "action group", "é")), Item("k", "import", ("sys", "os"))]
-    for found in cloze.answer(model, tokenizer, items):
+    answers = cloze.answer(model, tokenizer, items)
+    assert [found.item for found in answers] == items
+    for found in answers:
         for ending, nats in zip(found.item.endings, found.nats, strict=True):
             whole = [BOS, *tokenizer.encode(f"{found.item.context} {ending}")]
             asked = len(tokenizer.encode(" " + ending))

@@ -15,9 +15,10 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three commits: dvc.lock records the folder `out` in the second one, and the third changes something else."""
+    tmp_path = tmp_path_factory.mktemp("repository")
     git(tmp_path, "init", "--quiet")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=tmp_path, check=True)
     script = "import pathlib; p = pathlib.Path('out/é'); p.mkdir(parents=True); (p / 'a b').write_text('1'); pathlib.Path('out/z').write_text('2')"

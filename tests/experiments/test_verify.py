@@ -1,5 +1,6 @@
 """`antimatter verify` on a tiny pipeline that was really run: what it says, what it leaves, and how it ends."""
 
+import hashlib
 import json
 import os
 import re
@@ -17,7 +18,13 @@ from antimatter import params
 from antimatter.experiments.environment import PROVENANCE
 from antimatter.experiments.verify import Graph
 
-STAGES = ["raw", "cleaned", "tokenizer", "shards", "checkpoints", "evaluation", "gguf", "ollama"]
+FAKE_DVC = Path(__file__).parents[1] / "fake_dvc"
+STAGES = list(params.load(Path("dvc.yaml"))["stages"])
+
+
+def following(name: str) -> list[str]:
+    """A stage and those behind it in dvc.yaml."""
+    return STAGES[STAGES.index(name) :]
 
 
 @pytest.fixture
@@ -33,7 +40,7 @@ def clone(made: Path, tmp_path: Path) -> Path:
     """A repository whose cache lies elsewhere: in the one in which the pipeline has run."""
     folder = tmp_path / "a clone"
     assert a_pipeline.run(tmp_path, "git", "clone", "--quiet", str(made), str(folder)).returncode == 0
-    a_pipeline.dvc(folder, "cache", "dir", "--local", str(made / ".dvc/cache"))
+    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {made / '.dvc/cache'}\n")  # `dvc cache dir --local`
     return folder
 
 
@@ -50,13 +57,6 @@ def verify(folder: Path, place: Path, *arguments: str, **environment: str) -> su
     done = subprocess.run(command(*arguments), cwd=folder, env=surroundings, capture_output=True, text=True, timeout=600)
     assert "Traceback" not in done.stderr, done.stderr
     return done
-
-
-def verified(folder: Path, place: Path, *arguments: str, status: int) -> list[str]:
-    """The report's lines."""
-    done = verify(folder, place, *arguments)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout.splitlines()
 
 
 def refused(folder: Path, place: Path, *arguments: str) -> str:
@@ -76,23 +76,24 @@ def test_a_run_on_the_same_machine_is_identical_and_leaves_nothing(made: Path, p
     assert done.returncode == 0, done.stdout + done.stderr
     outputs = sum(len(stage["outs"]) for stage in params.load(made / "dvc.lock")["stages"].values())
     said = done.stdout.splitlines()
-    assert [line.split()[0] for line in said[1:9]] == STAGES
-    assert re.fullmatch(rf"identical: all ({outputs}|{outputs - 1}) outputs of 8 stages", said[9])  # less one: the record of the machine
-    assert said[10] == "although this differs in the environment:"
-    assert said[11] == "  parameter runtime.workers 2 -> 1, by -S"
+    assert [line.split()[0] for line in said[1 : 1 + len(STAGES)]] == STAGES
+    verdict, *why = said[1 + len(STAGES) :]
+    assert re.fullmatch(rf"identical: all ({outputs}|{outputs - 1}) outputs of {len(STAGES)} stages", verdict)  # less one: the record of the machine
+    assert why[:2] == ["although this differs in the environment:", "  parameter runtime.workers 2 -> 1, by -S"]
     assert re.findall(r"Running stage '(\w+)'", done.stderr) == STAGES  # none was restored
     assert left(place) == []
     assert (made / "dvc.lock").read_bytes() == before
     assert a_pipeline.run(made, "git", "status", "--porcelain").stdout == ""
 
 
-def test_another_machine_differs_first_in_checkpoints_within_the_tolerance(made: Path, place: Path, tmp_path: Path) -> None:
+def test_another_machine_differs_first_in_checkpoints_within_the_tolerance(made: Path, clone: Path, place: Path, tmp_path: Path) -> None:
     """One whose processor has no vector instructions: torch then takes other kernels, whose sums end in other bits."""
     report = tmp_path / "report.json"
-    done = verify(made, place, "--from", "checkpoints", "--json", str(report), ATEN_CPU_CAPABILITY="default")
+    a_pipeline.keep_stages(clone, *STAGES[: STAGES.index("evaluation") + 1])
+    done = verify(clone, place, "--from", "checkpoints", "--json", str(report), ATEN_CPU_CAPABILITY="default")
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(report.read_text())
-    assert told["first"] == "checkpoints" and told["status"] == 0 and list(told["stages"]) == STAGES[4:]
+    assert told["first"] == "checkpoints" and told["status"] == 0 and list(told["stages"]) == ["checkpoints", "evaluation"]
     assert re.search(r"differs first in checkpoints; within the tolerance of another machine: at most \d\.\d+% apart, 1% is allowed", told["verdict"])
     kind = json.loads((made / PROVENANCE).read_text())["machine"]["kind"]
     assert any(f"machine.kind {kind} -> DEFAULT, " in line for line in done.stdout.splitlines())
@@ -106,10 +107,8 @@ def test_another_machine_differs_first_in_checkpoints_within_the_tolerance(made:
 
 
 @pytest.mark.parametrize("lock_too", [False, True])
-def test_a_metric_that_was_changed_by_hand_is_found(clone: Path, place: Path, lock_too: bool) -> None:
-    """In Git alone, or in dvc.lock as well."""
-    import hashlib
-
+def test_a_metric_that_was_changed_by_hand_is_found(made: Path, clone: Path, place: Path, lock_too: bool) -> None:
+    """In Git alone, or in dvc.lock as well. What evaluation computes is what it has computed before."""
     path, lock = clone / "metrics/evaluation.json", clone / "dvc.lock"
     honest, values = path.read_bytes(), json.loads(path.read_bytes())
     values["validation"]["perplexity"] = round(values["validation"]["perplexity"] * 0.5, 4)
@@ -118,7 +117,10 @@ def test_a_metric_that_was_changed_by_hand_is_found(clone: Path, place: Path, lo
         old, new = (hashlib.md5(content).hexdigest() for content in (honest, path.read_bytes()))
         lock.write_text(lock.read_text().replace(old, new))
     a_pipeline.commit(clone, "a better model")
-    said = verified(clone, place, "--from", "evaluation", status=1)
+    fake = {"PYTHONPATH": str(FAKE_DVC), "FAKE_DVC": json.dumps({"results": str(made)})}
+    done = verify(clone, place, "--from", "evaluation", **fake)
+    assert done.returncode == 1, done.stdout + done.stderr
+    said = done.stdout.splitlines()
     assert any(re.fullmatch(r"    validation\.perplexity +[\d.]+ -> [\d.]+ +100\.0\d% apart, 1% allowed", line) for line in said)
     (verdict,) = (line for line in said if line.startswith("differs first in evaluation; BEYOND"))
     assert verdict.endswith("of which dvc.lock and Git say different things at this commit") is not lock_too
@@ -134,14 +136,14 @@ def test_surrounding_git_and_dvc_settings_do_not_lead_out_of_the_clone(clone: Pa
     assert (clone / ".git/HEAD").read_text() == head and a_pipeline.run(clone, "git", "status", "--porcelain").stdout == ""
 
 
-def test_a_stage_that_fails_is_named_and_the_clone_stays_if_asked(made: Path, place: Path) -> None:
-    done = verify(made, place, "--from", "gguf", "-S", "gguf.max_kl.f16=1e-12", "--keep")
+def test_a_stage_that_fails_is_named_and_the_clone_stays_if_asked(clone: Path, place: Path) -> None:
+    done = verify(clone, place, "--from", "ollama", "-S", "ollama.type=f32", "--keep")
     assert done.returncode == 1
-    assert re.search(r"^failed: gguf ended with status \d+, its error stands above$", done.stdout, re.MULTILINE)
-    assert "error: " in done.stderr
+    assert re.search(r"^failed: ollama ended with status \d+, its error stands above$", done.stdout, re.MULTILINE)
+    assert re.search(r"^error: .*f32", done.stderr, re.MULTILINE)
     (kept,) = left(place)
     assert f"verify: the clone stays in {kept}" in done.stderr
-    assert json.loads((kept / "clone/params.yaml").read_text())["gguf"]["max_kl"]["f16"] == 1e-12
+    assert json.loads((kept / "clone/params.yaml").read_text())["ollama"]["type"] == "f32"
 
 
 def test_without_the_inputs_in_the_cache_it_says_how_to_get_them(made: Path, tmp_path: Path, place: Path) -> None:
@@ -194,22 +196,29 @@ def test_where_there_is_nothing_to_verify_it_says_so(tmp_path: Path, place: Path
     assert left(place) == []
 
 
+# A stage that tells its process id and does not end. DVC starts it, but no torch.
+ENDLESS = "import os, pathlib, time; pathlib.Path('started').write_text(f'{os.getpid()}\\n'); time.sleep(600)"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_ended_in_the_middle_it_leaves_no_clone_and_no_process(made: Path, place: Path, number: signal.Signals, status: int) -> None:
-    arguments = command("--from", "checkpoints", "-S", "checkpoints.steps=1000000")
+def test_ended_in_the_middle_it_leaves_no_clone_and_no_process(clone: Path, place: Path, number: signal.Signals, status: int) -> None:
+    a_pipeline.keep_stages(clone, "raw")
+    text = (clone / "dvc.yaml").read_text()
+    (clone / "dvc.yaml").write_text(re.sub(r"cmd: .*", lambda _: f'cmd: python -c "{ENDLESS}"', text))
+    a_pipeline.commit(clone, "an endless stage")
     surroundings = {**a_pipeline.ENVIRONMENT, "TMPDIR": str(place)}
-    with subprocess.Popen(arguments, cwd=made, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+    with subprocess.Popen(command(), cwd=clone, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         deadline = time.monotonic() + 300
-        while not (saved := list(place.glob("*/clone/.state/*/step-*.pt"))):
-            assert running.poll() is None and time.monotonic() < deadline, "the training did not begin"
+        while not any("\n" in path.read_text() for path in place.glob("*/clone/started")):
+            assert running.poll() is None and time.monotonic() < deadline, "the stage did not begin"
             time.sleep(0.05)
-        trainer = int((saved[0].parent / "lock").read_text())
-        group = os.getpgid(trainer)
+        (started,) = place.glob("*/clone/started")
+        group = os.getpgid(int(started.read_text()))
         assert group != os.getpgid(running.pid)
         running.send_signal(number)
         assert running.wait(120) == status
     assert left(place) == []
-    with pytest.raises(ProcessLookupError):  # not even a zombie: the trainer's parents have waited, or init does
+    with pytest.raises(ProcessLookupError):  # not even a zombie: the stage's parents have waited, or init does
         for _ in range(100):
             os.killpg(group, 0)
             time.sleep(0.1)
@@ -217,7 +226,13 @@ def test_ended_in_the_middle_it_leaves_no_clone_and_no_process(made: Path, place
 
 @pytest.mark.parametrize(
     ("start", "stages"),
-    [("", STAGES), ("gguf", ["gguf", "ollama"]), ("evaluation", ["evaluation"]), ("checkpoints", STAGES[4:]), ("tokenizer", STAGES[2:])],
+    [
+        ("", STAGES),
+        ("gguf", ["gguf", "ollama"]),
+        ("evaluation", ["evaluation"]),
+        ("checkpoints", following("checkpoints")),
+        ("tokenizer", following("tokenizer")),
+    ],
 )
 def test_what_follows_from_a_stage(start: str, stages: list[str]) -> None:
     assert Graph(params.load(Path("dvc.yaml"))["stages"]).after(start) == stages

@@ -240,13 +240,21 @@ def test_ollama_is_asked_for_no_stop_text_and_its_answer_ends_there(tiny: Tiny) 
 
 
 def test_characters_of_several_tokens_come_out_whole(embedded: EmbeddedEngine) -> None:
-    for piece in embedded.stream("é", replace(CONFIG, temperature=5.0, top_k=400, top_p=1.0), 40):
-        piece.encode("utf-8")  # a lone half of a surrogate pair would raise
+    hot = replace(CONFIG, temperature=5.0, top_k=400, top_p=1.0)
+    texts = ["".join(embedded.stream("é", hot, 40, seed)) for seed in range(5)]
+    for seed, text in enumerate(texts):
+        pieces = list(embedded.stream("é", hot, 40, seed))
+        assert "".join(pieces) == text and all(piece.encode("utf-8") for piece in pieces)  # half of a character would raise
+    assert not "".join(texts).isascii()  # else this would show nothing
 
 
 def test_an_engine_that_was_asked_nothing_stops_too(tiny: Tiny) -> None:
     for _ in range(5):
-        EmbeddedEngine(tiny.path, 64).close()
+        made = EmbeddedEngine(tiny.path, 64)
+        process = made._llama._process
+        assert process.poll() is None
+        made.close()
+        assert process.poll() is not None
 
 
 def test_an_engine_that_died_is_one_clear_error(tiny: Tiny) -> None:

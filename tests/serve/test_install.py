@@ -282,6 +282,7 @@ def test_a_partial_file_longer_than_the_whole_is_begun_anew(plan: Behaviour, url
     prefix.mkdir(parents=True)
     (prefix / f"{NAME}.{fake_release.sha256(GOOD)[:12]}.partial").write_bytes(GOOD + b"more")
     put(prefix, url)
+    assert tree(prefix) == [".install.lock", *ALL_FILES]
 
 
 def test_a_stalled_connection_counts_as_broken(plan: Behaviour, url: str, prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:

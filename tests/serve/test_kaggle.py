@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import a_pipeline
 import fake_program
 import fake_release
 import pytest
-import test_pipeline
 from ruamel.yaml import YAML
 
 from antimatter import files
@@ -49,11 +49,11 @@ DOCUMENTED = {
 
 def kaggle(repository: Path, folder: Path, *options: str, user: str = "ann") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "antimatter.cli", "kaggle", str(folder), "--user", user, *options]
-    return subprocess.run(command, cwd=repository, env={**test_pipeline.ENVIRONMENT, "PYTHONPATH": "."}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=repository, env={**a_pipeline.ENVIRONMENT, "PYTHONPATH": "."}, capture_output=True, text=True, timeout=60)
 
 
 def git(repository: Path, *arguments: str) -> None:
-    done = test_pipeline.run(repository, "git", *arguments)
+    done = a_pipeline.run(repository, "git", *arguments)
     assert done.returncode == 0, done.stderr
 
 
@@ -79,7 +79,7 @@ class Machine:
         confined = ["unshare", "--net", "--mount", sys.executable, "-c", CONFINE, str(self.working)] if ROOTED else []
         nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
         variables = {
-            "PATH": test_pipeline.ENVIRONMENT["PATH"],
+            "PATH": a_pipeline.ENVIRONMENT["PATH"],
             "HOME": str(self.home),
             "ANTIMATTER_KAGGLE_ROOT": str(self.root),
             **nowhere,
@@ -128,21 +128,30 @@ def machine(tmp_path: Path) -> Iterator[Callable[[str], Machine]]:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with tiny parameters, in which nothing has run."""
-    folder = test_pipeline.copy(tmp_path_factory.mktemp("kaggle") / "antimatter")
-    yaml = YAML()
-    values = yaml.load(folder / "params.yaml")
-    values["checkpoints"]["steps"] = 400  # so that an interruption falls before the end
-    yaml.dump(values, folder / "params.yaml")
-    git(folder, "commit", "--quiet", "--all", "--message", "more steps")
-    return folder
+    return a_pipeline.copy(tmp_path_factory.mktemp("kaggle") / "antimatter")
 
 
 @pytest.fixture(scope="module")
-def trained(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same checkout, in which `dvc repro` has run undisturbed."""
-    folder = tmp_path_factory.mktemp("trained") / "antimatter"
-    shutil.copytree(repository, folder)
-    test_pipeline.dvc(folder, "repro")
+    return shutil.copytree(made, tmp_path_factory.mktemp("trained") / "antimatter", symlinks=True)
+
+
+def output_before_the_training(made: Path, folder: Path) -> Path:
+    """What a session leaves that was cut off after the stage shards, taken from a run that has gone on."""
+    yaml = YAML()
+    lock = yaml.load(made / "dvc.lock")
+    stages = list(lock["stages"])
+    lock["stages"] = {name: lock["stages"][name] for name in stages[: stages.index("checkpoints")]}
+    shutil.copytree(made / ".dvc/cache/files", folder / "kept/cache/files")
+    (folder / "kept/state").mkdir()
+    (folder / "kept/run.json").write_text('{"begun": 1}')
+    yaml.dump(lock, folder / "kept/dvc.lock")
+    for stage in lock["stages"].values():
+        for out in stage["outs"]:
+            if out["path"].startswith(("metrics/", "plots/")):
+                (folder / out["path"]).parent.mkdir(exist_ok=True)
+                shutil.copy(made / out["path"], folder / out["path"])
     return folder
 
 
@@ -150,24 +159,25 @@ def test_a_run_that_its_session_cuts_off_goes_on_in_the_next_and_ends_in_the_sam
     repository: Path, trained: Path, tmp_path: Path, machine: Callable[[str], Machine]
 ) -> None:
     assert kaggle(repository, tmp_path / "kernel").returncode == 0
+    before = output_before_the_training(trained, tmp_path / "before")
     first = machine("first")
     first.attach(tmp_path / "kernel" / "dataset", "datasets/ann/antimatter-pipeline-files")
+    first.attach(before, "notebooks/ann/antimatter-pipeline")
     with first.start(tmp_path / "kernel") as process:
         deadline = time.monotonic() + 200
-        while not list(first.working.glob("kept/state/*/step-00000040.pt")):
-            assert process.poll() is None and time.monotonic() < deadline, "the training did not come to step 40"
+        while not list(first.working.glob("kept/state/*/step-00000020.pt")):
+            assert process.poll() is None and time.monotonic() < deadline, "no state of step 20"
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=100)
     assert process.returncode == 0, said
-    assert re.search(r"paused at step \d+ of 400, nothing is lost", said) and "paused: the session was ended. Attach" in said
+    assert re.findall(r"Running stage '(\w+)'", said) == ["checkpoints"]
+    assert re.search(r"paused at step \d+ of 200, nothing is lost", said) and "paused: the session was ended. Attach" in said
     assert sorted(path.name for path in first.working.iterdir()) == ["kept", "metrics", "plots"]
 
     second = machine("second")
     second.attach(tmp_path / "kernel" / "dataset", "antimatter-pipeline-files")  # where Kaggle mounted data sets before 2026
-    older = second.attach(first.working, "notebooks/ann/antimatter-older", ignore="state")
-    (older / "kept" / "run.json").chmod(0o644)
-    (older / "kept" / "run.json").write_text('{"begun": 1}')
+    older = second.attach(before, "notebooks/ann/antimatter-older")
     attached = second.attach(first.working, "notebooks/ann/antimatter-pipeline")
     newest = max(attached.glob("kept/state/*/step-*.pt"))
     os.truncate(newest, newest.stat().st_size // 2)  # a damaged copy
@@ -176,7 +186,7 @@ def test_a_run_that_its_session_cuts_off_goes_on_in_the_next_and_ends_in_the_sam
     os.truncate(shards, 1000)
     said = second.run(tmp_path / "kernel")
     assert f"2 outputs are attached, the newest counts: {attached}, {older}" in said and f"going on from {attached}" in said
-    assert f"{newest.name} is damaged" in said and re.search(r"going on from step \d+ of 400", said)
+    assert f"{newest.name} is damaged" in said and re.search(r"going on from step \d+ of 200", said)
     assert re.findall(r"Stage '(\w+)' didn't change", said) == ["raw", "cleaned", "tokenizer"]
     assert re.search(r"done: perplexity \d+\.\d\d, \d\.\d{3} bits per byte", said)
     assert (second.working / "kept/dvc.lock").read_bytes() == (trained / "dvc.lock").read_bytes()
@@ -204,9 +214,13 @@ def test_with_shards_of_home_the_run_begins_with_the_training_however_kaggle_unp
             tar.extractall(one.input / "datasets/ann/files" / archive.stem, filter="data")
     for hidden in one.input.rglob(".dvc"):  # may get lost on the way
         shutil.rmtree(hidden)
-    said = one.run(tmp_path / "kernel")
-    assert re.findall(r"Running stage '(\w+)'", said) == ["checkpoints", "evaluation", "gguf", "ollama"]
-    assert (one.working / "models/gguf/antimatter-f16.gguf").read_bytes() == (trained / "models/gguf/antimatter-f16.gguf").read_bytes()
+    with one.start(tmp_path / "kernel") as process:
+        assert process.stdout is not None
+        begun = next(found[1] for line in iter(process.stdout.readline, "") if (found := re.search(r"Running stage '(\w+)'", line)))
+        process.send_signal(signal.SIGTERM)  # this is how it begins; the test above goes on to the end
+        said, _ = process.communicate(timeout=100)
+    assert begun == "checkpoints" and process.returncode == 0
+    assert "paused: the session was ended" in said
 
 
 def test_a_stage_that_fails_is_a_failure_with_one_line_and_what_was_done_is_kept(
@@ -215,15 +229,16 @@ def test_a_stage_that_fails_is_a_failure_with_one_line_and_what_was_done_is_kept
     folder = tmp_path / "broken"
     shutil.copytree(repository, folder)
     text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(text.replace("vocab_size: 400", "vocab_size: 4"))
-    git(folder, "commit", "--quiet", "--all", "--message", "too few tokens")
+    (folder / "params.yaml").write_text(text.replace("exact_duplicates: true", "exact_duplicates: maybe"))
+    git(folder, "commit", "--quiet", "--all", "--message", "neither true nor false")
     assert kaggle(folder, tmp_path / "kernel").returncode == 0
     one = machine("one")
     one.attach(tmp_path / "kernel" / "dataset", "files")
     said = one.run(tmp_path / "kernel", status=1)
     assert said.count("Traceback") == 0
     assert said.splitlines()[-1] == f"error: `dvc repro` ended with status 255, the lines above say why; what is finished is kept in {one.working}"
-    assert "cleaned:" in (one.working / "kept/dvc.lock").read_text() and any((one.working / "kept/cache/files").iterdir())
+    assert "error: params.yaml: cleaned.exact_duplicates must be true or false, got 'maybe'" in said
+    assert "raw:" in (one.working / "kept/dvc.lock").read_text() and any((one.working / "kept/cache/files").iterdir())
 
 
 def test_without_its_data_set_the_kernel_says_so(repository: Path, tmp_path: Path, machine: Callable[[str], Machine]) -> None:
@@ -372,7 +387,7 @@ def test_shards_that_params_yaml_would_make_anew_are_refused(trained: Path, tmp_
 
 def test_outside_of_a_repository_the_error_names_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("")
-    environment = {**test_pipeline.ENVIRONMENT, "PYTHONPATH": str(Path.cwd()), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    environment = {**a_pipeline.ENVIRONMENT, "PYTHONPATH": str(Path.cwd()), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
     command = [sys.executable, "-m", "antimatter.cli", "kaggle", "kernel", "--user", "ann"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "so this must be a Git repository" in done.stderr and done.stderr.count("\n") == 1

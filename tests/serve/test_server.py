@@ -360,7 +360,8 @@ def test_a_text_that_is_too_long_is_refused_with_both_numbers(served: Served) ->
 
 def test_more_tokens_than_fit_are_as_many_as_fit(served: Served) -> None:
     status, answer = served.post(chat(max_tokens=2**31 - 1, stop=["\0never"]))
-    assert status == 200 and answer["usage"]["total_tokens"] <= CONTEXT
+    assert status == 200 and answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["total_tokens"] == CONTEXT
 
 
 # What it refuses
@@ -722,7 +723,7 @@ def test_beyond_the_limit_connections_are_turned_away() -> None:
         for _ in range(5):
             stack.enter_context(served.connect())
         time.sleep(0.1)
-        assert served.raw(b"GET / HTTP/1.1\r\n\r\n", 5).startswith((b"HTTP/1.1 503 ", b""))
+        assert re.match(rb"HTTP/1\.1 503 |$", served.raw(b"GET / HTTP/1.1\r\n\r\n", 5))  # or it hangs up before it has read
         stack.close()
         eventually(served.healthy)
 

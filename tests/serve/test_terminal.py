@@ -338,9 +338,12 @@ def test_a_terminal_that_is_closed_ends_the_chat(project: Path) -> None:
     with Person(project, "--num-predict", "2000") as person:
         person.types("Hello\r")
         person.sees("aaa")
+        assert len(person.engines) == 1
         os.close(person.terminal)
         person.process.wait(60)
+        end = time.monotonic() + 30
         while any(map(alive, person.engines)):
+            assert time.monotonic() < end, "its engine goes on"
             time.sleep(0.01)
 
 

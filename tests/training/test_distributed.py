@@ -1,29 +1,49 @@
 """Several processes that share a batch: the same losses, and no process left behind, however one of them ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import a_pipeline
+import a_run
 import numpy as np
 import psutil
 import pytest
 
 from antimatter.training import distributed
 
+pytestmark = pytest.mark.usefixtures("torch_as_before")
+
 A_RUN = str(Path(__file__).with_name("a_run.py"))
 ALIKE = ("--set=model.dropout=0", "--set=training.log_every=1", "--set=loss.rare_token_power=0.5")
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d")
+ALIKE_HERE: dict[str, Any] = {
+    "recipe": replace(
+        a_run.RECIPE,
+        training=replace(a_run.RECIPE.training, log_every=1),
+        loss=replace(a_run.RECIPE.loss, rare_token_power=0.5),
+    ),
+    "config": replace(a_run.CONFIG, dropout=0.0),
+}
+# With a port and an id of its own: by default it would meet another test run on this machine.
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def save_tokens(token_file: Callable[..., np.ndarray], folder: Path) -> Path:
+    made = token_file(3000)
+    np.save(folder / "tokens.npy", np.where(made < 32, made, 7))  # one token is frequent, the others are rare
+    return folder / "tokens.npy"
 
 
 @pytest.fixture
 def tokens(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Path:
-    made = token_file(3000)
-    np.save(tmp_path / "tokens.npy", np.where(made < 32, made, 7))  # one token is frequent, the others are rare
-    return tmp_path / "tokens.npy"
+    return save_tokens(token_file, tmp_path)
 
 
 def start(tokens: Path, folder: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -50,14 +70,30 @@ def losses(folder: Path) -> np.ndarray:
     return np.loadtxt(folder / "training.csv", delimiter=",", skiprows=1)[:, 1]
 
 
-@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["started by the first", "torchrun"])
-def test_two_processes_have_the_losses_of_one(tmp_path: Path, tokens: Path, launcher: tuple[str, ...]) -> None:
-    finish(start(tokens, tmp_path / "one", *ALIKE), 0)
-    said = finish(start(tokens, tmp_path / "two", "--devices=2", *ALIKE, launcher=launcher), 0)
+@pytest.fixture(scope="session")
+def two(tmp_path_factory: pytest.TempPathFactory, token_file: Callable[..., np.ndarray]) -> Path:
+    """An undisturbed training on two processes, and in `said` what it has said."""
+
+    def make(folder: Path) -> None:
+        said = finish(start(save_tokens(token_file, folder), folder, "--devices=2", *ALIKE), 0)
+        (folder / "said").write_text(said)
+
+    return a_pipeline.once(tmp_path_factory, "two processes", make)
+
+
+@pytest.mark.parametrize("launcher", ["the first", "torchrun"])
+def test_two_processes_have_the_losses_of_one(tmp_path: Path, tokens: Path, two: Path, launcher: str) -> None:
+    """Whoever starts them."""
+    if launcher == "torchrun":
+        said = finish(start(tokens, tmp_path / "two", "--devices=2", *ALIKE, launcher=TORCHRUN), 0)
+        two = tmp_path / "two"
+    else:
+        said = (two / "said").read_text()
+    a_run.run(tokens, tmp_path / "one", **ALIKE_HERE)
     assert said.count("step     60/60") == 1  # one speaks for both
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
-    assert (tmp_path / "two/validation.csv").read_text() == (tmp_path / "one/validation.csv").read_text()
-    assert (tmp_path / "two/final.safetensors").exists()
+    np.testing.assert_allclose(losses(two), losses(tmp_path / "one"), rtol=1e-5)
+    assert (two / "validation.csv").read_text() == (tmp_path / "one/validation.csv").read_text()
+    assert (two / "final.safetensors").exists()
 
 
 @pytest.fixture
@@ -70,16 +106,15 @@ def running(tmp_path: Path, tokens: Path) -> tuple[subprocess.Popen[str], psutil
 
 
 def test_when_the_first_process_is_killed_the_other_ends_and_the_run_goes_on_later(
-    tmp_path: Path, tokens: Path, running: tuple[subprocess.Popen[str], psutil.Process]
+    tmp_path: Path, tokens: Path, two: Path, running: tuple[subprocess.Popen[str], psutil.Process]
 ) -> None:
     process, other = running
     process.kill()
     finish(process, -signal.SIGKILL)
     assert psutil.wait_procs([other], timeout=30)[1] == []
     assert "going on from step" in finish(start(tokens, tmp_path / "run", "--devices=2", *ALIKE), 0)
-    finish(start(tokens, tmp_path / "whole", "--devices=2", *ALIKE), 0)
     for name in ("final.safetensors", "training.csv", "validation.csv", "result.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (two / name).read_bytes(), name
 
 
 def test_when_another_process_is_killed_the_first_says_so_and_ends(tmp_path: Path, running: tuple[subprocess.Popen[str], psutil.Process]) -> None:
@@ -92,14 +127,17 @@ def test_when_another_process_is_killed_the_first_says_so_and_ends(tmp_path: Pat
 
 @pytest.mark.parametrize("whom", ["first", "other"])
 def test_sigterm_to_any_process_pauses_all_at_the_same_step(
-    tmp_path: Path, tokens: Path, running: tuple[subprocess.Popen[str], psutil.Process], whom: str
+    tmp_path: Path, tokens: Path, running: tuple[subprocess.Popen[str], psutil.Process], whom: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process, other = running
     (process if whom == "first" else other).terminate()
-    assert "paused at step" in finish(process, 130)
+    said = finish(process, 130)
     assert psutil.wait_procs([other], timeout=30)[1] == []
-    assert "going on from step" in finish(start(tokens, tmp_path / "run", *ALIKE), 0)  # on one device now
-    finish(start(tokens, tmp_path / "whole", *ALIKE), 0)
+    paused = re.search(r"paused at step (\d+)", said)
+    assert paused and 10 <= int(paused[1]) < 60
+    a_run.run(tokens, tmp_path / "run", **ALIKE_HERE)  # on one device now, in this process
+    assert f"going on from step {paused[1]} of 60" in capsys.readouterr().err
+    a_run.run(tokens, tmp_path / "whole", **ALIKE_HERE)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-5)
 
 

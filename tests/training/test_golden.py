@@ -55,6 +55,7 @@ def golden(name: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", variants())
 def test_the_losses_are_golden(tmp_path: Path, name: str) -> None:
     known, found = json.loads(GOLDEN.read_text()), golden(name, tmp_path)
+    assert len(known) > 0
     for kind, runs in known.items():
         for curve in ("losses", "validation"):
             assert found[curve] == pytest.approx(runs[name][curve], rel=0.02), kind

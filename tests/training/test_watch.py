@@ -265,7 +265,7 @@ for step in range(15, 60, 5):
     for half in (f"{step},{8 - step / 100},", "0.001,1.5\\n"):
         with open("plots/training.csv", "a") as file:
             file.write(half)
-        time.sleep(0.03)
+        time.sleep(0.06)
     state = "finished" if step == 55 else "training"
     with open("partial", "w") as file:
         json.dump({"step": step, "steps": 55, "loss": 7.0, "updated": time.time(), "state": state, "seconds_left": 1}, file)
