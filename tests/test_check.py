@@ -126,12 +126,11 @@ def test_an_experiment_with_a_bad_value_is_refused_before_anything_is_changed(a_
 
     before = contents()
     assert len(before) > 30
-    for value in ("evaluation.stride=abc", "model.n_layer=two"):
-        done = run(folder, sys.executable, "-m", "dvc", "exp", "run", "-S", value)
-        assert done.returncode != 0 and f"error: params.yaml: {value.partition('=')[0]} must be a whole number" in done.stdout + done.stderr
-        assert "Running stage 'checked'" in done.stdout and done.stdout.count("Running stage") == 1
-        assert contents() == before
-        assert run(folder, "git", "checkout", "--quiet", "params.yaml").returncode == 0
+    done = run(folder, sys.executable, "-m", "dvc", "exp", "run", "-S", "evaluation.stride=abc")
+    assert done.returncode != 0 and "error: params.yaml: evaluation.stride must be a whole number, got 'abc'" in done.stderr
+    assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["checked"]
+    assert contents() == before
+    assert run(folder, "git", "checkout", "--quiet", "params.yaml").returncode == 0
     assert "Running stage" not in run(folder, sys.executable, "-m", "dvc", "repro").stdout
 
 
