@@ -3,35 +3,48 @@
 import contextlib
 import multiprocessing
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+# What CPython says where a worker was killed and the pool is just taking itself down
+CLOSED = "handle is closed"
+# Bytes of the path of the folder for temporary files. The server of the workers listens at a socket
+# 32 bytes further down, and the path of a socket has at most 103 (macOS; Linux: 107)
+LONGEST = 70
+
 
 class _Pool(ProcessPoolExecutor):
     def submit(self, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         try:
             return super().submit(call, *arguments, **options)
-        except OSError as error:  # CPython's "handle is closed": a worker was killed, and the pool is taking itself down
+        except OSError as error:
+            if str(error) != CLOSED:
+                raise
             raise BrokenProcessPool(error) from None
 
     def shutdown(self, *arguments: Any, **options: Any) -> None:
-        with contextlib.suppress(OSError):  # the same
+        try:
             super().shutdown(*arguments, **options)
+        except OSError as error:
+            if str(error) != CLOSED:
+                raise
 
 
 @contextlib.contextmanager
 def processes(number: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of that many processes. They come from a server process without threads: a fork of
-    this one, which has some, may hang.
+    """A pool of that many processes. They come from a server process without threads, as a fork of
+    this one, which has some, may hang; or each from a start of its own, where the server cannot be.
 
     Raises:
         OSError: a worker was killed, for want of memory or by a person. datatrove's own pool would
             wait for ever.
     """
-    context = multiprocessing.get_context("forkserver")
+    fits = len(os.fsencode(tempfile.gettempdir())) <= LONGEST
+    context = multiprocessing.get_context("forkserver" if fits else "spawn")
     with _Pool(number, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             yield pool

@@ -1,14 +1,12 @@
 """Git and DVC of the checkout, called as processes: what the ladder asks of them."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-COMMAND = (sys.executable, "-m", "dvc")
+from antimatter.dvc_command import COMMAND, environment, stale
 
 
 class Repository:
@@ -30,13 +28,8 @@ class Repository:
 
     def check_data(self) -> None:
         """Raises ValueError if the shards are not those of params.yaml and the code: each rung would make them anew."""
-        done = subprocess.run(
-            [*COMMAND, "status", "--json", "--with-deps", "shards"], cwd=self.root, env=environment(), capture_output=True, text=True
-        )
-        if done.returncode:
-            raise ValueError(f"`dvc status` fails: {last_words(done.stdout + done.stderr)}")
-        if stale := json.loads(done.stdout or "{}"):
-            raise ValueError(f"the stage {next(iter(stale))} has changed since data/shards was made: `dvc repro shards`, commit dvc.lock, run again")
+        if changed := stale("shards", self.root):
+            raise ValueError(f"the stage {changed[0]} has changed since data/shards was made: `dvc repro shards`, commit dvc.lock, run again")
 
     def experiments(self) -> dict[str, str]:
         """Finished experiments of any commit: their Git reference by name."""
@@ -75,18 +68,3 @@ class Repository:
             return subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, text=True)
         except FileNotFoundError:
             raise ValueError("there is no `git` here: install it") from None
-
-
-def environment() -> dict[str, str]:
-    """The stages call `python`, which has to be this one; a log shows each line at once."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
-
-
-def last_words(text: str) -> str:
-    """The line that tells most: the last error of a stage, else that of DVC, else the last line."""
-    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    for start in ("error: ", "ERROR: ", ""):
-        if found := [line for line in lines if line.startswith(start)]:
-            return found[-1].removeprefix(start)
-    return "it said nothing"

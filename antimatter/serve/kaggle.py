@@ -4,13 +4,13 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from antimatter import files, params
+from antimatter.dvc_command import stale
 from antimatter.serve import kaggle_script
 from antimatter.serve.install import SUMS
 
@@ -112,10 +112,8 @@ def write(folder: Path, kernel: Kernel) -> str:
         _git("archive", "--format=tar", f"--output={(data_set / 'source.tar').resolve()}", "HEAD")
         if kernel.data:
             _require(DATA, "run `dvc repro shards` first")
-            if subprocess.run([sys.executable, "-m", "dvc", "status", "--quiet", "--with-deps", "shards"]).returncode:
-                raise ValueError(
-                    "data/shards is not what params.yaml and the code make of it now (`dvc status --with-deps shards`): run `dvc repro shards` first"
-                )
+            if changed := stale("shards"):
+                raise ValueError(f"the stage {changed[0]} has changed since data/shards was made: run `dvc repro shards` first")
             _pack(data_set / "data.tar", DATA)
         if kernel.mode == "serve" and not kernel.after:
             _require(MODELS, "run `dvc repro` first, or name the kernel that makes them with --after")

@@ -3,6 +3,8 @@ import gzip
 import json
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -359,6 +361,28 @@ def test_a_pool_that_takes_itself_down_while_work_is_handed_out_is_the_same_erro
     with pytest.raises(OSError, match="a worker was killed, perhaps for want of memory"), processes(2) as pool:
         monkeypatch.setattr(ProcessPoolExecutor, "submit", closed)
         pool.map(die, [("", "")])
+
+
+def test_an_error_of_the_system_is_not_taken_for_a_killed_worker(monkeypatch):
+    def full(*_, **__):
+        raise OSError(24, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many open files"), processes(2) as pool:
+        monkeypatch.setattr(ProcessPoolExecutor, "submit", full)
+        pool.map(die, [("", "")])
+
+
+def test_the_folder_for_temporary_files_may_have_a_long_name(tmp_path, monkeypatch):
+    """A server of workers cannot listen there: the path of a socket is short."""
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    code = "from antimatter.data.workers import processes\nif __name__ == '__main__':\n"
+    code += "    with processes(2) as pool:\n        print(*pool.map(abs, [-1, -2]))"
+    script = tmp_path / "call.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("1 2\n", "")
 
 
 def test_workers_are_not_forked_from_a_process_with_threads():

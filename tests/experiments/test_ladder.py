@@ -14,8 +14,8 @@ import a_pipeline
 import pytest
 from a_pipeline import ENVIRONMENT
 
-from antimatter import cli, files
-from antimatter.experiments import family, repository
+from antimatter import cli, dvc_command, files
+from antimatter.experiments import family
 from antimatter.experiments.repository import Repository
 
 FAKE_DVC = Path(__file__).parents[1] / "fake_dvc"
@@ -106,9 +106,11 @@ def references(folder: Path) -> dict[str, str]:
 
 
 def processes(folder: Path) -> list[str]:
-    """Command lines of what runs below the folder."""
+    """Command lines of what else runs below the folder."""
     found = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
+        if link.parent.name == str(os.getpid()):
+            continue
         try:
             if Path(os.readlink(link)).is_relative_to(folder):
                 found.append((link.parent / "cmdline").read_text().replace("\0", " "))
@@ -270,4 +272,4 @@ def test_what_a_killed_ladder_has_left_running_is_named(made: Path, faked: Ladde
     ],
 )
 def test_the_words_of_a_log_that_tell_most(log: str, words: str) -> None:
-    assert repository.last_words(log) == words
+    assert dvc_command.last_words(log) == words

@@ -72,14 +72,14 @@ def refused(folder: Path, place: Path, *arguments: str) -> str:
 def test_a_run_on_the_same_machine_is_identical_and_leaves_nothing(made: Path, place: Path) -> None:
     """Whatever `runtime:` says."""
     before = (made / "dvc.lock").read_bytes()
-    done = verify(made, place, "--exact", "-S", "runtime.workers=1")
+    done = verify(made, place, "--exact", "-S", "runtime.workers=2")
     assert done.returncode == 0, done.stdout + done.stderr
     outputs = sum(len(stage["outs"]) for stage in params.load(made / "dvc.lock")["stages"].values())
     said = done.stdout.splitlines()
     assert [line.split()[0] for line in said[1 : 1 + len(STAGES)]] == STAGES
     verdict, *why = said[1 + len(STAGES) :]
     assert re.fullmatch(rf"identical: all ({outputs}|{outputs - 1}) outputs of {len(STAGES)} stages", verdict)  # less one: the record of the machine
-    assert why[:2] == ["although this differs in the environment:", "  parameter runtime.workers 2 -> 1, by -S"]
+    assert why[:2] == ["although this differs in the environment:", "  parameter runtime.workers 1 -> 2, by -S"]
     assert re.findall(r"Running stage '(\w+)'", done.stderr) == STAGES  # none was restored
     assert left(place) == []
     assert (made / "dvc.lock").read_bytes() == before
@@ -163,7 +163,7 @@ def test_without_the_inputs_in_the_cache_it_says_how_to_get_them(made: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--from", "training"), "there is no stage 'training': known are raw, cleaned, "),
+        (("--from", "training"), "there is no stage 'training': known are checked, raw, cleaned, "),
         (("-S", "checkpoints.thread=1"), "-S checkpoints.thread=1: give section.key=value with a parameter of params.yaml"),
         (("-S", "checkpoints.threads"), "-S checkpoints.threads: give section.key=value with a parameter of params.yaml"),
         (("--from", "gguf", "-S", "checkpoints.threads=1"), "no stage of gguf, ollama reads `checkpoints`: choose another --from"),

@@ -1,5 +1,6 @@
 import io
 import math
+import resource
 from pathlib import Path
 
 import pytest
@@ -131,15 +132,16 @@ def test_the_newest_states_stay_beside_the_stable_one(tmp_path: Path) -> None:
 def test_a_save_that_fails_keeps_what_was_there(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, every=10, keep=1)
     checkpoints.save(10, {"step": 10})
-    full = tmp_path / ".step-00000020.pt.partial"
-    full.symlink_to("/dev/full")  # every write to it says "no space left on device"
-    original, Path.unlink = Path.unlink, lambda *_, **__: None  # type: ignore[method-assign,assignment]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # bytes; as on a full disk, a write beyond them fails
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(OSError, match=r"could not save .*step-00000020\.pt.*goes on from step 10"):
             checkpoints.save(20, {"step": 20, "weights": torch.zeros(100_000)})
     finally:
-        Path.unlink = original  # type: ignore[method-assign]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert checkpoints.newest() == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010.pt"]
 
 
 def test_a_curve_can_be_put_back(tmp_path: Path) -> None:
