@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from a_pipeline import ENVIRONMENT, dvc, run
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
@@ -78,10 +77,10 @@ def check(folder: Path) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("size", [0, 1000])
-def test_a_dvc_lock_that_is_cut_short_is_mended_and_nothing_is_computed_again(a_copy: Path, made: Path, size: int) -> None:
+def test_a_dvc_lock_that_is_cut_short_is_mended_and_nothing_is_computed_again(a_copy: Path, made: Path) -> None:
+    """The test after this one has all lengths."""
     lock = a_copy / "dvc.lock"
-    lock.write_bytes(lock.read_bytes()[:size])
+    lock.write_bytes(lock.read_bytes()[:1000])
     assert run(a_copy, *DVC, "repro", "--dry").returncode != 0
     assert "dvc.lock was incomplete" in check(a_copy)
     assert "Running stage" not in dvc(a_copy, "repro", "ollama")

@@ -134,14 +134,19 @@ class Block(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
+def _embedding(rows: int, columns: int) -> nn.Embedding:
+    """Without the values that torch would draw; GPT draws its own."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, columns), freeze=False)
+
+
 class GPT(nn.Module):
     """Token ids to logits. The weights are a function of `config.seed` alone."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        self.token_embedding = _embedding(config.vocab_size, config.n_embd)
+        self.position_embedding = _embedding(config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd)
@@ -151,6 +156,8 @@ class GPT(nn.Module):
         self._initialise(torch.Generator().manual_seed(config.seed))
 
     def _initialise(self, generator: torch.Generator) -> None:
+        if self.norm.weight.is_meta:
+            return  # there are no values; to fill none torch would import its compiler, for seconds
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, mean=0.0, std=INIT_STD, generator=generator)

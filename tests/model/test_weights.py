@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,15 @@ def test_a_loaded_model_is_the_saved_one(tmp_path: Path, tiny_config: GPTConfig,
     assert loaded.config == model.config
     assert torch.equal(loaded(ids), model(ids))
     assert (loaded.head.weight is loaded.token_embedding.weight) == tied
+
+
+def test_a_model_is_loaded_without_torchs_compiler(tmp_path: Path, tiny_gpt: GPT) -> None:
+    """Its import takes longer than all else that is done to load a small model."""
+    weights.save(tiny_gpt, tmp_path)
+    code = "import sys; from pathlib import Path; from antimatter.model import weights\n"
+    code += "weights.load(Path(sys.argv[1])); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 def test_others_may_read_the_weights_as_they_may_read_the_config(tmp_path: Path, tiny_gpt: GPT) -> None:

@@ -145,6 +145,7 @@ def output_before_the_training(made: Path, folder: Path) -> Path:
     lock["stages"] = {name: lock["stages"][name] for name in stages[: stages.index("checkpoints")]}
     shutil.copytree(made / ".dvc/cache/files", folder / "kept/cache/files")
     (folder / "kept/state").mkdir()
+    shutil.copy(made / ".state/checked", folder / "kept/state")
     (folder / "kept/run.json").write_text('{"begun": 1}')
     yaml.dump(lock, folder / "kept/dvc.lock")
     for stage in lock["stages"].values():
