@@ -27,7 +27,6 @@ lint: .venv/ready
 tour: .venv/ready
 	$(VENV) tools/tour.py docs/experiments.md
 
-# Without --no-compile pip compiles every file of every package; Python compiles those that are imported
 # Scripts in .venv/bin begin with the path that the folder had when they were installed; .venv/ready says which
 MOVED := $(shell [ ! -s .venv/ready ] || [ "$$(cat .venv/ready)" = "$(CURDIR)" ] || echo moved)
 moved:
@@ -37,7 +36,7 @@ moved:
 .venv/ready: requirements.lock pyproject.toml tools/plots_page.py $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(VENV) -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.lock
+	$(VENV) -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
 	$(VENV) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	$(VENV) tools/plots_page.py .dvc/tmp/plots.html
 	$(VENV) -m dvc config --local plots.html_template "$(CURDIR)/.dvc/tmp/plots.html"
