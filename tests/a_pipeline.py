@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 TINY = {
-    "raw.packages": {"networkx": "3.6.1", "click": "8.5.1"},
+    "raw.packages": {"prompt_toolkit": "3.0.53", "click": "8.5.1"},
     "tokenizer.vocab_size": 400,
     "model.n_layer": 2,
     "model.n_head": 2,
@@ -27,7 +27,7 @@ TINY = {
     "checkpoints.validation_tokens": 1024,
     "checkpoints.save_every": 20,
     "evaluation.stride": 32,
-    "evaluation.texts": ["README.md"],
+    "evaluation.texts": ["LICENSE"],
     "evaluation.seeds": [1, 2],
     "evaluation.max_new_tokens": 8,
     "gguf.windows": 2,

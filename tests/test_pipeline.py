@@ -157,7 +157,7 @@ def test_a_bare_machine_with_prepared_shards_trains_to_the_same_bytes(a_copy: Pa
 def test_a_truncated_shard_stops_training_before_it_begins(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("data/shards", "params.yaml", "README.md"):
+    for name in ("data/shards", "params.yaml", "LICENSE"):
         (shutil.copytree if (made / name).is_dir() else shutil.copy2)(made / name, tmp_path / Path(name).name)
     path = tmp_path / "shards/train-00000.npy"
     path.chmod(0o644)

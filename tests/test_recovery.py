@@ -58,17 +58,13 @@ def test_a_kill_after_any_stage_and_before_dvc_has_recorded_it_loses_no_work(a_c
         assert re.search(resumed, said), said
     assert YAML().load(a_copy / "dvc.lock") == YAML().load(made / "dvc.lock")
     assert {path.name.partition("-")[0] for path in (a_copy / ".state").iterdir()} == {"checked", "checkpoints"}
+
+    # What is kept of a finished stage until DVC has recorded it must not stand for a run that was asked for
+    said = dvc(a_copy, "repro", "--single-item", "--force", "checkpoints")
+    assert "step    200/200" in said and "going on" not in said and "had finished" not in said
+    assert len(list(a_copy.glob(".state/checkpoints-*"))) == 1
     dvc(a_copy, "repro", "--force", "--single-item", "ollama")  # any stage clears up what the ones before it have left
     assert [path.name for path in (a_copy / ".state").iterdir()] == ["checked"]
-
-
-def test_a_forced_run_is_a_run(a_copy: Path) -> None:
-    """What is kept of a finished stage until DVC has recorded it must not stand for one that was asked for."""
-    for _ in range(2):
-        said = dvc(a_copy, "repro", "--single-item", "--force", "checkpoints")
-        assert "step    200/200" in said
-        assert "going on" not in said and "had finished" not in said
-    assert len(list(a_copy.glob(".state/checkpoints-*"))) == 1  # no stage has run since
 
 
 def check(folder: Path) -> str:

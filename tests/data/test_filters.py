@@ -308,7 +308,7 @@ def test_mend_is_ftfy():
     random = Random(0)
     pairs = [f"a{first}{second}b" for first in CLUES for second in CLUES]
     lines = ["voilÃ le travail", "â\ufeff€\ufeff™", "<\x00\n&am\ufeffp;", "&am\ufeffp;\x00\n<\ufeff\n&am\ufeffp;\n&amp;"]
-    for text in pairs + lines + [odd_text(random) for _ in range(8_000)] + PROSE[:50]:
+    for text in pairs + lines + [odd_text(random) for _ in range(4_000)] + PROSE[:50]:
         assert mend(text) == ftfy.fix_text(text), ascii(text)
 
 
