@@ -7,15 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from a_pipeline import ENVIRONMENT, dvc, run
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
 from ruamel.yaml import YAML
 from voluptuous import Invalid
 
-from antimatter import recovery
+from antimatter import cli, recovery
 
 DVC = [sys.executable, "-m", "dvc"]
 # Runs the stage, and kills DVC with all that it has started as soon as the stage has ended well
@@ -67,18 +69,29 @@ def test_a_kill_after_any_stage_and_before_dvc_has_recorded_it_loses_no_work(a_c
     assert [path.name for path in (a_copy / ".state").iterdir()] == ["checked"]
 
 
-def check(folder: Path) -> str:
-    done = run(folder, sys.executable, "-m", "antimatter.cli", "check")
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+Check = Callable[[Path], tuple[int, str]]
 
 
-def test_a_dvc_lock_that_is_cut_short_is_mended_and_nothing_is_computed_again(a_copy: Path, made: Path) -> None:
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    """`antimatter check` in a folder, in this process, which has imported what it needs: its exit status, and what it says on stderr."""
+
+    def call(folder: Path) -> tuple[int, str]:
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        status = cli.main(["check"])
+        return status, capsys.readouterr().err
+
+    return call
+
+
+def test_a_dvc_lock_that_is_cut_short_is_mended_and_nothing_is_computed_again(a_copy: Path, made: Path, check: Check) -> None:
     """The test after this one has all lengths."""
     lock = a_copy / "dvc.lock"
     lock.write_bytes(lock.read_bytes()[:1000])
     assert run(a_copy, *DVC, "repro", "--dry").returncode != 0
-    assert "dvc.lock was incomplete" in check(a_copy)
+    status, said = check(a_copy)
+    assert status == 0 and "dvc.lock was incomplete" in said
     assert "Running stage" not in dvc(a_copy, "repro", "ollama")
     assert lock.read_bytes() == (made / "dvc.lock").read_bytes()
 
@@ -124,27 +137,28 @@ def test_a_dvc_lock_of_any_length_is_judged_as_dvc_judges_it(tmp_path: Path) -> 
     assert judged == {True, False}
 
 
-def test_a_merge_conflict_is_left_to_people(a_copy: Path) -> None:
+def test_a_merge_conflict_is_left_to_people(a_copy: Path, check: Check) -> None:
     lock = a_copy / "dvc.lock"
     conflict = f"<<<<<<< HEAD\n{lock.read_text()}=======\n>>>>>>> other\n"
     lock.write_text(conflict)
-    done = run(a_copy, sys.executable, "-m", "antimatter.cli", "check")
-    assert done.returncode == 1 and "dvc.lock holds a merge conflict: `git checkout --ours dvc.lock" in done.stderr
+    status, said = check(a_copy)
+    assert status == 1 and "dvc.lock holds a merge conflict: `git checkout --ours dvc.lock" in said
     assert lock.read_text() == conflict
 
 
-def test_an_incomplete_rwlock_is_removed(a_copy: Path) -> None:
+def test_an_incomplete_rwlock_is_removed(a_copy: Path, check: Check) -> None:
     rwlock = a_copy / ".dvc/tmp/rwlock"
     rwlock.write_text('{"models/chec')
     shutil.rmtree(a_copy / "models/ollama")
     (a_copy / "params.yaml").write_text((a_copy / "params.yaml").read_text().replace("num_predict: 96", "num_predict: 95"))
     assert run(a_copy, *DVC, "repro").returncode != 0
-    assert ".dvc/tmp/rwlock was incomplete" in check(a_copy)
+    status, said = check(a_copy)
+    assert status == 0 and ".dvc/tmp/rwlock was incomplete" in said
     assert re.findall(r"Running stage '(\w+)'", dvc(a_copy, "repro")) == ["checked", "ollama"]
     assert json.loads(rwlock.read_text()) == {}
 
 
-def test_a_whole_lock_is_left_alone(a_copy: Path) -> None:
+def test_a_whole_lock_is_left_alone(a_copy: Path, check: Check) -> None:
     before = (a_copy / "dvc.lock").stat().st_mtime_ns
-    assert check(a_copy) == ""
+    assert check(a_copy) == (0, "")
     assert (a_copy / "dvc.lock").stat().st_mtime_ns == before
