@@ -37,7 +37,8 @@ moved:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(VENV) -m pip install --disable-pip-version-check --quiet --no-compile --requirement requirements.lock
-	$(VENV) -m compileall -qq -j 0 -x '/tests/|/transformers/models/' .venv/lib || true # pip would take one core, and compile what nobody imports
+	@# pip would compile on one core, and also what is hardly ever imported. Some files are no Python: true
+	$(VENV) -m compileall -qq -j 0 -x '/tests/|/transformers/models/' .venv/lib || true
 	$(VENV) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	$(VENV) tools/plots_page.py .dvc/tmp/plots.html
 	$(VENV) -m dvc config --local plots.html_template "$(CURDIR)/.dvc/tmp/plots.html"

@@ -43,7 +43,7 @@ FIRST = (
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, as the tests wait a quarter of their time."""
+    """One more than there are cores, as many tests wait for servers and deadlines."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores + 1
 
@@ -92,8 +92,8 @@ def token_file() -> Callable[..., np.ndarray]:
 def browser() -> Iterator["Browser"]:
     """The system's Chromium, without a window. Where CI is set it must be there.
 
-    Debian's chromium-headless-shell is the same engine without the parts of a desktop, which take four fifths
-    of the time that a page of these tests takes.
+    Debian's chromium-headless-shell is the same engine without the parts of a desktop, which take
+    four fifths of the time of an empty page.
     """
     from playwright.sync_api import expect, sync_playwright
 
@@ -101,7 +101,8 @@ def browser() -> Iterator["Browser"]:
     executable = next(filter(None, map(shutil.which, names)), None)
     if not executable:
         say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say(f"none of {', '.join(names)} on PATH: pages are not tested (Debian: apt-get install chromium-headless-shell)")
+        way_out = f"on Debian: apt-get install {names[0]}"
+        say(f"none of {', '.join(names)} is on PATH, so pages are not tested; {way_out}")
     expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)

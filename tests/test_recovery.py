@@ -74,7 +74,9 @@ Check = Callable[[Path], tuple[int, str]]
 
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
-    """`antimatter check` in a folder, in this process, which has imported what it needs: its exit status, and what it says on stderr."""
+    """`antimatter check` in a folder: its exit status, and what it says on stderr. It runs in this
+    process, which has imported what it needs.
+    """
 
     def call(folder: Path) -> tuple[int, str]:
         monkeypatch.chdir(folder)
