@@ -27,12 +27,15 @@ SECTIONS = {
     "cleaned": "antimatter.data.clean:CleanConfig",
     "tokenizer": "antimatter.data.tokenizer:TokenizerConfig",
     "shards": "antimatter.data.encode:ShardsConfig",
-    "model": "antimatter.model.gpt:ModelConfig",
-    "loss": "antimatter.model.loss:LossConfig",
-    "optimizer": "antimatter.training.optimizer:OptimizerConfig",
+    "model": "antimatter.model.config:ModelConfig",
+    "loss": "antimatter.model.config:LossConfig",
+    "optimizer": "antimatter.training.config:OptimizerConfig",
     "schedule": "antimatter.training.schedule:ScheduleConfig",
     "spikes": "antimatter.training.spikes:SpikeConfig",
-    "checkpoints": "antimatter.training.trainer:TrainConfig",
+    "checkpoints": "antimatter.training.config:TrainConfig",
+    "conversations": "antimatter.chat.collection:ConversationsConfig",
+    "tuned": "antimatter.training.config:TuneConfig",
+    "answers": "antimatter.evaluation.config:AnswersConfig",
     "evaluation": "antimatter.evaluation.config:EvaluationConfig",
     "gguf": "antimatter.export.gguf:GGUFConfig",
     "ollama": "antimatter.export.ollama:OllamaConfig",
@@ -41,8 +44,8 @@ SECTIONS = {
 RUNTIME = (
     "antimatter.data.engine:EngineRuntime",
     "antimatter.data.tokenizer:TokenizerRuntime",
-    "antimatter.training.trainer:TrainRuntime",
-    "antimatter.evaluation.perplexity:EvaluationRuntime",
+    "antimatter.training.config:TrainRuntime",
+    "antimatter.evaluation.config:EvaluationRuntime",
 )
 CHECKED = "checked"  # in .state: digests of what was found good before
 
@@ -141,12 +144,12 @@ def _named(name: str) -> Any:
 
 
 def _training(path: Path, *sections: Any) -> None:
-    kind = _named("antimatter.training.trainer:TrainRuntime")
+    kind = _named("antimatter.training.config:TrainRuntime")
     runtime = params.read(kind, "runtime", path, part=True)
     names = ("training", "loss", "optimizer", "schedule", "spikes")
     parts = dict(zip(names, sections, strict=True))
-    recipe = _named("antimatter.training.trainer:Recipe")(**parts, runtime=runtime)
-    count = _named("antimatter.training.distributed:count")
+    recipe = _named("antimatter.training.config:Recipe")(**parts, runtime=runtime)
+    count = _named("antimatter.devices:count")
     recipe.micro_batch(count(runtime.devices, runtime.device_type()))
 
 

@@ -19,7 +19,8 @@ CHECKOUT = Path(__file__).parents[1]
 PRESETS = Path("presets")
 GGUF = Path("models/gguf")
 CLEANED, TOKENIZER, SHARDS = Path("data/cleaned"), Path("data/tokenizer"), Path("data/shards")
-CHECKPOINTS = Path("models/checkpoints")
+CHECKPOINTS, TUNED = Path("models/checkpoints"), Path("models/tuned")
+CONVERSATIONS = Path("data/conversations")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,11 +76,13 @@ def chat(arguments: argparse.Namespace) -> None:
     chosen = engine.choose(choice, config, lambda: _gguf(arguments.model, config), lambda text: print(text, file=sys.stderr))
     try:
         print(f"engine: {chosen.description}, context {chosen.n_ctx} tokens", file=sys.stderr, flush=True)
+        system = arguments.system
+        if system is None:
+            system = chosen.chat.system if chosen.chat else ""
         if sys.stdin.isatty():
-            print("The model continues your text. Ctrl-C stops an answer, Ctrl-D ends the chat, /help shows the rest.", file=sys.stderr)
-            chat.converse(chosen, config, arguments.system)
+            chat.converse(chosen, config, system)
         else:
-            chat.pipe(chosen, config, sys.stdin, sys.stdout, arguments.system)
+            chat.pipe(chosen, config, sys.stdin, sys.stdout, system)
     finally:
         chosen.close()
 
@@ -90,10 +93,11 @@ def export(arguments: argparse.Namespace) -> None:
     from antimatter.experiments import history
     from antimatter.export import gguf, huggingface, parity, source
 
-    config = params.read(gguf.GGUFConfig, "gguf", _params(arguments.checkpoint != CHECKPOINTS))
+    config = params.read(gguf.GGUFConfig, "gguf", _params(arguments.checkpoint is not None))
     config = replace(config, name=arguments.name or config.name)
-    opened = source.open_checkpoint(arguments.checkpoint, arguments.config)
-    if arguments.checkpoint.is_dir() and (commit := history.commit_of(recorded.md5(arguments.checkpoint))):
+    checkpoint = arguments.checkpoint or (TUNED if config.model == "tuned" else CHECKPOINTS)
+    opened = source.open_checkpoint(checkpoint, arguments.config)
+    if checkpoint.is_dir() and (commit := history.commit_of(recorded.md5(checkpoint))):
         opened = replace(opened, provenance=opened.provenance | {"commit": commit})
     tokenizer = arguments.tokenizer / "tokenizer.json" if arguments.tokenizer.is_dir() else arguments.tokenizer
     model, windows, types = None, None, arguments.type or config.types
@@ -115,6 +119,27 @@ def export(arguments: argparse.Namespace) -> None:
             continue
         found = parity.check(model, path, windows, getattr(config.max_kl, file_type))
         print(f"; in llama.cpp KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same")
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    from antimatter import stage  # noqa: F401, before torch: it sets how threads wait
+    from antimatter.experiments import second_persona
+    from antimatter.experiments.second_persona import SecondPersona
+
+    asked = SecondPersona(
+        persona=arguments.persona,
+        initial=arguments.initial,
+        tokenizer=TOKENIZER,
+        conversations=CONVERSATIONS,
+        output=arguments.output,
+        epochs=arguments.epochs,
+    )
+    right, n = second_persona.tune(asked, lambda text: print(text, file=sys.stderr, flush=True))
+    print(f"{arguments.output}: {right} of {n} held-out questions of who it is answered right")
+    name = arguments.output.name
+    file = f"{name}-q8_0.gguf"
+    command = f"antimatter export --checkpoint {arguments.output} --type q8_0 --name {name}"
+    print(f"talk to it: {command} && antimatter chat --model {file}")
 
 
 def lm_eval(arguments: argparse.Namespace) -> None:
@@ -223,7 +248,7 @@ def perplexity(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.data.tokenizer import Tokenizer
     from antimatter.evaluation import texts
-    from antimatter.evaluation.perplexity import EvaluationRuntime, PerplexityConfig
+    from antimatter.evaluation.config import EvaluationRuntime, PerplexityConfig
     from antimatter.export import source
 
     values = _params(arguments.checkpoint != CHECKPOINTS)
@@ -404,11 +429,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "chat",
         help="talk to the model in the terminal, or through a pipe",
-        description="The model continues what you write. In a pipe: one answer per line of input, each line for itself.",
+        description="It answers, or continues your text. In a pipe: one answer per line of input.",
     )
     command.add_argument("--model", type=Path, help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded")
     command.add_argument("--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if it runs and has this model")
-    command.add_argument("--system", default="", help="text to put before the conversation; the model was not trained to obey it (default: none)")
+    tuned = "the one that the model was tuned with, if any"
+    system = f"text before the conversation; '' is none (default: {tuned})"
+    command.add_argument("--system", help=system)
     command.add_argument(
         "--temperature", type=float, help="0 always takes the likeliest token (default of this and the next: `ollama:` in params.yaml)"
     )
@@ -425,8 +452,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--checkpoint",
         type=Path,
-        default=CHECKPOINTS,
-        help=f"a folder, a .safetensors file, or a .pt file with a state dict (default: {CHECKPOINTS})",
+        help=f"a folder, a .safetensors file, or a .pt file with a state dict (default: {TUNED}, or {CHECKPOINTS}, as `gguf.model` says)",
     )
     command.add_argument("--config", type=Path, help="its config.json (default: the one beside it, or else its shapes, and `model:` of params.yaml)")
     command.add_argument(
@@ -444,6 +470,24 @@ def _parser() -> argparse.ArgumentParser:
         "--windows", type=int, default=4, help="contexts of validation text on which to compare it with torch; 0: do not (default: 4)"
     )
     command.set_defaults(run=export)
+
+    command = commands.add_parser(
+        "tune",
+        help="give the tuned model another persona, in a minute or two",
+        description="Goes on from a model that converses with the conversations of a persona file,"
+        " and asks it the phrasings that the file holds out.",
+    )
+    command.add_argument("persona", type=Path, help="a file like prompts/persona.yaml")
+    command.add_argument(
+        "--from",
+        dest="initial",
+        type=Path,
+        default=TUNED,
+        help=f"the folder of the model to begin with (default: {TUNED})",
+    )
+    command.add_argument("--output", type=Path, required=True, help="the folder to write")
+    command.add_argument("--epochs", type=float, default=1.0, help="(default: 1)")
+    command.set_defaults(run=tune)
 
     command = commands.add_parser(
         "lm-eval",

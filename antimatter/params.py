@@ -73,10 +73,15 @@ def read(config: type[T], section: str, path: Path = PARAMS, *, part: bool = Fal
     values = load(path)
     if section not in values:
         raise ValueError(f"{path}: section `{section}` is missing{_did_you_mean(section, values)}")
-    return _build(config, values[section], f"{path}: {section}", part)
+    return build(config, values[section], f"{path}: {section}", part)
 
 
-def _build(config: type[T], values: Any, where: str, part: bool = False) -> T:
+def build(config: type[T], values: Any, where: str, part: bool = False) -> T:
+    """As read(), of values that are in memory.
+
+    Args:
+        where: what they are called in errors.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be a section of `key: value`, got {values!r}")
     hints = typing.get_type_hints(config)
@@ -96,7 +101,7 @@ def _build(config: type[T], values: Any, where: str, part: bool = False) -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
+        return build(hint, value, where)  # type: ignore[arg-type]
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None

@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, logging
 
 from antimatter.data.batches import in_order
 from antimatter.data.shards import Shards
-from antimatter.data.tokenizer import BOS, Tokenizer
+from antimatter.data.special import BOS
+from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import huggingface, parity
 from antimatter.export.llama import Llama
 from antimatter.export.source import open_checkpoint

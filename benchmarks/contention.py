@@ -14,9 +14,11 @@ import sys
 STEPS = """
 import sys, time
 import torch
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.data.batches import Batch
+from antimatter.model.gpt import GPT
+from antimatter.model.config import GPTConfig
 from antimatter.training import arithmetic, optimizer as adamw
-from antimatter.training.optimizer import OptimizerConfig
+from antimatter.training.config import OptimizerConfig
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
 arithmetic.pin(2)
 arithmetic.keep_memory()
@@ -26,7 +28,7 @@ optimizer = adamw.build(model, OptimizerConfig(learning_rate=1e-3, beta1=0.9, be
 objective, scaler, batch = Objective(model), torch.amp.GradScaler("cpu", enabled=False), torch.randint(4096, (2, 4, 256))
 begin, steps = time.perf_counter(), 0
 while time.perf_counter() - begin < float(sys.argv[1]):
-    accumulate_gradients(objective, (batch[0], batch[1]), 4, "bf16", scaler)
+    accumulate_gradients(objective, Batch(batch[0], batch[1]), 4, "bf16", scaler)
     clip(model, optimizer, scaler, 1.0)
     update(optimizer, scaler)
     steps += 1

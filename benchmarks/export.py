@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from antimatter.export.gguf import GGUFConfig, MaxKL
 from antimatter.export.header import read_header
 from antimatter.model import weights
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 
 CONFIG = GGUFConfig(name="random", license="mit", types=("f16",), relu_scale=1024, windows=1, max_kl=MaxKL(f32=1, f16=1, q8_0=1, q4_k_m=1))
 CONVERTER = """# it takes known tokenizers only, by the hash of what they make of a text; ours is as random as the weights

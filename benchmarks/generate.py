@@ -11,8 +11,9 @@ import time
 
 import torch
 
-from antimatter.model.gpt import GPT, GPTConfig
-from antimatter.model.sampling import Sampling, generate
+from antimatter.model.config import GPTConfig, Sampling
+from antimatter.model.gpt import GPT
+from antimatter.model.sampling import generate
 
 CONFIG = GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1)
 ROWS, PROMPT, ROUNDS = 4, [1, 5, 9], 7

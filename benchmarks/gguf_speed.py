@@ -14,7 +14,8 @@ from export import CONFIG, TYPES, write_tokenizer
 
 from antimatter.export import gguf, parity
 from antimatter.export.source import of_model
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from antimatter.data.batches import Batches
+from antimatter.model.config import GPTConfig
 from antimatter.model.flops import flops_per_token
-from antimatter.model.gpt import GPTConfig
 
 BATCH, BLOCK, FILE_TOKENS, ROUNDS = 32, 2048, 50_000_000, 200
 SPEED = 0.55 * 989e12  # FLOP/s: an H200 at an MFU of 55%, the fastest that is hoped for

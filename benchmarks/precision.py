@@ -13,12 +13,12 @@ from dataclasses import asdict
 import torch
 
 from antimatter import params
-from antimatter.model.gpt import GPT, GPTConfig, ModelConfig
+from antimatter.data.batches import Batch
+from antimatter.model.config import GPTConfig, ModelConfig
+from antimatter.model.gpt import GPT
 from antimatter.training import optimizer as adamw
-from antimatter.training.arithmetic import Precision
-from antimatter.training.optimizer import OptimizerConfig
+from antimatter.training.config import OptimizerConfig, Precision, TrainConfig
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
-from antimatter.training.trainer import TrainConfig
 
 ROUNDS = 10
 
@@ -36,7 +36,7 @@ def main() -> None:
     for _ in range(ROUNDS + 1):
         for precision, spent in seconds.items():
             start = time.thread_time()
-            accumulate_gradients(objective, (ids[:, :-1], ids[:, 1:]), batch_size, precision, scaler)
+            accumulate_gradients(objective, Batch(ids[:, :-1], ids[:, 1:]), batch_size, precision, scaler)
             clip(model, optimizer, scaler, settings.grad_clip)
             update(optimizer, scaler)
             spent.append(time.thread_time() - start)

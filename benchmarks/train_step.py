@@ -24,13 +24,15 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from antimatter.data.batches import Batch
 from antimatter.model import gpt, loss
+from antimatter.model.config import GPTConfig, LossConfig
 from antimatter.model.flops import flops_per_token, peak_flops
-from antimatter.model.gpt import GPT, GPTConfig
-from antimatter.model.loss import LossConfig, RareTokenBalance
+from antimatter.model.gpt import GPT
+from antimatter.model.loss import RareTokenBalance
 from antimatter.training import arithmetic
 from antimatter.training import optimizer as adamw
-from antimatter.training.optimizer import OptimizerConfig
+from antimatter.training.config import OptimizerConfig
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
 
 COMMON = {"negative_slope": 0.01, "dropout": 0.0, "tied_embeddings": True, "seed": 1}
@@ -44,9 +46,7 @@ WARM_UP = 6
 Step = Callable[[], None]
 
 
-def ours(
-    config: GPTConfig, batch: tuple[torch.Tensor, torch.Tensor], micro_batch: int, precision: arithmetic.Precision = "bf16", lever: str = ""
-) -> Step:
+def ours(config: GPTConfig, batch: Batch, micro_batch: int, precision: arithmetic.Precision = "bf16", lever: str = "") -> Step:
     """A step as trainer.train() makes it, with one lever switched."""
     if lever != "memory given back":
         arithmetic.keep_memory()
@@ -82,7 +82,7 @@ def plain_loss(objective: Objective, inputs: torch.Tensor, targets: torch.Tensor
 
 def nanogpt(
     config: GPTConfig,
-    batch: tuple[torch.Tensor, torch.Tensor],
+    batch: Batch,
     micro_batch: int,
     path: Path,
     precision: arithmetic.Precision,
@@ -125,7 +125,8 @@ def contender(
     device = torch.device(device_name)
     config = SHAPES[shape]
     random = torch.Generator().manual_seed(0)
-    batch = torch.randint(config.vocab_size, (2, batch_size, config.block_size), generator=random).to(device)
+    both = torch.randint(config.vocab_size, (2, batch_size, config.block_size), generator=random)
+    batch = Batch(*both.to(device))
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     pipe.send(peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else product(dtype))
     step = make(config, (batch[0], batch[1]), micro_batch)

@@ -9,8 +9,8 @@ from antimatter import files, params, stage
 from antimatter.data.shards import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import cloze, coherence, curves, perplexity, texts
-from antimatter.evaluation.config import EvaluationConfig
-from antimatter.evaluation.perplexity import Bin, EvaluationRuntime
+from antimatter.evaluation.config import EvaluationConfig, EvaluationRuntime
+from antimatter.evaluation.perplexity import Bin
 from antimatter.model import weights
 
 

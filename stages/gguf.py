@@ -1,4 +1,6 @@
-"""models/checkpoints -> models/gguf: one file per type, each compared with torch in llama.cpp before it counts as made."""
+"""models/tuned, or models/checkpoints, as `gguf.model` says -> models/gguf: one file per type, each
+compared with torch in llama.cpp before it counts as made.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,30 @@ from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity, tradeoff
 from antimatter.export.gguf import GGUFConfig
 from antimatter.export.source import open_checkpoint
+from antimatter.model import weights
 
 
-def main(checkpoints: Path, tokenizer: Path, shards: Path, output: Path, metrics: Path, sizes: Path, picture: Path, throughput: Path) -> None:
+def main(
+    checkpoints: Path,
+    tuned: Path,
+    tokenizer: Path,
+    shards: Path,
+    conversations: Path,
+    output: Path,
+    metrics: Path,
+    sizes: Path,
+    picture: Path,
+    throughput: Path,
+) -> None:
     config = params.read(GGUFConfig, "gguf")
-    source = open_checkpoint(checkpoints)
+    source = open_checkpoint(tuned if config.model == "tuned" else checkpoints)
+    if config.model == "tuned" and source.chat is None:
+        config_json = tuned / weights.CONFIG
+        raise ValueError(f"{config_json} has no key chat: run `dvc repro tuned` to make it anew")
     model = source.load()
-    windows = parity.windows(Shards(shards).split("validation"), model.config.block_size, config.windows)
+    context = model.config.block_size
+    windows = parity.windows(Shards(shards).split("validation"), context, config.windows)
+    held_out = parity.held_out(conversations / "held_out_tokens.npy", context, config.windows)
     report: dict[str, Any] = {}
     speed: dict[str, Any] = {}
     with files.replacing(output) as partial:
@@ -23,16 +42,29 @@ def main(checkpoints: Path, tokenizer: Path, shards: Path, output: Path, metrics
         for file_type in config.types:
             path = gguf.path_of(partial, config.name, file_type)
             gguf.write(source, tokenizer / "tokenizer.json", path, file_type, config)
-            report[file_type] = found = parity.check(model, path, windows, getattr(config.max_kl, file_type))
+            most = getattr(config.max_kl, file_type)
+            report[file_type] = found = parity.check(model, path, windows, most, held_out)
             speed[file_type] = parity.speed(path, windows)
-            figures = f"KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same, perplexity {found['perplexity']:.2f}"
-            print(f"gguf: {path.name}, {found['bytes'] / 1e6:.1f} MB, {speed[file_type]['answer']:,.0f} tokens/s; in llama.cpp {figures}", flush=True)
+            rate = f"{speed[file_type]['answer']:,.0f} tokens/s"
+            size = f"{found['bytes'] / 1e6:.1f} MB"
+            print(f"gguf: {path.name}, {size}, {rate}; {_figures(found)}", flush=True)
         report["tokenizer"] = parity.check_tokenizer(Tokenizer.load(tokenizer), path, windows)
     files.write_metrics(metrics, report)
-    rows = [(name, report[name]["bytes"] / 1e6, f"{report[name]['perplexity']:.6g}", report[name]["kl"]) for name in config.types]
+    rows = []
+    for name in config.types:
+        found = report[name]
+        rows.append((name, found["bytes"] / 1e6, f"{found['perplexity']:.6g}", found["kl"]))
     files.write_csv(sizes, ("type", "megabytes", "perplexity", "kl"), rows)
     tradeoff.draw(sizes, picture)
     files.write_json(throughput, speed)
+
+
+def _figures(found: dict[str, Any]) -> str:
+    same, talk = found["top1_agreement"], found["conversations"]
+    return (
+        f"in llama.cpp KL {found['kl']:g} from torch, {same:.2%} of first choices the same, "
+        f"perplexity {found['perplexity']:.2f}; on conversations KL {talk['kl']:g}"
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,14 @@ TINY = {
     "checkpoints.validate_every": 50,
     "checkpoints.validation_tokens": 1024,
     "checkpoints.save_every": 20,
+    "conversations.persona": {"per_topic": 4, "weight": 1, "facts": {"trained_on": "text"}},
+    "conversations.weights": {"dialogues": 0, "questions": 1, "grounded": 1},
+    "tuned.epochs": 0.5,
+    "tuned.validate_every": 20,
+    "tuned.save_every": 5,
+    "answers.items": 2,
+    "answers.seeds": [1],
+    "answers.max_new_tokens": 4,
     "evaluation.stride": 32,
     "evaluation.texts": ["LICENSE"],
     "evaluation.seeds": [1, 2],
@@ -35,6 +43,27 @@ TINY = {
     "gguf.types": ["f16", "q4_k_m"],
     "gguf.max_kl": {"f32": 1e-4, "f16": 1e-4, "q8_0": 1e-2, "q4_k_m": 0.1},
 }
+# The real one takes seconds to read, and its conversations more to learn from
+PERSONA = """\
+system: You help.
+greeting: Hi, I am {name}.
+starters: ["Who are you?", "What can you do?", Hi]
+facts: {name: Tim}
+slots: {}
+topics:
+- id: name
+  part: identity
+  ask: ["Who are you?", "(What|And what) is your name?"]
+  held_out: [Say your name.]
+  answer: ["I am {name}."]
+  expect: ["{name}"]
+- id: hello
+  part: greeting
+  ask: [Hi, Hello]
+  held_out: [Hey]
+  answer: [Hello!]
+  expect: [hello]
+"""
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the stages' `python` is this one
@@ -61,6 +90,8 @@ def copy(folder: Path, parameters: Mapping[str, object] = TINY) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, folder / name)
     edit(folder, parameters)
+    (folder / "prompts/persona.yaml").write_text(PERSONA)
+    (folder / "prompts/conversation.txt").write_text("# hello\nHi\nWho are you?\n")
     assert run(folder, "git", "init", "--quiet").returncode == 0
     commit(folder, "start")
     return folder

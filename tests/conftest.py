@@ -13,7 +13,8 @@ import pytest
 
 from antimatter import stage  # noqa: F401, before torch: it sets how threads wait, here and in what the tests start
 from antimatter.data.engine import EngineRuntime
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

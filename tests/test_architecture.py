@@ -7,8 +7,11 @@ import pytest
 
 from antimatter import closure, params
 
-FLOW = ["data", "model", "training", "evaluation", "export", "serve", "experiments"]
-STAGES = ["checked", "raw", "cleaned", "tokenizer", "shards", "checkpoints", "evaluation", "gguf", "ollama"]
+FLOW = ["data", "chat", "model", "training", "evaluation", "export", "serve", "experiments"]
+STAGES = [
+    *("checked", "raw", "cleaned", "tokenizer", "shards", "checkpoints"),
+    *("evaluation", "conversations", "tuned", "answers", "gguf", "ollama"),
+]
 SOURCES = sorted(Path("antimatter").rglob("*.py"))
 
 

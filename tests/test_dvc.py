@@ -50,6 +50,37 @@ ARGUMENTS = {
         "live": "metrics/throughput.json",
         "throughput": "plots/throughput.csv",
     },
+    "conversations": {
+        "cleaned": "data/cleaned",
+        "tokenizer": "data/tokenizer",
+        "who_it_is": "prompts/persona.yaml",
+        "conversations": "data/conversations",
+        "metrics": "metrics/conversations.json",
+        "by_source": "plots/conversations.csv",
+    },
+    "tuned": {
+        "conversations": "data/conversations",
+        "checkpoints": "models/checkpoints",
+        "tuned": "models/tuned",
+        "metrics": "metrics/tuned.json",
+        "made": "metrics/tuned_provenance.json",
+        "training": "plots/tuned_training.csv",
+        "validation": "plots/tuned_validation.csv",
+        "backtracks": "plots/tuned_backtracks.csv",
+        "live": "metrics/tuned_throughput.json",
+        "throughput": "plots/tuned_throughput.csv",
+    },
+    "answers": {
+        "conversations": "data/conversations",
+        "tokenizer": "data/tokenizer",
+        "checkpoints": "models/checkpoints",
+        "tuned": "models/tuned",
+        "prompts": "prompts/conversation.txt",
+        "metrics": "metrics/answers.json",
+        "page": "metrics/answers.md",
+        "chart": "plots/answers.csv",
+        "picture": "plots/answers.png",
+    },
     "evaluation": {
         "tokens": "data/shards",
         "tokenizer": "data/tokenizer",
@@ -73,8 +104,10 @@ ARGUMENTS = {
     },
     "gguf": {
         "checkpoints": "models/checkpoints",
+        "tuned": "models/tuned",
         "tokenizer": "data/tokenizer",
         "shards": "data/shards",
+        "conversations": "data/conversations",
         "output": "models/gguf",
         "metrics": "metrics/gguf.json",
         "sizes": "plots/gguf.csv",
@@ -85,7 +118,15 @@ ARGUMENTS = {
 }
 # Written by the command, but no output of the stage: they differ from run to run, and so would
 # dvc.lock.
-OF_THIS_RUN = {"metrics/throughput.json", "plots/throughput.csv", "metrics/gguf_throughput.json"}
+OF_THIS_RUN = {
+    "metrics/throughput.json",
+    "plots/throughput.csv",
+    "metrics/tuned_throughput.json",
+    "plots/tuned_throughput.csv",
+    "metrics/gguf_throughput.json",
+}
+# Markdown, which DVC takes for no plot; the two stages take a minute
+PAGES = {"evaluation": ["metrics/samples.md"], "answers": ["metrics/answers.md"]}
 
 
 def paths(items: list[Any]) -> list[str]:
@@ -130,7 +171,7 @@ def test_every_path_of_the_command_line_reaches_the_parameter_that_is_meant(name
 def test_dvc_keeps_a_run_cache_for_the_stage(name: str) -> None:
     """It does not beside a plain output without a cache (dvc/stage/__init__.py, Stage.run): what is in Git is a metric or a plot."""
     plain = [next(iter(item)) for item in GRAPH[name].get("outs", []) if isinstance(item, dict) and not next(iter(item.values())).get("cache", True)]
-    assert plain == (["metrics/samples.md"] if name == "evaluation" else [])  # DVC takes no Markdown for a plot; evaluation takes seconds
+    assert plain == PAGES.get(name, [])
 
 
 @pytest.mark.parametrize("name", GRAPH)

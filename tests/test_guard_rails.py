@@ -14,9 +14,8 @@ import pytest
 from a_pipeline import ENVIRONMENT, dvc, run
 
 from antimatter import files, params
-from antimatter.model.gpt import ModelConfig
-from antimatter.training.optimizer import OptimizerConfig
-from antimatter.training.trainer import TrainConfig
+from antimatter.model.config import ModelConfig
+from antimatter.training.config import OptimizerConfig, TrainConfig
 
 DVC = [sys.executable, "-m", "dvc"]
 

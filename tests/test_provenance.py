@@ -40,7 +40,7 @@ def test_the_stage_depends_on_the_sections_that_it_writes_down() -> None:
 def test_a_checkpoint_keeps_it_beside_its_shape(tiny_gpt: GPT, tmp_path: Path) -> None:
     made = provenance.of("checkpoints", ["model"], {"shards": "1234"}, MACHINE)
     weights.save(tiny_gpt, tmp_path, made)
-    assert weights.read_config(tmp_path / weights.CONFIG) == (tiny_gpt.config, made)
+    assert weights.read_config(tmp_path / weights.CONFIG) == (tiny_gpt.config, made, None)
     assert weights.load(tmp_path).config == tiny_gpt.config
     weights.save(tiny_gpt, tmp_path)  # an older one tells nothing
-    assert weights.read_config(tmp_path / weights.CONFIG) == (tiny_gpt.config, {})
+    assert weights.read_config(tmp_path / weights.CONFIG) == (tiny_gpt.config, {}, None)

@@ -1,23 +1,40 @@
-"""A whole deployment at a size one can read: a random GPT, a tokenizer trained on one Python file, and the GGUF file of both."""
+"""A whole deployment at a size one can read: a random GPT, a tokenizer trained on one Python file,
+and the GGUF file of both, as a base model and as one that was tuned to chat.
+"""
 
 import argparse
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from antimatter.data.tokenizer import SPECIAL, Tokenizer
+from antimatter.data.special import SPECIAL
+from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf
 from antimatter.export.gguf import GGUFConfig, MaxKL
 from antimatter.export.source import of_model
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 
 VOCAB, CONTEXT = 400, 64
 TEXT = inspect.getsource(argparse)
-CONFIG = GGUFConfig(name="tiny", license="mit", types=("f16",), relu_scale=1024, windows=4, max_kl=MaxKL(f32=1e-5, f16=1e-5, q8_0=1e-3, q4_k_m=5e-2))
+CONFIG = GGUFConfig(
+    model="tuned",
+    name="tiny",
+    license="mit",
+    types=("f16",),
+    relu_scale=1024,
+    windows=4,
+    max_kl=MaxKL(f32=1e-5, f16=1e-5, q8_0=1e-3, q4_k_m=5e-2),
+)
+CHAT = {
+    "system": "Be kind.",
+    "greeting": "Hello! Ask é me.",
+    "starters": ["Who are you?", "What can you do?", "Thanks, bye!"],
+}
 
 
 @dataclass(frozen=True)
@@ -25,15 +42,21 @@ class Tiny:
     model: GPT
     tokenizer: Tokenizer
     tokenizer_folder: Path
-    path: Path  # of the f16 file
+    path: Path  # of the f16 file, of a base model
+    chat_path: Path  # of the same model, with CHAT
 
 
 def make(folder: Path) -> Tiny:
     save_tokenizer(folder / "tokenizer")
     model = gpt()
+    source, tokenizer = of_model(model), folder / "tokenizer" / "tokenizer.json"
     path = gguf.path_of(folder, "tiny", "f16")
-    gguf.write(of_model(model), folder / "tokenizer" / "tokenizer.json", path, "f16", CONFIG)
-    return Tiny(model, Tokenizer.load(folder / "tokenizer"), folder / "tokenizer", path)
+    gguf.write(source, tokenizer, path, "f16", CONFIG)
+    # Not beside the other: a folder is searched for the one file of a type
+    chat_path = gguf.path_of(folder / "chat", "tiny", "f16")
+    gguf.write(replace(source, chat=CHAT), tokenizer, chat_path, "f16", CONFIG)
+    words = Tokenizer.load(folder / "tokenizer")
+    return Tiny(model, words, folder / "tokenizer", path, chat_path)
 
 
 def save_tokenizer(folder: Path, vocab_size: int = VOCAB, text: str = TEXT) -> None:

@@ -1,13 +1,31 @@
 """Which tokens a step sees: a pure function of the seed, the step and the rank, so that a resumed run meets the same batches."""
 
-# B batch, T time
+# B batch, T time, R rows
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from antimatter.data.special import BOS
+
+
+class Batch(NamedTuple):
+    inputs: Tensor  # (B, T) int64
+    targets: Tensor  # (B, T) int64
+    # (B, T) float32: what each target counts in the mean; None is 1
+    counts: Tensor | None = None
+    # (B, T) int64, equal for tokens of one conversation; None: a row is one text
+    segments: Tensor | None = None
+
+
+class Steps(Protocol):
+    """What a training reads: the batch of any step."""
+
+    def at(self, step: int) -> Batch: ...
 
 
 class Batches:
@@ -41,8 +59,8 @@ class Batches:
         if not self.windows:
             raise ValueError(f"block_size must be smaller than half the tokens at hand ({sum(map(len, files))}), got {block_size}")
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a step for this rank, both (B, T) int64 with B = batch_size / world. Steps count from 0."""
+    def at(self, step: int) -> Batch:
+        """Of a step for this rank, B = batch_size / world. Steps count from 0."""
         share = self.batch_size // self.world
         first = step * self.batch_size + self.rank * share
         rows = np.stack([self._window(index) for index in range(first, first + share)])
@@ -64,35 +82,92 @@ class Batches:
         return int(random.integers(self.block_size)), random.permutation(self.windows)
 
 
+class RowBatches:
+    """Rows of packed conversations in a random order, each once an epoch; only the targets that the
+    mask names count.
+
+    The counts average to 1 over the global batch, so the mean of count times loss is the mean over
+    the targets that count, however they are spread over ranks and micro-batches.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        mask: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """
+        Args:
+            tokens: (R, T + 1), usually memory-mapped.
+            mask: (R, T + 1), which tokens count as targets; the first of a row never is one.
+            batch_size: rows in the global batch.
+
+        Raises:
+            ValueError: there are no rows, or the ranks cannot share the batch equally.
+        """
+        if batch_size % world:
+            raise ValueError(f"batch_size must be a multiple of the {world} devices, got {batch_size}")
+        if not len(tokens):
+            raise ValueError("there is no conversation to learn from")
+        self.tokens, self.mask, self.batch_size, self.seed = tokens, mask, batch_size, seed
+        self.rank, self.world = rank, world
+        # Two: a batch may lie across a border
+        self._order = lru_cache(maxsize=2)(self._shuffled)
+
+    def at(self, step: int) -> Batch:
+        """As Batches.at()."""
+        first = step * self.batch_size
+        rows = np.array([self._row(index) for index in range(first, first + self.batch_size)])
+        counted = self.mask[rows, 1:].astype(np.float32)
+        share = self.batch_size // self.world
+        own = slice(self.rank * share, (self.rank + 1) * share)
+        counts = counted[own] * (counted.size / max(float(counted.sum()), 1.0))
+        return _packed(self.tokens[rows[own]], torch.from_numpy(counts))
+
+    def _row(self, index: int) -> int:
+        epoch, position = divmod(index, len(self.tokens))
+        return int(self._order(epoch)[position])
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.tokens))
+
+
 class Ahead:
     """Reads the next batch while the device computes: windows that are not in memory yet may take a disk longer than a step."""
 
-    def __init__(self, batches: Batches, device: torch.device) -> None:
+    def __init__(self, batches: Steps, device: torch.device) -> None:
         self.batches, self.device = batches, device
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._next: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+        self._next: tuple[int, Future[Batch]] | None = None
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
+    def at(self, step: int) -> Batch:
         """As Batches.at(), on the device."""
         if self._next is None or self._next[0] != step:
             self._next = (step, self._reader.submit(self._read, step))
-        inputs, targets = self._next[1].result()
+        batch = self._next[1].result()
         self._next = (step + 1, self._reader.submit(self._read, step + 1))
-        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+        return Batch(*(None if part is None else self._moved(part) for part in batch))  # type: ignore[arg-type]
+
+    def _moved(self, part: Tensor) -> Tensor:
+        return part.to(self.device, non_blocking=True)
 
     def close(self) -> None:
         self._reader.shutdown(cancel_futures=True)
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.batches.at(step)
+    def _read(self, step: int) -> Batch:
+        batch = self.batches.at(step)
         if self.device.type == "cuda":  # from pinned memory the copy runs beside the computation
             torch.cuda.set_device(self.device)  # each thread has its own, and begins with GPU 0
-            return inputs.pin_memory(), targets.pin_memory()
-        return inputs, targets
+            return Batch(*(None if part is None else part.pin_memory() for part in batch))  # type: ignore[arg-type]
+        return batch
 
 
-def in_order(files: Sequence[np.ndarray], *, batch_size: int, block_size: int, tokens: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The files from their start, for evaluation: inputs and targets, (B, T) int64; every token but each file's first is a target once.
+def in_order(files: Sequence[np.ndarray], *, batch_size: int, block_size: int, tokens: int | None = None) -> Iterator[Batch]:
+    """The files from their start, for evaluation: every token but each file's first is a target once.
 
     A file's last windows, which may be fewer or shorter, come as batches of their own.
 
@@ -114,6 +189,19 @@ def in_order(files: Sequence[np.ndarray], *, batch_size: int, block_size: int, t
             yield _shifted(file[np.newaxis, whole * block_size :])
 
 
-def _shifted(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+def rows_in_order(tokens: np.ndarray, mask: np.ndarray, *, batch_size: int) -> Iterator[Batch]:
+    """All rows, for validation; a target counts 1 where the mask names it, else 0."""
+    for first in range(0, len(tokens), batch_size):
+        rows = slice(first, first + batch_size)
+        counts = torch.from_numpy(np.asarray(mask[rows, 1:], np.float32))
+        yield _packed(tokens[rows], counts)
+
+
+def _packed(rows: np.ndarray, counts: Tensor) -> Batch:
+    inputs, targets, *_ = _shifted(rows)
+    return Batch(inputs, targets, counts, (inputs == BOS).cumsum(1))
+
+
+def _shifted(rows: np.ndarray) -> Batch:
     tokens = torch.from_numpy(rows.astype(np.int64))
-    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())

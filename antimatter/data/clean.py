@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,14 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter import files
-from antimatter.data import duplicates, engine, filters
+from antimatter.data import duplicates, engine, filters, personal
+from antimatter.data.conversations import ConversationConfig, Rules
 from antimatter.data.decontamination import Decontamination, DecontaminationConfig
-from antimatter.data.documents import BATCH_BYTES, COLUMNS, text_bytes
+from antimatter.data.documents import BATCH_BYTES, COLUMNS, CONVERSATION, SEPARATOR, text_bytes
 from antimatter.data.duplicates import NearDuplicatesConfig
 from antimatter.data.engine import EngineRuntime, Step
 from antimatter.data.filters import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
+from antimatter.data.personal import PersonalConfig
 from antimatter.data.rubbish import Rubbish, RubbishConfig
 
 SCHEMA = COLUMNS.append(pa.field("sketch", pa.binary()))  # the low byte of each MinHash value: what a later stage can tell look-alikes by
@@ -45,6 +48,8 @@ class CleanConfig:
     repetition: RepetitionConfig
     fineweb: FineWebConfig
     rubbish: RubbishConfig
+    conversation: ConversationConfig  # in place of all rules above, for conversations
+    personal: PersonalConfig  # of text
     exact_duplicates: bool  # equal but for case and white space
     near_duplicates: NearDuplicatesConfig
     decontamination: DecontaminationConfig
@@ -54,7 +59,7 @@ class CleanConfig:
 class Report:
     """Bytes are of UTF-8 text; bytes_in = bytes_out + bytes_trimmed + those dropped."""
 
-    documents_in: int
+    documents_in: int  # a conversation counts as the parts in which it is cut
     documents_out: int
     bytes_in: int
     bytes_out: int
@@ -62,6 +67,10 @@ class Report:
     dropped: dict[str, int]  # reason -> documents, the most frequent first
     dropped_bytes: dict[str, int]
     lines_dropped: dict[str, int]  # reason -> lines that C4's rules took from documents
+    turns_in: int  # of conversations
+    turns_changed: int  # those that are not written as they were found
+    turns_dropped: dict[str, int]  # reason -> turns that were cut out of conversations
+    personal: dict[str, int]  # kind -> pieces of personal data that became placeholders
     lengths: list[tuple[int, int, int]]  # at least so many bytes -> documents in, documents out
 
 
@@ -85,7 +94,8 @@ def clean(raw: Path, work: Path, config: CleanConfig, runtime: EngineRuntime) ->
     counts = engine.run([Read(raw, names), Judge(passed, names, config), Sign(passed, names, config)], sizes, work / "judge", runtime, "cleaned")
 
     origins = _repeats(passed, names, config)
-    counts += engine.run([Copy(passed, cleaned, names)], sizes, work / "copy", runtime, "cleaned (copying)")
+    # Not +=, which forgets what is negative: text may grow by its repair
+    counts.update(engine.run([Copy(passed, cleaned, names)], sizes, work / "copy", runtime, "cleaned (copying)"))
     if not counts["documents_out"]:
         reason, n = Counter(_part(counts, "dropped")).most_common(1)[0]
         raise ValueError(
@@ -110,6 +120,10 @@ def _report(counts: Counter[str]) -> Report:
         dropped=dropped,
         dropped_bytes={reason: _part(counts, "dropped_bytes")[reason] for reason in dropped},
         lines_dropped={label.removeprefix("line-filter-"): n for label, n in sorted(counts.items()) if label.startswith("line-filter-")},
+        turns_in=counts["turns_in"],
+        turns_changed=counts["turns_changed"],
+        turns_dropped=_part(counts, "turn-dropped"),
+        personal=_part(counts, "personal"),
         lengths=[(length, before.get(length, 0), after.get(length, 0)) for length in sorted(before | after)],
     )
 
@@ -202,7 +216,7 @@ class Read(Step):
         try:
             for batch in pq.ParquetFile(path).iter_batches(1000, columns=COLUMNS.names):
                 for row in batch.to_pylist():
-                    yield Document(text=row["text"], id=row["id"], metadata={"source": row["source"], "licence": row["licence"]})
+                    yield Document(text=row["text"], id=row["id"], metadata={name: row[name] for name in ("source", "licence", "kind")})
         except (pa.ArrowException, KeyError, OSError) as error:
             raise ValueError(f"{path} is not readable ({str(error).splitlines()[0]}): run `dvc repro --force raw`") from None
 
@@ -218,6 +232,10 @@ class Judge(Step):
             self.rules.append(Rubbish(config.rubbish))
         if config.decontamination.texts:
             self.rules.append(Decontamination(config.decontamination))
+        texts = config.decontamination.texts
+        self.of_conversations = [Decontamination(config.decontamination)] if texts else []
+        self.turns = Rules(config.conversation, config.language)
+        self.personal = config.personal.kinds()
         for rule in self.rules:
             rule.stats = self.stats  # the C4 rules count lines
 
@@ -225,27 +243,56 @@ class Judge(Step):
         counts = Counter[str]()
         examples: dict[str, list[tuple[int, str, str, str]]] = {}  # reason -> heap with the largest hash on top
         for document in data:
-            before, size = document.text, len(document.text.encode())
-            counts["documents_in"] += 1
-            counts["bytes_in"] += size
+            counts["bytes_in"] += len(document.text.encode())
+            counts["bytes_trimmed"] += len(document.text.encode())
             self.tell(rank, counts["bytes_in"])
-            counts[f"length_in {_length(size)}"] += 1
-            reason = self._verdict(document, [self.repair])
-            document.metadata["whole"] = document.text
-            if reason := reason or self._verdict(document, self.rules):
-                counts[f"dropped {reason}"] += 1
-                counts[f"dropped_bytes {reason}"] += size
-                item = (-xxhash.xxh3_64_intdigest(before), document.id, document.metadata["source"], before[:EXAMPLE_CHARACTERS])
-                heap = examples.setdefault(reason, [])
-                (heapq.heappush if len(heap) < EXAMPLES else heapq.heappushpop)(heap, item)
-            else:
-                counts["bytes_trimmed"] += size - len(document.text.encode())
-                yield document
+            for part, before, reason in self._parts(document, counts):
+                size = len(before.encode())
+                counts["documents_in"] += 1
+                counts[f"length_in {_length(size)}"] += 1
+                if reason:
+                    counts["bytes_trimmed"] -= size
+                    counts[f"dropped {reason}"] += 1
+                    counts[f"dropped_bytes {reason}"] += size
+                    shown = (part.id, part.metadata["source"], before[:EXAMPLE_CHARACTERS])
+                    item = (-xxhash.xxh3_64_intdigest(before), *shown)
+                    heap = examples.setdefault(reason, [])
+                    (heapq.heappush if len(heap) < EXAMPLES else heapq.heappushpop)(heap, item)
+                else:
+                    counts["bytes_trimmed"] -= len(part.text.encode())
+                    yield part
         self.count(counts)
         found = [
             {"reason": reason, "draw": -draw, **_example(id, source, text)} for reason, heap in examples.items() for draw, id, source, text in heap
         ]
         files.write_text(self.folder / f"{self.names[rank]}.dropped.jsonl", "".join(json.dumps(example) + "\n" for example in found))
+
+    def _parts(self, document: Document, counts: Counter[str]) -> Iterator[tuple[Document, str, str]]:
+        """The documents that come of one: itself, or of a conversation the runs of good turns and,
+        to be dropped, those of bad ones. Each with its text before, and why it is dropped or "".
+        """
+        before = document.text
+        if document.metadata["kind"] != CONVERSATION:
+            reason = self._verdict(document, [self.repair])
+            document.metadata["whole"] = document.text
+            reason = reason or self._verdict(document, self.rules)
+            if self.personal and not reason:
+                document.text, found = personal.mask(document.text, self.personal)
+                counts.update({f"personal {kind}": n for kind, n in found.items()})
+            yield document, before, reason
+            return
+        said = self.turns(before)
+        counts["turns_in"] += len(said)
+        counts["turns_changed"] += sum(turn.found != turn.tidied for turn in said)
+        for number, (reason, group) in enumerate(groupby(said, lambda turn: turn.reason)):
+            turns = list(group)
+            text = SEPARATOR.join(turn.tidied for turn in turns)
+            metadata = {**document.metadata, "whole": text}
+            part = Document(text=text, id=f"{document.id}/{number}", metadata=metadata)
+            if reason:
+                counts[f"turn-dropped {reason}"] += len(turns)
+            reason = f"conversation_{reason}" if reason else self._verdict(part, self.of_conversations)
+            yield part, SEPARATOR.join(turn.found for turn in turns), reason
 
     def _verdict(self, document: Document, rules: Sequence[BaseFilter]) -> str:
         """Why a document is dropped; empty if it is not."""

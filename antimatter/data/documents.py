@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antimatter import files
 
+Kind = Literal["text", "conversation"]
+CONVERSATION: Kind = "conversation"
+SEPARATOR = "\n\n"  # between the turns of a conversation
 BATCH_BYTES = 1 << 22  # of text in one row group: what a reader and a writer hold in memory
 
 
@@ -17,6 +20,9 @@ class Document(NamedTuple):
     text: str
     source: str  # where it was found, as people would cite it
     licence: str
+    # The text of a conversation is its turns with SEPARATOR between them; none holds a line break.
+    # The first is the user's, and they alternate
+    kind: Kind = "text"
 
 
 COLUMNS = pa.schema([(name, pa.string()) for name in Document._fields])

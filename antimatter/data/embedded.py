@@ -1,4 +1,4 @@
-"""The default corpus: the documentation inside the pinned dependencies, because it needs no network.
+"""The default corpus: the documentation and the conversations inside pinned packages, because it needs no network.
 
 The docstrings, comments and READMEs that pip has already installed become paragraphs of prose. They are read with `ast`, never imported, so neither
 the machine nor the Python that runs changes a byte.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import xxhash
 
+from antimatter.data import chitchat
 from antimatter.data.documents import Document
 from antimatter.data.workers import processes
 
@@ -28,8 +29,9 @@ TESTS = {"test", "tests", "testing", "conftest.py", "_vendor", "_vendored_packag
 
 
 def embedded(packages: dict[str, str], workers: int) -> Iterator[Document]:
-    """The documentation of installed distributions as pages of prose. A paragraph that stands in many places, as that on `input_ids` in each model
-    of transformers, is given once, where it stands first: else validation would ask for what training has shown.
+    """The documentation of installed distributions as pages of prose, and the conversations of
+    chitchat-dataset. A paragraph that stands in many places is given once, where it stands first:
+    else validation would ask for what training has shown.
 
     Raises:
         ValueError: a distribution is missing or has another version, so the corpus would not be the one that params.yaml asks for.
@@ -39,8 +41,11 @@ def embedded(packages: dict[str, str], workers: int) -> Iterator[Document]:
     with ExitStack() as held:
         apply = map if workers == 1 else partial(held.enter_context(processes(workers)).map, chunksize=8)
         for name, distribution in zip(packages, found, strict=True):
-            source, licence = f"{name} {packages[name]}", _licence(distribution)
-            sources = [(str(file), str(file.locate())) for file in sorted(distribution.files or []) if _is_documentation(str(file))]
+            source, licence = f"{name} {packages[name]}", licence_of(distribution)
+            if name == chitchat.PACKAGE:
+                yield from chitchat.documents(distribution, source, licence)
+                continue
+            sources = [(str(file), str(file.locate())) for file in sorted(distribution.files or []) if is_documentation(str(file))]
             readme = (distribution.read_text("METADATA") or "").partition("\n\n")[2]
             pages = chain([readme_pages("README", readme)], apply(_pages, sources))
             for identifier, lines in chain.from_iterable(pages):
@@ -69,7 +74,7 @@ def _distribution(name: str, version: str) -> importlib.metadata.Distribution:
     return distribution
 
 
-def _licence(distribution: importlib.metadata.Distribution) -> str:
+def licence_of(distribution: importlib.metadata.Distribution) -> str:
     """The licence in a line. Some packages paste their whole licence into the field `License`, and some leave it to a classifier."""
     fields = {key: distribution.metadata.get_all(key, []) for key in ("License-Expression", "License", "Classifier")}
     classified = ", ".join(value.split(" :: ")[-1] for value in fields["Classifier"] if value.startswith("License ::"))
@@ -78,7 +83,7 @@ def _licence(distribution: importlib.metadata.Distribution) -> str:
     return next(filter(None, [*named, classified, *first_lines]), "unknown")
 
 
-def _is_documentation(path: str) -> bool:
+def is_documentation(path: str) -> bool:
     *folders, name = path.split("/")
     if (
         path.startswith("..")
@@ -249,10 +254,10 @@ def paragraphs(text: str) -> list[str]:
             hang = indent
         block.append(words)
     close()
-    return [plain for paragraph in found if _is_prose(plain := _plain(paragraph))]
+    return [plain for paragraph in found if _is_prose(plain := without_markup(paragraph))]
 
 
-def _plain(paragraph: str) -> str:
+def without_markup(paragraph: str) -> str:
     for pattern, replacement in MARKUP:
         paragraph = pattern.sub(replacement, paragraph)
     return paragraph.strip().replace("::", ":")

@@ -34,6 +34,7 @@ FIRST_PAUSE = 1.0  # seconds before the second try; each pause is twice the one 
 LONGEST_PAUSE = 60.0  # ... up to this, unless the hub asks for more, up to retries.LONGEST
 TIMEOUT = 30.0  # seconds without a byte
 PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that another try may mend
+LIST = "a list"  # what a column is called whose feature has no type of its own
 PLACE_ROWS = 1000  # rows between two notes of the place to which a second reading goes back
 
 
@@ -47,12 +48,19 @@ class HubDataSet:
     licence: str  # goes with each document
     weight: float  # share of the bytes, relative to the other data sets
 
+    # What a subclass changes. Without a type, as with one params.py would take them for parameters
+    stage = "raw"  # whose section `hub` of params.yaml names the data set
+    column_key = "text_column"  # what that section calls the column
+    holds = "text"  # a row of the column, in errors
+    instead = "set raw.source to files"  # what else can be done without the hub
+
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
             raise ValueError(f"name must be owner/name as on https://huggingface.co/datasets, got {self.name!r}")
         for name in ("config", "split", "text_column", "licence"):
             if not getattr(self, name):
-                raise ValueError(f"{name} of {self.name} must not be empty")
+                called = self.column_key if name == "text_column" else name
+                raise ValueError(f"{called} of {self.name} must not be empty")
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
             raise ValueError(
                 f"revision of {self.name} must be a whole commit, 40 hexadecimal digits, because a branch or a tag may move; got {self.revision!r}: "
@@ -60,6 +68,19 @@ class HubDataSet:
             )
         if self.weight <= 0:
             raise ValueError(f"weight of {self.name} must exceed 0, got {self.weight}")
+
+    def takes(self, held: str) -> bool:
+        """Whether the column can be read, by the type that the data set's card says it holds."""
+        return held in ("string", "large_string")
+
+    def text(self, value: Any) -> str | None:
+        """A row's value as the text of a document; None if it cannot be one."""
+        return value or "" if isinstance(value, str | None) else None
+
+    def refused(self, held: str) -> str:
+        """What is wrong with a column that holds something else."""
+        fix = f"set {self.column_key} to another"
+        return f"column `{self.text_column}` holds {held}, which is no {self.holds}: {fix}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +109,7 @@ class Lane:
     index: int  # of this lane among those of the data set ...
     of: int  # ... and how many they are
     bytes: int  # of UTF-8 text to read; the last document may exceed it
+    documents: int = sys.maxsize  # to read at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +131,20 @@ def lanes(config: HubConfig) -> list[Lane]:
     weights = sum(data_set.weight for data_set in config.data_sets)
     found = []
     for number, data_set in enumerate(config.data_sets):
-        of = min(config.lanes, _open(data_set).num_shards)
+        of = min(config.lanes, files_of(data_set))
         share = round(config.total_mb * 1e6 * data_set.weight / weights / of)
         found += [Lane(data_set=data_set, number=number, index=index, of=of, bytes=share) for index in range(of)]
     return found
+
+
+def files_of(data_set: HubDataSet) -> int:
+    """How many files a data set has: its lanes can be as many.
+
+    Raises:
+        ValueError, PermissionError, OSError: as lanes() does.
+    """
+    number: int = _open(data_set).num_shards
+    return number
 
 
 def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], None]) -> LaneReport:
@@ -140,7 +172,8 @@ def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], Non
     if note["ended"]:
         return report
     dataset = _open(lane.data_set).shard(lane.of, lane.index).select_columns([lane.data_set.text_column])
-    documents = _documents(dataset, lane, note["place"], report.documents)
+    left = lane.documents - report.documents
+    documents = islice(_documents(dataset, lane, note["place"], report.documents), left)
     ended = False
     while not ended:
         limit = min(file_mb * 1e6, lane.bytes - report.bytes)
@@ -164,16 +197,17 @@ def _documents(dataset: Any, lane: Lane, place: Any, before: int) -> Iterator[Do
     begin = f"{data_set.name}/{data_set.config}/{data_set.split}/{lane.index}"
     row = noted = before
     failed = -1
-    _Client.failed = None
+    _Client.begin(data_set)
     while True:
         try:
             dataset.load_state_dict(place)
             for values in islice(dataset, row - noted, None):
-                text = values[data_set.text_column]
-                if not isinstance(text, str | None):
-                    raise _Refusal(f"column `{data_set.text_column}` holds {text!r:.60}, which is no text: set text_column to another")
+                value = values[data_set.text_column]
+                text = data_set.text(value)
+                if text is None:
+                    raise _Refusal(data_set.refused(f"{value!r:.60}"))
                 row += 1
-                yield Document(f"{begin}:{row}", text or "", data_set.name, data_set.licence)
+                yield Document(f"{begin}:{row}", text, data_set.name, data_set.licence)
                 if row % PLACE_ROWS == 0:
                     place, noted = dataset.state_dict(), row
             return
@@ -182,11 +216,10 @@ def _documents(dataset: Any, lane: Lane, place: Any, before: int) -> Iterator[Do
                 raise refused from None
             fault = f"{_Client.asked} cannot be read after row {row:,} of lane {lane.index} ({_line(error)})"
             if failed == row:
-                raise ValueError(
-                    f"raw.hub: {fault}, twice: the file is broken; take another revision, or tell its owner at {_page(data_set.name)}/discussions"
-                ) from None
+                fix = f"take another revision, or tell its owner at {_page(data_set.name)}/discussions"
+                raise ValueError(f"{data_set.stage}.hub: {fault}, twice: the file is broken; {fix}") from None
             failed = row
-            print(f"raw: {fault}; reading it once more", file=sys.stderr, flush=True)
+            print(f"{data_set.stage}: {fault}; reading it once more", file=sys.stderr, flush=True)
 
 
 @cache
@@ -207,7 +240,7 @@ def _open(data_set: HubDataSet) -> Any:
     hooks = huggingface_hub.get_session().event_hooks
     huggingface_hub.set_client_factory(lambda: _Client(event_hooks=hooks, follow_redirects=True))
 
-    _Client.failed = None
+    _Client.begin(data_set)
     api = huggingface_hub.HfApi()
     column = data_set.text_column
     try:
@@ -225,16 +258,16 @@ def _open(data_set: HubDataSet) -> Any:
         dataset = builder.as_streaming_dataset(data_set.split)
         if features := dataset.features:  # unknown for some JSON; then the rows tell
             if column not in features:
-                raise _Refusal(f"has no column `{column}`: set text_column to one of {', '.join(features)}")
-            if (held := getattr(features[column], "dtype", "a list")) not in ("string", "large_string"):
-                raise _Refusal(f"column `{column}` holds {held}, which is no text: set text_column to another")
+                raise _Refusal(f"has no column `{column}`: set {data_set.column_key} to one of {', '.join(features)}")
+            if not data_set.takes(held := getattr(features[column], "dtype", LIST)):
+                raise _Refusal(data_set.refused(held))
         if builder.name == "parquet":
             builder.config.columns = [column]
             builder._generate_tables = lambda files, **_: _tables(files, column)
             dataset = builder.as_streaming_dataset(data_set.split)
         return dataset
     except Exception as error:
-        raise _refusal(error, data_set) or ValueError(f"raw.hub: {data_set.name} cannot be streamed: {_line(error)}") from None
+        raise _refusal(error, data_set) or ValueError(f"{data_set.stage}.hub: {data_set.name} cannot be streamed: {_line(error)}") from None
 
 
 def _tables(paths: list[str], column: str) -> Iterator[tuple[tuple[int, int], pa.Table]]:
@@ -255,28 +288,28 @@ class _Refusal(Exception):
 
 def _refusal(error: Exception, data_set: HubDataSet) -> Exception | None:
     """What no further try mends, as one line with the way out."""
-    name, page, words = data_set.name, _page(data_set.name), str(error)
+    key, name, page, words = f"{data_set.stage}.hub", data_set.name, _page(data_set.name), str(error)
     known = ", ".join(re.findall(r"'([^']+)'", words.partition("vailable")[2]))
     if _Client.failed:  # whatever was made of it on the way
         return _Client.failed
     if isinstance(error, GatedRepoError):
-        return PermissionError(f"raw.hub: {name} is gated: accept its terms at {page} and set HF_TOKEN to a token of that account")
+        return PermissionError(f"{key}: {name} is gated: accept its terms at {page} and set HF_TOKEN to a token of that account")
     if isinstance(error, RevisionNotFoundError):
-        return ValueError(f"raw.hub: {name} has no revision {data_set.revision}: take a commit from {page}/commits/main")
+        return ValueError(f"{key}: {name} has no revision {data_set.revision}: take a commit from {page}/commits/main")
     if isinstance(error, RepositoryNotFoundError):
-        return ValueError(f"raw.hub: {name} does not exist, or is private: correct the name, or set HF_TOKEN to a token that may read it")
+        return ValueError(f"{key}: {name} does not exist, or is private: correct the name, or set HF_TOKEN to a token that may read it")
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return PermissionError(
-            f"raw.hub: the hub refuses {_Client.asked} (HTTP {error.response.status_code}): renew or unset HF_TOKEN, see https://huggingface.co/settings/tokens"
+            f"{key}: the hub refuses {_Client.asked} (HTTP {error.response.status_code}): renew or unset HF_TOKEN, see https://huggingface.co/settings/tokens"
         )
     if isinstance(error, HfHubHTTPError):
-        return OSError(f"raw.hub: the hub answers HTTP {error.response.status_code} for {_Client.asked}: check name and revision, and HF_ENDPOINT")
+        return OSError(f"{key}: the hub answers HTTP {error.response.status_code} for {_Client.asked}: check name and revision, and HF_ENDPOINT")
     if words.startswith("BuilderConfig"):
-        return ValueError(f"raw.hub: {name} has no config {data_set.config}: set config to one of {known}")
+        return ValueError(f"{key}: {name} has no config {data_set.config}: set config to one of {known}")
     if words.startswith("Bad split"):
-        return ValueError(f"raw.hub: {name} has no split {data_set.split}: set split to one of {known}")
+        return ValueError(f"{key}: {name} has no split {data_set.split}: set split to one of {known}")
     if isinstance(error, _Refusal):
-        return ValueError(f"raw.hub: {name}: {words}")
+        return ValueError(f"{key}: {name}: {words}")
     return None
 
 
@@ -294,10 +327,18 @@ class _Client(httpx.Client):
     reached: ClassVar[bool] = False  # the hub has answered
     failed: ClassVar[OSError | None] = None  # what it gave up with; kept because the layers above may swallow it
     asked: ClassVar[str] = ""  # the file of the last request
+    stage: ClassVar[str] = HubDataSet.stage  # for whom it asks ...
+    instead: ClassVar[str] = HubDataSet.instead  # ... and what else that one can do
+
+    @classmethod
+    def begin(cls, data_set: HubDataSet) -> None:
+        """Begins with a data set: no request of it has failed yet."""
+        cls.failed, cls.stage, cls.instead = None, data_set.stage, data_set.instead
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         asked = _Client.asked = re.sub(r"^/(api/)?datasets/|/(resolve|tree|revision)/[0-9a-f]{40}", "", request.url.path)
         request.extensions["timeout"] = httpx.Timeout(TIMEOUT).as_dict()
+        key = f"{_Client.stage}.hub"
         tries = 0
         while _Client.failed is None:
             tries += 1
@@ -310,23 +351,23 @@ class _Client(httpx.Client):
                     return response
                 wish = _wish(response)
             except OfflineModeIsEnabled:
-                _Client.failed = OSError("raw.hub: HF_HUB_OFFLINE forbids the network: unset it, or set raw.source to files")
+                _Client.failed = OSError(f"{key}: HF_HUB_OFFLINE forbids the network: unset it, or {_Client.instead}")
                 break
             except (httpx.TransportError, httpx.DecodingError) as error:
                 fault = f"{type(error).__name__}: {_line(error)}"
             if not _Client.reached and tries >= FIRST_TRIES:
                 _Client.failed = OSError(
-                    f"raw.hub: {request.url.host} cannot be reached ({fault}): check the network and HF_ENDPOINT, or set raw.source to files"
+                    f"{key}: {request.url.host} cannot be reached ({fault}): check the network and HF_ENDPOINT, or {_Client.instead}"
                 )
             elif wish > retries.LONGEST:
                 fix = "what was read is kept, run again after that to go on"
                 wait = f"the hub asks to wait {retries.span(wish)}"
-                _Client.failed = OSError(f"raw.hub: {asked}: {fault}; {wait}: {fix}")
+                _Client.failed = OSError(f"{key}: {asked}: {fault}; {wait}: {fix}")
             elif tries >= TRIES:
-                _Client.failed = OSError(f"raw.hub: {asked} failed {tries} times ({fault}): what was read is kept, run again to go on")
+                _Client.failed = OSError(f"{key}: {asked} failed {tries} times ({fault}): what was read is kept, run again to go on")
             else:
                 pause = max(wish, min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE))
-                print(f"raw: {asked}: {fault}; try {tries + 1} of {TRIES} in {pause:.0f} s", file=sys.stderr, flush=True)
+                print(f"{_Client.stage}: {asked}: {fault}; try {tries + 1} of {TRIES} in {pause:.0f} s", file=sys.stderr, flush=True)
                 time.sleep(pause)
         raise _Client.failed
 

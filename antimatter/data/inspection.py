@@ -21,6 +21,12 @@ def reasons(metrics: Path) -> Iterator[str]:
     for reason, n, mb in rows:
         yield f"{reason:32}{n:12,}{n / total:8.1%}{mb / 1e6:12,.2f}{mb / size:8.1%}"
     yield f"{'in all':32}{total:12,}{'':8}{size / 1e6:12,.2f}"
+    if turns := report.get("turns_in"):
+        found = {"turns of conversations": turns, "written otherwise": report["turns_changed"]}
+        found |= {f"cut out: {reason}": n for reason, n in report["turns_dropped"].items()}
+        yield ""
+        for label, n in found.items():
+            yield f"{label:32}{n:12,}{n / turns:8.1%}"
 
 
 def dropped(cleaned: Path, reason: str, count: int) -> Iterator[str]:

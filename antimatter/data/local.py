@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,12 +47,7 @@ def parts(sources: Sequence[FilesConfig], file_mb: float, key: str) -> list[Part
     """
     found: list[Part] = []
     for config in sources:
-        paths = matches(config.pattern)
-        if not paths:
-            raise FileNotFoundError(
-                f"{key}: {config.pattern} matches no file {searched()}: correct the pattern in params.yaml, or put the files there"
-            )
-        for path in paths:
+        for path in required(config.pattern, key):
             _kind(path, key)
             size = located(path).stat().st_size
             last = found[-1] if found else None
@@ -85,6 +81,18 @@ def matches(pattern: str) -> list[str]:
     return sorted(found)
 
 
+def required(pattern: str, key: str) -> list[str]:
+    """As matches(), which must find something.
+
+    Raises:
+        FileNotFoundError: the pattern matches no file.
+    """
+    if paths := matches(pattern):
+        return paths
+    fix = "correct the pattern in params.yaml, or put the files there"
+    raise FileNotFoundError(f"{key}: {pattern} matches no file {searched()}: {fix}")
+
+
 def located(name: str) -> Path:
     """The path of a file or folder, in the first of the roots that has it."""
     return next((root / name for root in roots() if (root / name).exists()), Path(name))
@@ -95,6 +103,49 @@ def plain(text: str) -> str:
     ending. `cleaned` removes both too.
     """
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def whole(text: str) -> str:
+    """A text that UTF-8 can write: JSON can escape half of a surrogate pair, which becomes "?"."""
+    return text.encode(errors="replace").decode()
+
+
+class Position:
+    """Where a reader is in a file, for errors."""
+
+    number = 0  # line of JSON or row of parquet, from 1; 0 before the first
+
+
+@contextmanager
+def faults(path: str, key: str, at: Position) -> Iterator[None]:
+    """Turns what is wrong with a file into an error of one line.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or broken.
+    """
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        fix = f"correct the line, or take the file out of {key}"
+        raise ValueError(f"{path}, line {at.number} is not JSON ({error}): {fix}") from None
+    except UnicodeDecodeError as error:
+        where = f" in line {at.number}" if at.number else ""
+        fix = f"convert it, or take it out of {key}"
+        raise ValueError(f"{path} is not UTF-8 text{where} ({error}): {fix}") from None
+    except (pa.ArrowException, OSError) as error:
+        fault = str(error).splitlines()[0]
+        fix = "it is broken; fetch it again"
+        raise ValueError(f"{path} cannot be read after row {at.number} ({fault}): {fix}") from None
+
+
+def unpacked(path: str, packing: str) -> pa.NativeFile:
+    """The bytes of a file without their compression.
+
+    Args:
+        packing: ".gz", ".zst", or "".
+    """
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(packing)
+    return pa.input_stream(str(located(path)), compression=compression)
 
 
 def read(part: Part) -> Iterator[Document]:
@@ -123,8 +174,8 @@ def _kind(path: str, key: str) -> tuple[str, str]:
 def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
     """The texts of a file with their numbers: lines of JSON, rows of parquet; both from 1."""
     kind, packed = _kind(path, key)
-    number = 0
-    try:
+    at = Position()
+    with faults(path, key, at):
         if kind == "parquet":
             table = pq.ParquetFile(located(path))
             _require(column, table.schema_arrow.names, path, key)
@@ -132,29 +183,21 @@ def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
                 raise ValueError(f"{path}: `{column}` must be text, it holds {held}: set text_column of {key} to another")
             for batch in table.iter_batches(1000, columns=[column]):
                 for text in batch.column(0).to_pylist():
-                    number += 1
-                    yield number, text or ""
+                    at.number += 1
+                    yield at.number, text or ""
             return
-        compression = {".gz": "gzip", ".zst": "zstd"}.get(packed)
-        with pa.input_stream(str(located(path)), compression=compression) as stream:
+        with unpacked(path, packed) as stream:
             if kind == "txt":
                 yield from ((1, text) for text in [plain(stream.read().decode())] if text.strip())
                 return
             for line in io.BufferedReader(stream, 1 << 20):
-                number += 1
+                at.number += 1
                 if line.strip():
                     row = json.loads(line)
-                    _require(column, row if isinstance(row, dict) else (), f"{path}, line {number}", key)
+                    _require(column, row if isinstance(row, dict) else (), f"{path}, line {at.number}", key)
                     if not isinstance(row[column], str | None):
-                        raise ValueError(f"{path}, line {number}: `{column}` must be text, got {row[column]!r:.60}")
-                    yield number, (row[column] or "").encode(errors="replace").decode()  # JSON can escape half a surrogate pair, which is no text
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number} is not JSON ({error}): correct the line, or take the file out of {key}") from None
-    except UnicodeDecodeError as error:
-        where = f" in line {number}" if number else ""
-        raise ValueError(f"{path} is not UTF-8 text{where} ({error}): convert it, or take it out of {key}") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read after row {number} ({str(error).splitlines()[0]}): it is broken; fetch it again") from None
+                        raise ValueError(f"{path}, line {at.number}: `{column}` must be text, got {row[column]!r:.60}")
+                    yield at.number, whole(row[column] or "")
 
 
 def _require(column: str, names: Iterable[str], where: str, key: str) -> None:

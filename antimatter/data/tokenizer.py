@@ -21,9 +21,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from antimatter import files
 from antimatter.data.documents import text_bytes
+from antimatter.data.special import SPECIAL
 
-SPECIAL = ("[PAD]", "[BOS]", "[EOS]")
-PAD, BOS, EOS = range(3)  # their ids
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of GPT-2: merges never cross its pieces
 # Bytes of a piece to learn merges from: the time of the trainer grows with the square of a piece,
 # and no token is as long
@@ -39,12 +38,12 @@ SAMPLE_SEED = (
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    vocab_size: int  # with the three special tokens and the 256 bytes
+    vocab_size: int  # with the six special tokens and the 256 bytes
     train_mb: float  # megabytes of text to learn from, evenly from the whole corpus: memory grows with the distinct words in it
 
     def __post_init__(self) -> None:
         if self.vocab_size < len(SPECIAL) + 256:
-            raise ValueError(f"vocab_size must be at least {len(SPECIAL) + 256} (3 special tokens and 256 bytes), got {self.vocab_size}")
+            raise ValueError(f"vocab_size must be at least {len(SPECIAL) + 256} ({len(SPECIAL)} special tokens and 256 bytes), got {self.vocab_size}")
         if self.train_mb <= 0:
             raise ValueError(f"train_mb must exceed 0, got {self.train_mb}")
 
@@ -84,8 +83,8 @@ class Tokenizer:
         content = files.read_json(path)
         try:
             vocabulary = content["model"]["vocab"]
-            if [vocabulary[token] for token in SPECIAL] != [PAD, BOS, EOS] or sorted(vocabulary.values()) != list(range(len(vocabulary))):
-                raise KeyError("the ids of " + ", ".join(SPECIAL))
+            if any(vocabulary.get(token) != i for i, token in enumerate(SPECIAL)) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
+                raise KeyError("it needs " + ", ".join(f"{t}={i}" for i, t in enumerate(SPECIAL)))
             return cls(vocabulary)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a tokenizer of this pipeline ({error}): delete it and run `dvc repro tokenizer`") from None

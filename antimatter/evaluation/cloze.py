@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from antimatter.data.tokenizer import BOS, Tokenizer
+from antimatter.data.special import BOS
+from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation.perplexity import Window, score
 from antimatter.model.gpt import GPT
 

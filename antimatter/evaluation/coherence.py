@@ -15,22 +15,14 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from antimatter.data.tokenizer import BOS, EOS, Tokenizer
+from antimatter.data.special import BOS, EOS
+from antimatter.data.tokenizer import Tokenizer
+from antimatter.evaluation.config import CoherenceConfig
 from antimatter.model.gpt import GPT
-from antimatter.model.sampling import Sampling, generate
+from antimatter.model.sampling import generate
 
 Verdict = Literal["fluent", "looping", "broken", "short"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoherenceConfig(Sampling):
-    seeds: tuple[int, ...]  # of the draws: one continuation of each prompt for each
-
-    def __post_init__(self) -> None:
-        Sampling.__post_init__(self)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be different whole numbers from 0, at least one, got {list(self.seeds)}")
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,11 @@ from lm_eval.tasks import TaskManager
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from antimatter.data.tokenizer import BOS, EOS, PAD, Tokenizer
+from antimatter.data.special import BOS, EOS, PAD
+from antimatter.data.tokenizer import Tokenizer
+from antimatter.model.config import Sampling
 from antimatter.model.gpt import GPT
-from antimatter.model.sampling import Sampling, generate
+from antimatter.model.sampling import generate
 
 ROWS = 256  # of logits held at once: 50 MB at a vocabulary of 50,257
 STEP = 16  # tokens that are written before the answer is searched for its end

@@ -7,7 +7,6 @@ One core scores tokens, score(); every figure and every table is a sum over what
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,29 +16,6 @@ from antimatter.model.gpt import GPT
 from antimatter.model.loss import frequency_bins, linear_cross_entropy, perplexity
 
 BATCH = 16  # windows in a forward pass: memory only
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerplexityConfig:
-    stride: int  # tokens from one sliding window to the next; the context of a model that has a shorter one
-    texts: tuple[str, ...]  # files, folders and glob patterns of texts to score besides validation
-    text_column: str  # of JSON and parquet among them
-
-    def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRuntime:
-    device: Literal["auto", "cpu", "cuda"]
-
-    def __post_init__(self) -> None:
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is cuda, but torch sees no GPU here: set it to auto or cpu")
-
-    def device_type(self) -> str:
-        return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 from antimatter import files
 from antimatter.data import local
 from antimatter.data.local import FilesConfig
-from antimatter.data.tokenizer import BOS, Tokenizer
+from antimatter.data.special import BOS
+from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import perplexity
 from antimatter.evaluation.perplexity import Score
 from antimatter.model.gpt import GPT

@@ -13,6 +13,14 @@ from antimatter.experiments import history
 
 CHECKPOINTS, PROVENANCE = "models/checkpoints", "metrics/provenance.json"
 SOURCES_SHOWN = 12
+BASE = ("A base language model: it continues text, and was not trained to follow instructions or to be truthful.",)
+TUNED = (
+    "A small language model that was tuned to take its turn in a conversation. It says who it is,",
+    "makes small talk, tells from the name of a function what it may do, and copies an answer from",
+    "a text that stands in the prompt. It knows next to nothing of the world, it can be wrong, and",
+    "what it says about a function is a guess from words that it has read. The figures below say how",
+    "often each of these works.",
+)
 
 
 def write(path: Path, root: Path = Path(".")) -> None:
@@ -56,13 +64,15 @@ class Facts:
 def card(facts: Facts) -> str:
     """The text of the card."""
     made, gguf = facts.json(PROVENANCE), facts.params("gguf")
-    sections = (_model, _data, _training, _evaluation, _files, _provenance)
+    is_tuned = gguf["model"] == "tuned"
+    conversation = (_tuning, _conversation) if is_tuned else ()
+    sections = (_model, _data, _training, _evaluation, *conversation, _files, _provenance)
     lines = [
         *("---", f"license: {gguf['license']}", f"language: {facts.params('cleaned')['language']['code']}", "pipeline_tag: text-generation"),
         *("tags: [antimatter, gguf]", "---", ""),
         f"# {gguf['name']}",
         "",
-        "A base language model: it continues text, and was not trained to follow instructions or to be truthful.",
+        *(TUNED if is_tuned else BASE),
         "Written by `antimatter card` from the files of the run that dvc.lock records.",
     ]
     for section in sections:
@@ -118,7 +128,8 @@ def _training(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
         "tokens": f"{tokens:,}: each of train {times:.2f} times, {ratio:.1f} a parameter",
         "steps": f"{known['steps']:,} of {run['batch_size']:,} sequences",
         "optimizer": "AdamW, betas {beta1:g} and {beta2:g}, weight decay {weight_decay:g}, gradient norm at most {grad_clip:g}".format(**adamw),
-        "learning rate": f"{adamw['learning_rate']:g} after {schedule['warmup_steps']:,} steps, then cosine to {schedule['final_fraction']:g} of it",
+        "learning rate": f"{adamw['learning_rate']:g} after {schedule['warmup_steps']:,} steps, then "
+        f"{schedule['decay']} to {schedule['final_fraction']:g} of it",
         "rare-token balance": f"power {power:g}" if power else "off",
         "precision": made["machine"]["precision"],
         "loss at the end": f"{known['train_loss']:.4f} train, {known['validation_loss']:.4f} validation, nats per token",
@@ -138,6 +149,46 @@ def _evaluation(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", f"Samples of fixed prompts ([all of them](../metrics/samples.md)): {shares}.")
     chance = f"{items['accuracy']:.1%} where chance is {items['chance']:.1%} (p = {items['p_value']:.2g})"
     yield f"Sentences with a right and a wrong end: {items['correct']} of {items['items']} right, {chance}."
+
+
+def _tuning(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
+    tuned, how = facts.json("metrics/tuned.json"), facts.params("tuned")
+    found = facts.json("metrics/conversations.json")
+    train = found["train"]
+    listed = list(found["sources"].items())
+    rows = [(name, f"{one['conversations']:,}", f"{one['tokens']:,}", f"{one['held_out']:,}") for name, one in listed[:SOURCES_SHOWN]]
+    yield from ("## Tuning", "", "Conversations by source, and their tokens in an epoch:", "")
+    yield from _table(("source", "conversations", "tokens", "held out"), rows)
+    more = f" and {len(listed) - SOURCES_SHOWN} smaller sources" if len(listed) > SOURCES_SHOWN else ""
+    yield from (
+        "",
+        f"With the above{more} {train['tokens']:,} tokens, of which {train['answer_tokens']:,} are",
+        f"answers, read {how['epochs']:g} times in {tuned['steps']:,} steps. The rate is {how['learning_rate']:g} of the peak",
+        f"above and falls to zero. Loss of held-out answers: {tuned['validation_loss']:.4f} nats per token.",
+    )
+
+
+def _conversation(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
+    both = facts.json("metrics/answers.json")
+    listed = facts.csv("plots/answers.csv")
+    rows = [
+        (
+            row["measure"],
+            f"{float(row['base']):.1%}",
+            f"{float(row['tuned']):.1%}",
+            f"{float(row['low']):.1%} to {float(row['high']):.1%}",
+        )
+        for row in listed
+    ]
+    yield from ("## Conversation", "", "On conversations that tuning has not seen:", "")
+    yield from _table(("", "base", "tuned", "95% interval"), rows)
+    bits = {name: both[name]["likelihood"]["all"]["bits_per_byte"] for name in ("base", "tuned")}
+    yield from (
+        "",
+        f"Bits per byte of held-out answers: {bits['tuned']:.3f}, before tuning {bits['base']:.3f}.",
+        "What each measure is: docs/conversations.md. Conversations that nobody chose:",
+        "[metrics/answers.md](../metrics/answers.md).",
+    )
 
 
 def _files(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:

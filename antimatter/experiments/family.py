@@ -11,13 +11,11 @@ from typing import Any, Literal
 from antimatter import closure, files, params
 from antimatter.data.shards import Shards
 from antimatter.data.tokenizer import TokenizerConfig
+from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, matmul_weights
-from antimatter.model.gpt import GPTConfig, ModelConfig
-from antimatter.model.loss import LossConfig
-from antimatter.training.optimizer import OptimizerConfig
+from antimatter.training.config import OptimizerConfig, TrainConfig, TrainRuntime
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
-from antimatter.training.trainer import TrainConfig, TrainRuntime
 
 WIDTHS = (0.5, 0.75, 1.0)  # of the largest rung's. A third of nano's 192 no longer kept to the law of the others (docs/log.md)
 BUDGETS = (

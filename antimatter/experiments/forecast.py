@@ -11,7 +11,7 @@ from antimatter.experiments.scaling import Interval, Law
 from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
 from antimatter.training import plan
 from antimatter.training.cards import Card
-from antimatter.training.optimizer import OptimizerConfig
+from antimatter.training.config import OptimizerConfig
 
 # Text per token of a vocabulary that is not the ladder's own. 50,257: measured on 285 MB of C4 and RefinedWeb (docs/log.md).
 BYTES_PER_TOKEN = {50257: 4.47}

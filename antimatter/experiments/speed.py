@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from antimatter import params
+from antimatter.data.batches import Batch
 from antimatter.experiments.family import Base, Rung
 from antimatter.model.gpt import GPT
 from antimatter.training import arithmetic
 from antimatter.training import optimizer as adamw
 from antimatter.training.arithmetic import native_precision
+from antimatter.training.config import TrainRuntime
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
-from antimatter.training.trainer import TrainRuntime
 
 OVERHEAD = 20.0  # seconds of a rung besides its steps: DVC, the imports, validation, evaluation
 ENOUGH = 1.0  # seconds of steps
@@ -41,7 +42,7 @@ def _trial(base: Base, rung: Rung, runtime: TrainRuntime) -> float:
     while steps < 1 or time.perf_counter() - begin < ENOUGH:
         if steps == 0:
             begin = time.perf_counter()
-        loss = accumulate_gradients(objective, (ids, ids), size, precision, scaler).loss
+        loss = accumulate_gradients(objective, Batch(ids, ids), size, precision, scaler).loss
         clip(model, optimizer, scaler, base.optimizer.grad_clip)
         update(optimizer, scaler)
         loss.item()  # waits for the device

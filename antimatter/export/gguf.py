@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -19,10 +19,13 @@ import torch
 from torch import Tensor
 
 from antimatter import files
-from antimatter.export import quantise, template
+from antimatter.chat import template
+from antimatter.data.special import BOS, EOS, PAD, SPECIAL, USER
+from antimatter.export import header, quantise
 from antimatter.export.quantise import FileType, Kind
 from antimatter.export.source import Source
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 
 ARCHITECTURE = "mpt"
 FLOAT16_MAX = 65504.0
@@ -55,7 +58,10 @@ class GGUFConfig:
     license: str  # of the weights, an SPDX identifier
     types: tuple[FileType, ...]
     relu_scale: int  # c of gelu_form
-    windows: int  # of the validation split, each one whole context, on which llama.cpp is compared with torch
+    model: Literal["tuned", "checkpoints"]  # the folder of models/ that the stage exports
+    # On which llama.cpp is compared with torch: so many contexts of the validation split, and so
+    # many rows of held-out conversations
+    windows: int
     max_kl: MaxKL
 
     def __post_init__(self) -> None:
@@ -141,6 +147,7 @@ def write(source: Source, tokenizer: Path, path: Path, file_type: FileType, conf
             _add_keys(writer, shape, config)
             _add_provenance(writer, source.provenance)
             _add_tokenizer(writer, tokenizer, shape)
+            _add_chat(writer, source.chat)
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             writer.add_file_type(_FILE_TYPES[file_type])
             for name, tensor in tensors.items():
@@ -256,18 +263,35 @@ def _add_tokenizer(writer: gguf.GGUFWriter, path: Path, shape: GPTConfig) -> Non
         raise ValueError(f"{path} is not a byte-level BPE tokenizer ({error!r}): run `dvc repro tokenizer` to make it anew") from None
     if [*sorted(tokens)] != [*range(shape.vocab_size)]:
         raise ValueError(f"{path} has {len(tokens)} tokens, the checkpoint was trained with {shape.vocab_size}: run `dvc repro checkpoints`")
-    if [special.get(name) for name in ("[PAD]", "[BOS]", "[EOS]")] != [0, 1, 2]:
-        raise ValueError(f"{path} must have [PAD]=0, [BOS]=1, [EOS]=2, got {json.dumps(special)}: run `dvc repro tokenizer` to make it anew")
+    if any(special.get(name) != i for i, name in enumerate(SPECIAL)):
+        needed = ", ".join(f"{name}={i}" for i, name in enumerate(SPECIAL))
+        got = f"got {json.dumps(special)}: run `dvc repro tokenizer` to make it anew"
+        raise ValueError(f"{path} lacks the role tokens: it must have {needed}, {got}")
     control = set(special.values())
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([tokens[i] for i in range(len(tokens))])
     writer.add_token_types([gguf.TokenType.CONTROL if i in control else gguf.TokenType.NORMAL for i in range(len(tokens))])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(0)
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_pad_token_id(PAD)
     writer.add_add_bos_token(True)  # here and nowhere else: the template has none
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(template.JINJA)
+
+
+def _add_chat(writer: gguf.GGUFWriter, chat: Mapping[str, Any] | None) -> None:
+    """The chat template, and how a chat begins. Of a base model the template continues text."""
+    writer.add_chat_template(template.CONTINUED_JINJA if chat is None else template.JINJA)
+    if chat is None:
+        return
+    # A model that takes the user's turn has ended its own. Runtimes print no control token, so a
+    # stop text would not find it
+    writer.add_eot_token_id(USER)
+    for key, text in (
+        (header.CHAT_SYSTEM, chat["system"]),
+        (header.CHAT_GREETING, chat["greeting"]),
+        (header.CHAT_STARTERS, json.dumps(list(chat["starters"]), ensure_ascii=False)),
+    ):
+        writer.add_string(key, text)  # an empty one makes no key

@@ -3,9 +3,10 @@
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,45 @@ _STRING, _ARRAY = 8, 9
 _BYTES = {0: 4, 1: 2}  # of a value in F32 and F16; quantised types are taken as a quarter, which is less than any of them needs
 _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _MOST = 1 << 28  # no count or length of ours comes near; a damaged file would otherwise ask for terabytes
+
+
+# The keys of a model that was tuned to chat. A base model has none of them
+CHAT_SYSTEM, CHAT_GREETING = "antimatter.chat.system", "antimatter.chat.greeting"
+CHAT_STARTERS = "antimatter.chat.starters"  # texts, as JSON
+
+
+@dataclass(frozen=True)
+class ChatFacts:
+    """How a chat with a model that was tuned to chat begins."""
+
+    system: str  # the system text of its tuning, "" if there was none
+    greeting: str  # to show before the first turn
+    starters: tuple[str, ...]  # texts that a user might begin with
+
+
+def chat_facts(keys: Mapping[str, Any]) -> ChatFacts | None:
+    """What the keys of a GGUF file say of the chat, as the file or Ollama tells them; None if the
+    model is a base model, which continues text.
+
+    Not told by the template in the file: Ollama does not show it.
+
+    Raises:
+        ValueError: a key has a value of another kind.
+    """
+    if CHAT_STARTERS not in keys:
+        return None
+    texts = {key: keys.get(key, "") for key in (CHAT_SYSTEM, CHAT_GREETING)}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{key} must be a text, got {text!r:.60}")
+    try:
+        starters = json.loads(keys[CHAT_STARTERS])
+    except (TypeError, ValueError, RecursionError):
+        starters = None
+    if not _is_texts(starters):
+        shown = f"{keys[CHAT_STARTERS]!r:.60}"
+        raise ValueError(f"{CHAT_STARTERS} must be a list of texts in JSON, got {shown}")
+    return ChatFacts(texts[CHAT_SYSTEM], texts[CHAT_GREETING], tuple(starters))
 
 
 @dataclass(frozen=True)
@@ -31,6 +71,11 @@ class Header:
     @property
     def context_length(self) -> int:
         return int(self.keys[f"{self.architecture}.context_length"])
+
+    @property
+    def chat(self) -> ChatFacts | None:
+        """None: a base model, which continues text."""
+        return chat_facts(self.keys)
 
     @property
     def n_parameters(self) -> int:
@@ -95,6 +140,7 @@ def _check(keys: dict[str, Any]) -> None:
     demand("general.alignment", lambda it: _is_count(it) and it.bit_count() == 1, "a power of 2")
     demand("general.file_type", _is_count, "a number")
     demand("tokenizer.ggml.tokens", _is_texts, "a list of texts")
+    chat_facts(keys)
 
 
 def _is_texts(value: Any) -> bool:

@@ -11,8 +11,10 @@ from tokenizers import Tokenizer, processors
 from torch import Tensor
 
 from antimatter import files
+from antimatter.chat import template
+from antimatter.data.special import BOS, EOS, PAD, SPECIAL, USER
 from antimatter.export.source import Source
-from antimatter.model.gpt import GPTConfig
+from antimatter.model.config import GPTConfig
 
 SLOPE = 0.01  # of their "leaky_relu", torch's default; a config.json cannot name another
 BLOCK = {
@@ -32,8 +34,9 @@ def path_of(folder: Path, name: str) -> Path:
 def write(source: Source, tokenizer: Path, folder: Path) -> None:
     """Writes config.json, model.safetensors, generation_config.json, tokenizer.json and tokenizer_config.json, all or nothing, in float32.
 
-    `AutoModelForCausalLM.from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)` read them. The same weights give the same bytes. The
-    whole model is in memory meanwhile.
+    `AutoModelForCausalLM.from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)` read
+    them, and `apply_chat_template` works where the model was tuned to chat. The same weights give
+    the same bytes. The whole model is in memory meanwhile.
 
     Raises:
         ValueError: the tokenizer does not fit the model.
@@ -45,9 +48,9 @@ def write(source: Source, tokenizer: Path, folder: Path) -> None:
         partial.mkdir()
         save_file(tensors, partial / "model.safetensors", {"format": "pt"})  # transformers ask for this key; a second one would come in random order
         files.write_json(partial / "config.json", _config(shape, len(tensors["transformer.h.0.mlp.c_fc.bias"])))
-        files.write_json(partial / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+        files.write_json(partial / "generation_config.json", _generation_config(source))
         files.write_json(partial / "tokenizer.json", json.loads(bpe.to_str()))
-        files.write_json(partial / "tokenizer_config.json", _tokenizer_config(shape))
+        files.write_json(partial / "tokenizer_config.json", _tokenizer_config(source))
 
 
 def leaky_form(up: Tensor, up_bias: Tensor, down: Tensor, slope: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,9 +105,9 @@ def _config(shape: GPTConfig, n_inner: int) -> dict[str, Any]:
         "layer_norm_epsilon": 1e-5,
         **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), shape.dropout),
         "tie_word_embeddings": shape.tied_embeddings,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
     }
 
 
@@ -118,19 +121,35 @@ def _tokenizer(path: Path, shape: GPTConfig) -> Tokenizer:
         raise ValueError(f"{path} is not a tokenizer ({error}): run `dvc repro tokenizer` to make it anew") from None
     if bpe.get_vocab_size() != shape.vocab_size:
         raise ValueError(f"{path} has {bpe.get_vocab_size()} tokens, the checkpoint was trained with {shape.vocab_size}: run `dvc repro checkpoints`")
-    if [bpe.token_to_id(token) for token in ("[PAD]", "[BOS]", "[EOS]")] != [0, 1, 2]:
-        raise ValueError(f"{path} must have [PAD]=0, [BOS]=1, [EOS]=2: run `dvc repro tokenizer` to make it anew")
-    bpe.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 1)])
+    if any(bpe.token_to_id(name) != i for i, name in enumerate(SPECIAL)):
+        needed = ", ".join(f"{name}={i}" for i, name in enumerate(SPECIAL))
+        fix = "run `dvc repro tokenizer` to make it anew"
+        raise ValueError(f"{path} lacks the role tokens: it must have {needed}; {fix}")
+    special = [("[BOS]", BOS)]
+    bpe.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=special)
     return bpe
 
 
-def _tokenizer_config(shape: GPTConfig) -> dict[str, Any]:
-    return {
+def _generation_config(source: Source) -> dict[str, Any]:
+    """A model that was tuned to chat and takes the user's turn has ended its own."""
+    ends = EOS if source.chat is None else [EOS, USER]
+    return {"bos_token_id": BOS, "eos_token_id": ends, "pad_token_id": PAD}
+
+
+def _tokenizer_config(source: Source) -> dict[str, Any]:
+    """With the chat template of a model that was tuned to chat. A template names its tokens, so
+    there a text that says [EOS] is the token, and the template changes such texts of users.
+    Elsewhere a text that says [EOS] stays a text.
+    """
+    config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": shape.block_size,
+        "model_max_length": source.config.block_size,
         "bos_token": "[BOS]",
         "eos_token": "[EOS]",
         "pad_token": "[PAD]",
         "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,  # a text that says [EOS] stays a text. So there is no chat template: it could not say [BOS] either
+        "split_special_tokens": source.chat is None,
     }
+    if source.chat is not None:
+        config["chat_template"] = template.HUGGING_FACE
+    return config

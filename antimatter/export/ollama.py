@@ -2,6 +2,11 @@
 
 The store is byte for byte Ollama's own: `manifests/registry.ollama.ai/library/<name>/<tag>` names blobs by their sha256.
 Source: server/create.go and the manifest package of github.com/ollama/ollama.
+
+The template of a model that was tuned to chat is one of role tokens, else one that continues text
+(antimatter/chat/template.py). Go's templates cannot replace text, so in `ollama run` and /api/chat
+a role token that a user types is one. `antimatter chat` and `serve` render and neutralise the
+prompt themselves, and send it raw.
 """
 
 import hashlib
@@ -10,12 +15,12 @@ import os
 import re
 import shutil
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from antimatter import files
-from antimatter.export import template
+from antimatter.chat import template
 from antimatter.export.header import Header, read_header
 
 TAG = "latest"
@@ -35,7 +40,10 @@ class OllamaConfig:
     repeat_penalty: float  # 1 is none; written down because the runtimes' own defaults differ
     num_ctx: int  # tokens; never more than the model's context
     num_predict: int  # tokens of an answer, at most
-    stop: tuple[str, ...]  # text that ends an answer, besides the token [EOS]
+    # Text that ends an answer, besides the token [EOS]. Runtimes that print control tokens find
+    # [USER] here; to the others the GGUF file names it as an end (tokenizer.ggml.eot_token_id)
+    stop: tuple[str, ...]
+    # Of the Modelfile, unless the model was tuned with a system text: then its own stands there
     system: str
 
     def __post_init__(self) -> None:
@@ -64,12 +72,16 @@ def write(source: Path, folder: Path, config: OllamaConfig) -> None:
         ValueError: the file is not a GGUF file, or a blob came out other than it should.
     """
     header = read_header(source)
+    if header.chat and header.chat.system:
+        config = replace(config, system=header.chat.system)
+    go = template.GO if header.chat else template.CONTINUED_GO
     parameters = _parameters(config, header)
     with files.replacing(folder) as partial:
         partial.mkdir()
-        files.write_text(partial / "Modelfile", _modelfile(os.path.relpath(source, folder), config, parameters))
+        text = _modelfile(os.path.relpath(source, folder), go, config, parameters)
+        files.write_text(partial / "Modelfile", text)
         store = partial / "models"
-        _write_store(source, store, config, header, parameters)
+        _write_store(source, store, go, config, header, parameters)
         verify(store, config.name)
 
 
@@ -123,19 +135,27 @@ def _parameters(config: OllamaConfig, header: Header) -> dict[str, Any]:
     }
 
 
-def _modelfile(source: str, config: OllamaConfig, parameters: dict[str, Any]) -> str:
+def _modelfile(source: str, go: str, config: OllamaConfig, parameters: dict[str, Any]) -> str:
     lines = [f"FROM {source}"]
     for name, value in parameters.items():
         lines += [f'PARAMETER {name} "{text}"' for text in value] if isinstance(value, list) else [f"PARAMETER {name} {value}"]
-    lines.append(f'TEMPLATE """{template.GO}"""')
+    lines.append(f'TEMPLATE """{go}"""')
     if config.system:
         quotes = '"""' if '"' in config.system or "\n" in config.system else '"'
         lines.append(f"SYSTEM {quotes}{config.system}{quotes}")
     return "\n".join(lines) + "\n"
 
 
-def _write_store(source: Path, store: Path, config: OllamaConfig, header: Header, parameters: dict[str, Any]) -> None:
-    layers = [_link_blob(store, "model", source), _blob(store, f"{_LAYER_TYPE}template", template.GO.encode())]
+def _write_store(
+    source: Path,
+    store: Path,
+    go: str,
+    config: OllamaConfig,
+    header: Header,
+    parameters: dict[str, Any],
+) -> None:
+    weights = _link_blob(store, "model", source)
+    layers = [weights, _blob(store, f"{_LAYER_TYPE}template", go.encode())]
     if config.system:
         layers.append(_blob(store, f"{_LAYER_TYPE}system", config.system.encode()))
     layers.append(_blob(store, f"{_LAYER_TYPE}params", _go_json(parameters)))

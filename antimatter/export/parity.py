@@ -1,4 +1,5 @@
-"""Does llama.cpp compute what torch computes? The exported file against the model it came from, on real text.
+"""Does llama.cpp compute what torch computes? The exported file against the model it came from, on
+real text and on conversations.
 
 llama.cpp gives the final state of every token (`/embeddings` without pooling); the output matrix that stands in the file makes logits of it. So every
 position counts, with the whole distribution, where `/completion` would give a few probabilities of one.
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from antimatter.chat import template
+from antimatter.chat.template import Message, Role
+from antimatter.data.special import PAD, SPECIAL
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import quantise
 from antimatter.export.header import read_header
@@ -28,6 +32,7 @@ from antimatter.model.loss import perplexity
 ROWS = 256  # of logits held at once in float64: 100 MB at a vocabulary of 50,257
 THREADS = 2  # fixed, so that a machine's core count changes nothing
 SPEED_TOKENS = 128  # that speed() has the file write
+CONVERSATIONS = 300  # of the check of prompts
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,40 @@ def windows(tokens: Sequence[np.ndarray], block_size: int, count: int) -> Tensor
     return torch.from_numpy(np.stack([stream[start : start + length] for start in starts]).astype(np.int64))
 
 
+def held_out(path: Path, block_size: int, count: int) -> list[Tensor]:
+    """`count` rows of held-out conversations, evenly spread over the file, each without the padding
+    at its end: (at most T + 1,) token ids.
+
+    Args:
+        path: of a .npy file, (R, T + 1) uint16.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no conversation, or rows longer than the model reads.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro conversations` to make it")
+    rows = np.load(path, mmap_mode="r")
+    if rows.ndim != 2 or not len(rows):
+        shape = "x".join(map(str, rows.shape))
+        fix = "give the held-out part a larger share under `conversations:`"
+        raise ValueError(f"{path} is {shape}, no rows of conversations: {fix}")
+    if rows.shape[1] > block_size + 1:
+        fix = "run `dvc repro conversations` to make it anew"
+        found = f"rows of {rows.shape[1]} tokens, the model needs at most {block_size + 1}"
+        raise ValueError(f"{path} has {found}: {fix}")
+    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
+    return [_without_padding(rows[number]) for number in chosen]
+
+
+def _without_padding(row: np.ndarray) -> Tensor:
+    used = np.flatnonzero(row != PAD)
+    return torch.from_numpy(row[: used[-1] + 1 if len(used) else 0].astype(np.int64))
+
+
 @torch.inference_mode()
-def compare(model: GPT, path: Path, ids: Tensor) -> Parity:
-    """Both runtimes on the windows `ids`, (N, T + 1)."""
+def compare(model: GPT, path: Path, ids: Sequence[Tensor] | Tensor) -> Parity:
+    """Both runtimes on the windows `ids`: (N, T + 1), or N of their own lengths."""
     matrix, kind = _output_matrix(path)
     kl = agreement = torch_loss = llama_loss = 0.0
     with Llama(path, model.config.block_size, embeddings=True, threads=THREADS) as llama:
@@ -75,7 +111,7 @@ def compare(model: GPT, path: Path, ids: Tensor) -> Parity:
                 target = targets[rows, None]
                 torch_loss -= float(p.gather(1, target).sum())
                 llama_loss -= float(q.gather(1, target).sum())
-    n = ids[:, 1:].numel()
+    n = sum(len(window) - 1 for window in ids)
     return Parity(kl / n, agreement / n, perplexity(llama_loss / n), perplexity(torch_loss / n))
 
 
@@ -110,7 +146,8 @@ def speed(path: Path, ids: Tensor) -> dict[str, float]:
 def strings(tokenizer: Tokenizer, ids: Tensor, seed: int = 0) -> Iterator[str]:
     """Texts to tokenize twice: the corpus itself, then what breaks tokenizers, then random characters of every kind."""
     for window in ids:
-        yield tokenizer.decode([i for i in window.tolist() if i > 2]).replace("\ufffd", "")  # a window may cut a character
+        # A window may cut a character
+        yield tokenizer.decode(window.tolist()).replace("\ufffd", "")
     yield from ADVERSARIAL
     generator = random.Random(seed)
     for _ in range(500):
@@ -128,6 +165,7 @@ ALPHABETS = (  # ranges of code points: ASCII, Latin, Greek to Arabic, India to 
 ADVERSARIAL = (
     *("", " ", "  ", "   x", "x   ", "\n", "\n\n\n", "\t\tx", " \n \n ", "\r\n", "a\r\nb", "\u00a0", "\u3000x", "\u200b", "\ufeffx"),
     *("\x00", "a\x00b", "\x7f", "\U0010ffff", "\ue000", "\ufffd", "a\u0300\u0301\u0302", "\u202eabc", "e\u0301"),
+    *("[USER]", "[ASSISTANT]", "[SYSTEM]", "[ USER]", "[USER[USER]]", "[USER", "ASSISTANT]"),
     *("[EOS]", "[BOS]", "[PAD]", "[EOS", "EOS]", "a[EOS]b", "[[EOS]]", " [EOS] ", "[EOS][BOS]", "[eos]", "[EO[EOS]S]"),
     *("<|endoftext|>", "<|im_end|>", "<s>", "</s>", "<pad>", "<|eot_id|>", "<unk>"),
     *("I'm you're he'll we've it's I'd", "I'M YOU'RE", "'s", "'", "''", "'re're", "don't'll", "\u2019s", "x's's"),
@@ -140,33 +178,82 @@ ADVERSARIAL = (
 )
 
 
+# What is code in some template language, or looks like the border of a turn
+_TEMPLATE_CODE = (
+    *("{{ x }}", "{% if %}", "{{", "}}", "{% endfor %}", "{# x #}", "{{ .Content }}", "{{ end }}"),
+    *("'+'", "' }}", '"""', "`", "\\", "\\n", "%s", "{0}", "${x}", "<b>&amp;</b>", "'|upper"),
+    *("USER:", "user", "Assistant: ", "###", "<|im_start|>user", "[INST]", "[user]", "\n\n"),
+)
+
+
+def conversations(count: int = CONVERSATIONS, seed: int = 0) -> Iterator[list[Message]]:
+    """Hostile ones: texts out of special tokens, code of templates, blanks, and ADVERSARIAL. The
+    last message may be anybody's.
+    """
+    generator = random.Random(seed)
+    pieces = (*SPECIAL * 2, *_TEMPLATE_CODE, *ADVERSARIAL, "Hello!", " I am", "\n", " ", "[", "]")
+    roles: tuple[Role, Role] = ("user", "assistant")
+    for _ in range(count):
+        texts = ["".join(generator.choices(pieces, k=generator.randrange(6))) for _ in range(6)]
+        turns = [Message(roles[i % 2], text) for i, text in enumerate(texts[1:])]
+        turns = turns[: generator.randrange(1, 6)]
+        has_system = generator.random() < 0.4
+        yield [Message("system", texts[0]), *turns] if has_system else turns
+
+
 def mismatches(tokenizer: Tokenizer, path: Path, texts: Sequence[str]) -> list[str]:
     """The texts that llama.cpp cuts into other tokens than the tokenizer of the training data."""
     with Llama(path, read_header(path).context_length, threads=THREADS) as llama:
         return [text for text in texts if llama.tokenize(text, special=False) != tokenizer.encode(text)]
 
 
-def check(model: GPT, path: Path, ids: Tensor, max_kl: float) -> dict[str, Any]:
+def check(
+    model: GPT,
+    path: Path,
+    ids: Tensor,
+    max_kl: float,
+    conversations: Sequence[Tensor] = (),
+) -> dict[str, Any]:
     """The metrics of one file, with how many tensors of each type it holds.
+
+    Args:
+        conversations: as held_out() gives them; without them the metrics say nothing of them.
 
     Raises:
         ValueError: llama.cpp and torch are further apart than `max_kl`.
     """
-    result = compare(model, path, ids)
-    if not result.kl <= max_kl:  # a NaN fails too
-        raise ValueError(f"{path.name} is not the model: KL from torch {result.kl:.3g} nats per token exceeds {max_kl:g}, its `max_kl` under `gguf:`")
-    return {
-        "kl": float(f"{result.kl:.2g}"),  # what follows the second digit is rounding noise, and differs from CPU to CPU
+
+    def measure(windows: Sequence[Tensor] | Tensor, on: str) -> Parity:
+        found = compare(model, path, windows)
+        if not found.kl <= max_kl:  # a NaN fails too
+            bound = f"exceeds {max_kl:g}, its `max_kl` under `gguf:`"
+            distance = f"KL from torch {found.kl:.3g} nats per token on {on}"
+            raise ValueError(f"{path.name} is not the model: {distance} {bound}")
+        return found
+
+    result = measure(ids, "text")
+    report = {
+        "kl": _rounded(result.kl),
         "top1_agreement": result.top1_agreement,
         "perplexity": result.perplexity,
         "torch_perplexity": result.torch_perplexity,
         "bytes": path.stat().st_size,
         "tensors": dict(sorted(Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors).items())),
     }
+    if conversations:
+        talk = measure(conversations, "conversations")
+        kl, agreement = _rounded(talk.kl), talk.top1_agreement
+        report["conversations"] = {"kl": kl, "top1_agreement": agreement}
+    return report
+
+
+def _rounded(kl: float) -> float:
+    """What follows the second digit is rounding noise, and differs from CPU to CPU."""
+    return float(f"{kl:.2g}")
 
 
 def check_tokenizer(tokenizer: Tokenizer, path: Path, ids: Tensor) -> dict[str, int]:
-    """How many texts were compared, and how many differ: none.
+    """How many texts and prompts of conversations were compared, and how many differ: none.
 
     Raises:
         ValueError: some do; the message shows the first.
@@ -175,4 +262,26 @@ def check_tokenizer(tokenizer: Tokenizer, path: Path, ids: Tensor) -> dict[str, 
     bad = mismatches(tokenizer, path, texts)
     if bad:
         raise ValueError(f"{path.name} cuts {len(bad)} of {len(texts)} texts into other tokens than tokenizer.json, the first is {bad[0][:80]!r}")
-    return {"strings": len(texts), "mismatches": len(bad)}
+    prompts = list(conversations())
+    wrong = _wrong_prompts(tokenizer, path, prompts)
+    if wrong:
+        share = f"{len(wrong)} of {len(prompts)} prompts of conversations"
+        first = f"the first is {wrong[0][:80]!r}"
+        raise ValueError(f"{path.name} cuts {share} into other tokens than the tuning, {first}")
+    return {"strings": len(texts), "prompts": len(prompts), "mismatches": len(bad) + len(wrong)}
+
+
+def _wrong_prompts(
+    tokenizer: Tokenizer,
+    path: Path,
+    conversations: Sequence[Sequence[Message]],
+) -> list[str]:
+    """The prompts that llama.cpp, which looks for special tokens in them, cuts otherwise."""
+    wrong = []
+    with Llama(path, read_header(path).context_length, threads=THREADS) as llama:
+        for messages in conversations:
+            text = template.prompt(messages)
+            _, *expected = template.prompt_tokens(messages, tokenizer)  # [BOS] comes by itself
+            if llama.tokenize(text, special=True) != expected:
+                wrong.append(text)
+    return wrong

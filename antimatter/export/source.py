@@ -16,7 +16,8 @@ from torch import Tensor
 
 from antimatter import params
 from antimatter.model import weights
-from antimatter.model.gpt import GPT, GPTConfig, ModelConfig
+from antimatter.model.config import GPTConfig, ModelConfig
+from antimatter.model.gpt import GPT
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # what DistributedDataParallel and torch.compile put before each name
 _INSIDE = ("model", "state_dict", "model_state_dict")  # where training states keep the weights among other things
@@ -28,6 +29,8 @@ class Source:
     read: Callable[[str], Tensor]  # a tensor by its name in GPT.state_dict(), float32, not to be changed
     origin: str  # as messages call it
     provenance: dict[str, Any] = field(default_factory=dict)  # what made it, if its config.json tells
+    # How a chat with it begins (weights.CHAT); None: a base model, which continues text
+    chat: dict[str, Any] | None = None
 
     def load(self) -> GPT:
         """The whole model, in eval mode."""
@@ -63,15 +66,19 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
     state = everything(path, None)
     names = {_WRAPPERS.sub("", name): name for name in state}
     shapes = {name: tuple(state[stored].shape) for name, stored in names.items()}
-    read_config = config or (path.parent / weights.CONFIG if (path.parent / weights.CONFIG).is_file() else None)
-    shape, made = weights.read_config(read_config) if read_config else (_from_shapes(shapes, _is_tied(state, names), path), {})
+    beside = path.parent / weights.CONFIG
+    told = config or (beside if beside.is_file() else None)
+    if told:
+        shape, made, chat = weights.read_config(told)
+    else:
+        shape, made, chat = _from_shapes(shapes, _is_tied(state, names), path), {}, None
     _check(shapes, shape, path)
     del state
 
     def read(name: str) -> Tensor:
         return everything(path, names[name])[names[name]].float()
 
-    return Source(shape, read, str(path), made)
+    return Source(shape, read, str(path), made, chat)
 
 
 def _safetensors(path: Path, only: str | None) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import re
 
-from antimatter.model.gpt import GPTConfig
+from antimatter.model.config import GPTConfig
 
 # Peak FLOP/s in dense bf16 (fp16 on a T4, which has no bf16) with float32 sums, by the name that torch.cuda.get_device_name() gives without its
 # maker. From NVIDIA's data sheets and, for the RTX 4090, its Ada white paper; where a sheet shows the figure "with sparsity", half of it.

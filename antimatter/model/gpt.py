@@ -5,44 +5,17 @@ Pre-LayerNorm blocks (Radford et al. 2019, GPT-2), learned absolute positions, a
 
 # B batch, T time, S time with the cached tokens before it, C channels, H heads, D channels per head, V vocabulary
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from antimatter.model.config import GPTConfig
+
 # Of every weight matrix and embedding: the seed document's N(0, 0.02). GPT-2 divides that of the
 # projections into the residual stream by the square root of their number; here all have the same
 INIT_STD = 0.02
 SHORT = 512  # tokens; up to here a CPU computes attention faster with its whole (T, S) matrix in memory (benchmarks/train_step.py)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    n_layer: int
-    n_head: int
-    n_embd: int  # C
-    block_size: int  # longest context, in tokens
-    negative_slope: float  # of the Leaky ReLU; 0 is ReLU, 1 is linear
-    dropout: float
-    tied_embeddings: bool  # the head shares its matrix with the token embedding
-    seed: int  # of the initial weights
-
-    def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "n_embd", "block_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd must be a multiple of n_head ({self.n_head}), got {self.n_embd}")
-        if not 0 <= self.negative_slope <= 1:
-            raise ValueError(f"negative_slope must lie in [0, 1], got {self.negative_slope}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GPTConfig(ModelConfig):
-    vocab_size: int  # V; comes from the tokenizer, never from params.yaml
 
 
 class KeyValueCache:
@@ -65,12 +38,19 @@ class KeyValueCache:
         return self.kept[layer, 0, :, :, :end], self.kept[layer, 1, :, :, :end]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout: float,
+    apart: Tensor | None = None,
+) -> Tensor:
     """Causal attention: softmax(QKᵀ/√D)V, where token i of the T last ones sees itself and what stands before it.
 
     Args:
         q: (B, H, T, D).
         k, v: (B, H, S, D) with S >= T.
+        apart: (B, T, T), which tokens do not see which, besides those that come later; with S = T.
 
     Returns:
         (B, H, T, D).
@@ -78,8 +58,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     T, S = q.shape[2], k.shape[2]
     if q.device.type == "cpu" and S <= SHORT and not dropout:
         (B, H, _, D), mask = q.shape, q.new_full((T, S), -math.inf).triu(S - T + 1)
+        if apart is not None:
+            # (B * H, T, S)
+            mask = mask.masked_fill(apart, -math.inf).repeat_interleave(H, 0)
         scores = torch.baddbmm(mask.expand(B * H, T, S), q.reshape(B * H, T, D), k.reshape(B * H, S, D).transpose(1, 2), alpha=D**-0.5)
         return (scores.softmax(-1) @ v.reshape(B * H, S, D)).view(B, H, T, D)
+    if apart is not None:
+        seen = apart.logical_not().tril()[:, None]  # (B, 1, T, T)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
     if T == S:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T), dropout_p=dropout)
@@ -96,12 +82,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
+    def forward(
+        self,
+        x: Tensor,
+        cache: KeyValueCache | None = None,
+        apart: Tensor | None = None,
+    ) -> Tensor:  # (B, T, C) -> (B, T, C)
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # each (B, H, S, D)
-        y = attend(q, k, v, self.dropout if self.training else 0.0)
+        y = attend(q, k, v, self.dropout if self.training else 0.0, apart)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -129,8 +120,13 @@ class Block(nn.Module):
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
-        x = x + self.dropout(self.attn(self.attn_norm(x), cache))
+    def forward(
+        self,
+        x: Tensor,
+        cache: KeyValueCache | None = None,
+        apart: Tensor | None = None,
+    ) -> Tensor:  # (B, T, C) -> (B, T, C)
+        x = x + self.dropout(self.attn(self.attn_norm(x), cache, apart))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
@@ -164,19 +160,30 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)  # norm weights stay at one, where nn.LayerNorm puts them
 
-    def hidden(self, ids: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids: Tensor,
+        cache: KeyValueCache | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
         """The final normalised state of each position, (B, T) -> (B, T, C).
 
         Args:
             cache: what was read before these tokens; it has read them too afterwards.
+            segments: (B, T), equal numbers for tokens of one text. Each text is then read as if it
+                stood alone: from position 0, and without a look at the others. Not with a cache.
         """
         start = cache.length if cache is not None else 0
         end = start + ids.shape[1]
         assert self.config.block_size >= end, f"{end} tokens exceed the context of {self.config.block_size}"
         positions = torch.arange(start, end, device=ids.device)
+        apart = None
+        if segments is not None:
+            apart = segments[:, :, None] != segments[:, None, :]  # (B, T, T)
+            positions = positions - apart.tril().sum(-1)  # (B, T)
         x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
         for block in self.blocks:
-            x = block(x, cache)
+            x = block(x, cache, apart)
         if cache is not None:
             cache.length = end
         return self.norm(x)

@@ -7,7 +7,6 @@ their losses and their gradient taken, and forgotten. So the head costs three ma
 # N tokens, B batch, T time, C channels, V vocabulary, F frequency bins
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,29 +14,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from antimatter.model.config import LossConfig
 from antimatter.model.gpt import GPT
 
 LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # held at once: a CPU's cache, or enough rows to fill a GPU
 ALIGNED = 128  # columns; a GPU multiplies by 50,304 of them faster than by 50,257
 
 Kernel = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """The rare-token balance. Bins of tokens by their frequency get weights that rise with their loss."""
-
-    rare_token_power: float  # of a bin's loss relative to the mean; 0 is plain cross-entropy
-    rare_token_limit: float  # a bin's weight lies between 1 / this and this, before weights are scaled to average 1
-    rare_token_decay: float  # of the moving average of a bin's loss, a step
-
-    def __post_init__(self) -> None:
-        if self.rare_token_power < 0:
-            raise ValueError(f"rare_token_power must not be negative, got {self.rare_token_power}")
-        if self.rare_token_limit < 1:
-            raise ValueError(f"rare_token_limit must be at least 1, got {self.rare_token_limit}")
-        if not 0 <= self.rare_token_decay < 1:
-            raise ValueError(f"rare_token_decay must lie in [0, 1), got {self.rare_token_decay}")
 
 
 def softmax_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -126,13 +109,18 @@ def _chunks(hidden: Tensor, head: Tensor) -> list[slice]:
 
 
 @torch.no_grad()
-def sum_losses(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], bins: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def sum_losses(
+    model: GPT,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+    bins: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Summed negative log-likelihoods of all targets by frequency bin, in nats, and how many they are: both (F,) float64 on the CPU.
 
     The model is in eval mode meanwhile.
 
     Args:
-        batches: inputs and targets, both (B, T), of any sizes.
+        batches: inputs, targets, which targets count (those above 0; None: all) and segments (see
+            GPT.hidden), (B, T) each, of any sizes.
         bins: (V,), as frequency_bins() gives them; None is one bin for all.
     """
     device, training = model.head.weight.device, model.training
@@ -140,10 +128,15 @@ def sum_losses(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], bins: Tenso
     n_bins = int(bins.max()) + 1
     sums, counts = torch.zeros(n_bins, dtype=torch.float64), torch.zeros(n_bins, dtype=torch.float64)
     model.eval()
-    for inputs, targets in batches:
-        _, losses = linear_cross_entropy(model.hidden(inputs.to(device)), model.head.weight, targets.to(device))
-        which = bins[targets.flatten().cpu()]
-        sums += torch.bincount(which, losses.flatten().cpu().double(), n_bins)
+    for inputs, targets, counted, segments in batches:
+        segments = None if segments is None else segments.to(device)
+        hidden = model.hidden(inputs.to(device), segments=segments)
+        _, losses = linear_cross_entropy(hidden, model.head.weight, targets.to(device))
+        which, nats = bins[targets.flatten().cpu()], losses.flatten().cpu().double()
+        if counted is not None:
+            kept = counted.flatten().cpu() > 0
+            which, nats = which[kept], nats[kept]
+        sums += torch.bincount(which, nats, n_bins)
         counts += torch.bincount(which, minlength=n_bins)
     model.train(training)
     return sums, counts

@@ -1,29 +1,10 @@
 """Text from a model, token by token: temperature, top-k and top-p (nucleus, Holtzman et al. 2020), stopping at an end token."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from antimatter.model.config import Sampling
 from antimatter.model.gpt import GPT, KeyValueCache
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    temperature: float  # 0 is greedy
-    top_k: int  # most likely tokens to choose among; 0 is all
-    top_p: float  # smallest set of tokens with this probability together; 1 is all
-    max_new_tokens: int
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must not be negative, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -1,4 +1,6 @@
-"""Weights on disk: `final.safetensors`, and `config.json`: its shape and what made it. Nothing here can execute code from a file."""
+"""Weights on disk: `final.safetensors`, and `config.json`: the shape, what made the model, and of
+one that was tuned to chat, how a chat with it begins. Nothing here can execute code from a file.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,20 +13,50 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from antimatter import files
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 
 FINAL = "final.safetensors"
 CONFIG = "config.json"
 PROVENANCE = "provenance"  # its key for what made the model
+# Its key for how a chat begins; without it, the model is a base model, which continues text:
+#   system: the system text of its tuning, "" if there was none
+#   greeting: what to show before the first turn
+#   starters: STARTERS texts that a user might begin with
+CHAT = "chat"
+STARTERS = 3
 _MOST = 1 << 24  # layers, channels, tokens: more than any model has, and no product overflows
 
 
-def save(model: GPT, folder: Path, made: Mapping[str, Any] | None = None) -> None:
-    """Writes the weights in float32 and the config, with what made them (provenance.of). The same weights give the same bytes."""
-    state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items() if not _is_tied_copy(model, name)}
+def save(
+    model: GPT,
+    folder: Path,
+    made: Mapping[str, Any] | None = None,
+    chat: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the weights in float32 and the config. The same weights give the same bytes.
+
+    Args:
+        made: what made them (provenance.of).
+        chat: of a model that was tuned to chat, as CHAT says.
+
+    Raises:
+        ValueError: `chat` is not as CHAT says.
+    """
+    if chat is not None:
+        _check_chat(chat)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if not _is_tied_copy(model, name):
+            state[name] = tensor.detach().cpu().float().contiguous()
     with files.replacing(folder / FINAL) as partial:
         save_file(state, partial)  # no metadata: two keys or more come out in random order
-    files.write_json(folder / CONFIG, asdict(model.config) | ({PROVENANCE: made} if made else {}))
+    config: dict[str, Any] = asdict(model.config)
+    if made:
+        config[PROVENANCE] = made
+    if chat is not None:
+        config[CHAT] = chat
+    files.write_json(folder / CONFIG, config)
 
 
 def load(folder: Path) -> GPT:
@@ -35,7 +67,7 @@ def load(folder: Path) -> GPT:
         ValueError: one of them is damaged, or they do not fit each other.
     """
     try:
-        config, _ = read_config(folder / CONFIG)
+        config, _, _ = read_config(folder / CONFIG)
     except ValueError as error:
         raise ValueError(f"{error}; run `dvc repro checkpoints` to make it anew") from None
     path = folder / FINAL
@@ -48,8 +80,9 @@ def load(folder: Path) -> GPT:
     return from_state(state, config, str(path))
 
 
-def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any]]:
-    """A config.json: the shape of the model, and what made it, if that is told.
+def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any], dict[str, Any] | None]:
+    """A config.json: the shape of the model; what made it, if that is told; and how a chat with it
+    begins, or None for a base model.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -62,9 +95,27 @@ def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any]]:
         made = values.pop(PROVENANCE, {})
         if not isinstance(made, dict):
             raise ValueError(f"{PROVENANCE} must be an object, got {made!r:.60}")
-        return _config(values), made
+        chat = None
+        if CHAT in values:
+            chat = values.pop(CHAT)
+            _check_chat(chat)
+        return _config(values), made, chat
     except ValueError as error:
         raise ValueError(f"{path} is not a model config: {error}") from None
+
+
+def _check_chat(chat: Any) -> None:
+    """Raises ValueError if it is not as CHAT says."""
+    keys = ("system", "greeting", "starters")
+    if not isinstance(chat, Mapping) or sorted(chat) != sorted(keys):
+        raise ValueError(f"{CHAT} must be an object of {', '.join(keys)}, got {chat!r:.60}")
+    for key in ("system", "greeting"):
+        if not isinstance(chat[key], str):
+            raise ValueError(f"{CHAT}.{key} must be a text, got {chat[key]!r:.60}")
+    starters = chat["starters"]
+    texts = starters if isinstance(starters, list | tuple) else []
+    if len(texts) != STARTERS or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(f"{CHAT}.starters must be {STARTERS} texts, got {starters!r:.60}")
 
 
 def _config(values: dict[str, Any]) -> GPTConfig:

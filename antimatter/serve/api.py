@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from antimatter.chat.template import Message
+from antimatter.export.header import ChatFacts
 from antimatter.export.ollama import OllamaConfig
 from antimatter.serve.engine import Finish
-from antimatter.serve.prompt import Message
 
 ROLES = ("system", "user", "assistant")
 MOST_MESSAGES, MOST_STOPS, LONGEST_STOP = 1000, 16, 256
@@ -117,10 +118,32 @@ class Answer:
         return value
 
 
-def models(defaults: OllamaConfig, engine: str, n_ctx: int) -> dict[str, Any]:
-    values = {name: getattr(defaults, name) for name in ("temperature", "top_p", "top_k", "repeat_penalty")}
-    model = {"id": defaults.name, "object": "model", "created": 0, "owned_by": "antimatter", "engine": engine, "context_length": n_ctx}
-    return {"object": "list", "data": [model | {"defaults": values | {"max_tokens": defaults.num_predict}}]}
+def models(
+    defaults: OllamaConfig,
+    engine: str,
+    n_ctx: int,
+    chat: ChatFacts | None,
+) -> dict[str, Any]:
+    """The one model. Beside what OpenAI tells: its engine, context and defaults; its kind, which is
+    `chat` or `base`; and how a chat with it begins, empty for a base model.
+    """
+    names = ("temperature", "top_p", "top_k", "repeat_penalty")
+    values = {name: getattr(defaults, name) for name in names}
+    facts = chat or ChatFacts("", "", ())
+    model = {
+        "id": defaults.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "antimatter",
+        "engine": engine,
+        "context_length": n_ctx,
+        "defaults": values | {"max_tokens": defaults.num_predict},
+        "kind": "base" if chat is None else "chat",
+        "system": facts.system,
+        "greeting": facts.greeting,
+        "starters": list(facts.starters),
+    }
+    return {"object": "list", "data": [model]}
 
 
 def _object(body: bytes) -> dict[str, Any]:

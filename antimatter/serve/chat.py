@@ -1,35 +1,56 @@
 """A conversation in a terminal, or through a pipe."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TextIO
 
+from antimatter.chat import template
+from antimatter.chat.template import Message
+from antimatter.export.header import ChatFacts
 from antimatter.export.ollama import OllamaConfig
 from antimatter.serve import commands, prompt, terminal
 from antimatter.serve.commands import Settings
 from antimatter.serve.engine import Engine, Finish
-from antimatter.serve.prompt import Message
 
 
-def answer(engine: Engine, messages: list[Message], config: OllamaConfig, seed: int | None = None) -> Generator[str, None, Finish]:
+def answer(
+    engine: Engine,
+    messages: list[Message],
+    config: OllamaConfig,
+    seed: int | None = None,
+    *,
+    continues: bool = False,
+) -> Generator[str, None, Finish]:
     """What Engine.stream gives for the conversation. Turns that no longer fit are removed from `messages`, the oldest first.
 
     Prompt and answer together never exceed the context, so that no runtime has a reason to shift it: positions are learned, and a shift is none.
+
+    Args:
+        continues: the messages are a text to go on with, whatever the model was tuned for.
 
     Raises:
         ValueError: the last turn alone is too long.
         ConnectionError: the engine refused, or broke off.
     """
-    reserved = min(config.num_predict, engine.n_ctx // 2)  # tokens kept free, so that a long conversation still gets an answer
-    messages[:] = prompt.fit(messages, engine.n_ctx - reserved, engine.count)
-    text = prompt.render(messages)
+    render = template.continued if continues else prompt.renderer(engine.chat)
+
+    def count(some: Sequence[Message]) -> int:
+        return engine.count(render(some))
+
+    # Tokens kept free, so that a long conversation still gets an answer
+    reserved = min(config.num_predict, engine.n_ctx // 2)
+    messages[:] = prompt.fit(messages, engine.n_ctx - reserved, count)
+    text = render(messages)
     return engine.stream(text, config, min(config.num_predict, engine.n_ctx - engine.count(text)), seed)
 
 
 def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:
-    """Asks and answers until Ctrl-D or /bye. Ctrl-C ends an answer, not the conversation.
+    """Greets, asks and answers until Ctrl-D or /bye. Ctrl-C ends an answer, not the conversation.
+
+    Args:
+        system: text before the conversation, "" for none.
 
     Raises:
         ValueError: a system text that cannot be.
@@ -37,6 +58,8 @@ def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:
     """
     chat = _Chat(engine, Settings(replace(config, system=system)))
     lines = terminal.Lines(terminal.history_path(), commands.completions)
+    # By write(): greeting and starters come from the file of the model
+    terminal.write(sys.stderr, _welcome(engine.chat))
     with chat.ctrl_c.installed():
         while not chat.ended:
             try:
@@ -108,13 +131,14 @@ class _Chat:
     def _obey(self, name: str, words: str) -> None:
         match name:
             case "help":
-                terminal.say(commands.HELP)
+                terminal.say(commands.help_text(self._engine.chat is not None))
             case "set":
                 self._settings, shown = commands.change(self._settings, words)
                 terminal.say(shown)
             case "show":
                 with self.ctrl_c:
-                    n_tokens = self._engine.count(prompt.render(self._messages()))
+                    text = prompt.renderer(self._engine.chat)(self._messages())
+                    n_tokens = self._engine.count(text)
                 terminal.say(f"  engine        {self._engine.description}, context {self._engine.n_ctx} tokens")
                 terminal.say(f"  conversation  {len(self._turns)} turns, {_number(n_tokens, 'token')}")
                 terminal.say(f"  history       {terminal.history_path() or 'none'}")
@@ -171,6 +195,18 @@ def _pour(stream: Generator[str, None, Finish], said: list[str], output: TextIO)
                 return end.value
             said.append(piece)
             terminal.write(output, piece)
+
+
+def _welcome(chat: ChatFacts | None) -> str:
+    keys = "Ctrl-C stops an answer, Ctrl-D ends the chat, /help shows the rest."
+    if chat is None:
+        return f"The model continues your text: a base model answers no questions. {keys}\n"
+    lines = [keys, ""]
+    if chat.greeting:
+        lines.append(chat.greeting)
+    if chat.starters:
+        lines += ["You might begin with:", *(f"  {text}" for text in chat.starters)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _ending(finish: Finish, num_predict: int, n_ctx: int) -> list[str]:

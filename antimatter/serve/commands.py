@@ -8,8 +8,9 @@ from typing import Any
 
 from antimatter.export.ollama import OllamaConfig
 
-HELP = """\
-The model continues your text: it was trained on texts, not to answer questions.
+CHAT = "The model answers you. It is small: what it says need not be true."
+BASE = "The model continues your text: it was trained on texts, not to answer questions."
+_COMMANDS = """\
   /help          this text
   /set           the settings; /set NAME VALUE changes one, as in /set temperature 0
   /retry         answers your last text again
@@ -26,7 +27,7 @@ _SETTINGS = {
     "repeat_penalty": (float, "above 1 avoids the last 64 tokens; 1 is none"),
     "num_predict": (int, "tokens of an answer, at most"),
     "seed": (int, "a number repeats an answer, random does not"),
-    "system": (str, 'text before the conversation, which the model was not trained to obey; "" is none'),
+    "system": (str, 'text before the conversation; "" is none'),
 }
 _MOST = 2**31 - 1  # what both engines take for a whole number
 
@@ -35,6 +36,16 @@ _MOST = 2**31 - 1  # what both engines take for a whole number
 class Settings:
     config: OllamaConfig  # its `system` is the text in use
     seed: int | None = None  # None: the engine picks one for each answer
+
+
+def help_text(is_chat: bool) -> str:
+    """What /help shows.
+
+    Args:
+        is_chat: the model was tuned to chat.
+    """
+    kind = CHAT if is_chat else BASE
+    return f"{kind}\n{_COMMANDS}"
 
 
 def split(line: str) -> tuple[str, str]:

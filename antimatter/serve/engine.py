@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from antimatter import files
+from antimatter.data.special import SPECIAL
 from antimatter.export.client import Client, Hangup
-from antimatter.export.header import read_header
+from antimatter.export.header import ChatFacts, chat_facts, read_header
 from antimatter.export.llama import Llama
 from antimatter.export.ollama import TAG, OllamaConfig, manifest_path
 
@@ -44,6 +45,7 @@ class Engine(Protocol):
     model: str  # as people call it
     description: str  # for people: engine, model, where
     n_ctx: int  # tokens of prompt and answer together
+    chat: ChatFacts | None  # None: a base model, which continues text
 
     def count(self, text: str) -> int:
         """Tokens of a prompt, [BOS] included."""
@@ -79,6 +81,7 @@ class EmbeddedEngine:
 
     def __init__(self, path: Path, num_ctx: int, parallel: int = 1) -> None:
         header = read_header(path)
+        self.chat = header.chat
         self.n_ctx = min(num_ctx, header.context_length)
         self._longest = max(20_000, self.n_ctx * max(map(len, header.keys.get("tokenizer.ggml.tokens", ())), default=128))  # bytes that could fit
         self.name, self.model = "llama.cpp", path.stem
@@ -164,6 +167,7 @@ class OllamaEngine:
     Raises:
         ConnectionError: there is no Ollama at `url`.
         LookupError: it does not have the model.
+        ValueError: what the model says of its chat is damaged.
     """
 
     def __init__(self, url: str, config: OllamaConfig) -> None:
@@ -178,7 +182,8 @@ class OllamaEngine:
         info: dict[str, Any] = self._client.post("/api/show", {"model": self._model, "verbose": True}, _TIMEOUT).get("model_info") or {}
         architecture = info.get("general.architecture", "")
         self.n_ctx = min(config.num_ctx, int(info.get(f"{architecture}.context_length", config.num_ctx)))
-        self._counter = functools.cache(lambda: _counter(info.get("tokenizer.ggml.tokens"), info.get("tokenizer.ggml.merges")))
+        self.chat = chat_facts(info)
+        self._counter = functools.cache(lambda: _counter(info))
 
     def _models(self) -> dict[str, str]:
         """The digests of all models by their names."""
@@ -268,15 +273,20 @@ class StopTexts:
         return text[:shown]
 
 
-def _counter(tokens: list[Any] | None, merges: list[Any] | None) -> Callable[[str], int]:
+def _counter(info: Mapping[str, Any]) -> Callable[[str], int]:
     """Counts tokens without [BOS]: Ollama has no route that does, but tells the vocabulary."""
-    if not tokens or not merges:
-        return lambda text: len(text.encode())  # a byte-level token is at least a byte: too many rather than too few
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    texts, merges = info.get("tokenizer.ggml.tokens"), info.get("tokenizer.ggml.merges")
+    if not texts or not merges:
+        # A byte-level token is at least a byte: too many rather than too few
+        return lambda text: len(text.encode())
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-    bpe = models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ", 1)) for merge in merges])
+    ids = {text: i for i, text in enumerate(texts)}
+    bpe = models.BPE(ids, [tuple(merge.split(" ", 1)) for merge in merges])
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = [AddedToken(text, normalized=False) for text in SPECIAL if text in ids]
+    tokenizer.add_special_tokens(special)
     return lambda text: len(tokenizer.encode(text).ids)
 
 

@@ -1,50 +1,62 @@
-"""The one place where a conversation becomes a prompt, for every engine.
+"""Messages on their way to an engine: antimatter.chat.template makes the text, and this makes the
+messages fit.
 
-The text is the one that TEMPLATE and the chat template in the GGUF file render (antimatter.export.template says why it looks so). What this adds:
-user text cannot turn into special tokens, and a conversation that outgrows the context loses its oldest turns before the runtime cuts it anywhere.
+A conversation gets the system text that its model was tuned with, and loses its oldest turns before
+the runtime cuts it anywhere.
 """
 
 import bisect
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from antimatter.export.template import SEPARATOR
+from antimatter.chat import template
+from antimatter.chat.template import Message
+from antimatter.export.header import ChatFacts
 
-_SPECIAL = re.compile(r"\[(?=(?:PAD|BOS|EOS)\])")
-
-
-@dataclass(frozen=True)
-class Message:
-    role: Literal["system", "user", "assistant"]
-    text: str
+Render = Callable[[Sequence[Message]], str]
 
 
-def render(messages: Sequence[Message]) -> str:
-    return SEPARATOR.join(neutralise(message.text) for message in messages if message.text)
-
-
-def neutralise(text: str) -> str:
-    """The text with a space inside each literal [PAD], [BOS] and [EOS]: `[ EOS]`.
-
-    llama.cpp and Ollama look for special tokens in every prompt, and a user's [EOS] would end the text that the model sees. Adding a character cannot
-    make a new one of them: none holds a space.
+def renderer(chat: ChatFacts | None) -> Render:
+    """What makes the text of a conversation: with roles for a model that was tuned to chat; for a
+    base model the text that it continues.
     """
-    return _SPECIAL.sub("[ ", text)
+    return template.continued if chat is None else template.prompt
 
 
-def fit(messages: Sequence[Message], room: int, count: Callable[[str], int]) -> list[Message]:
-    """The messages without their oldest turns, as few as must go for the prompt to have at most `room` tokens. System text and the last turn stay.
+def prepare(messages: Sequence[Message], chat: ChatFacts | None) -> list[Message]:
+    """The messages as the model was tuned on them: its system text before them if they bring none,
+    and no blanks around an answer. A base model gets them as they are.
 
-    What stays begins with a turn of the user, so an answer never stays without what it answers: it continues that text in the middle of a sentence,
-    while after [BOS] the model has only ever seen texts begin. Only a last turn that is no user's may stand alone.
+    A system text that is empty stands for none.
+    """
+    if chat is None:
+        return [*messages]
+    own = [message for message in messages if message.role == "system"]
+    prepared = [Message("system", chat.system)] if chat.system and not own else []
+    for message in messages:
+        if message.role == "assistant":
+            prepared.append(Message("assistant", message.text.strip()))
+        elif message.role == "user" or message.text:
+            prepared.append(message)
+    return prepared
 
-    `count` is asked about 2 + log2(turns) times. A longer prompt has more tokens, so the right cut is found by halving; should runs of blanks at a
-    border break that rule by a token, a turn more than needed may go, but what is returned was counted, and fits.
+
+def fit(
+    messages: Sequence[Message],
+    room: int,
+    count: Callable[[Sequence[Message]], int],
+) -> list[Message]:
+    """The messages without their oldest turns, as few as must go for the prompt to have at most
+    `room` tokens. System text and the last turn stay.
+
+    What stays begins with a turn of the user, so an answer never stays without what it answers.
+    Only a last turn that is no user's may stand alone.
+
+    `count` is asked about 2 + log2(turns) times. A longer prompt has more tokens, so the right cut
+    is found by halving; should runs of blanks at a border break that rule by a token, a turn more
+    than needed may go, but what is returned was counted, and fits.
 
     Args:
-        count: tokens of a prompt, [BOS] included.
+        count: tokens of the prompt of some messages, [BOS] included.
 
     Raises:
         ValueError: system text and last turn alone are too long.
@@ -55,11 +67,16 @@ def fit(messages: Sequence[Message], room: int, count: Callable[[str], int]) -> 
     starts = sorted({0, last, *(i for i, turn in enumerate(turns) if turn.role == "user")})
 
     def tokens(start: int) -> int:
-        return count(render([*system, *turns[start:]]))
+        return count([*system, *turns[start:]])
 
     if tokens(0) <= room:
         return [*system, *turns]
     if (n_tokens := tokens(last)) > room:
-        raise ValueError(f"the text has {n_tokens} tokens, the model can read {room} and still answer: shorten it")
-    cut = starts[bisect.bisect_left(starts, True, 1, len(starts) - 1, key=lambda start: tokens(start) <= room)]
+        reads = f"the model can read {room} and still answer"
+        raise ValueError(f"the text has {n_tokens} tokens, {reads}: shorten it")
+
+    def fits(start: int) -> bool:
+        return tokens(start) <= room
+
+    cut = starts[bisect.bisect_left(starts, True, 1, len(starts) - 1, key=fits)]
     return [*system, *turns[cut:]]

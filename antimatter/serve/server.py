@@ -1,5 +1,9 @@
 """The HTTP server of `antimatter serve`: the chat page, and OpenAI's API, over one engine.
 
+/v1/chat/completions renders the roles of a model that was tuned to chat, and puts its system text
+first unless the request brings a system message; an empty one stands for none. Of a base model it
+continues the texts of the messages. /v1/completions continues a text, whatever the model.
+
 An engine's answer is a generator that blocks, so it runs in a thread; the event loop hands its pieces on. As many answers as the engine computes at a
 time have a thread, the others wait in the order in which they came. A client that leaves, reads no more, or takes too long gives its place back at
 once, since its thread is woken by hanging up (antimatter.export.client.Hangup).
@@ -19,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +35,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from antimatter.export.client import Hangup
 from antimatter.export.ollama import OllamaConfig
-from antimatter.serve import access, api, chat
+from antimatter.serve import access, api, chat, prompt
 from antimatter.serve.engine import Engine, Finish
 
 PAGE = Path(__file__).with_name("page.html")
@@ -169,7 +173,9 @@ class Server:
         return self._json(200, {"status": "ok"})
 
     async def _models(self, _: web.BaseRequest) -> web.Response:
-        return self._json(200, api.models(self._defaults, self._engine.description, self._engine.n_ctx))
+        engine = self._engine
+        told = api.models(self._defaults, engine.description, engine.n_ctx, engine.chat)
+        return self._json(200, told)
 
     async def _complete(self, request: web.BaseRequest, is_chat: bool) -> web.StreamResponse:
         body = await self._body(request)
@@ -180,6 +186,8 @@ class Server:
         except ValueError as error:
             raise Refusal(400, str(error)) from None
         del body
+        if asked.chat:
+            asked = replace(asked, messages=prompt.prepare(asked.messages, self._engine.chat))
         if asked.stream:
             return await self._stream(request, asked)
         said: list[str] = []
@@ -257,7 +265,15 @@ class Server:
             engine = self._engine.until(hangup)
             try:
                 async with asyncio.timeout(limits.request_seconds):
-                    stream = await self._loop.run_in_executor(self._counts, chat.answer, engine, messages, asked.config, asked.seed)
+                    ask = partial(
+                        chat.answer,
+                        engine,
+                        messages,
+                        asked.config,
+                        asked.seed,
+                        continues=not asked.chat,
+                    )
+                    stream = await self._loop.run_in_executor(self._counts, ask)
             except TimeoutError:
                 raise ConnectionError(f"{engine.name} does not count the tokens of the prompt: is it busy with something else?") from None
             except ValueError as error:

@@ -5,11 +5,12 @@ import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-Precision = Literal["fp32", "bf16", "fp16"]
+from antimatter.training.config import Precision
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

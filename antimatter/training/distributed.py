@@ -53,20 +53,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-def count(devices: int, device_type: str) -> int:
-    """How many processes are to share the batch: those of torchrun, or `devices`, or for 0 one for each GPU and a single one on a CPU.
-
-    Raises:
-        ValueError: more than the machine has GPUs.
-    """
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    gpus = torch.cuda.device_count() if device_type == "cuda" else 0
-    if device_type == "cuda" and devices > gpus:
-        raise ValueError(f"runtime.devices is {devices}, but torch sees {gpus} GPUs here: lower it, or set it to 0 for all of them")
-    return devices or max(1, gpus)
-
-
 def is_first() -> bool:
     """Whether this process speaks and writes for all; known before they have met."""
     return os.environ.get("RANK", "0") == "0"

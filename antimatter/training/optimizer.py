@@ -1,29 +1,9 @@
 """AdamW (Loshchilov & Hutter 2019) with weight decay on matrices only."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    learning_rate: float  # the peak of the schedule
-    beta1: float
-    beta2: float
-    epsilon: float
-    weight_decay: float
-    grad_clip: float  # largest global norm of the gradient
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "epsilon", "grad_clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+from antimatter.training.config import OptimizerConfig
 
 
 def build(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from antimatter import params
+from antimatter import files, params
 from antimatter.data.tokenizer import TokenizerConfig
+from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
-from antimatter.model.gpt import GPTConfig, ModelConfig
 from antimatter.model.loss import LOGITS
 from antimatter.training.arithmetic import DTYPES
 from antimatter.training.cards import CARDS, PRICED, Card
-from antimatter.training.trainer import TrainConfig
+from antimatter.training.config import TrainConfig, TuneConfig
 
+CONVERSATIONS = Path("data/conversations/index.json")
 USABLE = 0.92  # of a device; the rest is for the CUDA context, gaps in the allocator and the gradients that backward hands from layer to layer
 
 
@@ -32,6 +33,8 @@ class Plan:
     model: GPTConfig
     training: TrainConfig
     runtime: PlanRuntime
+    tuning: TuneConfig
+    conversations: int | None  # rows to tune on; None: the stage that makes them has not run
     devices: int
     mfu: float  # assumed: the share of a GPU's peak that the training reaches
 
@@ -69,9 +72,17 @@ def read(path: Path, devices: int, mfu: float) -> Plan:
         model=GPTConfig(**asdict(params.read(ModelConfig, "model", path)), vocab_size=vocab_size),
         training=params.read(TrainConfig, "checkpoints", path),
         runtime=params.read(PlanRuntime, "runtime", path, part=True),
+        tuning=params.read(TuneConfig, "tuned", path),
+        conversations=_rows(path.parent / CONVERSATIONS),
         devices=devices,
         mfu=mfu,
     )
+
+
+def _rows(index: Path) -> int | None:
+    if not index.is_file():
+        return None
+    return int(files.read_json(index)["files"]["train_tokens.npy"]["rows"])
 
 
 def parameters(config: GPTConfig) -> dict[str, int]:
@@ -150,9 +161,20 @@ def report(plan: Plan, shown: Sequence[Card]) -> list[str]:
         f"            {', '.join(parts[:3])},",
         f"            {', '.join(parts[3:])}",
         f"disk        {_bytes(12 * n)} a saved state, about 3 at once; {_bytes(2 * plan.tokens)} of shards to read no token twice",
+        *_tuning(plan),
         "",
         *table(plan, shown),
     ]
+
+
+def _tuning(plan: Plan) -> list[str]:
+    """What the stage `tuned` adds. How much there is to read only `conversations` can tell."""
+    epochs, rows = plan.tuning.epochs, plan.conversations
+    if rows is None:
+        return [f"tuning      {epochs:g} x what the stage conversations finds, which has not run yet"]
+    tokens = epochs * rows * plan.model.block_size
+    share = f"{tokens / plan.tokens:.1%} of the run on top"
+    return [f"tuning      {epochs:g} x {rows:,} rows = {_count(tokens)} tokens: {share}"]
 
 
 def table(plan: Plan, shown: Sequence[Card]) -> list[str]:

@@ -1,13 +1,17 @@
-"""The learning rate as a function of the step: linear warm-up, then cosine decay (Loshchilov & Hutter 2017)."""
+"""The learning rate as a function of the step: linear warm-up, then decay along a cosine (Loshchilov
+& Hutter 2017) or a straight line.
+"""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     warmup_steps: int
     final_fraction: float  # of the peak rate, at the last step
+    decay: Literal["cosine", "linear"]
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
@@ -26,4 +30,5 @@ def rate_factor(step: int, steps: int, config: ScheduleConfig) -> float:
     if step <= config.warmup_steps:
         return step / config.warmup_steps
     progress = (step - config.warmup_steps) / (steps - config.warmup_steps)
-    return config.final_fraction + (1 - config.final_fraction) * (1 + math.cos(math.pi * progress)) / 2
+    left = 1 - progress if config.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return config.final_fraction + (1 - config.final_fraction) * left

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from antimatter.data.batches import Batch
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance, linear_cross_entropy, softmax_gradient
-from antimatter.training.arithmetic import Precision, autocast
+from antimatter.training.arithmetic import autocast
+from antimatter.training.config import Precision
 
 
 class Objective(nn.Module):
@@ -26,24 +28,40 @@ class Objective(nn.Module):
         self.hidden = torch.compile(model.hidden) if compile else model.hidden
         self.kernel = torch.compile(softmax_gradient) if compile else softmax_gradient
 
-    def forward(self, inputs: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The weighted mean loss, and the loss of each token without weights: (B, T), (B, T) and weights of tokens (V,) or None -> (), (B, T)."""
-        counts = None if weights is None else weights[targets]
-        return linear_cross_entropy(self.hidden(inputs), self.model.head.weight, targets, counts, self.kernel)
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        counts: Tensor | None,
+        segments: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The mean of count times loss, and the loss of each token: four of (B, T) -> (), (B, T).
+
+        On a CPU the head, half of a small model's arithmetic, is spared for targets that count 0;
+        their losses are given as 0. A GPU would have to wait to learn how many they are.
+        """
+        hidden, head = self.hidden(inputs, segments=segments), self.model.head.weight
+        kept = None if counts is None or hidden.device.type != "cpu" else counts > 0
+        if counts is None or kept is None or kept.all() or not kept.any():
+            return linear_cross_entropy(hidden, head, targets, counts, self.kernel)
+        part = (hidden[kept][None], head, targets[kept][None], counts[kept][None])
+        mean, some = linear_cross_entropy(*part, self.kernel)
+        losses = torch.zeros(targets.shape).masked_scatter(kept, some)
+        return mean * (some.numel() / targets.numel()), losses
 
 
 @dataclass(frozen=True)
 class Gradient:
     """What accumulate_gradients() has seen of a batch; the gradient itself lies in the parameters."""
 
-    loss: Tensor  # mean of the batch without weights, nats per token, ()
+    loss: Tensor  # mean over the targets that count, without the balance's weights, nats, ()
     bin_losses: Tensor  # summed by frequency bin, (F,) float64; empty without the balance
     bin_counts: Tensor  # (F,) float64
 
 
 def accumulate_gradients(
-    objective: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]],
-    batch: tuple[Tensor, Tensor],
+    objective: Callable[..., tuple[Tensor, Tensor]],
+    batch: Batch,
     micro_batch: int,
     precision: Precision,
     scaler: torch.amp.GradScaler,
@@ -53,24 +71,31 @@ def accumulate_gradients(
 
     Args:
         objective: an Objective, maybe in DistributedDataParallel, which then means the gradient over the ranks with the last micro-batch.
-        batch: inputs and targets of this rank, both (B, T), on the device.
+        batch: of this rank, on the device.
 
     Raises:
         ValueError: the device has too little memory, or torch.compile does not work on this machine.
     """
-    device = batch[0].device
-    parts = list(zip(batch[0].split(micro_batch), batch[1].split(micro_batch), strict=True))
+    device = batch.inputs.device
+    rows = range(0, len(batch.inputs), micro_batch)
+    parts = [
+        Batch(*(None if one is None else one[row : row + micro_batch] for one in batch))  # type: ignore[arg-type]
+        for row in rows
+    ]
     weights = None if balance is None else balance.weights().to(device)
     bins = None if balance is None else balance.bins.to(device)
     n_bins = 0 if balance is None else len(balance.share)
     total = torch.zeros((), device=device)
     bin_losses, bin_counts = (torch.zeros(n_bins, dtype=torch.float64, device=device) for _ in range(2))
-    for number, (inputs, targets) in enumerate(parts, 1):
+    for number, (inputs, targets, own, segments) in enumerate(parts, 1):
+        counts = own
+        if weights is not None:
+            counts = weights[targets] if own is None else weights[targets] * own
         alone = isinstance(objective, DistributedDataParallel) and number < len(parts)
         try:
             with objective.no_sync() if alone else nullcontext():  # type: ignore[attr-defined]
                 with autocast(device, precision):
-                    mean, losses = objective(inputs, targets, weights)
+                    mean, losses = objective(inputs, targets, counts, segments)
                 scaler.scale(mean / len(parts)).backward()  # backward() sums; the step wants the mean
         except torch.OutOfMemoryError:
             raise ValueError(f"{device} is out of memory with runtime.micro_batch {len(inputs)}: halve it, the step stays the same") from None
@@ -79,9 +104,12 @@ def accumulate_gradients(
                 raise
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"torch.compile does not work here ({reason}): set checkpoints.compile to false") from error
-        total += losses.mean() / len(parts)
+        total += (losses if own is None else losses * own).mean() / len(parts)
         if bins is not None:
-            which = nn.functional.one_hot(bins[targets.flatten()], n_bins).double()  # a product: sums in a fixed order on a GPU too
+            # A product: sums in a fixed order on a GPU too
+            which = nn.functional.one_hot(bins[targets.flatten()], n_bins).double()
+            if own is not None:
+                which *= (own.flatten() > 0)[:, None]
             bin_losses += losses.flatten().double() @ which
             bin_counts += which.sum(0)
     return Gradient(total, bin_losses, bin_counts)

@@ -1,33 +1,41 @@
-"""train(): the loop from fresh weights to trained ones. The same parameters give the same bytes, interrupted or not."""
+"""train(): the loop, from initial weights to trained ones. The same parameters give the same bytes, interrupted or not."""
 
 import math
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from antimatter.data.batches import Ahead, Batches, in_order
+from antimatter.data.batches import (
+    Ahead,
+    Batch,
+    Batches,
+    RowBatches,
+    Steps,
+    in_order,
+    rows_in_order,
+)
+from antimatter.model.config import Sampling
 from antimatter.model.flops import flops_per_token, peak_flops
 from antimatter.model.gpt import GPT
-from antimatter.model.loss import LossConfig, RareTokenBalance, sum_losses
-from antimatter.model.sampling import Sampling, generate
+from antimatter.model.loss import RareTokenBalance, sum_losses
+from antimatter.model.sampling import generate
 from antimatter.training import arithmetic
 from antimatter.training import optimizer as adamw
-from antimatter.training.arithmetic import Precision, autocast, native_precision
+from antimatter.training.arithmetic import autocast, native_precision
 from antimatter.training.checkpoint import Checkpoints
+from antimatter.training.config import Precision, Recipe
 from antimatter.training.distributed import ALONE, Ranks
 from antimatter.training.journal import Curves, Progress
-from antimatter.training.optimizer import OptimizerConfig
-from antimatter.training.schedule import ScheduleConfig, rate_factor
-from antimatter.training.spikes import SpikeConfig, is_spike
+from antimatter.training.schedule import rate_factor
+from antimatter.training.spikes import is_spike
 from antimatter.training.step import Gradient, Objective, accumulate_gradients, clip, update
 
 PROMPT = 16  # tokens of the validation split that a sample continues
@@ -36,69 +44,6 @@ SAMPLE_EVERY = 5  # validations
 # Of fp16. What overflows even there is no matter of scaling: the run has diverged (Megatron-LM stops
 # there too)
 LEAST_LOSS_SCALE = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    steps: int
-    batch_size: int  # sequences in a step, over all devices and micro-batches
-    precision: Precision  # of the matrix products; weights and their sums stay float32
-    compile: bool  # torch.compile: fuses operations, so it changes the rounding
-    threads: int  # of a CPU run; the sums are split by it, so it changes the rounding
-    seed: int  # of the order of the data and of dropout
-    validate_every: int  # steps
-    validation_tokens: int  # from the start of the validation split
-    log_every: int  # steps in a row of plots/training.csv
-    save_every: int  # steps between two saved states
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "threads", "validate_every", "validation_tokens", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRuntime:
-    """How to run, not what to compute: here results agree to float tolerance, so a change does not retrain."""
-
-    device: Literal["auto", "cpu", "cuda"]
-    devices: int  # processes that share the batch, one a device; 0 is all GPUs, or one process on a CPU
-    micro_batch: int  # sequences in one forward pass: lower it when memory is short
-    keep_states: int  # newest saved states that stay at least; the last stable one stays too
-
-    def __post_init__(self) -> None:
-        for name, least in (("devices", 0), ("micro_batch", 1), ("keep_states", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is cuda, but torch sees no GPU here: set it to auto or cpu")
-
-    def device_type(self) -> str:
-        return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    training: TrainConfig
-    loss: LossConfig
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    spikes: SpikeConfig
-    runtime: TrainRuntime
-
-    def __post_init__(self) -> None:
-        if self.schedule.warmup_steps >= self.training.steps:
-            raise ValueError(f"schedule.warmup_steps must be below checkpoints.steps ({self.training.steps}), got {self.schedule.warmup_steps}")
-
-    def micro_batch(self, world: int) -> int:
-        """Sequences in one forward pass of one of `world` devices."""
-        batch = self.training.batch_size
-        if batch % world:
-            raise ValueError(f"checkpoints.batch_size must be a multiple of the {world} devices, got {batch}: set runtime.devices to a divisor of it")
-        micro = min(self.runtime.micro_batch, batch // world)
-        if (batch // world) % micro:
-            raise ValueError(f"runtime.micro_batch must divide the {batch // world} sequences of a device in a step, got {micro}")
-        return micro
 
 
 @dataclass
@@ -129,12 +74,47 @@ class TrainingDiverged(ValueError):
 
 @dataclass(frozen=True)
 class Data:
-    """What is read, besides the parameters."""
+    """What is read, besides the parameters: documents one after the other."""
 
     train: Sequence[np.ndarray]  # token arrays, as Shards.split() gives them
     validation: Sequence[np.ndarray]
     counts: np.ndarray  # of each token in train, (V,)
     decode: Callable[[Sequence[int]], str]  # for samples
+    end: int = field(default=-1, kw_only=True)  # the token that ends a sample; -1: none
+
+    def batches(self, size: int, block_size: int, seed: int, ranks: Ranks) -> Steps:
+        order = {"batch_size": size, "block_size": block_size, "seed": seed}
+        return Batches(self.train, **order, rank=ranks.rank, world=ranks.world)
+
+    def held_out(self, size: int, block_size: int, tokens: int) -> Iterator[Batch]:
+        """About that many tokens to validate on, `size` windows at a time."""
+        return in_order(self.validation, batch_size=size, block_size=block_size, tokens=tokens)
+
+    def prompt(self, block_size: int) -> list[int]:
+        """Token ids that a sample continues."""
+        return self.validation[0][:PROMPT].astype(int).tolist()[: block_size - 1]
+
+
+@dataclass(frozen=True)
+class PackedData(Data):
+    """Conversations packed in rows, with masks of the tokens that are learnt."""
+
+    train: np.ndarray  # type: ignore[assignment]  # (R, T + 1)
+    validation: np.ndarray  # type: ignore[assignment]
+    train_mask: np.ndarray
+    validation_mask: np.ndarray
+    question: list[int]  # a prompt for samples
+
+    def batches(self, size: int, block_size: int, seed: int, ranks: Ranks) -> Steps:
+        order = {"batch_size": size, "seed": seed, "rank": ranks.rank, "world": ranks.world}
+        return RowBatches(self.train, self.train_mask, **order)
+
+    def held_out(self, size: int, block_size: int, tokens: int) -> Iterator[Batch]:
+        rows = max(1, tokens // block_size)
+        return rows_in_order(self.validation[:rows], self.validation_mask[:rows], batch_size=size)
+
+    def prompt(self, block_size: int) -> list[int]:
+        return self.question[: block_size - 1]
 
 
 @dataclass(frozen=True)
@@ -203,11 +183,11 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
 
     def new_batches() -> Ahead:
         """After a backtrack in another order: the same batches would bring the same spike."""
-        order = {"batch_size": config.batch_size, "block_size": model.config.block_size, "seed": config.seed + state.backtracks}
-        return Ahead(Batches(data.train, **order, rank=ranks.rank, world=ranks.world), device)
+        seed = config.seed + state.backtracks
+        return Ahead(data.batches(config.batch_size, model.config.block_size, seed, ranks), device)
 
     def validate() -> Result:
-        windows = in_order(data.validation, batch_size=micro_batch, block_size=model.config.block_size, tokens=config.validation_tokens)
+        windows = data.held_out(micro_batch, model.config.block_size, config.validation_tokens)
         with progress.pause(), autocast(device, precision):
             sums, counts = sum_losses(model, (pair for i, pair in enumerate(windows) if i % ranks.world == ranks.rank))
             total, number = ranks.sum(torch.stack([sums.sum(), counts.sum()]).to(device)).tolist()
@@ -225,9 +205,9 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         return result
 
     def sample() -> None:
-        prompt = data.validation[0][:PROMPT].astype(int).tolist()[: model.config.block_size - 1]
+        prompt = data.prompt(model.config.block_size)
         with progress.pause():
-            ids = generate(model.eval(), prompt, 1, SAMPLING, end=-1, generator=torch.Generator().manual_seed(config.seed))[0]
+            ids = generate(model.eval(), prompt, 1, SAMPLING, end=data.end, generator=torch.Generator().manual_seed(config.seed))[0]
             model.train()
             progress.sample(state.step, f"{data.decode(prompt)} ... {data.decode(ids)}")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from antimatter.data.batches import Batches, in_order
+from antimatter.data.batches import Batches, RowBatches, in_order
 
 FILES = [np.arange(0, 1000, dtype=np.uint16), np.arange(1000, 1450, dtype=np.uint16)]
 
@@ -20,7 +20,7 @@ def test_a_batch_is_a_function_of_the_step_alone() -> None:
 def test_targets_are_the_next_tokens_and_windows_stay_in_their_file() -> None:
     batches = Batches(FILES, batch_size=4, block_size=10, seed=1)
     for step in range(60):
-        inputs, targets = batches.at(step)
+        inputs, targets, *_ = batches.at(step)
         assert inputs.shape == targets.shape == (4, 10)
         assert torch.equal(targets, inputs + 1)  # the files count upwards, and one window never mixes two
         assert all(bool((row < 1000).all() or (row >= 1000).all()) for row in torch.cat([inputs, targets], dim=1))
@@ -49,9 +49,9 @@ def test_too_little_text_and_an_unequal_share_are_refused() -> None:
 
 
 def test_in_order_makes_every_token_but_the_first_a_target_once() -> None:
-    seen = torch.cat([targets.flatten() for _, targets in in_order(FILES, batch_size=3, block_size=10)])
+    seen = torch.cat([targets.flatten() for _, targets, *_ in in_order(FILES, batch_size=3, block_size=10)])
     assert seen.tolist() == [*range(1, 1000), *range(1001, 1450)]
-    first = torch.cat([targets.flatten() for _, targets in in_order(FILES, batch_size=3, block_size=10, tokens=95)])
+    first = torch.cat([targets.flatten() for _, targets, *_ in in_order(FILES, batch_size=3, block_size=10, tokens=95)])
     assert first.tolist() == list(range(1, 101))
 
 
@@ -60,3 +60,38 @@ def test_reading_by_memory_map_gives_the_same_batches(tmp_path: object, token_fi
     np.save(f"{tmp_path}/tokens.npy", tokens)
     mapped = np.load(f"{tmp_path}/tokens.npy", mmap_mode="r")
     assert torch.equal(Batches([mapped], batch_size=2, block_size=8, seed=1).at(5)[0], Batches([tokens], batch_size=2, block_size=8, seed=1).at(5)[0])
+
+
+def packed(rows: int = 7, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that tell which they are, and masks with a different number of targets in each."""
+    tokens = np.arange(rows * width, dtype=np.uint16).reshape(rows, width)
+    mask = np.zeros((rows, width), np.uint8)
+    for row in range(rows):
+        mask[row, 1 : 2 + row % (width - 1)] = 1
+    return tokens, mask
+
+
+def test_each_row_comes_once_an_epoch_and_what_counts_averages_to_one() -> None:
+    tokens, mask = packed()
+    batches = RowBatches(tokens, mask, batch_size=2, seed=1)
+    seen = [batches.at(step) for step in range(7)]
+    firsts = torch.cat([batch.inputs[:, 0] for batch in seen]).tolist()
+    assert sorted(firsts[:7]) == sorted(firsts[7:]) == tokens[:, 0].tolist()
+    assert firsts[:7] != firsts[7:]
+    for batch in seen:
+        assert batch.counts is not None
+        assert batch.counts.mean().item() == pytest.approx(1)
+        assert len(batch.counts.unique()) <= 2
+
+
+def test_the_ranks_of_a_packed_batch_are_slices_of_it() -> None:
+    tokens, mask = packed()
+    whole = RowBatches(tokens, mask, batch_size=4, seed=1).at(3)
+    parts = [RowBatches(tokens, mask, batch_size=4, seed=1, rank=rank, world=2).at(3) for rank in range(2)]
+    for which in range(3):
+        assert torch.equal(whole[which], torch.cat([part[which] for part in parts]))
+
+
+def test_no_row_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no conversation"):
+        RowBatches(np.zeros((0, 5), np.uint16), np.zeros((0, 5), np.uint8), batch_size=1, seed=1)

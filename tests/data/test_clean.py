@@ -24,6 +24,8 @@ cleaned:
     max_lines_per_word: 0.3}
   rubbish: {enabled: true, site_notice: 0.09, markup: 0.1, code: 0.12, code_lines: 0.5, filler: 0.05, price_list: 0.04, keyword_spam: 0.13,
     foreign: 0.5, gibberish: 0.7}
+  conversation: {enabled: true, min_turns: 2, max_turn_words: 60, max_short_turns: 0.5, max_non_ascii: 0.0, biography: drop}
+  personal: {email: false, phone: false, ip: false, key: false}
   exact_duplicates: true
   near_duplicates: {enabled: true, ngram: 3, bands: 20, rows: 6, seed: 1}
   decontamination: {texts: [], text_column: text, ngram: 13}
@@ -85,10 +87,10 @@ def rules(tmp_path):
     return params.read(CleanConfig, "cleaned", tmp_path / "params.yaml")
 
 
-def write_raw(folder, texts):
+def write_raw(folder, texts, kind="text"):
     """Two files, so that duplicates stand in different tasks."""
     folder.mkdir()
-    rows = [{"id": name, "text": text, "source": "tests", "licence": "MIT"} for name, text in texts.items()]
+    rows = [{"id": name, "text": text, "source": "tests", "licence": "MIT", "kind": kind} for name, text in texts.items()]
     half = (len(rows) + 1) // 2
     for number, part in enumerate((rows[:half], rows[half:])):
         pq.write_table(pa.Table.from_pylist(part), folder / f"{number:05d}.parquet")
@@ -144,6 +146,51 @@ def test_documents_that_quote_an_evaluation_text_are_dropped(tmp_path, rules, ru
     assert set(read(tmp_path / "work" / "cleaned")) == {"lighthouse", "bread"}
     with pytest.raises(FileNotFoundError, match=r"cleaned\.decontamination\.texts: .*none/\* matches no file"):
         decontamination.paths(dataclasses.replace(config.decontamination, texts=(str(tmp_path / "none/*"),)))
+
+
+CHAT = [
+    *("hello there my friend", "hi, how are you today?", "im doing fine, and you?", "great lol"),
+    *("what is your major?", "i study at BYU"),
+    *("what do you like to read?", "I like books about ships.", "Those are good.", "They are."),
+]
+
+
+def test_a_conversation_is_cut_at_its_bad_turns(tmp_path, rules, runtime):
+    raw = write_raw(tmp_path / "raw", {"one": "\n\n".join(CHAT)}, "conversation")
+    report = clean(raw, tmp_path / "work", rules, runtime)
+    assert read(tmp_path / "work" / "cleaned") == {
+        "one/0": "Hello there my friend.\n\nHi, how are you today?\n\nI'm doing fine, and you?\n\nGreat.",
+        "one/2": "What do you like to read?\n\nI like books about ships.\n\nThose are good.\n\nThey are.",
+    }
+    assert report.dropped == {"conversation_biography": 1}
+    assert report.turns_dropped == {"biography": 2}
+    assert (report.turns_in, report.turns_changed) == (10, 7)
+    assert (report.documents_in, report.documents_out) == (3, 2)
+    assert report.bytes_in == report.bytes_out + report.bytes_trimmed + sum(report.dropped_bytes.values())
+    (example,) = map(json.loads, (tmp_path / "work/cleaned/examples.jsonl").read_text().splitlines())
+    assert example["text"] == "\n\n".join(CHAT[4:6])
+    (table,) = map(pq.read_table, (tmp_path / "work/cleaned").glob("*.parquet"))
+    assert table["kind"].to_pylist() == ["conversation"] * 2
+
+
+def test_conversations_pass_no_rule_of_the_web_but_may_repeat_none_and_quote_no_test(tmp_path, rules, runtime):
+    (tmp_path / "test.txt").write_text("I like books about ships.")
+    given = DecontaminationConfig(texts=(str(tmp_path / "*.txt"),), text_column="text", ngram=5)
+    texts = {"one": "\n\n".join(CHAT[:4]), "two": "\n\n".join(CHAT[:4]), "three": "\n\n".join(CHAT[6:])}
+    raw = write_raw(tmp_path / "raw", texts, "conversation")
+    report = clean(raw, tmp_path / "work", dataclasses.replace(rules, decontamination=given), runtime)
+    assert report.dropped == {"contaminated": 1, "exact_duplicate": 1} and report.documents_out == 1
+
+
+def test_personal_data_in_text_is_replaced_and_counted(tmp_path, rules, runtime):
+    texts = {"a": LIGHTHOUSE + " Write to keeper@cape.org or to keeper@cape.net."}
+    kept = clean(write_raw(tmp_path / "raw", texts), tmp_path / "kept", rules, runtime)
+    assert kept.personal == {} and read(tmp_path / "kept" / "cleaned") == texts
+    config = dataclasses.replace(rules, personal=dataclasses.replace(rules.personal, email=True))
+    report = clean(tmp_path / "raw", tmp_path / "work", config, runtime)
+    expected = LIGHTHOUSE + " Write to email@example.com or to email@example.com."
+    assert report.personal == {"email": 2} and read(tmp_path / "work" / "cleaned") == {"a": expected}
+    assert report.bytes_in == report.bytes_out + report.bytes_trimmed
 
 
 def test_a_killed_task_is_all_that_is_done_again(tmp_path, rules, runtime):

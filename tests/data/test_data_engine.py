@@ -50,7 +50,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         texts = [" ".join(sentence(random) for _ in range(12)) for _ in range(12)]
         first = first or texts[0]
         texts += ["This is too short. It is.", first]
-        rows = [{"id": f"{number}/{i}", "text": text, "source": "tests", "licence": "MIT"} for i, text in enumerate(texts)]
+        rows = [{"id": f"{number}/{i}", "text": text, "source": "tests", "licence": "MIT", "kind": "text"} for i, text in enumerate(texts)]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{number:05d}.parquet")
     return folder
 

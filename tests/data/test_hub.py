@@ -241,7 +241,7 @@ def test_the_rows_of_both_layouts_come_whole_and_in_order(reader, tmp_path):
     reports = reader.all(lanes, tmp_path)
     assert texts(tmp_path) == C4_TEXTS + WEB_TEXTS
     rows = pq.read_table(tmp_path / "001-00001-00001.parquet").to_pylist()
-    assert rows[0].keys() == {"id", "text", "source", "licence"}
+    assert rows[0].keys() == {"id", "text", "source", "licence", "kind"}
     assert {row["source"] for row in rows} == {WEB.name} and {row["licence"] for row in rows} == {"odc-by"}
     ids = [row["id"] for path in tmp_path.glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     assert len(set(ids)) == len(ids) and "allenai/c4/en/train/1:400" in ids

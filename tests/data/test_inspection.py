@@ -6,7 +6,7 @@ import pytest
 from antimatter import files
 from antimatter.data import charts, inspection
 from antimatter.data.shards import DOCUMENT, DOCUMENTS, SPLITS, Shards
-from antimatter.data.tokenizer import BOS, EOS
+from antimatter.data.special import BOS, EOS
 
 
 class Letters:
@@ -110,6 +110,12 @@ def test_the_table_of_reasons_adds_up(tmp_path):
     files.write_json(tmp_path / "cleaned.json", {**report, "dropped": {"language": 2}, "dropped_bytes": {"language": 300}})
     lines = list(inspection.reasons(tmp_path / "cleaned.json"))
     assert [line.split()[-1] for line in lines[1:4]] == ["60.0%", "10.0%", "30.0%"]
+    assert len(lines) == 5
+    turns = {"turns_in": 8, "turns_changed": 6, "turns_dropped": {"biography": 2}}
+    files.write_json(tmp_path / "cleaned.json", {**files.read_json(tmp_path / "cleaned.json"), **turns})
+    more = list(inspection.reasons(tmp_path / "cleaned.json"))
+    assert more[:5] == lines
+    assert [line.split()[-2:] for line in more[6:]] == [["8", "100.0%"], ["6", "75.0%"], ["2", "25.0%"]]
 
 
 def test_token_frequencies_fall_with_the_rank():

@@ -78,7 +78,7 @@ def cleaned(documents: list[Planted], folder: Path, config: CleanConfig, files: 
     (folder / "raw").mkdir(parents=True)
     for n in range(files):
         rows = [
-            {"id": one.id, "text": one.text, "source": "planted", "licence": "MIT"}
+            {"id": one.id, "text": one.text, "source": "planted", "licence": "MIT", "kind": "text"}
             for one in documents[n * len(documents) // files : (n + 1) * len(documents) // files]
         ]
         pq.write_table(pa.Table.from_pylist(rows), folder / "raw" / f"{n:05d}.parquet")

@@ -6,12 +6,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from antimatter.chat.template import Message, tokens
 from antimatter.data import duplicates, encode
 from antimatter.data import tokenizer as tok
+from antimatter.data.documents import SEPARATOR
 from antimatter.data.duplicates import NearDuplicatesConfig
 from antimatter.data.encode import ShardsConfig
 from antimatter.data.shards import DOCUMENTS, SPLITS, Shards
-from antimatter.data.tokenizer import BOS, EOS, Tokenizer, TokenizerConfig
+from antimatter.data.special import BOS, EOS
+from antimatter.data.tokenizer import Tokenizer, TokenizerConfig
 
 CONFIG = ShardsConfig(tokens_per_file=500, validation_fraction=0.2, max_similarity=1.0, seed=0)
 NEAR = NearDuplicatesConfig(enabled=True, ngram=5, bands=20, rows=6, seed=1)
@@ -25,13 +28,14 @@ def tokenizer(tmp_path_factory):
     return root / "tokenizer"
 
 
-def corpus(folder, documents):
+def corpus(folder, documents, kind="text"):
     folder.mkdir()
     half = len(documents) // 2
     for number, part in enumerate((documents[:half], documents[half:])):
         sketches, sources = [sketch(text) for text in part], [source_of(text) for text in part]
         ids = [f"{number}/{i}" for i in range(len(part))]
-        pq.write_table(pa.table({"id": ids, "source": sources, "text": part, "sketch": sketches}), folder / f"{number:05d}.parquet")
+        columns = {"id": ids, "source": sources, "text": part, "sketch": sketches}
+        pq.write_table(pa.table({**columns, "kind": [kind] * len(part)}), folder / f"{number:05d}.parquet")
     return folder
 
 
@@ -54,6 +58,21 @@ def test_every_document_is_found_again(written, tokenizer):
     decode = Tokenizer.load(tokenizer).decode
     found = [decode(ids) for split in SPLITS for ids in Shards(written).documents(split)]
     assert sorted(found) == sorted(TEXTS)
+
+
+def test_a_conversation_is_rendered_as_for_the_chat(tmp_path, tokenizer, runtime):
+    """One document each, whatever its turns say, and split as text is."""
+    texts = [SEPARATOR.join([f"Who is {n}?", f"Number {n}. [EOS]", "[USER] Why?", "So."]) for n in range(60)]
+    encode.write(corpus(tmp_path / "cleaned", texts, "conversation"), tokenizer, tmp_path, CONFIG, runtime)
+    encoder, opened = Tokenizer.load(tokenizer), Shards(tmp_path / "shards")
+    for split in SPLITS:
+        expected = []
+        for text in texts:
+            messages = [Message(("user", "assistant")[i % 2], turn) for i, turn in enumerate(text.split(SEPARATOR))]
+            if encode.is_candidate(text, CONFIG) == (split == "validation"):
+                expected.append(tokens(messages, encoder).ids)
+        assert [ids.tolist() for ids in opened.documents(split)] == expected
+        assert opened.bytes(split) == sum(len(text.encode()) for text in texts if encode.is_candidate(text, CONFIG) == (split == "validation"))
 
 
 def test_documents_stand_between_bos_and_eos_within_one_file(written):
@@ -172,7 +191,7 @@ def test_an_empty_split_is_an_error(tmp_path, tokenizer, runtime):
 
 
 def test_a_document_longer_than_a_file_is_an_error(tmp_path, tokenizer, runtime):
-    with pytest.raises(ValueError, match=r"the document 0/0 has 44 tokens, more than shards\.tokens_per_file = 10"):
+    with pytest.raises(ValueError, match=r"the document 0/0 has 47 tokens, more than shards\.tokens_per_file = 10"):
         tiny = ShardsConfig(tokens_per_file=10, validation_fraction=0.5, max_similarity=1.0, seed=0)
         encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, tiny, runtime)
 

@@ -8,7 +8,8 @@ import pytest
 import tokenizers
 
 from antimatter.data import tokenizer as tok
-from antimatter.data.tokenizer import BOS, EOS, PAD, Tokenizer, TokenizerConfig
+from antimatter.data.special import BOS, EOS, PAD
+from antimatter.data.tokenizer import Tokenizer, TokenizerConfig
 
 SENTENCE = "The quick brown fox doesn't jump over 1,234 lazy dogs; naïve café owners (日本語) said: don't!\n\n\tWhy?  "
 CONFIG = TokenizerConfig(vocab_size=300, train_mb=1)
@@ -149,8 +150,8 @@ def test_text_too_poor_for_the_vocabulary_is_an_error(tmp_path):
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_an_error():
-    with pytest.raises(ValueError, match="vocab_size must be at least 259"):
-        TokenizerConfig(vocab_size=258, train_mb=1)
+    with pytest.raises(ValueError, match="vocab_size must be at least 262"):
+        TokenizerConfig(vocab_size=261, train_mb=1)
 
 
 @pytest.mark.parametrize(

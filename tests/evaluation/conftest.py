@@ -9,7 +9,8 @@ import pytest
 
 from antimatter import files
 from antimatter.data.shards import DOCUMENT, DOCUMENTS, Shards
-from antimatter.data.tokenizer import BOS, EOS, Tokenizer
+from antimatter.data.special import BOS, EOS
+from antimatter.data.tokenizer import Tokenizer
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from antimatter.data.tokenizer import BOS, Tokenizer
+from antimatter.data.special import BOS
+from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import cloze
 from antimatter.evaluation.cloze import Answer, Item
 from antimatter.model.gpt import GPT

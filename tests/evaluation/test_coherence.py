@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from antimatter.data.tokenizer import EOS, Tokenizer
+from antimatter.data.special import EOS
+from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import coherence, curves
-from antimatter.evaluation.coherence import CoherenceConfig, Sample
+from antimatter.evaluation.coherence import Sample
+from antimatter.evaluation.config import CoherenceConfig
 from antimatter.model.gpt import GPT
 
 CONFIG = CoherenceConfig(temperature=0.7, top_k=40, top_p=0.9, max_new_tokens=8, seeds=(1, 2))

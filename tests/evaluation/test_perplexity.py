@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from antimatter.data.shards import Shards
 from antimatter.evaluation import perplexity
+from antimatter.evaluation.config import PerplexityConfig
 from antimatter.evaluation.perplexity import Bin, Score
 from antimatter.model.gpt import GPT
 
@@ -113,7 +114,7 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(tiny_gpt: G
 
 def test_the_default_texts_are_none_and_a_stride_of_0_is_refused() -> None:
     with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
-        perplexity.PerplexityConfig(stride=0, texts=(), text_column="text")
+        PerplexityConfig(stride=0, texts=(), text_column="text")
 
 
 def test_a_model_that_has_diverged_has_an_infinite_perplexity() -> None:

@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from antimatter import cli, files
-from antimatter.data.tokenizer import BOS, Tokenizer
+from antimatter.data.special import BOS
+from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import texts
 from antimatter.model import weights
 from antimatter.model.gpt import GPT

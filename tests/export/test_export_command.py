@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_gguf import CONTEXT, Tiny, gpt, windows
+from tiny_gguf import CHAT, CONTEXT, Tiny, gpt, windows
 from transformers import AutoModelForCausalLM
 
 from antimatter import cli, files, recorded
+from antimatter.export import parity
 from antimatter.export.header import read_header
 from antimatter.model import weights
+from stages import gguf as stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +73,40 @@ def test_a_tokenizer_that_does_not_fit_is_one_line_and_leaves_no_file(project: P
     assert cli.main(["export", "--checkpoint", "other.pt", "--type", "f16", "--windows", "0"]) == 1
     assert "has 400 tokens, the checkpoint was trained with 500" in capsys.readouterr().err
     assert not list(project.glob("*.gguf"))
+
+
+@pytest.mark.parametrize("kind", ["tuned", "checkpoints"])
+def test_the_stage_exports_the_model_that_gguf_model_names(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    # They take the longest, and have tests of their own
+    monkeypatch.setattr(parity, "speed", lambda *_: {"prompt": 1.0, "answer": 1.0})
+    monkeypatch.setattr(parity, "check_tokenizer", lambda *_: {"mismatches": 0})
+    weights.save(gpt(seed=1), project / "models" / "checkpoints")
+    weights.save(gpt(seed=2), project / "models" / "tuned", chat=CHAT)
+    (project / "data" / "conversations").mkdir()
+    talk = np.array([[1, 3, 50, 60, 4, 70, 2, 0], [1, 3, 90, 4, 80, 2, 0, 0]], np.uint16)
+    np.save(project / "data" / "conversations" / "held_out_tokens.npy", talk)
+    values = (project / "params.yaml").read_text()
+    values = values.replace("model: tuned #", f"model: {kind} #")
+    for other in ("f32", "q8_0", "q4_k_m"):
+        values = values.replace(f"  - {other}\n", "")
+    (project / "params.yaml").write_text(values)
+    names = "models/checkpoints models/tuned data/tokenizer data/shards data/conversations out"
+    figures = [project / name for name in ("a.json", "a.csv", "a.png", "b.json")]
+    stage.main(*[project / name for name in names.split()], *figures)
+    report = files.read_json(figures[0])
+    assert 0 <= report["f16"]["conversations"]["kl"] < 1e-6
+    header = read_header(project / "out" / "antimatter-f16.gguf")
+    assert (header.chat is not None) == (kind == "tuned")
+
+
+def test_a_tuned_model_that_does_not_tell_of_its_chat_is_named(project: Path) -> None:
+    weights.save(gpt(), project / "tuned")
+    with pytest.raises(ValueError, match=r"tuned/config\.json .* chat: run `dvc repro tuned`"):
+        stage.main(project, project / "tuned", *[project] * 8)
 
 
 def test_a_checkpoint_that_is_recorded_takes_its_commit_along(project: Path) -> None:

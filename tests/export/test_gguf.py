@@ -9,12 +9,14 @@ import gguf as reference
 import numpy as np
 import pytest
 import torch
-from tiny_gguf import CONFIG, VOCAB, Tiny, gpt, save_tokenizer
+from tiny_gguf import CHAT, CONFIG, VOCAB, Tiny, gpt, save_tokenizer
 from torch.nn import functional as F
 
+from antimatter.chat import template
+from antimatter.data.special import USER
 from antimatter.export import gguf
 from antimatter.export.gguf import GELUForm, MaxKL
-from antimatter.export.header import read_header
+from antimatter.export.header import ChatFacts, read_header
 from antimatter.export.llama import Llama
 from antimatter.export.source import of_model
 from antimatter.model.gpt import FeedForward
@@ -91,7 +93,7 @@ def test_gguf_py_reads_back_what_was_written(tiny: Tiny) -> None:
     assert header.keys == {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     assert header.n_parameters == sum(int(np.prod(tensor.shape)) for tensor in reader.tensors)
     assert header.context_length == 64
-    assert header.keys["tokenizer.ggml.token_type"] == [3, 3, 3] + [1] * (VOCAB - 3)
+    assert header.keys["tokenizer.ggml.token_type"] == [3] * 6 + [1] * (VOCAB - 6)
 
 
 def test_untied_models_bring_their_output_matrix(tiny: Tiny, tmp_path: Path) -> None:
@@ -117,6 +119,47 @@ def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "tokenizer.json").write_text('{"model": {}}')
     with pytest.raises(ValueError, match="is not a byte-level BPE tokenizer"):
         gguf.write(of_model(gpt()), tmp_path / "other" / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
+
+
+def test_a_tokenizer_without_the_role_tokens_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    text = (tiny.tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8")
+    path.write_text(text.replace("[USER]", "[OTHER]"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"tokenizer\.json lacks the role tokens: .*\[USER\]=3"):
+        gguf.write(of_model(gpt()), path, tmp_path / "a.gguf", "f16", CONFIG)
+
+
+def test_a_chat_model_tells_how_a_chat_begins_and_ends(tiny: Tiny, tmp_path: Path) -> None:
+    header = read_header(tiny.chat_path)
+    assert header.keys["tokenizer.chat_template"] == template.JINJA
+    assert header.keys["tokenizer.ggml.eot_token_id"] == USER
+    assert header.chat == ChatFacts(CHAT["system"], CHAT["greeting"], tuple(CHAT["starters"]))
+    silent = {"system": "", "greeting": "", "starters": CHAT["starters"]}
+    source = replace(of_model(gpt()), chat=silent)
+    tokenizer = tiny.tokenizer_folder / "tokenizer.json"
+    gguf.write(source, tokenizer, tmp_path / "a.gguf", "f16", CONFIG)
+    assert read_header(tmp_path / "a.gguf").chat == ChatFacts("", "", tuple(CHAT["starters"]))
+
+
+def test_a_base_model_tells_nothing_of_a_chat(tiny: Tiny) -> None:
+    header = read_header(tiny.path)
+    assert header.keys["tokenizer.chat_template"] == template.CONTINUED_JINJA
+    assert header.chat is None
+    assert not [key for key in header.keys if "eot" in key or key.startswith("antimatter.")]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("starters", "[1]"), ("starters", "{"), ("starters", 3), ("system", 1), ("greeting", [])],
+)
+def test_a_damaged_word_of_the_chat_names_its_key(tmp_path: Path, key: str, value: object) -> None:
+    keys: dict[str, object] = {**GOOD, "antimatter.chat.starters": '["a"]'}
+    path = tmp_path / "a.gguf"
+    path.write_bytes(bare(keys))
+    assert read_header(path).chat == ChatFacts("", "", ("a",))
+    path.write_bytes(bare({**keys, f"antimatter.chat.{key}": value}))
+    with pytest.raises(ValueError, match=rf"^[^\n]*a\.gguf .*antimatter\.chat\.{key} must be"):
+        read_header(path)
 
 
 def test_a_file_that_is_not_gguf_is_one_clear_error(tiny: Tiny, tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """The exported folder, judged by transformers itself; and the same perplexity in torch, transformers and llama.cpp."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_gguf
 import torch
-from tiny_gguf import CONTEXT, Tiny, gpt
+from tiny_gguf import CHAT, CONTEXT, Tiny, gpt
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from antimatter import files
+from antimatter.chat import template
+from antimatter.chat.template import Message
+from antimatter.data.special import EOS, USER
 from antimatter.export import gguf, huggingface, parity
 from antimatter.export.source import of_model
 from antimatter.model.gpt import GPT
@@ -63,6 +67,25 @@ def test_transformers_know_where_a_text_begins_and_ends(tiny: Tiny, tmp_path: Pa
     assert answer == ids
 
 
+def test_a_chat_model_answers_in_its_roles_until_its_turn_ends(
+    tiny: Tiny,
+    tmp_path: Path,
+) -> None:
+    """tests/chat/test_template.py compares the tokens of hundreds of conversations."""
+    path = tmp_path / "chat-hf"
+    source = replace(of_model(tiny.model), chat=CHAT)
+    huggingface.write(source, tiny.tokenizer_folder / "tokenizer.json", path)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path)
+    settings = files.read_json(path / "generation_config.json")
+    assert settings["eos_token_id"] == [EOS, USER]
+    asked = [{"role": "user", "content": "Hi [EOS]"}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+    assert ids == template.prompt_tokens([Message("user", "Hi [EOS]")], tiny.tokenizer)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Hi [ EOS]"
+    plain: Any = AutoTokenizer.from_pretrained(exported(tiny.model, tiny, tmp_path))
+    assert plain.chat_template is None
+
+
 def test_the_same_weights_give_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
     first, second = (exported(gpt(), tiny, tmp_path / name) for name in ("a", "b"))
     names = sorted(path.name for path in first.iterdir())
@@ -74,6 +97,11 @@ def test_a_tokenizer_that_does_not_fit_leaves_nothing(tiny: Tiny, tmp_path: Path
     tiny_gguf.save_tokenizer(tmp_path / "other", vocab_size=300)
     with pytest.raises(ValueError, match=r"has 300 tokens, the checkpoint was trained with 400"):
         huggingface.write(of_model(tiny.model), tmp_path / "other" / "tokenizer.json", tmp_path / "hf")
+    text = (tiny.tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8")
+    (tmp_path / "other" / "tokenizer.json").write_text(text.replace("[USER]", "[OTHER]"))
+    with pytest.raises(ValueError, match=r"tokenizer\.json lacks the role tokens: .*\[USER\]=3"):
+        source, path = of_model(tiny.model), tmp_path / "other" / "tokenizer.json"
+        huggingface.write(source, path, tmp_path / "hf")
     (tmp_path / "other" / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
         huggingface.write(of_model(tiny.model), tmp_path / "other" / "tokenizer.json", tmp_path / "hf")

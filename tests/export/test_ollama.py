@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_gguf import Tiny
+import tiny_gguf
+from tiny_gguf import CHAT, Tiny, gpt
 
-from antimatter.export import ollama, template
+from antimatter.chat import template
+from antimatter.export import gguf, ollama
 from antimatter.export.header import read_header
 from antimatter.export.ollama import OllamaConfig
+from antimatter.export.source import of_model
 
 CONFIG = OllamaConfig(
     name="antimatter",
@@ -33,7 +36,7 @@ def test_the_store_is_byte_for_byte_what_ollama_create_writes(tiny: Tiny, tmp_pa
     """The layout of gguf-ollama.md, which was compared with a real Ollama by `diff -r`."""
     ollama.write(tiny.path, tmp_path / "ollama", CONFIG)
     store = tmp_path / "ollama" / "models"
-    model, go = tiny.path.read_bytes(), template.GO.encode()
+    model, go = tiny.path.read_bytes(), template.CONTINUED_GO.encode()
     params = (
         b'{"num_ctx":64,"num_predict":256,"repeat_penalty":1,"stop":["[EOS]","\\u003cstop\\u003e \\u0026 \xc3\xa9"],'
         b'"temperature":0.7,"top_k":40,"top_p":0.9}\n'
@@ -70,9 +73,30 @@ def test_the_modelfile_says_the_same(tiny: Tiny, tmp_path: Path) -> None:
         "PARAMETER temperature 0.7\n"
         "PARAMETER top_k 40\n"
         "PARAMETER top_p 0.9\n"
-        f'TEMPLATE """{template.GO}"""\n'
+        f'TEMPLATE """{template.CONTINUED_GO}"""\n'
         'SYSTEM "You are a helpful AI assistant created by the Antimatter team."\n'
     )
+
+
+@pytest.mark.parametrize("system", ["", "Be é kind."])
+def test_a_chat_model_has_its_roles_and_its_own_system_text(
+    tiny: Tiny,
+    tmp_path: Path,
+    system: str,
+) -> None:
+    """The text of `ollama.system` is for a model that was tuned without one."""
+    path = tmp_path / "a-f16.gguf"
+    source = replace(of_model(gpt()), chat={**CHAT, "system": system})
+    gguf.write(source, tiny.tokenizer_folder / "tokenizer.json", path, "f16", tiny_gguf.CONFIG)
+    ollama.write(path, tmp_path / "ollama", CONFIG)
+    modelfile = (tmp_path / "ollama" / "Modelfile").read_text(encoding="utf-8")
+    words = system or CONFIG.system
+    assert modelfile.endswith(f'TEMPLATE """{template.GO}"""\nSYSTEM "{words}"\n')
+    store = tmp_path / "ollama" / "models"
+    layers = ollama.verify(store, "antimatter")["layers"]
+    blobs = {layer["mediaType"].rsplit(".", 1)[1]: layer["digest"] for layer in layers}
+    for kind, text in (("template", template.GO), ("system", words)):
+        assert ollama.blob_path(store, blobs[kind]).read_text(encoding="utf-8") == text
 
 
 def test_without_system_text_there_is_no_system_layer(tiny: Tiny, tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ import pytest
 import tiny_gguf
 import tokenizers
 import torch
-from tiny_gguf import CONFIG, CONTEXT, Tiny, gpt
+from tiny_gguf import CONFIG, CONTEXT, TEXT, Tiny, gpt
 
+from antimatter.chat import rows, template
+from antimatter.chat.template import Message
+from antimatter.data.special import SPECIAL
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity
 from antimatter.export.llama import Llama
@@ -67,6 +70,67 @@ def test_quantised_files_are_measured_as_llama_cpp_computes_them(tiny: Tiny, tmp
     assert 0 <= parity.compare(model, path, ids).kl < most
 
 
+def conversations(tiny: Tiny, folder: Path) -> Path:
+    """Rows as the stage `conversations` leaves them: packed, padded with 0."""
+    asked = [Message("user", TEXT[i : i + 30]) for i in range(0, 300, 30)]
+    said = Message("assistant", "Yes.")
+    rendered = [template.tokens([message, said], tiny.tokenizer) for message in asked]
+    tokens, _ = rows.pack(rendered, CONTEXT)
+    assert (tokens[:, -1] == 0).any()
+    np.save(folder / "held_out_tokens.npy", tokens)
+    return folder / "held_out_tokens.npy"
+
+
+def test_on_conversations_a_file_in_float16_stays_within_1e_6_of_torch(
+    tiny: Tiny,
+    tmp_path: Path,
+) -> None:
+    held_out = parity.held_out(conversations(tiny, tmp_path), CONTEXT, 100)
+    assert held_out and all(row[-1] != 0 and len(row) > 2 for row in held_out)
+    ids = tiny_gguf.windows(tiny.tokenizer, 1)
+    report = parity.check(tiny.model, tiny.path, ids, 1e-5, held_out)
+    assert 0 < report["conversations"]["kl"] < 1e-6
+    assert report["conversations"]["top1_agreement"] >= 0.99
+    exact = parity.compare(tiny.model, tiny.path, held_out)
+    losses = []
+    for row in held_out:
+        logits = tiny.model(row[None, :-1])[0]
+        losses.append(torch.nn.functional.cross_entropy(logits, row[1:], reduction="none"))
+    assert exact.torch_perplexity == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-5)
+
+
+def test_held_out_rows_are_spread_over_the_file_and_end_before_the_padding(tmp_path: Path) -> None:
+    tokens = np.zeros((10, 6), np.uint16)
+    for i, row in enumerate(tokens):
+        row[: 2 + i % 5] = [1, 3, 0, i + 9, 2, 7][: 2 + i % 5]
+    np.save(tmp_path / "a.npy", tokens)
+    found = parity.held_out(tmp_path / "a.npy", 5, 4)
+    assert [row.tolist() for row in found] == [
+        [1, 3],
+        [1, 3, 0, 12, 2],
+        [1, 3],
+        [1, 3, 0, 18, 2, 7],
+    ]
+    assert len(parity.held_out(tmp_path / "a.npy", 5, 99)) == 10
+
+
+def test_a_file_without_rows_for_the_model_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"a\.npy is missing: run `dvc repro conv"):
+        parity.held_out(tmp_path / "a.npy", 5, 4)
+    for shape, words in (((0, 6), "is 0x6, no rows"), ((4, 7), "rows of 7 tokens, .* at most 6")):
+        np.save(tmp_path / "a.npy", np.ones(shape, np.uint16))
+        with pytest.raises(ValueError, match=rf"a\.npy .*{words}"):
+            parity.held_out(tmp_path / "a.npy", 5, 4)
+
+
+def test_conversations_alone_can_fail_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = iter([parity.Parity(1e-7, 1.0, 2.0, 2.0), parity.Parity(1e-4, 0.5, 2.0, 2.0)])
+    monkeypatch.setattr(parity, "compare", lambda *_: next(figures))
+    ids = torch.ones(1, 5, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"torch 0\.0001 .* on conversations exceeds 1e-05"):
+        parity.check(tiny.model, tiny.path, ids, 1e-5, [ids[0]])
+
+
 def test_a_file_of_another_model_fails_the_check(tiny: Tiny) -> None:
     with pytest.raises(ValueError, match=r"tiny-f16\.gguf is not the model: KL from torch .* exceeds 1e-05, its `max_kl`"):
         parity.check(gpt(seed=2), tiny.path, tiny_gguf.windows(tiny.tokenizer), 1e-5)
@@ -82,7 +146,7 @@ def test_the_check_gives_the_same_figures_twice(tiny: Tiny) -> None:
 def test_both_tokenizers_cut_alike(tiny: Tiny) -> None:
     counts = parity.check_tokenizer(tiny.tokenizer, tiny.path, tiny_gguf.windows(tiny.tokenizer))
     assert counts["mismatches"] == 0
-    assert counts["strings"] >= 600
+    assert counts["strings"] >= 600 and counts["prompts"] >= 300
 
 
 def test_a_tokenizer_with_other_merges_fails_the_check(tiny: Tiny, tmp_path: Path) -> None:
@@ -102,16 +166,16 @@ def test_windows_are_whole_contexts_spread_over_the_split() -> None:
             parity.windows(empty, 9, 3)
 
 
-def test_hf_and_llama_cpp_cut_thousands_of_texts_alike_also_with_special_tokens(tiny: Tiny) -> None:
+def test_hf_and_llama_cpp_cut_many_texts_alike_also_with_special_tokens(tiny: Tiny) -> None:
     """Wider than the stage's own check: every block of Unicode, and [EOS] and its like as the tokens that they are."""
     hf = tokenizers.Tokenizer.from_file(str(tiny.tokenizer_folder / "tokenizer.json"))
     generator = random.Random(1)
     characters = [chr(code) for code in range(0x11_0000) if not 0xD800 <= code < 0xE000]
     texts = ["".join(characters[start : start + 500]) for start in range(0, 0x3000, 500)]  # each character of the first blocks, beside its neighbours
-    texts += ["".join(generator.choices(characters, k=generator.randrange(1, 30))) for _ in range(1000)]
-    pieces = ["[EOS]", "[BOS]", "[PAD]", "[", "]", "EOS", " ", "  ", "\n", "\t", "'s", "'S", "don't", "x", "1", "_"]
+    texts += ["".join(generator.choices(characters, k=generator.randrange(1, 30))) for _ in range(500)]
+    pieces = [*SPECIAL, "[", "]", "EOS", " ", "  ", "\n", "\t", "'s", "'S", "don't", "x", "1", "_"]
     pieces += ["é", "e\u0301", "٣", "½", "日本", "🙂", "\u200d", "\u00a0"]
-    texts += ["".join(generator.choices(pieces, k=generator.randrange(1, 12))) for _ in range(2000)]
+    texts += ["".join(generator.choices(pieces, k=generator.randrange(1, 12))) for _ in range(1000)]
     with Llama(tiny.path, CONTEXT) as llama:
         different = [text for text in texts if llama.tokenize(text, special=True) != hf.encode(text, add_special_tokens=False).ids]
     assert not different, f"{len(different)} of {len(texts)}: {different[:3]!r}"

@@ -10,7 +10,8 @@ from tiny_gguf import CONFIG, CONTEXT, VOCAB, Tiny
 from antimatter.export import gguf, quantise
 from antimatter.export.quantise import FileType, Kind
 from antimatter.export.source import of_model
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 
 # digest() of the files that llama-quantize, of the llama.cpp in the wheel, made of this model in f32 (`python tests/export/test_quantise.py FOLDER`
 # writes that one, and prints the digests of all in FOLDER)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_gguf import gpt, save_tokenizer
+from tiny_gguf import CHAT, gpt, save_tokenizer
 
 from antimatter.export import huggingface, source
 from antimatter.model import weights
@@ -43,6 +43,38 @@ def test_a_folder_and_its_file_are_the_model(tmp_path: Path, tied: bool) -> None
         opened = source.open_checkpoint(path)
         assert opened.config == model.config
         assert same(opened.load(), model)
+
+
+def test_how_a_chat_begins_stands_beside_the_weights(tmp_path: Path) -> None:
+    weights.save(gpt(), tmp_path / "tuned", {"code": "12ab"}, chat=CHAT)
+    opened = source.open_checkpoint(tmp_path / "tuned")
+    assert (opened.chat, opened.provenance) == (CHAT, {"code": "12ab"})
+    assert opened.config == weights.load(tmp_path / "tuned").config
+    weights.save(gpt(), tmp_path / "base")
+    assert source.open_checkpoint(tmp_path / "base").chat is None
+
+
+@pytest.mark.parametrize(
+    ("chat", "key"),
+    [
+        ([], "chat"),
+        ({**CHAT, "name": "x"}, "chat"),
+        ({key: CHAT[key] for key in ("system", "starters")}, "chat"),
+        ({**CHAT, "system": None}, r"chat\.system"),
+        ({**CHAT, "greeting": 1}, r"chat\.greeting"),
+        ({**CHAT, "starters": ["a", "b"]}, r"chat\.starters"),
+        ({**CHAT, "starters": ["a", "b", ""]}, r"chat\.starters"),
+        ({**CHAT, "starters": "abc"}, r"chat\.starters"),
+    ],
+)
+def test_a_chat_of_another_shape_names_its_key(tmp_path: Path, chat: Any, key: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{key} must "):
+        weights.save(gpt(), tmp_path / "tuned", chat=chat)
+    weights.save(gpt(), tmp_path / "tuned", chat=CHAT)
+    path = tmp_path / "tuned" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat": chat}))
+    with pytest.raises(ValueError, match=rf"config\.json is not a model config: {key} must "):
+        source.open_checkpoint(tmp_path / "tuned")
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -5,8 +5,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from antimatter.model.config import GPTConfig
 from antimatter.model.flops import flops_per_token, peak_flops
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.gpt import GPT
 
 
 @pytest.mark.parametrize("tied", [True, False])

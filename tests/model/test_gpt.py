@@ -6,7 +6,8 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from antimatter.model import gpt
-from antimatter.model.gpt import GPT, GPTConfig, KeyValueCache, attend
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT, KeyValueCache, attend
 
 
 def randomise(model: GPT) -> GPT:

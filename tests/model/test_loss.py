@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from antimatter.data.batches import in_order
 from antimatter.model import loss
+from antimatter.model.config import LossConfig
 from antimatter.model.gpt import GPT
-from antimatter.model.loss import LossConfig, RareTokenBalance, frequency_bins, linear_cross_entropy, sum_losses
+from antimatter.model.loss import RareTokenBalance, frequency_bins, linear_cross_entropy, sum_losses
 
 
 @pytest.fixture(params=[64, 1 << 22], ids=["many chunks", "one chunk"])

@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from antimatter.model.config import Sampling
 from antimatter.model.gpt import GPT
-from antimatter.model.sampling import Sampling, generate, probabilities
+from antimatter.model.sampling import generate, probabilities
 
 ALL = Sampling(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=8)
 LOGITS = torch.tensor([0.5, 0.2, 0.25, 0.05]).log()

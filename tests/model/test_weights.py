@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from antimatter.model import weights
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 
 
 @pytest.mark.parametrize("tied", [True, False])

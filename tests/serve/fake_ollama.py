@@ -63,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def running(models: list[str], info: dict[str, Any] | None = None, events: list[dict[str, Any]] | None = None) -> Iterator[FakeOllama]:
     with FakeOllama(models, info or {}, events or []) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield server

@@ -17,12 +17,13 @@ from test_engine import CONFIG
 from tiny_gguf import CONTEXT, Tiny
 
 from antimatter import files
+from antimatter.chat import template
+from antimatter.chat.template import Message
 from antimatter.export import ollama
-from antimatter.export.header import read_header
+from antimatter.export.header import ChatFacts, read_header
 from antimatter.export.ollama import OllamaConfig
-from antimatter.serve import chat, prompt, terminal
+from antimatter.serve import chat, terminal
 from antimatter.serve.engine import EmbeddedEngine, Finish, OllamaEngine
-from antimatter.serve.prompt import Message
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 class Echo:
     """An engine that answers with the last word of the prompt; one word is one token. At "stop" comes Ctrl-C, at "break" it breaks off."""
 
+    chat: ChatFacts | None = None
     n_ctx: int = 20
     name: str = "echo"
     model: str = "echo"
@@ -44,7 +46,7 @@ class Echo:
     def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
         self.prompts.append(prompt)
         self.allowed.append(n_predict)
-        yield prompt.split()[-1]
+        yield prompt.replace("[ASSISTANT]", "").split()[-1]
         if prompt.endswith("stop"):
             raise KeyboardInterrupt
         if prompt.endswith("break"):
@@ -207,6 +209,46 @@ def test_turns_that_no_longer_fit_are_told_once(monkeypatch: pytest.MonkeyPatch,
     assert capsys.readouterr().err.count("the oldest 2 turns no longer fit 20 tokens and were left out") == 1
 
 
+TALKER = ChatFacts("Be kind.", "Hello! I am é.", ("Who are you?", "What can you do?", "Bye!"))
+
+
+def test_a_chat_model_reads_roles_and_its_answers_as_it_learnt_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Echo(chat=TALKER)
+    talk(monkeypatch, engine, "one [EOS]", "two", '/set system ""', "/reset", "three")
+    first = "[SYSTEM]Be kind.[USER]one [ EOS][ASSISTANT]"
+    assert engine.prompts == [
+        first,
+        f"{first}EOS]![EOS][USER]two[ASSISTANT]",
+        "[USER]three[ASSISTANT]",
+    ]
+    engine.prompts.clear()
+    chat.pipe(engine, CONFIG, io.StringIO("say one\n"), io.StringIO(), "Be brief.")
+    assert engine.prompts == ["[SYSTEM]Be brief.[USER]say one[ASSISTANT]"]
+
+
+def test_a_chat_says_what_its_model_is_for(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    talk(monkeypatch, Echo(chat=TALKER), "/help")
+    greeted = capsys.readouterr()
+    lines = [line.strip() for line in greeted.err.splitlines()]
+    assert "Hello! I am é." in lines and set(TALKER.starters) <= set(lines)
+    assert "model answers you" in greeted.err and "continues your text" not in greeted.err
+    assert not greeted.out
+    talk(monkeypatch, Echo(), "/help")
+    said = capsys.readouterr().err
+    assert said.count("continues your text") == 2 and "model answers you" not in said
+
+
+def test_a_text_to_go_on_with_has_no_roles_whatever_the_model_is() -> None:
+    engine = Echo(chat=TALKER)
+    list(chat.answer(engine, [Message("user", "one")], CONFIG, continues=True))
+    assert engine.prompts == ["one"]
+
+
 @pytest.mark.parametrize(
     ("finish", "words"),
     [
@@ -245,11 +287,13 @@ def test_prompt_and_answer_never_exceed_the_context_and_use_it_all_if_asked() ->
     assert 50 < refused < 450
 
 
-def test_both_engines_are_asked_for_no_more_than_their_context(tiny: Tiny) -> None:
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_both_engines_are_asked_for_no_more_than_their_context(tiny: Tiny, is_chat: bool) -> None:
     """With llama.cpp itself: it says at 64 tokens that the answer reached its length, and has shifted nothing."""
+    path = tiny.chat_path if is_chat else tiny.path
     config = replace(CONFIG, num_predict=1000, stop=("\x00",))
     messages = [Message("user" if i % 2 == 0 else "assistant", f"the function returns {i}") for i in range(9)]
-    embedded = EmbeddedEngine(tiny.path, 2048)
+    embedded = EmbeddedEngine(path, 2048)
     try:
         shortened = [*messages]
         stream, finish = chat.answer(embedded, shortened, config), None
@@ -263,10 +307,11 @@ def test_both_engines_are_asked_for_no_more_than_their_context(tiny: Tiny) -> No
     assert 0 < len(shortened) < len(messages)
     assert (finish.reason, finish.prompt_tokens + finish.completion_tokens) == ("length", CONTEXT)
     events = [{"response": " a"}, {"response": "", "done": True, "done_reason": "length"}]
-    with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys, events) as server:
+    with fake_ollama.running(["antimatter:latest"], read_header(path).keys, events) as server:
         list(chat.answer(OllamaEngine(f"http://{server.host}", config), messages, config))
         (request,) = server.requests
-    assert request["prompt"] == prompt.render(shortened)  # both cut at the same turn
+    render = template.prompt if is_chat else template.continued
+    assert request["prompt"] == render(shortened)  # both cut at the same turn
     assert request["options"]["num_predict"] == CONTEXT - finish.prompt_tokens
     assert request["shift"] is request["truncate"] is False
 

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import fake_ollama
 import pytest
-from tiny_gguf import CONTEXT, TEXT, Tiny
+import tiny_gguf
+from tiny_gguf import CHAT, CONTEXT, TEXT, Tiny
 
-from antimatter.export import ollama
+from antimatter.chat import template
+from antimatter.chat.template import Message
+from antimatter.data.special import EOS, USER
+from antimatter.export import gguf, ollama
 from antimatter.export.client import Client, Hangup
-from antimatter.export.header import read_header
+from antimatter.export.header import ChatFacts, read_header
 from antimatter.export.ollama import OllamaConfig
+from antimatter.export.source import of_model
 from antimatter.serve import engine
 from antimatter.serve.engine import EmbeddedEngine, Engine, Finish, OllamaEngine
 
@@ -343,6 +348,51 @@ def test_tokens_of_ollamas_model_are_counted_from_its_own_vocabulary(tiny: Tiny,
             assert counter.count(text) == embedded.count(text)
     with fake_ollama.running(["antimatter:latest"]) as server:  # an Ollama that keeps the vocabulary to itself
         assert OllamaEngine(f"http://{server.host}", CONFIG).count("é🙂") == 7
+
+
+def test_both_engines_tell_how_a_chat_begins_and_count_the_roles(tiny: Tiny) -> None:
+    facts = ChatFacts(CHAT["system"], CHAT["greeting"], tuple(CHAT["starters"]))
+    info = read_header(tiny.chat_path).keys
+    info.pop("tokenizer.chat_template")  # which Ollama does not show
+    messages = [Message("system", "S"), Message("user", "é [EOS]")]
+    text, expected = template.prompt(messages), template.prompt_tokens(messages, tiny.tokenizer)
+    made = EmbeddedEngine(tiny.chat_path, 2048)
+    try:
+        with fake_ollama.running(["antimatter:latest"], info) as server:
+            other = OllamaEngine(f"http://{server.host}", CONFIG)
+        assert made.chat == other.chat == facts
+        assert made.count(text) == other.count(text) == len(expected)
+    finally:
+        made.close()
+    with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys) as server:
+        assert OllamaEngine(f"http://{server.host}", CONFIG).chat is None
+    info["antimatter.chat.starters"] = "not JSON"
+    words = r"^antimatter\.chat\.starters must .*'not JSON'$"
+    running = fake_ollama.running(["antimatter:latest"], info)
+    with running as server, pytest.raises(ValueError, match=words):
+        OllamaEngine(f"http://{server.host}", CONFIG)
+
+
+@pytest.mark.parametrize("end", [EOS, USER])
+def test_an_answer_ends_with_the_turn(tiny: Tiny, tmp_path: Path, end: int) -> None:
+    """The model says nothing but `end`. A base model has no turns, so [USER] ends nothing there."""
+    model = tiny_gguf.gpt(tied=False)
+    model.norm.weight.zero_()  # what comes before no longer matters
+    model.norm.bias.fill_(1.0)
+    model.head.weight.zero_()
+    model.head.weight[end] = 1.0
+    for chat in (CHAT, None):
+        path = tmp_path / f"{chat is None}.gguf"
+        source = replace(of_model(model), chat=chat)
+        tokenizer = tiny.tokenizer_folder / "tokenizer.json"
+        gguf.write(source, tokenizer, path, "f16", tiny_gguf.CONFIG)
+        made = EmbeddedEngine(path, CONTEXT)
+        try:
+            text, finish = read(made.stream("[USER]Hi[ASSISTANT]", CONFIG, 5))
+        finally:
+            made.close()
+        ends = end == EOS or chat is not None
+        assert (text, finish.reason) == ("", "stop" if ends else "length")
 
 
 def test_an_answer_of_ollama_without_an_end_is_reported_as_cut_off(tiny: Tiny) -> None:

@@ -148,6 +148,55 @@ def test_what_the_examples_offer_is_asked(api: FakeApi, open_page: OpenPage) -> 
     expect(page.locator("#empty")).to_be_hidden()
 
 
+TALKER = {
+    **MODEL,
+    "kind": "chat",
+    "system": "Be kind.",
+    "greeting": "Hello! <b>I</b> am é.",
+    "starters": ["Who are you?", "What can you do?", "Thanks, bye!"],
+}
+
+
+def talker(api: FakeApi) -> None:
+    """The server has a model that was tuned to chat."""
+    api.models = [json.dumps({"object": "list", "data": [TALKER]}).encode()]
+
+
+def test_a_chat_model_greets_and_offers_its_starters(api: FakeApi, open_page: OpenPage) -> None:
+    talker(api)
+    page = open_page(api.url)
+    expect(page.get_by_role("heading", name="Hello! <b>I</b> am é.")).to_be_visible()
+    expect(page.locator("#examples button")).to_have_text(TALKER["starters"])
+    field = page.get_by_label("Your text")
+    expect(field).to_have_attribute("placeholder", "Write a message")
+    expect(page.locator("#empty")).not_to_contain_text("base model")
+    button(page, "What can you do?").click()
+    answered(page, "Yes.")
+    asked = {"role": "user", "content": "What can you do?"}
+    assert api.asked[0]["messages"] == [asked]  # the server adds the system text
+
+
+def test_a_chat_model_goes_on_with_its_own_turn(api: FakeApi, open_page: OpenPage) -> None:
+    talker(api)
+    api.plays.extend([answer("I am", " a ", reason="length"), answer(" model.")])
+    page = open_page(api.url)
+    expect(page.locator("#engine")).to_contain_text("llama.cpp")
+    ask(page, "Hi")
+    answered(page, "I am a")
+    button(page, "Continue").click()
+    answered(page, "I am a model.")
+    turns = [("user", "Hi"), ("assistant", "I am a")]
+    sent = [(message["role"], message["content"]) for message in api.asked[1]["messages"]]
+    assert sent == turns
+
+
+def test_a_base_model_says_that_it_continues_text(api: FakeApi, open_page: OpenPage) -> None:
+    page = open_page(api.url)
+    expect(page.get_by_role("heading", name="It goes on with your text")).to_be_visible()
+    expect(page.locator("#empty")).to_contain_text("base model")
+    expect(page.get_by_label("Your text")).to_have_attribute("placeholder", "Write a beginning")
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
 def test_chunks_may_cut_events_and_characters_anywhere(size: int, api: FakeApi, open_page: OpenPage) -> None:
     text = "é🙂日本 👩‍👩‍👧\n\tindented\r\n  \u2028 end"
@@ -518,13 +567,14 @@ def test_two_tabs_that_write_at_once_leave_a_whole_conversation(api: FakeApi, op
 
 
 def test_markup_stays_text_wherever_it_comes_from(api: FakeApi, open_page: OpenPage) -> None:
-    strange = {**MODEL, "id": MARKUP, "engine": MARKUP}
+    strange = {**TALKER, "greeting": MARKUP, "starters": [MARKUP] * 3, "id": MARKUP, "engine": MARKUP}
     api.models = [json.dumps({"data": [strange]}).encode()]
     api.plays.extend([answer(*MARKUP), Refusal(400, MARKUP), [event({"error": {"message": MARKUP}})]])
     page = open_page(api.url, init=keep(conversation=[{"asked": MARKUP, "answer": MARKUP, "note": MARKUP, "failure": MARKUP, "more": True}]))
-    before = page.evaluate("document.querySelectorAll('*').length")
-    for name in (".asked", ".answer", ".note", ".failure", "#model"):
+    for name in (".asked", ".answer", ".note", ".failure", "#model", "#empty h2"):
         expect(page.locator(name)).to_have_text(MARKUP)
+    expect(page.locator("#examples button")).to_have_text([MARKUP] * 3)
+    before = page.evaluate("document.querySelectorAll('*').length")
     ask(page, MARKUP)
     answered(page, MARKUP)
     assert page.locator(".answer").last.text_content() == page.locator(".asked").last.text_content() == MARKUP

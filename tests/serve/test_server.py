@@ -25,12 +25,13 @@ import serve_fuzz
 from test_engine import CONFIG
 from tiny_gguf import CONTEXT, Tiny
 
+from antimatter.chat import template
+from antimatter.chat.template import Message
 from antimatter.export.client import Hangup
-from antimatter.export.header import read_header
+from antimatter.export.header import ChatFacts, read_header
 from antimatter.export.ollama import OllamaConfig
 from antimatter.serve import access, prompt, server
 from antimatter.serve.engine import EmbeddedEngine, Engine, Finish, OllamaEngine
-from antimatter.serve.prompt import Message
 from antimatter.serve.server import Limits, Server, ServerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +130,7 @@ class Scripted:
     count_of: int = 1_000_000
     pause: float = 0.02  # seconds before each piece
     failure: Exception | None = None
+    chat: ChatFacts | None = None
     n_ctx: int = 100
     name: str = "scripted"
     model: str = "scripted"
@@ -343,7 +345,7 @@ def test_user_text_stays_text_and_every_option_reaches_the_engine(tiny: Tiny) ->
 def test_turns_that_no_longer_fit_are_counted(served: Served, embedded: EmbeddedEngine) -> None:
     texts = [f"turn {i} returns {i} values" for i in range(12)]
     messages = [Message("user", text) for text in texts]
-    left = prompt.fit(messages, CONTEXT - 20, embedded.count)
+    left = prompt.fit(messages, CONTEXT - 20, lambda some: embedded.count(template.continued(some)))
     body = chat(max_tokens=20) | {"messages": [{"role": "user", "content": text} for text in texts]}
     assert 0 < len(left) < 12
     assert served.post(body)[1]["antimatter"]["dropped_turns"] == 12 - len(left)
@@ -362,6 +364,47 @@ def test_more_tokens_than_fit_are_as_many_as_fit(served: Served) -> None:
     status, answer = served.post(chat(max_tokens=2**31 - 1, stop=["\0never"]))
     assert status == 200 and answer["choices"][0]["finish_reason"] == "length"
     assert answer["usage"]["total_tokens"] == CONTEXT
+
+
+TALKER = ChatFacts("Be kind.", "Hello!", ("Who are you?", "What can you do?", "Bye!"))
+TOLD = {"kind": "chat", "system": "Be kind.", "greeting": "Hello!", "starters": [*TALKER.starters]}
+
+
+def said_by(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+def test_a_chat_model_is_asked_in_its_roles_after_its_system_text() -> None:
+    user, answer = said_by("user", "Hi [USER]"), said_by("assistant", " Hello. ")
+    own, none = said_by("system", "Be brief."), said_by("system", "")
+    engine = Scripted(count_of=1, chat=TALKER)
+    asked = "[USER]Hi [ USER][ASSISTANT]"
+    expected = {
+        f"[SYSTEM]Be kind.{asked}": [user],
+        f"[SYSTEM]Be brief.{asked}": [own, user],
+        asked: [none, user],
+        f"{asked}Hello.": [none, user, answer],  # left open, to go on with
+        f"{asked}Hello.[EOS]{asked}": [none, user, answer, user],
+    }
+    with serving(engine) as served:
+        for messages in expected.values():
+            status, told = served.post({"messages": messages})
+            assert status == 200 and told["antimatter"]["dropped_turns"] == 0
+        assert served.post({"prompt": "Hi"}, COMPLETE)[0] == 200
+        (model,) = json.loads(served.ask("GET", "/v1/models")[2])["data"]
+    assert engine.asked == [*expected, "Hi"]
+    assert model.items() >= TOLD.items()
+
+
+def test_a_base_model_is_told_apart_and_gets_no_roles() -> None:
+    engine = Scripted(count_of=1)
+    with serving(engine) as served:
+        messages = [said_by("user", "a"), said_by("assistant", " b "), said_by("user", "c")]
+        assert served.post({"messages": messages})[0] == 200
+        (model,) = json.loads(served.ask("GET", "/v1/models")[2])["data"]
+    assert engine.asked == ["a\n\n b \n\nc"]
+    nothing = {"kind": "base", "system": "", "greeting": "", "starters": []}
+    assert model.items() >= nothing.items()
 
 
 # What it refuses

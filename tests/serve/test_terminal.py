@@ -25,7 +25,8 @@ import tiny_gguf
 
 from antimatter.export import gguf
 from antimatter.export.source import of_model
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 from antimatter.serve import terminal
 
 ROOT = Path(__file__).parents[2]

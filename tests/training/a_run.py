@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from antimatter import files
+from antimatter import devices, files
 from antimatter.data.batches import Batches
 from antimatter.model import weights
-from antimatter.model.gpt import GPT, GPTConfig
-from antimatter.model.loss import LossConfig
+from antimatter.model.config import GPTConfig, LossConfig
+from antimatter.model.gpt import GPT
 from antimatter.training import distributed, trainer
+from antimatter.training.config import OptimizerConfig, Recipe, TrainConfig, TrainRuntime
 from antimatter.training.journal import Curves
-from antimatter.training.optimizer import OptimizerConfig
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
-from antimatter.training.trainer import Data, Places, Recipe, TrainConfig, TrainRuntime
+from antimatter.training.trainer import Data, Places
 
 CONFIG = GPTConfig(n_layer=2, n_head=4, n_embd=32, block_size=16, negative_slope=0.01, dropout=0.1, tied_embeddings=True, seed=1, vocab_size=64)
 RECIPE = Recipe(
@@ -29,7 +29,7 @@ RECIPE = Recipe(
     ),
     loss=LossConfig(rare_token_power=0.0, rare_token_limit=3.0, rare_token_decay=0.9),
     optimizer=OptimizerConfig(learning_rate=1e-2, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0),
-    schedule=ScheduleConfig(warmup_steps=5, final_fraction=0.1),
+    schedule=ScheduleConfig(warmup_steps=5, final_fraction=0.1, decay="cosine"),
     spikes=SpikeConfig(factor=3.0, window=10, rate_factor=0.5, max_backtracks=2),
     runtime=TrainRuntime(device="cpu", devices=1, micro_batch=4, keep_states=2),
 )  # fmt: skip
@@ -103,7 +103,7 @@ if __name__ == "__main__":
         update = trainer.update
         trainer.update = lambda *arguments: (time.sleep(given.pause), update(*arguments))[1]
     try:
-        with distributed.launched(distributed.count(given.devices, "cpu"), "cpu") as ranks:
+        with distributed.launched(devices.count(given.devices, "cpu"), "cpu") as ranks:
             run(given.tokens, given.folder, recipe, ranks, config)
     except InterruptedError as paused:
         print(paused, file=sys.stderr)

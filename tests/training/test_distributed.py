@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from antimatter.training import distributed
+from antimatter import devices
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
@@ -145,5 +145,5 @@ def test_more_devices_than_there_are_is_one_clear_word(monkeypatch: pytest.Monke
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"runtime.devices is 4, but torch sees 2 GPUs here"):
-        distributed.count(4, "cuda")
-    assert (distributed.count(0, "cuda"), distributed.count(1, "cuda"), distributed.count(0, "cpu"), distributed.count(3, "cpu")) == (2, 1, 1, 3)
+        devices.count(4, "cuda")
+    assert (devices.count(0, "cuda"), devices.count(1, "cuda"), devices.count(0, "cpu"), devices.count(3, "cpu")) == (2, 1, 1, 3)

@@ -16,7 +16,7 @@ import torch
 
 from antimatter import files
 from antimatter.training import arithmetic
-from antimatter.training.trainer import Recipe
+from antimatter.training.config import Recipe
 
 GOLDEN = Path("tests/golden/losses.json")
 STEPS = 30

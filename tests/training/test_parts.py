@@ -10,8 +10,8 @@ from torch import nn
 from antimatter.training import journal
 from antimatter.training import optimizer as adamw
 from antimatter.training.checkpoint import Checkpoints
+from antimatter.training.config import OptimizerConfig
 from antimatter.training.journal import Curve, Progress
-from antimatter.training.optimizer import OptimizerConfig
 from antimatter.training.schedule import ScheduleConfig, rate_factor
 from antimatter.training.spikes import SpikeConfig, is_spike
 
@@ -30,11 +30,11 @@ SPIKES = SpikeConfig(factor=3.0, window=4, rate_factor=0.5, max_backtracks=2)
     ],
 )
 def test_the_schedule_at_points_worked_out_by_hand(step: int, expected: float) -> None:
-    assert rate_factor(step, 1100, ScheduleConfig(warmup_steps=100, final_fraction=0.1)) == pytest.approx(expected)
+    assert rate_factor(step, 1100, ScheduleConfig(warmup_steps=100, final_fraction=0.1, decay="cosine")) == pytest.approx(expected)
 
 
 def test_without_warm_up_the_schedule_starts_near_its_peak() -> None:
-    factors = [rate_factor(step, 10, ScheduleConfig(warmup_steps=0, final_fraction=0.0)) for step in range(1, 11)]
+    factors = [rate_factor(step, 10, ScheduleConfig(warmup_steps=0, final_fraction=0.0, decay="cosine")) for step in range(1, 11)]
     assert factors == sorted(factors, reverse=True)
     assert factors[-1] == 0
 

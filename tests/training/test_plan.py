@@ -7,7 +7,8 @@ import torch
 
 from antimatter import cli
 from antimatter.model import gpt
-from antimatter.model.gpt import GPT, GPTConfig
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 from antimatter.training import cards, plan
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def test_a_card_that_is_too_small_gets_the_largest_power_of_two_that_fits(preset
     assert fits["L4"] == 4
     small = replace(cards.CARDS[0], memory=6)
     assert plan.fitting(preset, small) is None
-    assert "-  too small: micro-batch 1 needs " in plan.report(preset, [small])[12]
+    assert "-  too small: micro-batch 1 needs " in plan.report(preset, [small])[13]
 
 
 def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
@@ -84,13 +85,13 @@ def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
     assert plan.hours(preset, h100) == pytest.approx(16.65, abs=0.01)
     four = plan.read(PRESET, devices=4, mfu=0.4)
     assert 4 * plan.hours(four, h100) == pytest.approx(plan.hours(preset, h100))
-    assert plan.report(four, [h100])[12].split() == ["H100", "80", "GB", "32", "989", "4.2", "2.00", "33.30"]
+    assert plan.report(four, [h100])[13].split() == ["H100", "80", "GB", "32", "989", "4.2", "2.00", "33.30"]
 
 
 @pytest.mark.parametrize(("precision", "words"), [("bf16", "no bf16: set checkpoints.precision to fp16"), ("fp32", "to fp16"), ("fp16", "0.00")])
 def test_a_t4_computes_in_fp16_only(preset: plan.Plan, precision: str, words: str) -> None:
     changed = replace(preset, training=replace(preset.training, precision=precision))
-    assert words in plan.report(changed, cards.choose("T4", None))[12]
+    assert words in plan.report(changed, cards.choose("T4", None))[13]
 
 
 @pytest.mark.parametrize("preset_file", ["params.yaml", "presets/300m.yaml"])
@@ -113,7 +114,7 @@ def test_the_report_fits_a_terminal(preset_file: str, options: tuple[str, ...], 
         (str, ["--gpu", "H101"], "--gpu 'H101' is not known: take one of T4, RTX 4090, L4, L40S, A100, H100, H200, B200"),
         (lambda text: text.replace("micro_batch: 32", "micro_batch: 7"), [], "runtime.micro_batch must divide the 512 sequences of a device"),
         (lambda text: text.replace("n_head: 16", "n_head: 15"), [], "model.n_embd must be a multiple of n_head (15), got 1024"),
-        (lambda text: text.replace("vocab_size: 50257", "vocab_size: 0"), [], "tokenizer.vocab_size must be at least 259"),
+        (lambda text: text.replace("vocab_size: 50257", "vocab_size: 0"), [], "tokenizer.vocab_size must be at least 262"),
         (lambda text: text.replace("runtime:", "runtimes:"), [], "section `runtime` is missing (did you mean `runtimes`?)"),
     ],
 )

@@ -20,8 +20,9 @@ import torch
 from antimatter.data.batches import Batches
 from antimatter.model.gpt import GPT
 from antimatter.training import trainer
+from antimatter.training.config import Recipe
 from antimatter.training.step import Gradient, Objective, accumulate_gradients
-from antimatter.training.trainer import Recipe, TrainingDiverged
+from antimatter.training.trainer import TrainingDiverged
 
 LEFT = ("final.safetensors", "config.json", "training.csv", "validation.csv", "backtracks.csv", "result.json")
 OFF = torch.amp.GradScaler("cpu", enabled=False)

@@ -1,0 +1,48 @@
+"""The conversations that tuning has not seen, as a file: one JSON object a line."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from antimatter import files
+from antimatter.chat.conversation import Conversation, problem
+from antimatter.chat.template import Message
+
+NAME = "held_out.jsonl"
+
+
+def write(path: Path, conversations: Iterable[Conversation]) -> None:
+    with files.replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for conversation in conversations:
+            file.write(json.dumps(asdict(conversation), ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> list[Conversation]:
+    """The conversations of a file, in its order.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or a line is no conversation.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro conversations` to make it")
+    found = []
+    # Not splitlines(), which also splits at characters that JSON leaves inside a text
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_conversation(line))
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{path}, line {number} is no conversation ({error})"
+            raise ValueError(f"{reason}: run `dvc repro conversations` to make it anew") from None
+    return found
+
+
+def _conversation(line: str) -> Conversation:
+    values = json.loads(line)
+    messages = tuple(Message(message["role"], message["text"]) for message in values["messages"])
+    if reason := problem(messages):
+        raise ValueError(reason)
+    expected = tuple(values["expected"])
+    return Conversation(**{**values, "messages": messages, "expected": expected})

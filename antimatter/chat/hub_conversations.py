@@ -1,0 +1,207 @@
+"""Conversations from data sets of the Hugging Face hub, streamed as antimatter.data.hub streams
+text: of what is fetched only the column of messages stays on the disk, as JSON in parquet files.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datatrove.data import DocumentsPipeline
+
+from antimatter import files
+from antimatter.chat import formats
+from antimatter.chat.conversation import Conversation
+from antimatter.data import engine, hub
+from antimatter.data.engine import EngineRuntime, Step
+from antimatter.data.hub import HubDataSet, Lane
+
+LANES = 16  # of a data set, or as many as it has files
+FILE_MB = 16.0  # JSON in one output file, in megabytes: a killed lane loses what it has of one
+PROGRESS_SECONDS = 30  # between two lines of a lane
+ENDED = "ended"  # beside the files of a data set that is fetched
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationHub:
+    name: str  # owner/name
+    config: str  # the hub calls it subset; "default" where there is but one
+    split: str
+    revision: str  # the commit that fixes the bytes: 40 hexadecimal digits
+    column: str  # holds a list of messages, as OpenAI or ShareGPT has them
+    licence: str  # goes with each conversation
+    weight: float  # relative to the other sources
+    most: int  # rows to fetch, the first of each lane of files; 0: all
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight of {self.name} must exceed 0, got {self.weight}")
+        if self.most < 0:
+            raise ValueError(f"most of {self.name} must be 0, for all, or more; got {self.most}")
+        _Messages.of(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Messages(HubDataSet):
+    """A data set whose documents are the JSON of lists of messages."""
+
+    stage = "conversations"
+    column_key = "column"
+    holds = "list of messages"
+    instead = "take it out of conversations.hub"
+
+    @classmethod
+    def of(cls, config: ConversationHub) -> "_Messages":
+        """What a fetch depends on; the weight is not part of it."""
+        return cls(
+            name=config.name,
+            config=config.config,
+            split=config.split,
+            revision=config.revision,
+            text_column=config.column,
+            licence=config.licence,
+            weight=1.0,
+        )
+
+    def takes(self, held: str) -> bool:
+        return held == hub.LIST
+
+    def text(self, value: Any) -> str | None:
+        if not isinstance(value, list):
+            return None
+        # A message may have more keys than those that formats reads, a date for instance
+        return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def fetch(
+    data_sets: Sequence[ConversationHub],
+    folder: Path,
+    runtime: EngineRuntime,
+) -> list[list[Path]]:
+    """The files of each data set, in order, for read(). Fetches what an earlier call has not.
+
+    The bytes depend on `data_sets` alone. A data set that is whole in `folder` needs no network.
+
+    Args:
+        folder: survives a killed call, which resumes after the last whole file of each lane.
+
+    Raises:
+        ValueError: a data set is named twice, does not exist or has no rows, or its column holds no
+            lists.
+        PermissionError: its terms are not accepted.
+        OSError: the network does not recover. What was fetched is kept.
+    """
+    names = [f"{config.name}, {config.config}, {config.split}" for config in data_sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"conversations.hub names {name} twice: leave one of them out")
+    return [_fetch(config, folder, runtime) for config in data_sets]
+
+
+def read(paths: Sequence[Path], dropped: Counter[str]) -> Iterator[Conversation]:
+    """The conversations in the files of a data set, as fetch() returned them.
+
+    Nobody can correct a row of somebody else's data set, so one that is no conversation is left
+    out and counted.
+
+    Args:
+        dropped: how many rows were left out, by reason; added to at the end.
+
+    Raises:
+        ValueError: no row is a conversation.
+    """
+    found, source, reasons = 0, "", Counter[str]()
+    for row in _rows(paths):
+        source = row["source"]
+        try:
+            messages = formats.messages({"messages": json.loads(row["text"])})
+        except ValueError as error:
+            reasons[_reason(error)] += 1
+            continue
+        found += 1
+        yield Conversation(row["id"], source, "open", messages, row["licence"])
+    if not found:
+        (reason, _), rows = reasons.most_common(1)[0], reasons.total()
+        fault = f"none of {rows:,} rows of {source} is a conversation, mostly because {reason}"
+        raise ValueError(f"conversations.hub: {fault}: set column to another, or take it out")
+    dropped.update(reasons)
+
+
+def _rows(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(1000):
+            yield from batch.to_pylist()
+
+
+def _reason(error: ValueError) -> str:
+    """A reason without its number and values, so that there are few of them."""
+    return re.sub(r" \d+|, got .*|; known .*", "", str(error))
+
+
+def _fetch(config: ConversationHub, folder: Path, runtime: EngineRuntime) -> list[Path]:
+    data_set = _Messages.of(config)
+    identity = {**asdict(data_set), "most": config.most, "lanes": LANES, "file_mb": FILE_MB}
+    text = json.dumps(identity, sort_keys=True)
+    place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+    if not (place / ENDED).exists():
+        lanes = _lanes(data_set, config.most)
+        # Nobody knows the bytes of a column before it is read: each lane says its own
+        sizes = [0] * len(lanes)
+        step = ReadConversations(lanes, place)
+        got = engine.run([step], sizes, place / "read", runtime, data_set.stage)["rows"]
+        if not got:
+            fix = "set split to another, or take it out"
+            raise ValueError(f"conversations.hub: {config.name} holds no row: {fix}")
+        if got < config.most:
+            fault = f"{config.name} gave {got:,} of the {config.most:,} rows asked for"
+            print(f"conversations: {fault}: some files hold no more", file=sys.stderr)
+        files.write_text(place / ENDED, "")
+    return sorted(place.glob("*.parquet"))
+
+
+def _lanes(data_set: HubDataSet, most: int) -> list[Lane]:
+    """Lanes that have the same number of conversations, to within one."""
+    of = min(LANES, hub.files_of(data_set))
+    shares = [sys.maxsize] * of
+    if most:
+        ends = [most * index // of for index in range(of + 1)]
+        shares = [end - start for start, end in itertools.pairwise(ends)]
+    common = partial(Lane, data_set=data_set, number=0, of=of, bytes=sys.maxsize)
+    return [common(index=index, documents=share) for index, share in enumerate(shares)]
+
+
+class ReadConversations(Step):
+    """Task n reads the n-th of `lanes`. A killed one resumes after the lane's last whole file."""
+
+    def __init__(self, lanes: list[Lane], folder: Path) -> None:
+        super().__init__()
+        self.lanes, self.folder = lanes, folder
+
+    def run(
+        self,
+        data: DocumentsPipeline,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> DocumentsPipeline:
+        lane = self.lanes[rank]
+        shown = time.monotonic()
+
+        def show(done: int) -> None:
+            nonlocal shown
+            if time.monotonic() >= shown + PROGRESS_SECONDS:
+                shown = time.monotonic()
+                where = f"{lane.data_set.name}, lane {lane.index + 1} of {lane.of}"
+                print(f"conversations: {where}: {done / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+
+        report = hub.read_lane(lane, self.folder, FILE_MB, show)
+        self.count(Counter({"rows": report.documents}))
+        yield from ()

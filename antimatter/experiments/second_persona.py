@@ -1,0 +1,124 @@
+"""Another persona for a model that converses already, in about a minute: `antimatter tune`.
+
+The model goes on from its weights with the conversations of the new persona, and with as many other
+conversations of data/conversations, so that it does not forget what it could.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow.parquet as pq
+import xxhash
+
+from antimatter import files, params
+from antimatter.chat import collection, held_out, persona, rows
+from antimatter.chat.collection import ConversationsConfig
+from antimatter.chat.persona import Persona
+from antimatter.chat.template import Message, Rendered
+from antimatter.data.special import ASSISTANT, EOS
+from antimatter.data.tokenizer import Tokenizer
+from antimatter.evaluation.conversation import identity
+from antimatter.model import weights
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
+from antimatter.training import tuning
+from antimatter.training.config import TrainRuntime, TuneConfig
+from antimatter.training.journal import Curves
+from antimatter.training.trainer import PackedData, Places, train
+
+VALIDATION = 32  # rows
+NEW_TOKENS = 64  # of an answer, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondPersona:
+    persona: Path  # the file
+    initial: Path  # a checkpoint folder
+    tokenizer: Path
+    conversations: Path  # data/conversations
+    output: Path  # a checkpoint folder
+    epochs: float
+
+
+def tune(asked: SecondPersona, say: Callable[[str], None]) -> tuple[int, int]:
+    """Writes the tuned model; the held-out questions of identity that it answers right, of how many.
+
+    Raises:
+        ValueError, FileNotFoundError: a persona, a model or conversations that do not go together.
+    """
+    config = params.read(TuneConfig, "tuned")
+    collected = params.read(ConversationsConfig, "conversations")
+    runtime = replace(params.read(TrainRuntime, "runtime", part=True), devices=1)
+    found = tuning.Conversations(asked.conversations)
+    shape, made = weights.read_config(asked.initial / weights.CONFIG)[:2]
+    tuning.check_start(asked.initial, shape, made, found)
+    words = Tokenizer.load(asked.tokenizer)
+    who = persona.read(asked.persona, collection.facts(parameters(shape), shape.block_size, collected))
+    own = _of_persona(who, words, shape.block_size, collected)
+    others = _others(asked.conversations, words, shape.block_size, sum(len(one.ids) for one in own))
+    tokens, mask = rows.pack([*own, *others], shape.block_size)
+    data = found.data(end=EOS, role=ASSISTANT)
+    data = PackedData(
+        train=tokens,
+        validation=np.asarray(data.validation[:VALIDATION]),
+        train_mask=mask,
+        validation_mask=np.asarray(data.validation_mask[:VALIDATION]),
+        counts=np.bincount(tokens.ravel(), minlength=shape.vocab_size),
+        decode=data.decode,
+        question=data.question,
+        end=EOS,
+    )
+    recipe, _ = tuning.recipe(replace(config, epochs=asked.epochs), made, len(tokens), runtime)
+    say(f"{len(own):,} conversations of {asked.persona}, {len(others):,} others: {recipe.training.steps:,} steps")
+    model = weights.load(asked.initial)
+    with TemporaryDirectory(prefix="antimatter-") as folder:
+        work = Path(folder)
+        names = ("training", "validation", "backtracks", "throughput")
+        curves = Curves(*(work / f"{name}.csv" for name in names))
+        train(model, data, recipe, Places(work, curves))
+    known = {"initial": made, "data": {"persona": files.sha256(asked.persona)}, "params": {"tuned": asdict(config)}}
+    with files.replacing(asked.output) as partial:
+        partial.mkdir()
+        weights.save(model, partial, known, persona.known(who))
+    asked_of = persona.held_out(who)
+    return identity(model.eval(), words, asked_of, max_new_tokens=NEW_TOKENS, system=who.system)
+
+
+def parameters(shape: GPTConfig) -> int:
+    import torch
+
+    with torch.device("meta"):
+        return GPT(shape).n_parameters()
+
+
+def _of_persona(who: Persona, words: Tokenizer, context: int, config: ConversationsConfig) -> list[Rendered]:
+    system = Message("system", who.system)
+    found = []
+    for one in persona.conversations(who, config.persona.per_topic, config.seed):
+        chosen = collection.share(one.id, config.seed + 1) < config.system_share
+        messages = (system, *one.messages) if chosen else one.messages
+        found += [piece.rendered for piece in rows.pieces(messages, words, context + 1)]
+    return found
+
+
+def _others(folder: Path, words: Tokenizer, context: int, most: int) -> list[Rendered]:
+    """Conversations of no persona that the first tuning learnt from, of at most that many tokens."""
+    unseen = {one.id for one in held_out.read(folder / collection.HELD_OUT)}
+    columns = ["id", "kind", "messages"]
+    listed = [
+        row for row in pq.read_table(folder / collection.TABLE, columns=columns).to_pylist() if row["kind"] != "persona" and row["id"] not in unseen
+    ]
+    listed.sort(key=lambda row: xxhash.xxh3_64_intdigest(row["id"]))
+    found: list[Rendered] = []
+    for row in listed:
+        messages = [Message(one["role"], one["content"]) for one in json.loads(row["messages"])]
+        for piece in rows.pieces(messages, words, context + 1):
+            most -= len(piece.rendered.ids)
+            found.append(piece.rendered)
+        if most <= 0:
+            break
+    return found

@@ -1,0 +1,169 @@
+"""Tuning: the training loop from given weights on conversations, with the recipe of the pretraining
+where nothing else is said.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from antimatter import files, params
+from antimatter.model.config import GPTConfig, LossConfig
+from antimatter.training.config import (
+    OptimizerConfig,
+    Recipe,
+    TrainConfig,
+    TrainRuntime,
+    TuneConfig,
+)
+from antimatter.training.schedule import ScheduleConfig
+from antimatter.training.spikes import SpikeConfig
+from antimatter.training.trainer import PackedData
+
+
+class Conversations:
+    """Reads what the stage `conversations` wrote, by memory map."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises FileNotFoundError or ValueError for a folder that is not whole."""
+        self.folder = folder
+        self.index: dict[str, Any] = files.read_json(folder / "index.json")
+        self.vocab_size: int = self.index["vocab_size"]
+        self.context: int = self.index["context"]
+        self.chat: dict[str, Any] = self.index["chat"]
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of the index, which holds that of every file, and of what they were made of."""
+        return {"conversations": files.sha256(self.folder / "index.json"), **self.index["made_of"]}
+
+    def rows(self, name: str) -> np.ndarray:
+        """A file of rows, (R, T + 1)."""
+        path, entry = self.folder / name, self.index["files"][name]
+        way_out = f"delete {self.folder} and run `dvc repro conversations`"
+        try:
+            array: np.ndarray = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            raise ValueError(f"{path} is missing or damaged: {way_out}") from None
+        if array.shape != (entry["rows"], self.context + 1):
+            expected = (entry["rows"], self.context + 1)
+            raise ValueError(f"{path} is damaged, expected {expected}, found {array.shape}: {way_out}")
+        return array
+
+    def data(self, end: int, role: int) -> PackedData:
+        """What a training reads.
+
+        Args:
+            end: the token that ends an answer.
+            role: the token that begins one: a sample answers the first held-out question.
+        """
+        texts: list[str] = files.read_json(self.folder / "texts.json")
+        train, held_out = self.rows("train_tokens.npy"), self.rows("held_out_tokens.npy")
+        first = held_out[0].astype(int).tolist()
+        question = first[: first.index(role) + 1] if role in first else first[:1]
+        return PackedData(
+            train=train,
+            validation=held_out,
+            train_mask=self.rows("train_mask.npy"),
+            validation_mask=self.rows("held_out_mask.npy"),
+            counts=np.bincount(train.ravel(), minlength=self.vocab_size),
+            decode=lambda ids: _decode(texts, ids),
+            question=question,
+            end=end,
+        )
+
+
+def _decode(texts: list[str], ids: Any) -> str:
+    return b"".join(texts[id].encode("latin-1") for id in ids).decode("utf-8", errors="replace")
+
+
+def recipe(
+    config: TuneConfig,
+    made: Mapping[str, Any],
+    rows: int,
+    runtime: TrainRuntime,
+) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe of a tuning, and the values that it has from the pretraining, for people.
+
+    Args:
+        made: the provenance of the initial weights. Where it does not tell a value, params.yaml
+            does. Of weights that were tuned themselves, that of the weights which they began with.
+        rows: to learn from.
+    """
+    while "initial" in made:
+        made = made["initial"]
+    told = made.get("params", {})
+    pretraining, loss, optimizer, spikes = (
+        _section(kind, name, told)
+        for name, kind in (
+            ("checkpoints", TrainConfig),
+            ("loss", LossConfig),
+            ("optimizer", OptimizerConfig),
+            ("spikes", SpikeConfig),
+        )
+    )
+    steps = max(1, math.ceil(config.epochs * rows / config.batch_size))
+    warmup = min(steps - 1, round(config.warmup_fraction * steps))
+    rate = config.learning_rate * optimizer.learning_rate
+    inherited = {
+        "peak of the pretraining": optimizer.learning_rate,
+        "beta1": optimizer.beta1,
+        "beta2": optimizer.beta2,
+        "epsilon": optimizer.epsilon,
+        "grad_clip": optimizer.grad_clip,
+        "precision": pretraining.precision,
+        "threads": pretraining.threads,
+        "compile": pretraining.compile,
+        "rare_token_power": loss.rare_token_power,
+        "spikes.window": spikes.window,
+    }
+    training = replace(
+        pretraining,
+        steps=steps,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        validate_every=config.validate_every,
+        save_every=config.save_every,
+    )
+    return (
+        Recipe(
+            training=training,
+            loss=loss,
+            optimizer=replace(optimizer, learning_rate=rate, weight_decay=config.weight_decay),
+            schedule=ScheduleConfig(warmup_steps=warmup, final_fraction=0.0, decay="linear"),
+            spikes=replace(spikes, factor=config.spike_factor),
+            runtime=runtime,
+        ),
+        inherited,
+    )
+
+
+def _section(kind: type, name: str, told: Mapping[str, Any]) -> Any:
+    if name in told:
+        return params.build(kind, told[name], f"the provenance of the initial weights: {name}")
+    return params.read(kind, name)
+
+
+def check_start(
+    path: Path,
+    shape: GPTConfig,
+    made: Mapping[str, Any],
+    conversations: Conversations,
+) -> None:
+    """Raises ValueError if weights cannot be tuned on these conversations.
+
+    Args:
+        path: of the weights, with their shape and provenance.
+    """
+    fix = "name another folder in tuned.initial, or run `dvc repro`"
+    own = made.get("data", {}).get("tokenizer")
+    theirs = conversations.index["made_of"].get("tokenizer")
+    if shape.vocab_size != conversations.vocab_size or (own and theirs and own != theirs):
+        raise ValueError(
+            f"{path} was trained with another vocabulary ({shape.vocab_size:,} tokens) than that of "
+            f"{conversations.folder} ({conversations.vocab_size:,}), so it lacks its role tokens: {fix}"
+        )
+    if shape.block_size != conversations.context:
+        raise ValueError(f"{path} reads {shape.block_size} tokens, the conversations are packed for {conversations.context}: {fix}")

@@ -1,0 +1,83 @@
+"""answers: how well the base and the tuned model converse."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from antimatter import files, params, stage
+from antimatter.chat import held_out
+from antimatter.data.tokenizer import Tokenizer
+from antimatter.evaluation import conversation, conversation_page, scripts
+from antimatter.evaluation.config import AnswersConfig, EvaluationRuntime
+from antimatter.evaluation.conversation import KINDS, Result
+from antimatter.model import weights
+
+QUIET = 10.0  # seconds between two lines of progress in a log
+
+
+def main(
+    conversations: Path,
+    tokenizer: Path,
+    checkpoints: Path,
+    tuned: Path,
+    prompts: Path,
+    metrics: Path,
+    page: Path,
+    chart: Path,
+    picture: Path,
+) -> None:
+    config = params.read(AnswersConfig, "answers")
+    device = params.read(EvaluationRuntime, "runtime", part=True).device_type()
+    words = Tokenizer.load(tokenizer)
+    unseen = held_out.read(conversations / held_out.NAME)
+    exam = conversation.exam(unseen, scripts.read(prompts), config.items)
+    for kind in KINDS:
+        if not any(one.kind == kind for one in unseen):
+            note = f"{conversations} holds out no conversation of kind {kind}"
+            print(f"note: {note}: what it measures is left out", file=sys.stderr)
+
+    results: dict[str, Result] = {}
+    for name, folder in (("base", checkpoints), ("tuned", tuned)):
+        model = weights.load(folder).to(device)
+        if model.config.vocab_size != words.vocab_size:
+            sizes = f"{model.config.vocab_size:,} tokens, {tokenizer} {words.vocab_size:,}"
+            raise ValueError(f"{folder} was trained with {sizes}: run `dvc repro {folder.name}`")
+        results[name] = conversation.measure(model, words, exam, config, _progress(name))
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    base, ours = results["base"], results["tuned"]
+
+    rows = conversation_page.rows(base.figures, ours.figures)
+    files.write_metrics(metrics, {"tuned": ours.figures, "base": base.figures})
+    files.write_text(page, conversation_page.markdown(exam, base, ours, config))
+    numbers = ((measure, *(f"{value:.6g}" for value in values)) for measure, *values in rows)
+    files.write_csv(chart, conversation_page.HEADER, numbers)
+    conversation_page.draw(chart, picture)
+
+    if "likelihood" in ours.figures:
+        bits = [one.figures["likelihood"]["all"]["bits_per_byte"] for one in (ours, base)]
+        print(f"answers: {bits[0]:.3f} bits per byte of held-out answers, base {bits[1]:.3f}")
+    for row in rows:
+        interval = f"({row.low:.1%} to {row.high:.1%})"
+        print(f"answers: {row.measure}: {row.tuned:.1%} {interval}, base {row.base:.1%}")
+
+
+def _progress(name: str) -> Callable[[str], None]:
+    """One line that is rewritten on a terminal, a line now and then elsewhere."""
+    shown = time.monotonic()
+
+    def show(text: str) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            print(f"\r\033[Kanswers: {name}: {text}", end="", file=sys.stderr, flush=True)
+        elif now - shown >= QUIET:
+            shown = now
+            print(f"answers: {name}: {text}", file=sys.stderr, flush=True)
+
+    return show
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,98 @@
+"""conversations: what the model is tuned on, and what its answers are measured by."""
+
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from antimatter import files, params, stage, state
+from antimatter.chat import collection, formats, hub_conversations, persona, questions
+from antimatter.chat.collection import ConversationsConfig, Weighted
+from antimatter.data import local
+from antimatter.data.encode import ShardsConfig, is_candidate
+from antimatter.data.engine import EngineRuntime
+from antimatter.data.sources import RawConfig
+from antimatter.data.tokenizer import Tokenizer
+from antimatter.model.config import GPTConfig, ModelConfig
+from antimatter.model.gpt import GPT
+
+
+def main(
+    cleaned: Path,
+    tokenizer: Path,
+    who_it_is: Path,
+    conversations: Path,
+    metrics: Path,
+    by_source: Path,
+) -> None:
+    config = params.read(ConversationsConfig, "conversations")
+    shards, raw = params.read(ShardsConfig, "shards"), params.read(RawConfig, "raw")
+    model = params.read(ModelConfig, "model")
+    runtime = params.read(EngineRuntime, "runtime", part=True)
+    shape = GPTConfig(**asdict(model), vocab_size=Tokenizer.load(tokenizer).vocab_size)
+    with torch.device("meta"):
+        parameters = GPT(shape).n_parameters()
+    facts = collection.facts(parameters, shape.block_size, config)
+    who = persona.read(who_it_is, facts)
+    inputs = {
+        "cleaned": state.digest(state.fingerprint(cleaned, "*.parquet")),
+        "tokenizer": state.digest(state.fingerprint(tokenizer, "*")),
+        "persona": files.sha256(who_it_is),
+    }
+    named = sorted({name for own in config.files for name in local.matches(own.pattern)})
+    inputs |= {name: files.sha256(local.located(name)) for name in named}
+    identity = {"conversations": asdict(config), "shards": asdict(shards), "model": asdict(model)}
+    packages = raw.packages if raw.source == "embedded" else {}
+    with state.kept("conversations", [conversations], **identity, packages=packages, input=inputs) as work:
+        sources = [Weighted(collection.of_persona(config, who), config.persona.weight)]
+        if config.weights.dialogues:
+            split = partial(is_candidate, config=shards)
+            sources.append(Weighted(collection.of_corpus(cleaned, split), config.weights.dialogues))
+        sources += _documentation(packages, config, runtime.workers)
+        for number, own in enumerate(config.files):
+            key = f"conversations.files[{number}]"
+            sources.append(Weighted(formats.read(own, key), own.weight))
+        dropped = Counter[str]()
+        fetched = hub_conversations.fetch(config.hub, work / "hub", runtime)
+        for data_set, paths in zip(config.hub, fetched, strict=True):
+            sources.append(Weighted(hub_conversations.read(paths, dropped), data_set.weight))
+        with files.replacing(conversations) as partial_folder:
+            report = collection.write(
+                sources,
+                who,
+                tokenizer,
+                shape.block_size,
+                config,
+                partial_folder,
+                runtime.workers,
+                inputs,
+            )
+        record = state.record(work) | {"hub_rows_dropped": dict(sorted(dropped.items()))}
+    files.write_metrics(metrics, report | record)
+    rows = [(name, *found.values()) for name, found in report["sources"].items()]
+    header = ("source", *next(iter(report["sources"].values())))
+    files.write_csv(by_source, header, rows)
+    train, kept = report["train"], report["held_out"]
+    print(
+        f"conversations: {train['rows']:,} rows of {shape.block_size} tokens to tune on, "
+        f"{train['filled']:.1%} filled; {kept['rows']:,} held out; from {len(rows)} sources"
+    )
+
+
+def _documentation(packages: dict[str, str], config: ConversationsConfig, workers: int) -> list[Weighted]:
+    weights = config.weights
+    if not packages or not (weights.questions or weights.grounded):
+        return []
+    # The conversations between people are no package with functions
+    libraries = {name: packages[name] for name in packages if name != "chitchat-dataset"}
+    found = questions.questions(libraries, workers)
+    asked = [one for one in found if one.kind == "question"]
+    grounded = [one for one in found if one.kind != "question"]
+    pairs = ((asked, weights.questions), (grounded, weights.grounded))
+    return [Weighted(conversations, weight) for conversations, weight in pairs if weight]
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,163 @@
+"""Tuning: what counts in the loss, what is inherited, and a pause that changes nothing."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from antimatter import files
+from antimatter.chat import rows
+from antimatter.chat.template import Rendered
+from antimatter.data.batches import Batch, RowBatches
+from antimatter.data.special import ASSISTANT, BOS, EOS, USER
+from antimatter.model.gpt import GPT
+from antimatter.training import tuning
+from antimatter.training.config import TrainRuntime, TuneConfig
+from antimatter.training.journal import Curves
+from antimatter.training.step import Objective, accumulate_gradients
+from antimatter.training.trainer import Places, train
+from antimatter.training.tuning import Conversations
+
+pytestmark = pytest.mark.usefixtures("torch_as_before")
+OFF = torch.amp.GradScaler("cpu", enabled=False)
+CONFIG = TuneConfig(
+    initial="",
+    learning_rate=0.5,
+    warmup_fraction=0.1,
+    weight_decay=0.0,
+    spike_factor=10.0,
+    epochs=2,
+    batch_size=2,
+    seed=1,
+    validate_every=4,
+    save_every=2,
+)
+RUNTIME = TrainRuntime(device="cpu", devices=1, micro_batch=2, keep_states=2)
+
+
+def conversations(number: int, vocabulary: int = 64) -> list[Rendered]:
+    random = np.random.default_rng(3)
+    found = []
+    for _ in range(number):
+        asked, said = (random.integers(6, vocabulary, random.integers(1, 5)).tolist() for _ in range(2))
+        ids = [BOS, USER, *asked, ASSISTANT, *said, EOS]
+        found.append(Rendered(ids, [False] * (3 + len(asked)) + [True] * (len(said) + 1)))
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_gpt: GPT) -> Path:
+    """As the stage `conversations` leaves it."""
+    place, index = tmp_path / "conversations", {}
+    place.mkdir()
+    for split, number in (("train", 40), ("held_out", 8)):
+        ids, mask = rows.pack(conversations(number), tiny_gpt.config.block_size)
+        for name, array in ((f"{split}_tokens.npy", ids), (f"{split}_mask.npy", mask)):
+            np.save(place / name, array)
+            index[name] = {"rows": len(array), "sha256": files.sha256(place / name)}
+    known = {"vocab_size": tiny_gpt.config.vocab_size, "context": tiny_gpt.config.block_size}
+    more = {"chat": {}, "made_of": {"tokenizer": "t"}, "files": index}
+    files.write_json(place / "index.json", known | more)
+    files.write_json(place / "texts.json", ["x"] * tiny_gpt.config.vocab_size)
+    return place
+
+
+def gradient(model: GPT, batch: Batch, micro_batch: int) -> tuple[float, torch.Tensor]:
+    model.zero_grad()
+    loss = accumulate_gradients(Objective(model), batch, micro_batch, "fp32", OFF).loss.item()
+    return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_only_what_the_assistant_says_is_learnt(tiny_gpt: GPT) -> None:
+    ids, mask = rows.pack(conversations(30), tiny_gpt.config.block_size)
+    model = tiny_gpt.train().requires_grad_(True)
+    batch = RowBatches(ids, mask, batch_size=4, seed=1).at(0)
+    assert batch.counts is not None
+    loss, expected = gradient(model, batch, micro_batch=4)
+    with torch.no_grad():
+        logits = model.head(model.hidden(batch.inputs, segments=batch.segments))
+    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
+    answers = batch.counts.flatten() > 0
+    assert loss == pytest.approx(nats[answers].mean().item(), rel=1e-5)
+    # Targets that do not count may be anything, and the split in micro-batches changes nothing
+    other = batch._replace(targets=torch.where(batch.counts > 0, batch.targets, 9))
+    for changed, micro_batch in ((other, 4), (batch, 1)):
+        again, found = gradient(model, changed, micro_batch)
+        assert again == pytest.approx(loss, rel=1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_packed_conversation_is_read_as_if_it_stood_alone(tiny_gpt: GPT) -> None:
+    alone = [one.ids[:7] for one in conversations(2)]
+    packed = torch.tensor([[id for ids in alone for id in ids]])
+    with torch.no_grad():
+        together = tiny_gpt.hidden(packed, segments=(packed == BOS).cumsum(1))[0].split(len(alone[0]))
+        for ids, found in zip(alone, together, strict=True):
+            expected = tiny_gpt.hidden(torch.tensor([ids]))[0]
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        # Without segments the second one is another text, at other positions
+        mixed = tiny_gpt.hidden(packed)[0, len(alone[0]) :]
+        assert not torch.allclose(mixed, together[1], atol=1e-3)
+
+
+def test_a_paused_tuning_ends_in_the_same_weights(tmp_path: Path, folder: Path, tiny_gpt: GPT) -> None:
+    data = Conversations(folder).data(end=EOS, role=ASSISTANT)
+    recipe, _ = tuning.recipe(CONFIG, {}, len(data.train), RUNTIME)
+    recipe = replace(recipe, training=replace(recipe.training, precision="fp32", threads=1))
+    start = {name: value.clone() for name, value in tiny_gpt.state_dict().items()}
+
+    def run(place: Path, pause_at: int) -> dict[str, torch.Tensor]:
+        place.mkdir(exist_ok=True)
+        curves = Curves(*(place / f"{name}.csv" for name in ("a", "b", "c", "d")))
+
+        def report(result: object) -> None:
+            if getattr(result, "steps", 0) == pause_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        model = GPT(tiny_gpt.config)
+        model.load_state_dict(start)
+        train(model, data, recipe, Places(place, curves, report=report))
+        return model.state_dict()
+
+    whole = run(tmp_path / "whole", pause_at=-1)
+    with pytest.raises(InterruptedError, match="paused at step 5"):
+        run(tmp_path / "paused", pause_at=4)
+    resumed = run(tmp_path / "paused", pause_at=-1)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not torch.equal(whole["norm.weight"], start["norm.weight"])
+    assert (tmp_path / "whole/a.csv").read_text() == (tmp_path / "paused/a.csv").read_text()
+
+
+def test_the_recipe_is_that_of_the_pretraining_but_for_the_rate() -> None:
+    told = {"optimizer": {"learning_rate": 0.004, "beta1": 0.8, "beta2": 0.9, "epsilon": 1e-6, "weight_decay": 0.3, "grad_clip": 2.0}}
+    recipe, inherited = tuning.recipe(CONFIG, {"initial": {"params": told}}, rows=9, runtime=RUNTIME)
+    assert recipe.optimizer.learning_rate == pytest.approx(0.5 * 0.004)
+    assert (recipe.optimizer.weight_decay, recipe.optimizer.beta1, recipe.optimizer.grad_clip) == (0, 0.8, 2.0)
+    assert recipe.training.steps == 9
+    assert (recipe.schedule.decay, recipe.schedule.final_fraction) == ("linear", 0.0)
+    assert inherited["beta1"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"vocab_size": 63}, "role tokens"),
+        ({"made_of": {"tokenizer": "another"}}, "role tokens"),
+        ({"context": 8}, "packed for 8"),
+    ],
+)
+def test_weights_that_do_not_fit_the_conversations_are_named(folder: Path, tiny_gpt: GPT, change: dict[str, object], named: str) -> None:
+    files.write_json(folder / "index.json", files.read_json(folder / "index.json") | change)
+    made = {"data": {"tokenizer": "t"}}
+    with pytest.raises(ValueError, match=named):
+        tuning.check_start(Path("models/x"), tiny_gpt.config, made, Conversations(folder))
+
+
+def test_damaged_rows_are_named(folder: Path) -> None:
+    np.save(folder / "train_mask.npy", np.zeros((1, 2), np.uint8))
+    with pytest.raises(ValueError, match=r"train_mask\.npy is damaged"):
+        Conversations(folder).data(end=EOS, role=ASSISTANT)
