@@ -23,6 +23,7 @@ def main(
     tuned: Path,
     prompts: Path,
     metrics: Path,
+    details: Path,
     page: Path,
     chart: Path,
     picture: Path,
@@ -49,7 +50,9 @@ def main(
     base, ours = results["base"], results["tuned"]
 
     rows = conversation_page.rows(base.figures, ours.figures)
-    files.write_metrics(metrics, {"tuned": ours.figures, "base": base.figures})
+    # Few figures, as `dvc metrics show` has a column for each
+    files.write_metrics(metrics, conversation_page.headline(ours.figures))
+    files.write_metrics(details, {"tuned": ours.figures, "base": base.figures})
     files.write_text(page, conversation_page.markdown(exam, base, ours, config))
     numbers = ((measure, *(f"{value:.6g}" for value in values)) for measure, *values in rows)
     files.write_csv(chart, conversation_page.HEADER, numbers)

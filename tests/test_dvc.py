@@ -77,6 +77,7 @@ ARGUMENTS = {
         "tuned": "models/tuned",
         "prompts": "prompts/conversation.txt",
         "metrics": "metrics/answers.json",
+        "details": "metrics/answers_details.json",
         "page": "metrics/answers.md",
         "chart": "plots/answers.csv",
         "picture": "plots/answers.png",

@@ -63,6 +63,20 @@ def _inside(figures: dict[str, Any], path: Sequence[str]) -> dict[str, float]:
     return figures
 
 
+def headline(figures: dict[str, Any]) -> dict[str, float]:
+    """What one looks at first, of one model: shares, and bits per byte of held-out answers."""
+    found: dict[str, float] = {}
+    if "likelihood" in figures:
+        found["answer_bits_per_byte"] = figures["likelihood"]["all"]["bits_per_byte"]
+    shares = ("next_turn", "identity", "persona", "grounded", "refusals", "wrong_refusals")
+    found |= {name: figures[name]["share"] for name in shares if name in figures}
+    if "documentation" in figures:
+        found["documentation_gain"] = figures["documentation"]["gain"]
+    if "greedy" in figures:
+        found |= {name: figures["greedy"][name]["share"] for name in ("ended", "looping")}
+    return found
+
+
 def draw(table: Path, picture: Path) -> None:
     """The chart of a table with HEADER, as a PNG. The same numbers give the same bytes."""
     columns = pictures.table(table.read_text(encoding="utf-8"))

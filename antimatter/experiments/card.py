@@ -169,7 +169,7 @@ def _tuning(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _conversation(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
-    both = facts.json("metrics/answers.json")
+    both = facts.json("metrics/answers_details.json")
     listed = facts.csv("plots/answers.csv")
     rows = [
         (

@@ -378,7 +378,7 @@ def ran(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(project: Path, folder: Path, name: str) -> None:
     inputs = project / "data" / "tokenizer", project / "models" / "checkpoints", folder / "tuned"
-    outputs = [folder / name / file for file in ("a.json", "a.md", "a.csv", "a.png")]
+    outputs = [folder / name / file for file in ("h.json", "a.json", "a.md", "a.csv", "a.png")]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         stage.main(folder / "conversations", *inputs, folder / "prompts.txt", *outputs)
@@ -386,7 +386,7 @@ def run(project: Path, folder: Path, name: str) -> None:
 
 def test_the_stage_writes_the_same_bytes_again(ran: Path, project: Path) -> None:
     run(project, ran, "two")
-    for name in ("a.json", "a.md", "a.csv", "a.png"):
+    for name in ("h.json", "a.json", "a.md", "a.csv", "a.png"):
         assert (ran / "one" / name).read_bytes() == (ran / "two" / name).read_bytes()
 
 
