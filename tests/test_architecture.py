@@ -9,8 +9,8 @@ from antimatter import closure, params
 
 FLOW = ["data", "chat", "model", "training", "evaluation", "export", "serve", "experiments"]
 STAGES = [
-    *("checked", "raw", "cleaned", "tokenizer", "shards", "checkpoints"),
-    *("evaluation", "conversations", "tuned", "answers", "gguf", "ollama"),
+    *("checked", "raw", "cleaned", "tokenizer", "shards", "conversations"),
+    *("checkpoints", "evaluation", "tuned", "answers", "gguf", "ollama"),
 ]
 SOURCES = sorted(Path("antimatter").rglob("*.py"))
 

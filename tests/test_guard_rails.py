@@ -35,9 +35,9 @@ def lock(folder: Path) -> bytes:
 
 
 def test_lost_outputs_come_from_the_cache(folder: Path, made: Path) -> None:
-    """All but those of evaluation, which would run again: DVC keeps no run-cache beside Markdown."""
+    """All but those of evaluation and answers, which would run again: DVC keeps no run-cache beside Markdown."""
     stages = params.load(folder / "dvc.lock")["stages"]
-    lost = [folder / out["path"] for name, stage in stages.items() if name != "evaluation" for out in stage["outs"]]
+    lost = [folder / out["path"] for name, stage in stages.items() if name not in ("evaluation", "answers") for out in stage["outs"]]
     assert folder / "data/shards" in lost and folder / "metrics/gguf.json" in lost
     for path in lost:
         files.remove(path)

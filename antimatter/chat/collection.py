@@ -221,7 +221,7 @@ def _by_source(found: Sequence[Prepared]) -> dict[str, dict[str, int]]:
     figures: dict[str, Counter[str]] = {}
     for one in found:
         kind = one.conversation.kind
-        name = one.conversation.source + ("" if kind in ("open", "persona") else f", {kind}")
+        name = one.conversation.source + ("" if kind in ("open", "persona") else f" ({kind})")
         counts = figures.setdefault(name, Counter())
         counts["conversations"] += 1
         counts["held_out"] += one.candidate

@@ -156,7 +156,7 @@ def test_without_the_inputs_in_the_cache_it_says_how_to_get_them(made: Path, tmp
     assert (done.returncode, done.stdout, left(place)) == (1, "", [])
     said = done.stderr.splitlines()
     assert re.fullmatch(r"note: what is verified is the commit \w{12}, without your changes of CHANGELOG.md, LICENSE, Makefile and 1 more", said[0])
-    assert said[-1].startswith("error: data/shards, as dvc.lock records it, is not in the cache ")
+    assert said[-1].startswith("error: data/conversations, as dvc.lock records it, is not in the cache ")
     assert said[-1].endswith("run `dvc pull` or `dvc repro` first")
 
 
