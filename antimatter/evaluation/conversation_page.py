@@ -26,11 +26,11 @@ MEASURES = {
     "a refusal where it has one": "wrong_refusals.share",
     "words of the documentation (F1)": "documentation.f1",
     "ends by itself": "sampled.ended.share",
-    "ends by itself, greedy": "greedy.ended.share",
+    "ends by itself (greedy)": "greedy.ended.share",
     "loops": "sampled.looping.share",
-    "loops, greedy": "greedy.looping.share",
+    "loops (greedy)": "greedy.looping.share",
     "leaves its role": "sampled.leaves_role.share",
-    "leaves its role, greedy": "greedy.leaves_role.share",
+    "leaves its role (greedy)": "greedy.leaves_role.share",
 }
 HEADER = ("measure", "base", "tuned", "low", "high", "base_low", "base_high")
 

@@ -34,6 +34,8 @@ for _stage in GRAPH["stages"].values():  # a chart of one file stands with its s
             if _path.endswith(".csv"):
                 CHARTS[_path] = {**_chart, "y": {_path: _chart["y"]}}
 FACTORS = {"one": 1.0, "two": 1.1, "three": 1.25}  # of every number of a revision that is not a place on the x axis
+# Only one of the three revisions went back
+BACKTRACKS = ("plots/backtracks.csv", "plots/tuned_backtracks.csv")
 PLACES = {"step", "back_to", "at_most", "rank", "bytes"}
 DRAWN = "count => [...document.querySelectorAll('canvas, svg.marks')].filter(chart => chart.getBoundingClientRect().width > 0).length == count"
 COLOURS = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in pictures.REVISIONS[:3]]
@@ -75,7 +77,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for path in (ROOT / "plots").glob("*.csv"):
             (folder / "plots" / path.name).write_text(scaled(path.read_text(), factor))
         if name == "two":
-            (folder / "plots/backtracks.csv").write_text("step,loss,back_to,rate_scale\n2100,nan,1800,0.5\n")
+            for name in BACKTRACKS:
+                (folder / name).write_text("step,loss,back_to,rate_scale\n2100,nan,1800,0.5\n")
         run(folder, "git", "add", "--all")
         run(folder, "git", "commit", "--quiet", "--message", name)
         run(folder, "git", "update-ref", f"refs/exps/ab/{'c' * 38}/three" if name == "three" else f"refs/tags/{name}", "HEAD")
@@ -108,7 +111,7 @@ def test_every_template_is_used_and_gives_a_revision_its_colour(path: Path) -> N
         assert f'"<DVC_METRIC_{anchor}>"' in text
 
 
-@pytest.mark.parametrize("name", [name for name in CHARTS if name != "plots/backtracks.csv"])  # only one of the three went back
+@pytest.mark.parametrize("name", [name for name in CHARTS if name not in BACKTRACKS])
 def test_a_chart_of_three_revisions_shows_each_in_its_colour(name: str, filled: dict[str, dict[str, Any]]) -> None:
     chart = filled[name]
     assert chart["revisions"] == list(FACTORS)
