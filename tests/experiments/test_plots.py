@@ -77,8 +77,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for path in (ROOT / "plots").glob("*.csv"):
             (folder / "plots" / path.name).write_text(scaled(path.read_text(), factor))
         if name == "two":
-            for name in BACKTRACKS:
-                (folder / name).write_text("step,loss,back_to,rate_scale\n2100,nan,1800,0.5\n")
+            for path in BACKTRACKS:
+                (folder / path).write_text("step,loss,back_to,rate_scale\n2100,nan,1800,0.5\n")
         run(folder, "git", "add", "--all")
         run(folder, "git", "commit", "--quiet", "--message", name)
         run(folder, "git", "update-ref", f"refs/exps/ab/{'c' * 38}/three" if name == "three" else f"refs/tags/{name}", "HEAD")
