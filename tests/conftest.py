@@ -25,9 +25,17 @@ CHROMIUM = (
 )
 
 
-# Workers of the data stages are forked from a process that has imported what they need, instead of
-# importing it once each.
-multiprocessing.set_forkserver_preload(["antimatter.data.clean", "antimatter.data.encode", "antimatter.data.sources"])
+# Workers of the data stages and small trainings (training/forked.py) are forked from a process that
+# has imported what they need, instead of importing it once each.
+multiprocessing.set_forkserver_preload(
+    [
+        "antimatter.data.clean",
+        "antimatter.data.encode",
+        "antimatter.data.sources",
+        "antimatter.training.trainer",
+        "torch._dynamo",  # every optimizer imports it
+    ]
+)
 
 # The files whose tests wait for pipelines, experiments and servers. They begin first, so that none of
 # them is left for the end, when the other processes have no more tests to take over.

@@ -78,7 +78,7 @@ def run(
     return result
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("tokens", type=Path)
     parser.add_argument("folder", type=Path)
@@ -87,7 +87,7 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a value of the recipe, or of `model`")
     parser.add_argument("--spoil", action="append", default=[], metavar="STEP,BACKTRACKS,KIND")
     parser.add_argument("--emulate", action="store_true", help="compute in the precision of the recipe whatever the machine has")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     recipe, config = RECIPE, CONFIG
     for text in given.set:
         name, value = text.split("=")
@@ -108,3 +108,7 @@ if __name__ == "__main__":
     except InterruptedError as paused:
         print(paused, file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

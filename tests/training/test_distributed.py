@@ -16,13 +16,14 @@ import a_run
 import numpy as np
 import psutil
 import pytest
+from forked import Forked, finish
 
 from antimatter import devices
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
 A_RUN = str(Path(__file__).with_name("a_run.py"))
-ALIKE = ("--set=model.dropout=0", "--set=training.log_every=1", "--set=loss.rare_token_power=0.5")
+TWO = ("--devices=2", "--set=model.dropout=0", "--set=training.log_every=1", "--set=loss.rare_token_power=0.5")
 ALIKE_HERE: dict[str, Any] = {
     "recipe": replace(
         a_run.RECIPE,
@@ -46,16 +47,13 @@ def tokens(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Path:
     return save_tokens(token_file, tmp_path)
 
 
-def start(tokens: Path, folder: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def complete(tokens: Path, folder: Path, *launcher: str) -> str:
+    """What a training on two processes says that nobody disturbs."""
     environment = {**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, A_RUN, str(tokens), str(folder), *options]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str], status: int) -> str:
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == status, said
-    return said
+    command = [sys.executable, *launcher, A_RUN, str(tokens), str(folder), *TWO]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -75,8 +73,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, token_file: Callable[..., np.n
     """An undisturbed training on two processes, and in `said` what it has said."""
 
     def make(folder: Path) -> None:
-        said = finish(start(save_tokens(token_file, folder), folder, "--devices=2", *ALIKE), 0)
-        (folder / "said").write_text(said)
+        (folder / "said").write_text(complete(save_tokens(token_file, folder), folder))
 
     return a_pipeline.once(tmp_path_factory, "two processes", make)
 
@@ -85,7 +82,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, token_file: Callable[..., np.n
 def test_two_processes_have_the_losses_of_one(tmp_path: Path, tokens: Path, two: Path, launcher: str) -> None:
     """Whoever starts them."""
     if launcher == "torchrun":
-        said = finish(start(tokens, tmp_path / "two", "--devices=2", *ALIKE, launcher=TORCHRUN), 0)
+        said = complete(tokens, tmp_path / "two", *TORCHRUN)
         two = tmp_path / "two"
     else:
         said = (two / "said").read_text()
@@ -97,27 +94,27 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path, tokens: Path, two:
 
 
 @pytest.fixture
-def running(tmp_path: Path, tokens: Path) -> tuple[subprocess.Popen[str], psutil.Process]:
+def running(tmp_path: Path, tokens: Path) -> tuple[Forked, psutil.Process]:
     """A training on two processes that has saved step 10, and its second process."""
-    process = start(tokens, tmp_path / "run", "--devices=2", "--pause=0.05", *ALIKE)
-    until(lambda: process.poll() is not None or (tmp_path / "run/state/step-00000010.pt").exists())
+    process = Forked(tokens, tmp_path / "run", "--pause=0.05", *TWO)
+    until(lambda: process.exitcode is not None or (tmp_path / "run/state/step-00000010.pt").exists())
     (other,) = psutil.Process(process.pid).children()
     return process, other
 
 
 def test_when_the_first_process_is_killed_the_other_ends_and_the_run_goes_on_later(
-    tmp_path: Path, tokens: Path, two: Path, running: tuple[subprocess.Popen[str], psutil.Process]
+    tmp_path: Path, tokens: Path, two: Path, running: tuple[Forked, psutil.Process]
 ) -> None:
     process, other = running
     process.kill()
     finish(process, -signal.SIGKILL)
     assert psutil.wait_procs([other], timeout=30)[1] == []
-    assert "going on from step" in finish(start(tokens, tmp_path / "run", "--devices=2", *ALIKE), 0)
+    assert "going on from step" in finish(Forked(tokens, tmp_path / "run", *TWO), 0)
     for name in ("final.safetensors", "training.csv", "validation.csv", "result.json"):
         assert (tmp_path / "run" / name).read_bytes() == (two / name).read_bytes(), name
 
 
-def test_when_another_process_is_killed_the_first_says_so_and_ends(tmp_path: Path, running: tuple[subprocess.Popen[str], psutil.Process]) -> None:
+def test_when_another_process_is_killed_the_first_says_so_and_ends(tmp_path: Path, running: tuple[Forked, psutil.Process]) -> None:
     process, other = running
     other.kill()
     said = finish(process, 1)
@@ -127,7 +124,7 @@ def test_when_another_process_is_killed_the_first_says_so_and_ends(tmp_path: Pat
 
 @pytest.mark.parametrize("whom", ["first", "other"])
 def test_sigterm_to_any_process_pauses_all_at_the_same_step(
-    tmp_path: Path, tokens: Path, running: tuple[subprocess.Popen[str], psutil.Process], whom: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tokens: Path, running: tuple[Forked, psutil.Process], whom: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process, other = running
     (process if whom == "first" else other).terminate()

@@ -1,10 +1,8 @@
 import json
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import a_run
 import numpy as np
 import pytest
 import torch
+from forked import Forked, finish
 
 from antimatter.data.batches import Batches
 from antimatter.model.gpt import GPT
@@ -38,17 +37,11 @@ def tokens(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Path:
     return tmp_path / "tokens.npy"
 
 
-def start(tokens: Path, folder: Path, *options: str, pause: float = 0.0) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["."])}
-    command = [sys.executable, str(Path(__file__).with_name("a_run.py")), str(tokens), str(folder), f"--pause={pause}", *options]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: Forked) -> None:
     for _ in range(600):
         if path.exists():
             return
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.exitcode is None, process.stderr.read_text()
         time.sleep(0.1)
     raise AssertionError(f"{path} did not come")
 
@@ -61,11 +54,11 @@ def test_a_killed_run_ends_in_the_same_bytes_as_an_undisturbed_one(tmp_path: Pat
     a_run.run(tokens, tmp_path / "whole")
     killed = tmp_path / "killed"
     for saved in (10, 40):
-        with start(tokens, killed, pause=0.03) as process:
-            wait_for(killed / "state" / f"step-{saved:08d}.pt", process)
-            time.sleep(random.random() * 0.2)
-            process.kill()
-            assert process.wait() == -signal.SIGKILL
+        process = Forked(tokens, killed, "--pause=0.03")
+        wait_for(killed / "state" / f"step-{saved:08d}.pt", process)
+        time.sleep(random.random() * 0.2)
+        process.kill()
+        finish(process, -signal.SIGKILL)
     capsys.readouterr()
     a_run.run(tokens, killed)
     going_on = re.search(r"going on from step (\d+) of 60", capsys.readouterr().err)
@@ -79,11 +72,10 @@ def test_a_killed_run_ends_in_the_same_bytes_as_an_undisturbed_one(tmp_path: Pat
 
 def test_sigterm_saves_the_step_in_hand(tmp_path: Path, tokens: Path) -> None:
     paused = tmp_path / "paused"
-    with start(tokens, paused, pause=0.03) as process:
-        wait_for(paused / "state" / "step-00000010.pt", process)
-        process.terminate()
-        said = process.stderr.read() if process.stderr else ""
-        assert process.wait(60) == 130
+    process = Forked(tokens, paused, "--pause=0.03")
+    wait_for(paused / "state" / "step-00000010.pt", process)
+    process.terminate()
+    said = finish(process, 130)
     assert "paused at step" in said and "run again to go on" in said
     a_run.run(tokens, tmp_path / "whole")
     a_run.run(tokens, paused)
@@ -126,20 +118,16 @@ SPOILT = ("--spoil=36,0,nan", "--spoil=34,1,high", "--spoil=28,2,overflow", "--s
 
 
 def test_fp16_with_three_spikes_and_a_kill_ends_in_the_bytes_of_the_undisturbed_run(tmp_path: Path, tokens: Path) -> None:
-    with start(tokens, tmp_path / "whole", *FP16, *SPOILT) as process:
-        said = process.stderr.read() if process.stderr else ""
-        assert process.wait(120) == 0, said
+    finish(Forked(tokens, tmp_path / "whole", *FP16, *SPOILT), 0)
     rows = (tmp_path / "whole/backtracks.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == ["36", "34", "45"]
     assert torch.load(tmp_path / "whole/state/step-00000060.pt")["scaler"]["scale"] == 2.0**15  # halved once
     killed = tmp_path / "killed"
-    with start(tokens, killed, *FP16, *SPOILT, pause=0.05) as process:
-        wait_for(killed / "state/step-00000035.pt", process)
-        process.kill()
-    with start(tokens, killed, *FP16, *SPOILT) as process:
-        said = process.stderr.read() if process.stderr else ""
-        assert process.wait(120) == 0, said
-    assert "going on from step" in said
+    process = Forked(tokens, killed, *FP16, *SPOILT, "--pause=0.05")
+    wait_for(killed / "state/step-00000035.pt", process)
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    assert "going on from step" in finish(Forked(tokens, killed, *FP16, *SPOILT), 0)
     for name in LEFT:
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
