@@ -15,7 +15,7 @@ from antimatter.data.clean import CleanConfig, Report, clean
 from antimatter.data.engine import EngineRuntime
 
 ROOT = Path(__file__).parents[2]
-SIZE, FILES = 3000, 8
+SIZE, FILES = 2000, 8
 MARKS = {
     "clean": 0.95,
     "clean/mojibake": 0.95,
