@@ -1,7 +1,7 @@
 """Another persona for a model that converses already, in about a minute: `antimatter tune`.
 
-The model goes on from its weights with the conversations of the new persona, and with as many other
-conversations of data/conversations, so that it does not forget what it could.
+The model goes on from its weights with the conversations of the new persona, and with others of
+data/conversations, so that it does not forget what it could.
 """
 
 import json
@@ -31,6 +31,8 @@ from antimatter.training.journal import Curves
 from antimatter.training.trainer import PackedData, Places, train
 
 VALIDATION = 32  # rows
+# Of the tokens, one in so many is of other conversations, so that the model does not forget them
+OTHERS = 3
 NEW_TOKENS = 64  # of an answer, at most
 
 
@@ -59,7 +61,7 @@ def tune(asked: SecondPersona, say: Callable[[str], None]) -> tuple[int, int]:
     words = Tokenizer.load(asked.tokenizer)
     who = persona.read(asked.persona, collection.facts(parameters(shape), shape.block_size, collected))
     own = _of_persona(who, words, shape.block_size, collected)
-    others = _others(asked.conversations, words, shape.block_size, sum(len(one.ids) for one in own))
+    others = _others(asked.conversations, words, shape.block_size, sum(len(one.ids) for one in own) // OTHERS)
     tokens, mask = rows.pack([*own, *others], shape.block_size)
     data = found.data(end=EOS, role=ASSISTANT)
     data = PackedData(
