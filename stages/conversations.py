@@ -10,7 +10,7 @@ import torch
 from antimatter import files, params, stage, state
 from antimatter.chat import collection, formats, hub_conversations, persona, questions
 from antimatter.chat.collection import ConversationsConfig, Weighted
-from antimatter.data import local
+from antimatter.data import chitchat, local
 from antimatter.data.encode import ShardsConfig, is_candidate
 from antimatter.data.engine import EngineRuntime
 from antimatter.data.sources import RawConfig
@@ -86,7 +86,7 @@ def _documentation(packages: dict[str, str], config: ConversationsConfig, worker
     if not packages or not (weights.questions or weights.grounded):
         return []
     # The conversations between people are no package with functions
-    libraries = {name: packages[name] for name in packages if name != "chitchat-dataset"}
+    libraries = {name: packages[name] for name in packages if name != chitchat.PACKAGE}
     found = questions.questions(libraries, workers)
     asked = [one for one in found if one.kind == "question"]
     grounded = [one for one in found if one.kind != "question"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import a_pipeline
 import numpy as np
 import pytest
+import torch
 
 from antimatter import stage  # noqa: F401, before torch: it sets how threads wait, here and in what the tests start
 from antimatter.data.engine import EngineRuntime
@@ -65,6 +66,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return FIRST.index(name) if name in FIRST else len(FIRST)
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def torch_as_before() -> Iterator[None]:
+    """train() pins threads and determinism for its whole process."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(strict)
 
 
 @pytest.fixture(scope="session")

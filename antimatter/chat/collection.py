@@ -7,7 +7,7 @@ trained on. All that depends on the text alone, so any number of workers leaves 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -26,8 +26,9 @@ from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.formats import ConversationFiles
 from antimatter.chat.hub_conversations import ConversationHub
 from antimatter.chat.persona import Persona
-from antimatter.chat.template import Message
+from antimatter.chat.template import Message, Role
 from antimatter.data import duplicates
+from antimatter.data.documents import CONVERSATION, SEPARATOR
 from antimatter.data.duplicates import NearDuplicatesConfig
 from antimatter.data.encode import resembles
 from antimatter.data.tokenizer import Tokenizer
@@ -35,10 +36,9 @@ from antimatter.data.workers import processes
 
 CHUNK = 500  # conversations that a worker takes at a time
 TABLE = "conversations.parquet"  # all of them with source and licence, to look at
-HELD_OUT = "held_out.jsonl"
 # Short texts share few long runs of words; the sketches are as long as those of `cleaned`
 SHINGLES = NearDuplicatesConfig(enabled=True, ngram=3, bands=20, rows=6, seed=1)
-ROLES = ("user", "assistant")
+TURNS: tuple[Role, Role] = ("user", "assistant")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def of_persona(config: ConversationsConfig, who: Persona) -> Iterator[Conversati
     yield from persona.held_out(who)
 
 
-def of_corpus(cleaned: Path, is_candidate: "Any") -> Iterator[Conversation]:
+def of_corpus(cleaned: Path, is_candidate: Callable[[str], bool]) -> Iterator[Conversation]:
     """The conversations among the cleaned documents, split as `shards` splits them: the base model
     has read the training side.
 
@@ -141,15 +141,15 @@ def of_corpus(cleaned: Path, is_candidate: "Any") -> Iterator[Conversation]:
     for path in sorted(cleaned.glob("*.parquet")):
         for batch in pq.ParquetFile(path).iter_batches(1000, columns=columns):
             for row in batch.to_pylist():
-                if row["kind"] != "conversation":
+                if row["kind"] != CONVERSATION:
                     continue
-                turns = row["text"].split("\n\n")
-                messages = [Message(ROLES[i % 2], turn) for i, turn in enumerate(turns)]  # type: ignore[arg-type]
+                turns = row["text"].split(SEPARATOR)
+                messages = [Message(TURNS[i % 2], turn) for i, turn in enumerate(turns)]
                 yield Conversation(
                     id=row["id"],
                     source=row["source"],
                     kind="open",
-                    messages=tuple(messages[: len(messages) // 2 * 2]),
+                    messages=tuple(messages),
                     licence=row["licence"],
                     group=row["id"],
                     held_out=is_candidate(row["text"]),
@@ -208,7 +208,7 @@ def write(
             "answer_tokens": int(mask.sum()),
             "filled": tokens / ids.size,
         }
-    held_out.write(folder / HELD_OUT, [one.conversation for one in kept])
+    held_out.write(folder / held_out.NAME, [one.conversation for one in kept])
     texts = [words.token_bytes(id).decode("latin-1") for id in range(words.vocab_size)]
     files.write_json(folder / "texts.json", texts)
     files.write_json(folder / "index.json", index)

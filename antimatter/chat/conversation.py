@@ -33,16 +33,15 @@ def problem(messages: Sequence[Message]) -> str:
     """Why these messages are no conversation to learn from, in words for an error; empty if they
     are one.
     """
-    turns = messages[1:] if messages and messages[0].role == "system" else messages
-    if not turns:
-        return "it holds no turn of a user"
+    is_led = bool(messages) and messages[0].role == "system"
     for number, message in enumerate(messages, 1):
         if not message.text.strip():
             return f"message {number} ({message.role}) is empty"
-    for number, message in enumerate(turns, 1 + len(messages) - len(turns)):
-        expected = ("user", "assistant")[(number - 1 - len(messages) + len(turns)) % 2]
+    for number, message in enumerate(messages[is_led:]):
+        expected = "assistant" if number % 2 else "user"
         if message.role != expected:
-            return f"message {number} is the {message.role}'s where the {expected}'s belongs"
-    if turns[-1].role != "assistant":
-        return "its last message is the user's, without an answer"
-    return ""
+            place = number + is_led + 1
+            return f"message {place} is the {message.role}'s where the {expected}'s belongs"
+    if len(messages) == is_led:
+        return "it holds no turn of a user"
+    return "" if messages[-1].role == "assistant" else "its last message is the user's, without an answer"

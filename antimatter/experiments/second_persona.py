@@ -109,7 +109,7 @@ def _of_persona(who: Persona, words: Tokenizer, context: int, config: Conversati
 
 def _others(folder: Path, words: Tokenizer, context: int, most: int) -> list[Rendered]:
     """Conversations of no persona that the first tuning learnt from, of at most that many tokens."""
-    unseen = {one.id for one in held_out.read(folder / collection.HELD_OUT)}
+    unseen = {one.id for one in held_out.read(folder / held_out.NAME)}
     columns = ["id", "kind", "messages"]
     listed = [
         row for row in pq.read_table(folder / collection.TABLE, columns=columns).to_pylist() if row["kind"] != "persona" and row["id"] not in unseen

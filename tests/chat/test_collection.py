@@ -89,7 +89,7 @@ def test_a_group_and_what_is_alike_are_on_one_side(tmp_path: Path, tokenizer: Pa
     plain = [conversation(n, group=f"g{n // 2}") for n in range(100)]
     copies = [conversation(n, id=f"copy/{n}", group=f"other{n}") for n in range(20)]
     report = write(tmp_path / "out", tokenizer, Weighted([*plain, *copies], 1.0))
-    unseen = held_out.read(tmp_path / "out" / collection.HELD_OUT)
+    unseen = held_out.read(tmp_path / "out" / held_out.NAME)
     sides: dict[str, set[bool]] = {}
     for one in [*plain, *copies]:
         is_unseen = one.id in {other.id for other in unseen}
