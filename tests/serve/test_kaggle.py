@@ -188,7 +188,7 @@ def test_a_run_that_its_session_cuts_off_goes_on_in_the_next_and_ends_in_the_sam
     said = second.run(tmp_path / "kernel")
     assert f"2 outputs are attached, the newest counts: {attached}, {older}" in said and f"going on from {attached}" in said
     assert f"{newest.name} is damaged" in said and re.search(r"going on from step \d+ of 200", said)
-    assert re.findall(r"Stage '(\w+)' didn't change", said) == ["checked", "raw", "cleaned", "tokenizer"]
+    assert re.findall(r"Stage '(\w+)' didn't change", said) == ["checked", "raw", "cleaned", "tokenizer", "conversations"]
     assert re.search(r"done: perplexity \d+\.\d\d, \d\.\d{3} bits per byte", said)
     assert (second.working / "kept/dvc.lock").read_bytes() == (trained / "dvc.lock").read_bytes()
     for name in ("models/gguf/antimatter-f16.gguf", "models/ollama/Modelfile", "metrics/evaluation.json", "plots/training.csv"):
