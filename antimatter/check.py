@@ -37,7 +37,7 @@ SECTIONS = {
     "tuned": "antimatter.training.config:TuneConfig",
     "answers": "antimatter.evaluation.config:AnswersConfig",
     "evaluation": "antimatter.evaluation.config:EvaluationConfig",
-    "gguf": "antimatter.export.gguf:GGUFConfig",
+    "gguf": "antimatter.export.config:GGUFConfig",
     "ollama": "antimatter.export.ollama:OllamaConfig",
 }
 # Each reads a part of `runtime`

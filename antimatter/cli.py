@@ -92,8 +92,9 @@ def export(arguments: argparse.Namespace) -> None:
     from antimatter.data.shards import Shards
     from antimatter.experiments import history
     from antimatter.export import gguf, huggingface, parity, source
+    from antimatter.export.config import GGUFConfig
 
-    config = params.read(gguf.GGUFConfig, "gguf", _params(arguments.checkpoint is not None))
+    config = params.read(GGUFConfig, "gguf", _params(arguments.checkpoint is not None))
     config = replace(config, name=arguments.name or config.name)
     checkpoint = arguments.checkpoint or (TUNED if config.model == "tuned" else CHECKPOINTS)
     opened = source.open_checkpoint(checkpoint, arguments.config)

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from antimatter.export.gguf import GGUFConfig, MaxKL
+from antimatter.export.config import GGUFConfig, MaxKL
 from antimatter.export.header import read_header
 from antimatter.model import weights
 from antimatter.model.config import GPTConfig

@@ -9,7 +9,7 @@ from antimatter import files, params, stage
 from antimatter.data.shards import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity, tradeoff
-from antimatter.export.gguf import GGUFConfig
+from antimatter.export.config import GGUFConfig
 from antimatter.export.source import open_checkpoint
 from antimatter.model import weights
 

@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from antimatter.data.special import SPECIAL
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf
-from antimatter.export.gguf import GGUFConfig, MaxKL
+from antimatter.export.config import GGUFConfig, MaxKL
 from antimatter.export.source import of_model
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT

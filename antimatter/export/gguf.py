@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gguf
 import numpy as np
@@ -22,7 +22,8 @@ from antimatter import files
 from antimatter.chat import template
 from antimatter.data.special import BOS, EOS, PAD, SPECIAL, USER
 from antimatter.export import header, quantise
-from antimatter.export.quantise import FileType, Kind
+from antimatter.export.config import FileType, GGUFConfig
+from antimatter.export.quantise import Kind
 from antimatter.export.source import Source
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
@@ -35,46 +36,6 @@ _FILE_TYPES = {
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaxKL:
-    """KL(torch || llama.cpp) in nats per token, by the type of the file. Above it the stage fails."""
-
-    f32: float
-    f16: float
-    q8_0: float
-    q4_k_m: float
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GGUFConfig:
-    name: str  # of the model, and of the files: <name>-<type>.gguf
-    license: str  # of the weights, an SPDX identifier
-    types: tuple[FileType, ...]
-    relu_scale: int  # c of gelu_form
-    model: Literal["tuned", "checkpoints"]  # the folder of models/ that the stage exports
-    # On which llama.cpp is compared with torch: so many contexts of the validation split, and so
-    # many rows of held-out conversations
-    windows: int
-    max_kl: MaxKL
-
-    def __post_init__(self) -> None:
-        if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or not self.name[0].isalnum():
-            raise ValueError(f"name must be letters, digits, dots, dashes and underscores, got {self.name!r}")
-        if not self.license:
-            raise ValueError("license must be an SPDX identifier such as mit, got nothing")
-        if not self.types or len(set(self.types)) < len(self.types):
-            raise ValueError(f"types must name at least one type, each once, got {list(self.types)}")
-        if self.relu_scale < 1 or self.relu_scale & (self.relu_scale - 1):
-            raise ValueError(f"relu_scale must be a power of two (scaling by it is then exact), got {self.relu_scale}")
-        if self.windows < 1:
-            raise ValueError(f"windows must be at least 1, got {self.windows}")
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-FileType = Literal["f32", "f16", "q8_0", "q4_k_m"]
+from antimatter.export.config import FileType
+
 Kind = GGMLQuantizationType
 CHUNK = 1 << 22  # values that are converted at a time: 16 MB in float32
 _SMALLER_BLOCKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}  # 32 values in a block in place of 256

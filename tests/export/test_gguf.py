@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from antimatter.chat import template
 from antimatter.data.special import USER
 from antimatter.export import gguf
-from antimatter.export.gguf import GELUForm, MaxKL
+from antimatter.export.config import GGUFConfig, MaxKL
+from antimatter.export.gguf import GELUForm
 from antimatter.export.header import ChatFacts, read_header
 from antimatter.export.llama import Llama
 from antimatter.export.source import of_model
@@ -257,7 +258,7 @@ def test_a_shape_that_no_tensor_has_is_one_line(tmp_path: Path, shape: tuple[int
 def test_bad_parameters_name_their_key(key: str, value: object) -> None:
     values = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__} | {key: value}
     with pytest.raises(ValueError, match=f"^{key} must "):
-        gguf.GGUFConfig(**values)
+        GGUFConfig(**values)
 
 
 def test_a_bound_that_nothing_can_keep_is_refused() -> None:

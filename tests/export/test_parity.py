@@ -13,8 +13,8 @@ from antimatter.chat.template import Message
 from antimatter.data.special import SPECIAL
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity
+from antimatter.export.config import FileType
 from antimatter.export.llama import Llama
-from antimatter.export.quantise import FileType
 from antimatter.export.source import of_model
 
 

@@ -8,7 +8,8 @@ import torch
 from tiny_gguf import CONFIG, CONTEXT, VOCAB, Tiny
 
 from antimatter.export import gguf, quantise
-from antimatter.export.quantise import FileType, Kind
+from antimatter.export.config import FileType
+from antimatter.export.quantise import Kind
 from antimatter.export.source import of_model
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
