@@ -173,6 +173,6 @@ def _texts(raw: Any, cleaned: Any, evaluation: Any) -> None:
     if raw.source == "embedded":
         _named("antimatter.data.embedded:distributions")(raw.packages)
     if raw.source == "files":
-        _named("antimatter.data.local:parts")(raw.files, raw.file_mb, "raw.files")
+        _named("antimatter.data.paths:parts")(raw.files, raw.file_mb, "raw.files")
     _named("antimatter.data.decontamination:paths")(cleaned.decontamination)
-    _named("antimatter.evaluation.texts:find")(evaluation.texts, "evaluation.texts")
+    _named("antimatter.data.paths:find")(evaluation.texts, "evaluation.texts")

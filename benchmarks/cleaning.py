@@ -21,9 +21,9 @@ from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, Go
 from datatrove.pipeline.formatters import FTFYFormatter
 
 from antimatter import params
-from antimatter.data import duplicates, filters, local
+from antimatter.data import duplicates, filters, local, paths
 from antimatter.data.clean import CleanConfig
-from antimatter.data.local import FilesConfig
+from antimatter.data.paths import FilesConfig
 from antimatter.data.rubbish import Rubbish
 
 
@@ -95,7 +95,7 @@ def cpu(run: Callable[[str], None], texts: list[str]) -> float:
 
 def chunks(pattern: str, column: str, megabytes: float) -> Iterator[list[str]]:
     """About a megabyte of documents at a time, from all files in turn."""
-    parts = local.parts([FilesConfig(pattern=pattern, text_column=column, licence="")], 0, "pattern")
+    parts = paths.parts([FilesConfig(pattern=pattern, text_column=column, licence="")], 0, "pattern")
     readers = [local.read(part) for part in parts]
     done = 0.0
     while done < megabytes * 1e6:

@@ -19,12 +19,12 @@ from random import Random
 import psutil
 
 from antimatter import params
-from antimatter.data import encode, local, tokenizer
+from antimatter.data import encode, local, paths, tokenizer
 from antimatter.data.clean import CleanConfig, clean
 from antimatter.data.documents import Document, text_bytes, write_parquet
 from antimatter.data.encode import ShardsConfig
 from antimatter.data.engine import EngineRuntime
-from antimatter.data.local import FilesConfig
+from antimatter.data.paths import FilesConfig
 from antimatter.data.tokenizer import TokenizerConfig
 
 PRESET = Path("presets/300m.yaml")
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def corpus(given: argparse.Namespace, megabytes: float) -> Iterator[Document]:
-    parts = local.parts([FilesConfig(pattern=given.pattern, text_column=given.column, licence="none")], 0, "pattern")
+    parts = paths.parts([FilesConfig(pattern=given.pattern, text_column=given.column, licence="none")], 0, "pattern")
     done, turn, random = 0, 0, Random(0)
     while True:
         for part in parts:

@@ -10,7 +10,7 @@ import torch
 from antimatter import files, params, stage, state
 from antimatter.chat import collection, formats, hub_conversations, persona, questions
 from antimatter.chat.collection import ConversationsConfig, Weighted
-from antimatter.data import chitchat, local
+from antimatter.data import chitchat, paths
 from antimatter.data.encode import ShardsConfig, is_candidate
 from antimatter.data.engine import EngineRuntime
 from antimatter.data.sources import RawConfig
@@ -41,8 +41,8 @@ def main(
         "tokenizer": state.digest(state.fingerprint(tokenizer, "*")),
         "persona": files.sha256(who_it_is),
     }
-    named = sorted({name for own in config.files for name in local.matches(own.pattern)})
-    inputs |= {name: files.sha256(local.located(name)) for name in named}
+    named = sorted({name for own in config.files for name in paths.matches(own.pattern)})
+    inputs |= {name: files.sha256(paths.located(name)) for name in named}
     identity = {"conversations": asdict(config), "shards": asdict(shards), "model": asdict(model)}
     packages = raw.packages if raw.source == "embedded" else {}
     with state.kept("conversations", [conversations], **identity, packages=packages, input=inputs) as work:

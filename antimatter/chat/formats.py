@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.template import Message, Role
-from antimatter.data import local
+from antimatter.data import local, paths
 
 ROLES: dict[str, Role] = {
     "user": "user",
@@ -82,7 +82,7 @@ def read(config: ConversationFiles, key: str) -> Iterator[Conversation]:
         ValueError: a file of unknown ending, that cannot be read, or without a conversation; a row
             of unknown shape, or whose messages are no conversation.
     """
-    for path in local.required(config.pattern, key):
+    for path in paths.required(config.pattern, key):
         found = False
         for unit, number, row in _rows(path, key):
             found = True
@@ -182,7 +182,7 @@ def _rows(path: str, key: str) -> Iterator[tuple[str, int, Any]]:
     at = local.Position()
     with local.faults(path, key, at):
         if ending["parquet"]:
-            table = pq.ParquetFile(local.located(path))
+            table = pq.ParquetFile(paths.located(path))
             names = table.schema_arrow.names
             # Of an unknown shape all columns, for the error
             wanted = [*_shape(names), *OPTIONAL] if _shape(names) else names

@@ -13,7 +13,7 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter.data import local
-from antimatter.data.local import FilesConfig
+from antimatter.data.paths import FilesConfig, Part, parts
 
 WORD = re.compile(r"\w+")
 
@@ -42,7 +42,7 @@ class Decontamination(BaseFilter):
 
 
 def paths(config: DecontaminationConfig) -> list[str]:
-    """The evaluation texts, by the names that local.located() takes.
+    """The evaluation texts, by the names that paths.located() takes.
 
     Raises:
         FileNotFoundError: a pattern matches no file.
@@ -50,9 +50,9 @@ def paths(config: DecontaminationConfig) -> list[str]:
     return [path for part in _parts(config.texts, config.text_column) for path in part.paths]
 
 
-def _parts(patterns: Sequence[str], column: str) -> list[local.Part]:
+def _parts(patterns: Sequence[str], column: str) -> list[Part]:
     sources = [FilesConfig(pattern=pattern, text_column=column, licence="") for pattern in patterns]
-    return local.parts(sources, 0, "cleaned.decontamination.texts")
+    return parts(sources, 0, "cleaned.decontamination.texts")
 
 
 @cache

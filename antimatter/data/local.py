@@ -1,101 +1,15 @@
 """Text in local files: .jsonl and .json (one object a line), plain, .gz or .zst; .parquet; .txt (a file is a document)."""
 
-import glob
 import io
 import json
-import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antimatter.data.documents import Document
-
-KIND = re.compile(r"\.(jsonl?|txt)(\.gz|\.zst)?$|\.(parquet)$")  # how the names of the files end that can be read here
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilesConfig:
-    pattern: str  # glob
-    text_column: str  # of JSON and parquet: the field that holds the text
-    licence: str  # goes with each document
-
-
-@dataclass(frozen=True)
-class Part:
-    """Files that are read one after the other: the unit of work."""
-
-    config: FilesConfig
-    paths: tuple[str, ...]  # as the pattern names them; located() says where they are
-    bytes: int  # on disk
-    key: str  # in params.yaml, for errors
-
-
-def parts(sources: Sequence[FilesConfig], file_mb: float, key: str) -> list[Part]:
-    """The files of all patterns in parts of at most `file_mb` megabytes on disk, or of one file. They depend on the files alone.
-
-    Args:
-        key: where params.yaml names them, for errors.
-
-    Raises:
-        FileNotFoundError: a pattern matches no file.
-        ValueError: a file is of no known kind.
-    """
-    found: list[Part] = []
-    for config in sources:
-        for path in required(config.pattern, key):
-            _kind(path, key)
-            size = located(path).stat().st_size
-            last = found[-1] if found else None
-            if last and last.config == config and last.bytes + size <= file_mb * 1e6:
-                found[-1] = Part(config, (*last.paths, path), last.bytes + size, key)
-            else:
-                found.append(Part(config, (path,), size, key))
-    return found
-
-
-def roots() -> list[Path]:
-    """The folders in which a relative path is looked up: the current one, then the main repository.
-
-    They differ in a queued experiment, which runs in a copy of what Git tracks: texts that Git does
-    not track are not in it.
-    """
-    here, main = Path(), Path(os.environ.get("DVC_ROOT", "."))
-    return [here] if main.resolve() == here.resolve() else [here, main]
-
-
-def searched() -> str:
-    """The roots, for an error."""
-    return " or ".join(f"in {root.resolve()}" for root in roots())
-
-
-def matches(pattern: str) -> list[str]:
-    """The files that a glob pattern names in any of the roots, sorted: the same names whichever
-    root has them.
-    """
-    found = {name for root in roots() for name in glob.glob(pattern, root_dir=root, recursive=True) if located(name).is_file()}
-    return sorted(found)
-
-
-def required(pattern: str, key: str) -> list[str]:
-    """As matches(), which must find something.
-
-    Raises:
-        FileNotFoundError: the pattern matches no file.
-    """
-    if paths := matches(pattern):
-        return paths
-    fix = "correct the pattern in params.yaml, or put the files there"
-    raise FileNotFoundError(f"{key}: {pattern} matches no file {searched()}: {fix}")
-
-
-def located(name: str) -> Path:
-    """The path of a file or folder, in the first of the roots that has it."""
-    return next((root / name for root in roots() if (root / name).exists()), Path(name))
+from antimatter.data.paths import Part, kind_of, located
 
 
 def plain(text: str) -> str:
@@ -164,16 +78,9 @@ def read(part: Part) -> Iterator[Document]:
             raise ValueError(f"{path} is empty: delete it, or take it out of {part.key}")
 
 
-def _kind(path: str, key: str) -> tuple[str, str]:
-    """What a file holds and how it is packed: ("jsonl", ".gz")."""
-    if kind := KIND.search(path):
-        return kind[1] or kind[3], kind[2] or ""
-    raise ValueError(f"{path} is of no known kind: {key} takes .jsonl, .json, .txt (each also .gz or .zst) and .parquet")
-
-
 def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
     """The texts of a file with their numbers: lines of JSON, rows of parquet; both from 1."""
-    kind, packed = _kind(path, key)
+    kind, packed = kind_of(path, key)
     at = Position()
     with faults(path, key, at):
         if kind == "parquet":

@@ -12,12 +12,12 @@ from typing import Literal
 from datatrove.data import DocumentsPipeline
 
 from antimatter import files
-from antimatter.data import engine, hub, local
+from antimatter.data import engine, hub, local, paths
 from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded
 from antimatter.data.engine import EngineRuntime, Step
 from antimatter.data.hub import HubConfig, Lane
-from antimatter.data.local import FilesConfig
+from antimatter.data.paths import FilesConfig
 
 COUNTS = "counts.json"  # beside the parquet files of a part
 
@@ -61,7 +61,7 @@ def _read_files(config: RawConfig, folder: Path, work: Path, runtime: EngineRunt
     """A part that was read is known by its files, so after one of them was corrected only its part
     is read again.
     """
-    parts = local.parts(config.files, config.file_mb, "raw.files")
+    parts = paths.parts(config.files, config.file_mb, "raw.files")
     places = [work / "parts" / _identity(part) for part in parts]
     missing = {place: part for place, part in zip(places, parts, strict=True) if not place.exists()}
     if done := len(parts) - len(missing):
@@ -74,9 +74,9 @@ def _read_files(config: RawConfig, folder: Path, work: Path, runtime: EngineRunt
     return sum((Counter(files.read_json(place / COUNTS)) for place in places), Counter[str]())
 
 
-def _identity(part: local.Part) -> str:
+def _identity(part: paths.Part) -> str:
     """A hash of a part: its files as they are on the disk, and how they are read."""
-    found = [(path, status.st_size, status.st_mtime_ns) for path in part.paths for status in [local.located(path).stat()]]
+    found = [(path, status.st_size, status.st_mtime_ns) for path in part.paths for status in [paths.located(path).stat()]]
     return hashlib.sha256(json.dumps([found, asdict(part.config)]).encode()).hexdigest()[:16]
 
 
@@ -97,7 +97,7 @@ class ReadFiles(Step):
     with the counts of its documents.
     """
 
-    def __init__(self, parts: list[local.Part], places: list[Path], file_mb: float) -> None:
+    def __init__(self, parts: list[paths.Part], places: list[Path], file_mb: float) -> None:
         super().__init__()
         self.parts, self.places, self.file_mb = parts, places, file_mb
 

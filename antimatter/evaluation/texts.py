@@ -1,7 +1,5 @@
 """Perplexity of texts of one's own: any files, folders and glob patterns."""
 
-import glob
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,15 +9,13 @@ from typing import Any, TextIO
 import numpy as np
 
 from antimatter import files
-from antimatter.data import local
-from antimatter.data.local import FilesConfig
+from antimatter.data import local, paths
+from antimatter.data.paths import FilesConfig
 from antimatter.data.special import BOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import perplexity
 from antimatter.evaluation.perplexity import Score
 from antimatter.model.gpt import GPT
-
-STDIN = "-"
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def score(
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model was trained with {model.config.vocab_size:,}: name the one of the model"
         )
-    found = find(patterns, key)
+    found = paths.find(patterns, key)
     progress = _Progress(len(found), stream or sys.stderr)
     texts = []
     for path, named in found:
@@ -74,28 +70,6 @@ def score(
     if not texts:
         raise ValueError(f"{key}: no text in {', '.join(patterns)}")
     return texts
-
-
-def find(patterns: Sequence[str], key: str) -> list[tuple[str, bool]]:
-    """The files, each once, and whether it was named itself.
-
-    Raises:
-        FileNotFoundError: a pattern names nothing.
-    """
-    found: dict[str, bool] = {}
-    for pattern in patterns:
-        if pattern == STDIN or local.located(pattern).is_file():
-            found[pattern] = True
-            continue
-        if local.located(pattern).is_dir():
-            # Leaves out what is hidden
-            pattern = os.path.join(glob.escape(pattern), "**", "*")
-        paths = local.matches(pattern)
-        if not paths:
-            raise FileNotFoundError(f"{key}: {pattern} matches no file {local.searched()}: correct it, or put the files there")
-        for name in paths:
-            found.setdefault(name, False)
-    return list(found.items())
 
 
 def in_all(texts: Sequence[Text]) -> Score:
@@ -133,17 +107,17 @@ def _score(model: GPT, tokenizer: Tokenizer, path: str, column: str, stride: int
         progress.tell(tokens)
     if not tokens:
         raise ValueError(f"{path} is empty: take it out of {key}")
-    return Text(path, files.sha256(local.located(path)) if path != STDIN else "", documents, Score(tokens, nats, size))
+    return Text(path, files.sha256(paths.located(path)) if path != paths.STDIN else "", documents, Score(tokens, nats, size))
 
 
 def _documents(path: str, column: str, key: str) -> Iterator[str]:
     """The texts in a file: those of JSON and parquet, or the whole of any other."""
-    if path != STDIN and local.KIND.search(path) and not path.endswith(".txt"):
-        part = local.Part(FilesConfig(pattern=path, text_column=column, licence=""), (path,), 0, key)
+    if path != paths.STDIN and paths.KIND.search(path) and not path.endswith(".txt"):
+        part = paths.Part(FilesConfig(pattern=path, text_column=column, licence=""), (path,), 0, key)
         yield from (local.plain(document.text) for document in local.read(part) if document.text)
         return
-    content = sys.stdin.buffer.read() if path == STDIN else local.located(path).read_bytes()
-    name = "standard input" if path == STDIN else path
+    content = sys.stdin.buffer.read() if path == paths.STDIN else paths.located(path).read_bytes()
+    name = "standard input" if path == paths.STDIN else path
     try:
         text = local.plain(content.decode())
     except UnicodeDecodeError as error:

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from antimatter import files, params
-from antimatter.data import local, sources
+from antimatter.data import local, paths, sources
 from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded, python_pages
-from antimatter.data.local import FilesConfig
+from antimatter.data.paths import FilesConfig
 from antimatter.data.sources import RawConfig
 from antimatter.data.workers import processes
 
@@ -136,7 +136,7 @@ def test_a_paragraph_is_given_once(doors, tmp_path):
 
 
 def read(pattern, column):
-    parts = local.parts([FilesConfig(pattern=str(pattern), text_column=column, licence="unknown")], 100, "raw.files")
+    parts = paths.parts([FilesConfig(pattern=str(pattern), text_column=column, licence="unknown")], 100, "raw.files")
     return (document for part in parts for document in local.read(part))
 
 
@@ -323,7 +323,7 @@ def test_a_queued_experiment_finds_what_git_does_not_track(tmp_path, monkeypatch
     assert found[0] == [("corpus/mine.jsonl:1", "mine"), ("corpus/tracked.jsonl:1", "old")]
     assert found[1] == [("corpus/mine.jsonl:1", "mine"), ("corpus/tracked.jsonl:1", "of the experiment")]
     with pytest.raises(FileNotFoundError) as error:
-        local.parts([dataclasses.replace(given, pattern="none/*.txt")], 1, "raw.files")
+        paths.parts([dataclasses.replace(given, pattern="none/*.txt")], 1, "raw.files")
     assert f"matches no file in {copied} or in {tmp_path}: " in str(error.value)
 
 
