@@ -23,7 +23,7 @@ from antimatter import params, state
 
 # The class that reads a section, beside the code that it steers
 SECTIONS = {
-    "raw": "antimatter.data.sources:RawConfig",
+    "raw": "antimatter.data.raw_config:RawConfig",
     "cleaned": "antimatter.data.clean:CleanConfig",
     "tokenizer": "antimatter.data.tokenizer:TokenizerConfig",
     "shards": "antimatter.data.encode:ShardsConfig",
@@ -171,7 +171,7 @@ def _texts(raw: Any, cleaned: Any, evaluation: Any) -> None:
     will take them.
     """
     if raw.source == "embedded":
-        _named("antimatter.data.embedded:distributions")(raw.packages)
+        _named("antimatter.data.raw_config:distributions")(raw.packages)
     if raw.source == "files":
         _named("antimatter.data.paths:parts")(raw.files, raw.file_mb, "raw.files")
     _named("antimatter.data.decontamination:paths")(cleaned.decontamination)

@@ -13,7 +13,7 @@ from antimatter.chat.collection import ConversationsConfig, Weighted
 from antimatter.data import chitchat, paths
 from antimatter.data.encode import ShardsConfig, is_candidate
 from antimatter.data.engine import EngineRuntime
-from antimatter.data.sources import RawConfig
+from antimatter.data.raw_config import RawConfig
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT

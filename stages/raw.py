@@ -6,7 +6,7 @@ from pathlib import Path
 from antimatter import files, params, stage, state
 from antimatter.data import sources
 from antimatter.data.engine import EngineRuntime
-from antimatter.data.sources import RawConfig
+from antimatter.data.raw_config import RawConfig
 
 
 def main(raw: Path, metrics: Path, by_source: Path) -> None:

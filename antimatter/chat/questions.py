@@ -26,12 +26,8 @@ import xxhash
 
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.template import Message
-from antimatter.data.embedded import (
-    distributions,
-    is_documentation,
-    licence_of,
-    without_markup,
-)
+from antimatter.data.embedded import is_documentation, licence_of, without_markup
+from antimatter.data.raw_config import distributions
 from antimatter.data.workers import processes
 
 T = TypeVar("T")

@@ -20,6 +20,7 @@ import xxhash
 
 from antimatter.data import chitchat
 from antimatter.data.documents import Document
+from antimatter.data.raw_config import distributions
 from antimatter.data.workers import processes
 
 PAGE_WORDS = 150  # a page ends with the definition that brings it to so many words ...
@@ -54,24 +55,6 @@ def embedded(packages: dict[str, str], workers: int) -> Iterator[Document]:
                 seen.update(digests)
                 if fresh:
                     yield Document(f"{name}/{identifier}", "\n".join(fresh), source, licence)
-
-
-def distributions(packages: dict[str, str]) -> list[importlib.metadata.Distribution]:
-    """The installed distributions of these names and versions. Raises ValueError for one that is
-    missing or has another version.
-    """
-    return [_distribution(name, version) for name, version in packages.items()]
-
-
-def _distribution(name: str, version: str) -> importlib.metadata.Distribution:
-    way_out = "`make repro` installs requirements.lock; or change raw.packages in params.yaml"
-    try:
-        distribution = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        raise ValueError(f"raw.packages: {name} {version} is not installed: {way_out}") from None
-    if distribution.version.split("+")[0] != version:  # torch 2.13.0+cpu and 2.13.0+cu130 carry the same documentation
-        raise ValueError(f"raw.packages: {name} must be {version}, {distribution.version} is installed: {way_out}")
-    return distribution
 
 
 def licence_of(distribution: importlib.metadata.Distribution) -> str:

@@ -27,6 +27,7 @@ from huggingface_hub.utils import disable_progress_bars, httpx, parse_ratelimit_
 
 from antimatter import files, retries
 from antimatter.data.documents import Document, write_file
+from antimatter.data.raw_config import HubConfig, HubDataSet, page_of
 
 TRIES = 20  # of one request, then the run ends: about a quarter of an hour
 FIRST_TRIES = 3  # as long as the hub has never answered: that is rather a wrong setting than a fault that passes
@@ -36,68 +37,6 @@ TIMEOUT = 30.0  # seconds without a byte
 PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that another try may mend
 LIST = "a list"  # what a column is called whose feature has no type of its own
 PLACE_ROWS = 1000  # rows between two notes of the place to which a second reading goes back
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubDataSet:
-    name: str  # owner/name
-    config: str  # the hub calls it subset; "default" where there is but one
-    split: str
-    revision: str  # the commit that fixes the bytes: 40 hexadecimal digits
-    text_column: str
-    licence: str  # goes with each document
-    weight: float  # share of the bytes, relative to the other data sets
-
-    # What a subclass changes. Without a type, as with one params.py would take them for parameters
-    stage = "raw"  # whose section `hub` of params.yaml names the data set
-    column_key = "text_column"  # what that section calls the column
-    holds = "text"  # a row of the column, in errors
-    instead = "set raw.source to files"  # what else can be done without the hub
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
-            raise ValueError(f"name must be owner/name as on https://huggingface.co/datasets, got {self.name!r}")
-        for name in ("config", "split", "text_column", "licence"):
-            if not getattr(self, name):
-                called = self.column_key if name == "text_column" else name
-                raise ValueError(f"{called} of {self.name} must not be empty")
-        if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
-            raise ValueError(
-                f"revision of {self.name} must be a whole commit, 40 hexadecimal digits, because a branch or a tag may move; got {self.revision!r}: "
-                f"take one from {_page(self.name)}/commits/main"
-            )
-        if self.weight <= 0:
-            raise ValueError(f"weight of {self.name} must exceed 0, got {self.weight}")
-
-    def takes(self, held: str) -> bool:
-        """Whether the column can be read, by the type that the data set's card says it holds."""
-        return held in ("string", "large_string")
-
-    def text(self, value: Any) -> str | None:
-        """A row's value as the text of a document; None if it cannot be one."""
-        return value or "" if isinstance(value, str | None) else None
-
-    def refused(self, held: str) -> str:
-        """What is wrong with a column that holds something else."""
-        fix = f"set {self.column_key} to another"
-        return f"column `{self.text_column}` holds {held}, which is no {self.holds}: {fix}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubConfig:
-    total_mb: float  # megabytes of UTF-8 text from all data sets
-    lanes: int  # parts of each data set, or as many as it has files; they decide the bytes, the number of readers does not
-    data_sets: tuple[HubDataSet, ...]
-
-    def __post_init__(self) -> None:
-        if self.total_mb <= 0:
-            raise ValueError(f"total_mb must exceed 0, got {self.total_mb}")
-        if self.lanes < 1:
-            raise ValueError(f"lanes must be at least 1, got {self.lanes}")
-        texts = [f"{data_set.name}, {data_set.config}, {data_set.split}" for data_set in self.data_sets]
-        for text in texts:
-            if texts.count(text) > 1:
-                raise ValueError(f"data_sets names {text} twice: leave it out once and add up the weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +155,7 @@ def _documents(dataset: Any, lane: Lane, place: Any, before: int) -> Iterator[Do
                 raise refused from None
             fault = f"{_Client.asked} cannot be read after row {row:,} of lane {lane.index} ({_line(error)})"
             if failed == row:
-                fix = f"take another revision, or tell its owner at {_page(data_set.name)}/discussions"
+                fix = f"take another revision, or tell its owner at {page_of(data_set.name)}/discussions"
                 raise ValueError(f"{data_set.stage}.hub: {fault}, twice: the file is broken; {fix}") from None
             failed = row
             print(f"{data_set.stage}: {fault}; reading it once more", file=sys.stderr, flush=True)
@@ -288,7 +227,7 @@ class _Refusal(Exception):
 
 def _refusal(error: Exception, data_set: HubDataSet) -> Exception | None:
     """What no further try mends, as one line with the way out."""
-    key, name, page, words = f"{data_set.stage}.hub", data_set.name, _page(data_set.name), str(error)
+    key, name, page, words = f"{data_set.stage}.hub", data_set.name, page_of(data_set.name), str(error)
     known = ", ".join(re.findall(r"'([^']+)'", words.partition("vailable")[2]))
     if _Client.failed:  # whatever was made of it on the way
         return _Client.failed
@@ -311,10 +250,6 @@ def _refusal(error: Exception, data_set: HubDataSet) -> Exception | None:
     if isinstance(error, _Refusal):
         return ValueError(f"{key}: {name}: {words}")
     return None
-
-
-def _page(name: str) -> str:
-    return f"https://huggingface.co/datasets/{name}"
 
 
 def _line(error: Exception) -> str:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from datatrove.data import DocumentsPipeline
 
@@ -16,27 +15,10 @@ from antimatter.data import engine, hub, local, paths
 from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded
 from antimatter.data.engine import EngineRuntime, Step
-from antimatter.data.hub import HubConfig, Lane
-from antimatter.data.paths import FilesConfig
+from antimatter.data.hub import Lane
+from antimatter.data.raw_config import RawConfig
 
 COUNTS = "counts.json"  # beside the parquet files of a part
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawConfig:
-    source: Literal["embedded", "files", "hub"]
-    file_mb: float  # text in one output file, in megabytes: a file is the unit of work of the stages that follow
-    packages: dict[str, str]  # embedded: distribution and version, exactly as installed
-    files: tuple[FilesConfig, ...]
-    hub: HubConfig
-
-    def __post_init__(self) -> None:
-        if self.file_mb <= 0:
-            raise ValueError(f"file_mb must exceed 0, got {self.file_mb}")
-        if self.source == "embedded" and not self.packages:
-            raise ValueError("packages must name at least one distribution when source is embedded, got none")
-        if self.source == "files" and not self.files:
-            raise ValueError("files must hold at least one pattern when source is files, got none")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from antimatter import params
 from antimatter.data import chitchat, sources
 from antimatter.data.documents import CONVERSATION, SEPARATOR, Document, write_parquet
 from antimatter.data.embedded import embedded
-from antimatter.data.sources import RawConfig
+from antimatter.data.raw_config import RawConfig
 
 ROOT = Path(__file__).parents[2]
 # What serves, stores, schedules and tests: an update of it must change no byte of data/raw

@@ -22,7 +22,8 @@ import pytest
 from hub_server import Fault, Repository
 
 from antimatter.data import documents, hub
-from antimatter.data.hub import HubConfig, HubDataSet, Lane, LaneReport
+from antimatter.data.hub import Lane, LaneReport
+from antimatter.data.raw_config import HubConfig, HubDataSet
 
 ROWS = 200  # of each file
 FILE_MB = 0.02  # about 100 rows of C4 and 60 of RefinedWeb: most output files end within an input file

@@ -18,7 +18,7 @@ from antimatter.data import local, paths, sources
 from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded, python_pages
 from antimatter.data.paths import FilesConfig
-from antimatter.data.sources import RawConfig
+from antimatter.data.raw_config import RawConfig
 from antimatter.data.workers import processes
 
 MODULE = '''"""Opens doors.
