@@ -24,7 +24,7 @@ from antimatter import params, state
 # The class that reads a section, beside the code that it steers
 SECTIONS = {
     "raw": "antimatter.data.raw_config:RawConfig",
-    "cleaned": "antimatter.data.clean:CleanConfig",
+    "cleaned": "antimatter.data.clean_config:CleanConfig",
     "tokenizer": "antimatter.data.tokenizer:TokenizerConfig",
     "shards": "antimatter.data.encode:ShardsConfig",
     "model": "antimatter.model.config:ModelConfig",
@@ -174,5 +174,5 @@ def _texts(raw: Any, cleaned: Any, evaluation: Any) -> None:
         _named("antimatter.data.raw_config:distributions")(raw.packages)
     if raw.source == "files":
         _named("antimatter.data.paths:parts")(raw.files, raw.file_mb, "raw.files")
-    _named("antimatter.data.decontamination:paths")(cleaned.decontamination)
+    _named("antimatter.data.clean_config:texts")(cleaned.decontamination)
     _named("antimatter.data.paths:find")(evaluation.texts, "evaluation.texts")

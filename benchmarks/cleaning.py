@@ -22,7 +22,7 @@ from datatrove.pipeline.formatters import FTFYFormatter
 
 from antimatter import params
 from antimatter.data import duplicates, filters, local, paths
-from antimatter.data.clean import CleanConfig
+from antimatter.data.clean_config import CleanConfig
 from antimatter.data.paths import FilesConfig
 from antimatter.data.rubbish import Rubbish
 

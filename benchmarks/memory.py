@@ -20,7 +20,8 @@ import psutil
 
 from antimatter import params
 from antimatter.data import encode, local, paths, tokenizer
-from antimatter.data.clean import CleanConfig, clean
+from antimatter.data.clean import clean
+from antimatter.data.clean_config import CleanConfig
 from antimatter.data.documents import Document, text_bytes, write_parquet
 from antimatter.data.encode import ShardsConfig
 from antimatter.data.engine import EngineRuntime

@@ -4,15 +4,16 @@ import dataclasses
 from pathlib import Path
 
 from antimatter import files, params, stage, state
-from antimatter.data import decontamination, paths
-from antimatter.data.clean import CleanConfig, clean
+from antimatter.data import clean_config, paths
+from antimatter.data.clean import clean
+from antimatter.data.clean_config import CleanConfig
 from antimatter.data.engine import EngineRuntime
 
 
 def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) -> None:
     config = params.read(CleanConfig, "cleaned")
     runtime = params.read(EngineRuntime, "runtime", part=True)
-    texts = {path: files.sha256(paths.located(path)) for path in decontamination.paths(config.decontamination)}
+    texts = {path: files.sha256(paths.located(path)) for part in clean_config.texts(config.decontamination) for path in part.paths}
     identity = {"cleaned": dataclasses.asdict(config), "input": state.fingerprint(raw, "*.parquet"), "texts": texts}
     with state.kept("cleaned", [cleaned], **identity) as work:
         report = clean(raw, work, config, runtime)

@@ -28,8 +28,8 @@ from antimatter.chat.hub_conversations import ConversationHub
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message, Role
 from antimatter.data import duplicates
+from antimatter.data.clean_config import NearDuplicatesConfig
 from antimatter.data.documents import CONVERSATION, SEPARATOR
-from antimatter.data.duplicates import NearDuplicatesConfig
 from antimatter.data.encode import resembles
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.data.workers import processes

@@ -24,35 +24,18 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter import files
 from antimatter.data import duplicates, engine, filters, personal
-from antimatter.data.conversations import ConversationConfig, Rules
-from antimatter.data.decontamination import Decontamination, DecontaminationConfig
+from antimatter.data.clean_config import CleanConfig
+from antimatter.data.conversations import Rules
+from antimatter.data.decontamination import Decontamination
 from antimatter.data.documents import BATCH_BYTES, COLUMNS, CONVERSATION, SEPARATOR, text_bytes
-from antimatter.data.duplicates import NearDuplicatesConfig
 from antimatter.data.engine import EngineRuntime, Step
-from antimatter.data.filters import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
-from antimatter.data.personal import PersonalConfig
-from antimatter.data.rubbish import Rubbish, RubbishConfig
+from antimatter.data.rubbish import Rubbish
 
 SCHEMA = COLUMNS.append(pa.field("sketch", pa.binary()))  # the low byte of each MinHash value: what a later stage can tell look-alikes by
 REPEATS = {1: "exact_duplicate", 2: "near_duplicate"}  # marks of rows to drop
 MOSTLY = 0.5  # of a page: what the line rules must have left of it for the page as a whole to be compared
 EXAMPLES = 20  # documents shown for each reason
 EXAMPLE_CHARACTERS = 4000  # of each
-
-
-@dataclass(frozen=True, kw_only=True)
-class CleanConfig:
-    language: LanguageConfig
-    c4: C4Config
-    gopher: GopherConfig
-    repetition: RepetitionConfig
-    fineweb: FineWebConfig
-    rubbish: RubbishConfig
-    conversation: ConversationConfig  # in place of all rules above, for conversations
-    personal: PersonalConfig  # of text
-    exact_duplicates: bool  # equal but for case and white space
-    near_duplicates: NearDuplicatesConfig
-    decontamination: DecontaminationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

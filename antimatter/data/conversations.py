@@ -7,33 +7,14 @@ conversations of their own.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from datatrove.data import Document
 
 from antimatter.data import personal
+from antimatter.data.clean_config import ConversationConfig, LanguageConfig
 from antimatter.data.documents import SEPARATOR
-from antimatter.data.filters import Language, LanguageConfig, mend
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversationConfig:
-    enabled: bool
-    min_turns: int  # of a conversation that stays
-    max_turn_words: int
-    max_short_turns: float  # share of turns of one or two words
-    max_non_ascii: float  # share of the characters of a turn
-    biography: Literal["keep", "drop"]  # turns in which people tell who and where they are
-
-    def __post_init__(self) -> None:
-        if self.min_turns < 2:
-            raise ValueError(f"min_turns must be at least 2, got {self.min_turns}")
-        if self.max_turn_words < 1:
-            raise ValueError(f"max_turn_words must be at least 1, got {self.max_turn_words}")
-        for name in ("max_short_turns", "max_non_ascii"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+from antimatter.data.filters import Language, mend
 
 
 class Turn(NamedTuple):

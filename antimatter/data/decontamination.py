@@ -4,8 +4,7 @@ As GPT-3 (Brown et al. 2020, appendix C): 13 words, lower case, punctuation igno
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cache
 
 import xxhash
@@ -13,20 +12,9 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter.data import local
-from antimatter.data.paths import FilesConfig, Part, parts
+from antimatter.data.clean_config import DecontaminationConfig, texts
 
 WORD = re.compile(r"\w+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecontaminationConfig:
-    texts: tuple[str, ...]  # glob patterns of evaluation texts, as raw.files has them; none: nothing is dropped
-    text_column: str  # of JSON and parquet among them
-    ngram: int  # words that a document must share with one of them in a row
-
-    def __post_init__(self) -> None:
-        if self.ngram < 1:
-            raise ValueError(f"ngram must be at least 1, got {self.ngram}")
 
 
 class Decontamination(BaseFilter):
@@ -41,26 +29,10 @@ class Decontamination(BaseFilter):
         return not any(gram in known for gram in _grams(doc.text, self.config.ngram)) or (False, "contaminated")
 
 
-def paths(config: DecontaminationConfig) -> list[str]:
-    """The evaluation texts, by the names that paths.located() takes.
-
-    Raises:
-        FileNotFoundError: a pattern matches no file.
-    """
-    return [path for part in _parts(config.texts, config.text_column) for path in part.paths]
-
-
-def _parts(patterns: Sequence[str], column: str) -> list[Part]:
-    sources = [FilesConfig(pattern=pattern, text_column=column, licence="") for pattern in patterns]
-    return parts(sources, 0, "cleaned.decontamination.texts")
-
-
 @cache
 def _known(config: DecontaminationConfig) -> frozenset[int]:
     """The n-grams of all evaluation texts, read once a worker: 64 bytes a word."""
-    return frozenset(
-        gram for part in _parts(config.texts, config.text_column) for document in local.read(part) for gram in _grams(document.text, config.ngram)
-    )
+    return frozenset(gram for part in texts(config) for document in local.read(part) for gram in _grams(document.text, config.ngram))
 
 
 def _grams(text: str, n: int) -> Iterator[int]:

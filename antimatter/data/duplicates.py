@@ -1,28 +1,13 @@
 """Documents that repeat others: signatures, and which documents to drop for an earlier one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import xxhash
 from rensa import RMinHash
 
-
-@dataclass(frozen=True, kw_only=True)
-class NearDuplicatesConfig:
-    """MinHash with banding (Broder 1997): documents of Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands."""
-
-    enabled: bool
-    ngram: int  # words in a shingle
-    bands: int
-    rows: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        for name in ("ngram", "bands", "rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+from antimatter.data.clean_config import NearDuplicatesConfig
 
 
 def exact_hash(words: Sequence[str]) -> int:

@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files as resources
 from itertools import islice
@@ -28,94 +27,9 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from ftfy.chardata import CONTROL_CHARS, LIGATURES, WIDTH_MAP
 from ftfy.fixes import uncurl_quotes
 
+from antimatter.data.clean_config import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
+
 Verdict = bool | tuple[bool, str]  # True, or False and the reason
-
-
-@dataclass(frozen=True, kw_only=True)
-class LanguageConfig:
-    """fastText's lid.176 (Joulin et al. 2016) on the first 1,000 characters."""
-
-    enabled: bool
-    code: str  # ISO 639-1
-    min_score: float  # FineWeb: 0.65
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score must lie in [0, 1], got {self.min_score}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class C4Config:
-    """Rules of C4 (Raffel et al. 2020): the first two drop lines, as do lines that speak of cookies and policies; the others documents."""
-
-    enabled: bool
-    terminal_punctuation: bool  # drop lines that do not end like a sentence
-    min_words_per_line: int
-    javascript: bool  # drop lines that mention it
-    curly_bracket: bool  # drop documents that hold one
-    min_sentences: int  # in what is left of a document
-
-    def __post_init__(self) -> None:
-        for name in ("min_words_per_line", "min_sentences"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GopherConfig:
-    """Quality rules of Gopher (Rae et al. 2021, table A1). A threshold of 0 switches its rule off."""
-
-    enabled: bool
-    min_words: int
-    max_words: int
-    min_word_length: float  # mean, in characters
-    max_word_length: float
-    max_symbol_ratio: float  # hashes, and ellipses, per word
-    max_bullet_lines: float
-    max_ellipsis_lines: float
-    min_alphabetic_words: float
-    min_stop_words: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_words <= self.max_words:
-            raise ValueError(f"min_words must lie in [0, max_words = {self.max_words}], got {self.min_words}")
-        for name in ("max_symbol_ratio", "max_bullet_lines", "max_ellipsis_lines", "min_alphabetic_words"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepetitionConfig:
-    """Repetition rules of Gopher: shares of lines and of characters. A share of lines of 0 switches its rule off."""
-
-    enabled: bool
-    max_duplicate_lines: float
-    max_duplicate_line_chars: float
-    max_top_ngram_chars: tuple[float, ...]  # of the commonest 2-, 3-, 4-gram
-    max_duplicate_ngram_chars: tuple[float, ...]  # of all repeated 5-, 6-, ... 10-grams
-
-    def __post_init__(self) -> None:
-        for name, length in (("max_top_ngram_chars", 3), ("max_duplicate_ngram_chars", 6)):
-            values = getattr(self, name)
-            if len(values) != length or not all(0 <= value <= 1 for value in values):
-                raise ValueError(f"{name} must be {length} shares in [0, 1], got {list(values)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FineWebConfig:
-    """Rules that FineWeb (Penedo et al. 2024) adds to those of C4 and Gopher."""
-
-    enabled: bool
-    min_punctuated_lines: float
-    short_line_length: int  # characters
-    max_short_lines: float
-    max_duplicate_line_chars: float
-    max_lines_per_word: float
-
-    def __post_init__(self) -> None:
-        for name in ("min_punctuated_lines", "max_short_lines", "max_duplicate_line_chars", "max_lines_per_word"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 def steps(language: LanguageConfig, c4: C4Config, gopher: GopherConfig, fineweb: FineWebConfig, repetition: RepetitionConfig) -> Iterator[BaseFilter]:

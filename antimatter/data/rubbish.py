@@ -9,11 +9,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from antimatter.data.clean_config import RubbishConfig
 from antimatter.data.filters import Verdict, identifier
 
 # What a site says of itself, and how it speaks to a reader. Either alone is common in good text, SITE in articles on the web and manuals, ADDRESS in
@@ -53,27 +53,6 @@ SAMPLES = (400, 4000)  # characters, of which the stop words are left out
 DOUBT = 0.6  # of the first sample, from which on the second is read
 READ = 1000  # characters that the rule `language` has read
 WINDOWS, WINDOW = 3, 250  # and characters of each, of what follows
-
-
-@dataclass(frozen=True, kw_only=True)
-class RubbishConfig:
-    """A document that reaches a threshold is dropped. A threshold of 0 switches its rule off."""
-
-    enabled: bool
-    site_notice: float  # banners, terms of use, error pages: geometric mean of two shares of words, those of a site and those to its reader
-    markup: float  # tags, of HTML or BBCode, per word
-    code: float  # share of words that are code
-    code_lines: float  # share of lines that begin with a comment, a docstring or a JSON key
-    filler: float  # share of words of the placeholder text "lorem ipsum dolor ..."
-    price_list: float  # prices per word
-    keyword_spam: float  # share of words that are in one phrase, of two or three
-    foreign: float  # share of 3 windows beyond the first 1,000 characters that are not English
-    gibberish: float  # 1 - fastText's score for English, without stop words
-
-    def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self) if field.name != "enabled"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 class Rubbish(BaseFilter):

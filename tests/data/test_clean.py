@@ -8,9 +8,9 @@ import pytest
 
 import stages.cleaned
 from antimatter import files, params
-from antimatter.data import decontamination
-from antimatter.data.clean import CleanConfig, clean
-from antimatter.data.decontamination import DecontaminationConfig
+from antimatter.data import clean_config
+from antimatter.data.clean import clean
+from antimatter.data.clean_config import CleanConfig, DecontaminationConfig
 
 RULES = """
 cleaned:
@@ -145,7 +145,7 @@ def test_documents_that_quote_an_evaluation_text_are_dropped(tmp_path, rules, ru
     assert report.dropped == {"contaminated": 1}
     assert set(read(tmp_path / "work" / "cleaned")) == {"lighthouse", "bread"}
     with pytest.raises(FileNotFoundError, match=r"cleaned\.decontamination\.texts: .*none/\* matches no file"):
-        decontamination.paths(dataclasses.replace(config.decontamination, texts=(str(tmp_path / "none/*"),)))
+        clean_config.texts(dataclasses.replace(config.decontamination, texts=(str(tmp_path / "none/*"),)))
 
 
 CHAT = [

@@ -5,9 +5,9 @@ from itertools import groupby
 
 import pytest
 
-from antimatter.data.conversations import ConversationConfig, Rules, tidy
+from antimatter.data.clean_config import ConversationConfig, LanguageConfig
+from antimatter.data.conversations import Rules, tidy
 from antimatter.data.documents import SEPARATOR
-from antimatter.data.filters import LanguageConfig
 
 CONFIG = ConversationConfig(
     enabled=True,

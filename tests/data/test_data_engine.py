@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from antimatter import params
-from antimatter.data.clean import CleanConfig, clean
+from antimatter.data.clean import clean
+from antimatter.data.clean_config import CleanConfig
 from antimatter.data.engine import EngineRuntime
 
 FILES = 6
@@ -154,7 +155,8 @@ import dataclasses
 import sys
 from pathlib import Path
 from antimatter import params
-from antimatter.data.clean import CleanConfig, clean
+from antimatter.data.clean import clean
+from antimatter.data.clean_config import CleanConfig
 from antimatter.data.engine import EngineRuntime
 if __name__ == "__main__":
     runtime = dataclasses.replace(params.read(EngineRuntime, "runtime", part=True), workers=2)

@@ -16,20 +16,16 @@ from datatrove.pipeline.filters.gopher_repetition_filter import find_all_duplica
 from datatrove.utils.text import PUNCTUATION_SET
 from datatrove.utils.word_tokenizers import WordTokenizer, load_tokenizer_assignments
 
+from antimatter.data.clean_config import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
 from antimatter.data.filters import (
     BLOCK,
     C4,
     LETTER,
     PROPER,
     VISIBLE,
-    C4Config,
     FineWeb,
-    FineWebConfig,
     Gopher,
-    GopherConfig,
-    LanguageConfig,
     Repetition,
-    RepetitionConfig,
     has_longer_word,
     mend,
     repeated_characters,

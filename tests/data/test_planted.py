@@ -11,7 +11,8 @@ import pytest
 from planted import Planted, plant
 
 from antimatter import params
-from antimatter.data.clean import CleanConfig, Report, clean
+from antimatter.data.clean import Report, clean
+from antimatter.data.clean_config import CleanConfig
 from antimatter.data.engine import EngineRuntime
 
 ROOT = Path(__file__).parents[2]

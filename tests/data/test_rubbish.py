@@ -9,8 +9,8 @@ from datatrove.data import Document
 
 from antimatter import params
 from antimatter.data import filters
-from antimatter.data.clean import CleanConfig
-from antimatter.data.rubbish import Rubbish, RubbishConfig
+from antimatter.data.clean_config import CleanConfig, RubbishConfig
+from antimatter.data.rubbish import Rubbish
 
 RULES = {
     "site_notice": 0.09,

@@ -9,8 +9,8 @@ import pytest
 from antimatter.chat.template import Message, tokens
 from antimatter.data import duplicates, encode
 from antimatter.data import tokenizer as tok
+from antimatter.data.clean_config import NearDuplicatesConfig
 from antimatter.data.documents import SEPARATOR
-from antimatter.data.duplicates import NearDuplicatesConfig
 from antimatter.data.encode import ShardsConfig
 from antimatter.data.shards import DOCUMENTS, SPLITS, Shards
 from antimatter.data.special import BOS, EOS
