@@ -25,8 +25,8 @@ from antimatter import params, state
 SECTIONS = {
     "raw": "antimatter.data.raw_config:RawConfig",
     "cleaned": "antimatter.data.clean_config:CleanConfig",
-    "tokenizer": "antimatter.data.tokenizer:TokenizerConfig",
-    "shards": "antimatter.data.encode:ShardsConfig",
+    "tokenizer": "antimatter.data.tokenizer_config:TokenizerConfig",
+    "shards": "antimatter.data.shards_config:ShardsConfig",
     "model": "antimatter.model.config:ModelConfig",
     "loss": "antimatter.model.config:LossConfig",
     "optimizer": "antimatter.training.config:OptimizerConfig",
@@ -42,8 +42,8 @@ SECTIONS = {
 }
 # Each reads a part of `runtime`
 RUNTIME = (
-    "antimatter.data.engine:EngineRuntime",
-    "antimatter.data.tokenizer:TokenizerRuntime",
+    "antimatter.data.runtime:EngineRuntime",
+    "antimatter.data.tokenizer_config:TokenizerRuntime",
     "antimatter.training.config:TrainRuntime",
     "antimatter.evaluation.config:EvaluationRuntime",
 )
@@ -154,7 +154,7 @@ def _training(path: Path, *sections: Any) -> None:
 
 
 def _vocabulary(tokenizer: Any) -> None:
-    most = _named("antimatter.data.encode:MAX_VOCAB")
+    most = _named("antimatter.data.shards_config:MAX_VOCAB")
     if tokenizer.vocab_size > most:
         why = "as shards hold ids of 16 bits"
         raise ValueError(f"tokenizer.vocab_size must be at most {most:,}, {why}; got {tokenizer.vocab_size:,}")

@@ -23,10 +23,10 @@ from antimatter.data import encode, local, paths, tokenizer
 from antimatter.data.clean import clean
 from antimatter.data.clean_config import CleanConfig
 from antimatter.data.documents import Document, text_bytes, write_parquet
-from antimatter.data.encode import ShardsConfig
-from antimatter.data.engine import EngineRuntime
 from antimatter.data.paths import FilesConfig
-from antimatter.data.tokenizer import TokenizerConfig
+from antimatter.data.runtime import EngineRuntime
+from antimatter.data.shards_config import ShardsConfig
+from antimatter.data.tokenizer_config import TokenizerConfig
 
 PRESET = Path("presets/300m.yaml")
 

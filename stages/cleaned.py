@@ -7,7 +7,7 @@ from antimatter import files, params, stage, state
 from antimatter.data import clean_config, paths
 from antimatter.data.clean import clean
 from antimatter.data.clean_config import CleanConfig
-from antimatter.data.engine import EngineRuntime
+from antimatter.data.runtime import EngineRuntime
 
 
 def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) -> None:

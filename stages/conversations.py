@@ -11,9 +11,10 @@ from antimatter import files, params, stage, state
 from antimatter.chat import collection, formats, hub_conversations, persona, questions
 from antimatter.chat.collection import ConversationsConfig, Weighted
 from antimatter.data import chitchat, paths
-from antimatter.data.encode import ShardsConfig, is_candidate
-from antimatter.data.engine import EngineRuntime
+from antimatter.data.encode import is_candidate
 from antimatter.data.raw_config import RawConfig
+from antimatter.data.runtime import EngineRuntime
+from antimatter.data.shards_config import ShardsConfig
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT

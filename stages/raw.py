@@ -5,8 +5,8 @@ from pathlib import Path
 
 from antimatter import files, params, stage, state
 from antimatter.data import sources
-from antimatter.data.engine import EngineRuntime
 from antimatter.data.raw_config import RawConfig
+from antimatter.data.runtime import EngineRuntime
 
 
 def main(raw: Path, metrics: Path, by_source: Path) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 
 from antimatter import files, params, stage, state
 from antimatter.data import charts, encode
-from antimatter.data.encode import ShardsConfig
-from antimatter.data.engine import EngineRuntime
+from antimatter.data.runtime import EngineRuntime
+from antimatter.data.shards_config import ShardsConfig
 
 
 def main(cleaned: Path, tokenizer: Path, drops: Path, lengths: Path, shards: Path, metrics: Path, frequencies: Path, picture: Path) -> None:

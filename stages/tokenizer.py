@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from antimatter import files, params, stage
-from antimatter.data.tokenizer import TokenizerConfig, TokenizerRuntime, train
+from antimatter.data.tokenizer import train
+from antimatter.data.tokenizer_config import TokenizerConfig, TokenizerRuntime
 
 
 def main(cleaned: Path, tokenizer: Path, metrics: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from antimatter import stage  # noqa: F401, before torch: it sets how threads wait, here and in what the tests start
-from antimatter.data.engine import EngineRuntime
+from antimatter.data.runtime import EngineRuntime
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 

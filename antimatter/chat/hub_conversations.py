@@ -22,9 +22,10 @@ from antimatter import files
 from antimatter.chat import formats
 from antimatter.chat.conversation import Conversation
 from antimatter.data import engine, hub
-from antimatter.data.engine import EngineRuntime, Step
+from antimatter.data.engine import Step
 from antimatter.data.hub import Lane
 from antimatter.data.raw_config import HubDataSet
+from antimatter.data.runtime import EngineRuntime
 
 LANES = 16  # of a data set, or as many as it has files
 FILE_MB = 16.0  # JSON in one output file, in megabytes: a killed lane loses what it has of one

@@ -28,8 +28,9 @@ from antimatter.data.clean_config import CleanConfig
 from antimatter.data.conversations import Rules
 from antimatter.data.decontamination import Decontamination
 from antimatter.data.documents import BATCH_BYTES, COLUMNS, CONVERSATION, SEPARATOR, text_bytes
-from antimatter.data.engine import EngineRuntime, Step
+from antimatter.data.engine import Step
 from antimatter.data.rubbish import Rubbish
+from antimatter.data.runtime import EngineRuntime
 
 SCHEMA = COLUMNS.append(pa.field("sketch", pa.binary()))  # the low byte of each MinHash value: what a later stage can tell look-alikes by
 REPEATS = {1: "exact_duplicate", 2: "near_duplicate"}  # marks of rows to drop

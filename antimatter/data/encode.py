@@ -18,31 +18,14 @@ from datatrove.data import DocumentsPipeline
 from antimatter import files
 from antimatter.data import engine
 from antimatter.data.documents import CONVERSATION, SEPARATOR, text_bytes
-from antimatter.data.engine import EngineRuntime, Step
+from antimatter.data.engine import Step
+from antimatter.data.runtime import EngineRuntime
 from antimatter.data.shards import DOCUMENT, DOCUMENTS, SPLITS, Split
+from antimatter.data.shards_config import MAX_VOCAB, ShardsConfig
 from antimatter.data.special import ASSISTANT, BOS, EOS, USER, neutralise
 from antimatter.data.tokenizer import Tokenizer
 
-MAX_VOCAB = 1 << 16  # ids are uint16
 BAND = 4  # bytes of a sketch that look-alikes share: similarity 0.5 is found with 86% in 120 bytes, 0.6 with 98%, 0.7 with 99.97%
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardsConfig:
-    tokens_per_file: int
-    validation_fraction: float  # of the documents
-    max_similarity: float  # Jaccard, of a document of validation and one of train
-    seed: int  # of the hash that chooses them
-
-    def __post_init__(self) -> None:
-        if self.tokens_per_file < 1:
-            raise ValueError(f"tokens_per_file must be at least 1, got {self.tokens_per_file}")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
-        if not 0 < self.max_similarity <= 1:
-            raise ValueError(f"max_similarity must lie in (0, 1], got {self.max_similarity}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
 
 
 def is_candidate(text: str, config: ShardsConfig) -> bool:

@@ -19,10 +19,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
-from typing import Any, Literal
+from typing import Any
 
 from datatrove.data import DocumentsPipeline
 from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
@@ -31,26 +30,12 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from antimatter import files
+from antimatter.data.runtime import EngineRuntime
 from antimatter.data.workers import processes
 
 POLL_SECONDS = 5  # between two looks at Slurm's queue
 RETRIES = 3  # of a task whose process or machine died under Ray
 PROGRESS_SECONDS = 5  # between two lines, at least
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineRuntime:
-    executor: Literal["local", "ray", "slurm"]
-    workers: int  # tasks at a time
-    address: str  # Ray: of the cluster, host:port or auto; empty starts one on this machine
-    partition: str  # Slurm
-    time_limit: str  # Slurm: of one task, hours:minutes:seconds
-    memory_gb: int  # Ray and Slurm: what a task asks for
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "memory_gb"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 class Step(PipelineStep):

@@ -14,9 +14,10 @@ from antimatter import files
 from antimatter.data import engine, hub, local, paths
 from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded
-from antimatter.data.engine import EngineRuntime, Step
+from antimatter.data.engine import Step
 from antimatter.data.hub import Lane
 from antimatter.data.raw_config import RawConfig
+from antimatter.data.runtime import EngineRuntime
 
 COUNTS = "counts.json"  # beside the parquet files of a part
 

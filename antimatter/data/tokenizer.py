@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from antimatter import files
 from antimatter.data.documents import text_bytes
 from antimatter.data.special import SPECIAL
+from antimatter.data.tokenizer_config import TokenizerConfig
 
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of GPT-2: merges never cross its pieces
 # Bytes of a piece to learn merges from: the time of the trainer grows with the square of a piece,
@@ -34,27 +34,6 @@ BLANK = re.compile(rf"(?<!\s)\s{{{LONGEST_BLANK + 1},}}")
 SAMPLE_SEED = (
     0x70CE  # of the hash that draws the sample: another than those of the split, so that the sample is no more like validation than like train
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    vocab_size: int  # with the six special tokens and the 256 bytes
-    train_mb: float  # megabytes of text to learn from, evenly from the whole corpus: memory grows with the distinct words in it
-
-    def __post_init__(self) -> None:
-        if self.vocab_size < len(SPECIAL) + 256:
-            raise ValueError(f"vocab_size must be at least {len(SPECIAL) + 256} ({len(SPECIAL)} special tokens and 256 bytes), got {self.vocab_size}")
-        if self.train_mb <= 0:
-            raise ValueError(f"train_mb must exceed 0, got {self.train_mb}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerRuntime:
-    workers: int  # threads
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
 
 
 class Tokenizer:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from antimatter import closure, files, params
 from antimatter.data.shards import Shards
-from antimatter.data.tokenizer import TokenizerConfig
+from antimatter.data.tokenizer_config import TokenizerConfig
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, matmul_weights
 from antimatter.training.config import OptimizerConfig, TrainConfig, TrainRuntime

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from antimatter import files, params
-from antimatter.data.tokenizer import TokenizerConfig
+from antimatter.data.tokenizer_config import TokenizerConfig
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
 from antimatter.model.loss import LOGITS

@@ -18,7 +18,7 @@ import pytest
 from antimatter import params
 from antimatter.data.clean import clean
 from antimatter.data.clean_config import CleanConfig
-from antimatter.data.engine import EngineRuntime
+from antimatter.data.runtime import EngineRuntime
 
 FILES = 6
 ADJECTIVES = ("old", "green", "quiet", "narrow", "bright", "heavy", "broken", "wooden", "early", "distant", "gentle", "crooked", "polite", "hungry")
@@ -157,7 +157,7 @@ from pathlib import Path
 from antimatter import params
 from antimatter.data.clean import clean
 from antimatter.data.clean_config import CleanConfig
-from antimatter.data.engine import EngineRuntime
+from antimatter.data.runtime import EngineRuntime
 if __name__ == "__main__":
     runtime = dataclasses.replace(params.read(EngineRuntime, "runtime", part=True), workers=2)
     clean(Path(sys.argv[1]), Path(sys.argv[2]), params.read(CleanConfig, "cleaned"), runtime)

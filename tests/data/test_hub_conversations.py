@@ -21,7 +21,7 @@ from test_hub import Reader, serve
 from antimatter.chat import hub_conversations
 from antimatter.chat.hub_conversations import ConversationHub
 from antimatter.chat.template import Message
-from antimatter.data.engine import EngineRuntime
+from antimatter.data.runtime import EngineRuntime
 
 ROWS = 60  # of each of three files
 CARD = """---

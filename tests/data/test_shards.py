@@ -11,10 +11,11 @@ from antimatter.data import duplicates, encode
 from antimatter.data import tokenizer as tok
 from antimatter.data.clean_config import NearDuplicatesConfig
 from antimatter.data.documents import SEPARATOR
-from antimatter.data.encode import ShardsConfig
 from antimatter.data.shards import DOCUMENTS, SPLITS, Shards
+from antimatter.data.shards_config import ShardsConfig
 from antimatter.data.special import BOS, EOS
-from antimatter.data.tokenizer import Tokenizer, TokenizerConfig
+from antimatter.data.tokenizer import Tokenizer
+from antimatter.data.tokenizer_config import TokenizerConfig
 
 CONFIG = ShardsConfig(tokens_per_file=500, validation_fraction=0.2, max_similarity=1.0, seed=0)
 NEAR = NearDuplicatesConfig(enabled=True, ngram=5, bands=20, rows=6, seed=1)

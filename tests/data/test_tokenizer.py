@@ -9,7 +9,8 @@ import tokenizers
 
 from antimatter.data import tokenizer as tok
 from antimatter.data.special import BOS, EOS, PAD
-from antimatter.data.tokenizer import Tokenizer, TokenizerConfig
+from antimatter.data.tokenizer import Tokenizer
+from antimatter.data.tokenizer_config import TokenizerConfig
 
 SENTENCE = "The quick brown fox doesn't jump over 1,234 lazy dogs; naïve café owners (日本語) said: don't!\n\n\tWhy?  "
 CONFIG = TokenizerConfig(vocab_size=300, train_mb=1)
