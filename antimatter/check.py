@@ -33,7 +33,7 @@ SECTIONS = {
     "schedule": "antimatter.training.schedule:ScheduleConfig",
     "spikes": "antimatter.training.spikes:SpikeConfig",
     "checkpoints": "antimatter.training.config:TrainConfig",
-    "conversations": "antimatter.chat.collection:ConversationsConfig",
+    "conversations": "antimatter.chat.config:ConversationsConfig",
     "tuned": "antimatter.training.config:TuneConfig",
     "answers": "antimatter.evaluation.config:AnswersConfig",
     "evaluation": "antimatter.evaluation.config:EvaluationConfig",

@@ -9,7 +9,8 @@ import torch
 
 from antimatter import files, params, stage, state
 from antimatter.chat import collection, formats, hub_conversations, persona, questions
-from antimatter.chat.collection import ConversationsConfig, Weighted
+from antimatter.chat.collection import Weighted
+from antimatter.chat.config import ConversationsConfig
 from antimatter.data import chitchat, paths
 from antimatter.data.encode import is_candidate
 from antimatter.data.raw_config import RawConfig

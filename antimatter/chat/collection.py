@@ -22,9 +22,8 @@ import xxhash
 
 from antimatter import files
 from antimatter.chat import held_out, persona, rows
+from antimatter.chat.config import ConversationsConfig
 from antimatter.chat.conversation import Conversation, problem
-from antimatter.chat.formats import ConversationFiles
-from antimatter.chat.hub_conversations import ConversationHub
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message, Role
 from antimatter.data import duplicates
@@ -39,61 +38,6 @@ TABLE = "conversations.parquet"  # all of them with source and licence, to look 
 # Short texts share few long runs of words; the sketches are as long as those of `cleaned`
 SHINGLES = NearDuplicatesConfig(enabled=True, ngram=3, bands=20, rows=6, seed=1)
 TURNS: tuple[Role, Role] = ("user", "assistant")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PersonaConfig:
-    per_topic: int  # conversations made of each topic
-    weight: float
-    facts: dict[str, str]  # of this training, by name; the file has them as {name}
-
-    def __post_init__(self) -> None:
-        if self.per_topic < 1:
-            raise ValueError(f"per_topic must be at least 1, got {self.per_topic}")
-        _check_weight(self.weight)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightConfig:
-    """Of conversations that are made of the embedded corpus. 0 leaves a kind out."""
-
-    dialogues: float  # between people, from data/cleaned
-    questions: float  # what a function does, from docstrings
-    grounded: float  # on a text that stands in the prompt, from docstrings
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversationsConfig:
-    """A weight is how often a conversation stands in an epoch; of 0.25 each fourth stands once."""
-
-    persona: PersonaConfig
-    weights: WeightConfig
-    files: tuple[ConversationFiles, ...]
-    hub: tuple[ConversationHub, ...]
-    system_share: float  # of the conversations that begin with the persona's system text
-    held_out: float  # of the groups, for evaluation
-    max_similarity: float  # Jaccard, of a conversation that is held out and one that is not
-    seed: int  # of the hashes that choose
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.system_share <= 1:
-            raise ValueError(f"system_share must lie in [0, 1], got {self.system_share}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must lie between 0 and 1, got {self.held_out}")
-        if not 0 < self.max_similarity <= 1:
-            raise ValueError(f"max_similarity must lie in (0, 1], got {self.max_similarity}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
-
-
-def _check_weight(weight: float) -> None:
-    if weight <= 0:
-        raise ValueError(f"weight must exceed 0, got {weight}")
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import io
 import json
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any, TextIO
 
 import pyarrow.parquet as pq
 
+from antimatter.chat.config import ConversationFiles
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.template import Message, Role
 from antimatter.data import local, paths
@@ -54,20 +54,6 @@ _CHUNK = 1 << 20  # characters of a JSON array that are read at a time
 # Characters before the end of a chunk in which an error may come from the cut alone: as long as
 # "\ud83d\ude00", the longest that JSON has in one piece, apart from a string
 _CUT = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversationFiles:
-    pattern: str  # glob
-    licence: str  # goes with each conversation
-    weight: float  # relative to the other sources
-
-    def __post_init__(self) -> None:
-        for name in ("pattern", "licence"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must not be empty")
-        if not self.weight > 0:
-            raise ValueError(f"weight must exceed 0, got {self.weight}")
 
 
 def read(config: ConversationFiles, key: str) -> Iterator[Conversation]:

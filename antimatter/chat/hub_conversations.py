@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from datatrove.data import DocumentsPipeline
 
 from antimatter import files
 from antimatter.chat import formats
+from antimatter.chat.config import ConversationHub, Messages
 from antimatter.chat.conversation import Conversation
 from antimatter.data import engine, hub
 from antimatter.data.engine import Step
@@ -31,57 +32,6 @@ LANES = 16  # of a data set, or as many as it has files
 FILE_MB = 16.0  # JSON in one output file, in megabytes: a killed lane loses what it has of one
 PROGRESS_SECONDS = 30  # between two lines of a lane
 ENDED = "ended"  # beside the files of a data set that is fetched
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversationHub:
-    name: str  # owner/name
-    config: str  # the hub calls it subset; "default" where there is but one
-    split: str
-    revision: str  # the commit that fixes the bytes: 40 hexadecimal digits
-    column: str  # holds a list of messages, as OpenAI or ShareGPT has them
-    licence: str  # goes with each conversation
-    weight: float  # relative to the other sources
-    most: int  # rows to fetch, the first of each lane of files; 0: all
-
-    def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"weight of {self.name} must exceed 0, got {self.weight}")
-        if self.most < 0:
-            raise ValueError(f"most of {self.name} must be 0, for all, or more; got {self.most}")
-        _Messages.of(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Messages(HubDataSet):
-    """A data set whose documents are the JSON of lists of messages."""
-
-    stage = "conversations"
-    column_key = "column"
-    holds = "list of messages"
-    instead = "take it out of conversations.hub"
-
-    @classmethod
-    def of(cls, config: ConversationHub) -> "_Messages":
-        """What a fetch depends on; the weight is not part of it."""
-        return cls(
-            name=config.name,
-            config=config.config,
-            split=config.split,
-            revision=config.revision,
-            text_column=config.column,
-            licence=config.licence,
-            weight=1.0,
-        )
-
-    def takes(self, held: str) -> bool:
-        return held == hub.LIST
-
-    def text(self, value: Any) -> str | None:
-        if not isinstance(value, list):
-            return None
-        # A message may have more keys than those that formats reads, a date for instance
-        return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def fetch(
@@ -150,7 +100,7 @@ def _reason(error: ValueError) -> str:
 
 
 def _fetch(config: ConversationHub, folder: Path, runtime: EngineRuntime) -> list[Path]:
-    data_set = _Messages.of(config)
+    data_set = Messages.of(config)
     identity = {**asdict(data_set), "most": config.most, "lanes": LANES, "file_mb": FILE_MB}
     text = json.dumps(identity, sort_keys=True)
     place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]

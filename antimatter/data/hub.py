@@ -27,7 +27,7 @@ from huggingface_hub.utils import disable_progress_bars, httpx, parse_ratelimit_
 
 from antimatter import files, retries
 from antimatter.data.documents import Document, write_file
-from antimatter.data.raw_config import HubConfig, HubDataSet, page_of
+from antimatter.data.raw_config import LIST, HubConfig, HubDataSet, page_of
 
 TRIES = 20  # of one request, then the run ends: about a quarter of an hour
 FIRST_TRIES = 3  # as long as the hub has never answered: that is rather a wrong setting than a fault that passes
@@ -35,7 +35,6 @@ FIRST_PAUSE = 1.0  # seconds before the second try; each pause is twice the one 
 LONGEST_PAUSE = 60.0  # ... up to this, unless the hub asks for more, up to retries.LONGEST
 TIMEOUT = 30.0  # seconds without a byte
 PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that another try may mend
-LIST = "a list"  # what a column is called whose feature has no type of its own
 PLACE_ROWS = 1000  # rows between two notes of the place to which a second reading goes back
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from antimatter.data.paths import FilesConfig
 
+LIST = "a list"  # what a column is called whose feature has no type of its own
+
 
 @dataclass(frozen=True, kw_only=True)
 class HubDataSet:

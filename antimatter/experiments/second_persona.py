@@ -16,7 +16,7 @@ import xxhash
 
 from antimatter import files, params
 from antimatter.chat import collection, held_out, persona, rows
-from antimatter.chat.collection import ConversationsConfig
+from antimatter.chat.config import ConversationsConfig
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message, Rendered
 from antimatter.data.special import ASSISTANT, EOS

@@ -12,7 +12,8 @@ import pytest
 
 from antimatter import files
 from antimatter.chat import collection, held_out
-from antimatter.chat.collection import ConversationsConfig, PersonaConfig, WeightConfig, Weighted
+from antimatter.chat.collection import Weighted
+from antimatter.chat.config import ConversationsConfig, PersonaConfig, WeightConfig
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message

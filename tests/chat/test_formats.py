@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from antimatter.chat import formats
+from antimatter.chat.config import ConversationFiles
 from antimatter.chat.conversation import Conversation
-from antimatter.chat.formats import ConversationFiles
 from antimatter.chat.template import Message
 
 KEY = "conversations.files"

@@ -19,7 +19,7 @@ from hub_server import Fault, Repository
 from test_hub import Reader, serve
 
 from antimatter.chat import hub_conversations
-from antimatter.chat.hub_conversations import ConversationHub
+from antimatter.chat.config import ConversationHub
 from antimatter.chat.template import Message
 from antimatter.data.runtime import EngineRuntime
 
