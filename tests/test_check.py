@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from a_pipeline import ENVIRONMENT, run
 
-from antimatter import check, closure, params
+from antimatter import check, closure, devices, params
 
 GRAPH = params.load(Path("dvc.yaml"))["stages"]
 DEFAULT = params.load(Path("params.yaml"))
@@ -147,6 +147,16 @@ def test_an_experiment_in_a_temporary_folder_scores_a_text_that_git_does_not_tra
     (reference,) = run(folder, "git", "for-each-ref", "--format=%(refname)", "refs/exps/**/mine").stdout.split()
     scored = json.loads(run(folder, "git", "show", f"{reference}:metrics/perplexity.json").stdout)["texts"]
     assert list(scored) == ["mine/a.txt"] and scored["mine/a.txt"]["tokens"] > 10
+
+
+def test_a_check_imports_nothing_that_takes_seconds() -> None:
+    """Each first run pays for it; and each experiment, whose values are new. torch may be asked for GPUs."""
+    code = "import sys; from antimatter import check; print(check.everything(), *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found, *modules = done.stdout.split()
+    assert found == "[]" and "antimatter.training.config" in modules
+    slow = {"datatrove", "matplotlib", "numpy", "pyarrow", "tokenizers"} | (set() if devices.has_gpu() else {"torch"})
+    assert slow & set(modules) == set()
 
 
 def test_the_command_names_all_and_fails(tmp_path: Path) -> None:
