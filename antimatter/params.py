@@ -18,7 +18,11 @@ T = TypeVar("T")
 PARAMS = Path("params.yaml")
 
 
-class _Loader(yaml.SafeLoader):
+# By libyaml where PyYAML has it: dvc.lock takes half a second without it, and each stage reads it
+_Base = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
+class _Loader(_Base):  # type: ignore[valid-type, misc]
     """YAML 1.2 scalars, as DVC reads them. PyYAML alone speaks 1.1: `6e-4` is text there, `1:30` is 90, `yes` is True."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012, PyYAML has it so
