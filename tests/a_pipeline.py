@@ -32,6 +32,7 @@ TINY = {
     "tuned.validate_every": 20,
     "tuned.save_every": 5,
     "answers.items": 2,
+    "answers.choices": 2,
     "answers.seeds": [1],
     "answers.max_new_tokens": 4,
     "evaluation.stride": 32,
@@ -64,20 +65,29 @@ topics:
   answer: [Hello!]
   expect: [hello]
 """
-ENVIRONMENT = {
+COLD = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # the stages' `python` is this one
     **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "test"),
     **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "test@localhost"),
 }
+# All test processes share the server of warm/, and it ends with the one that has started them
+TESTS = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+WARM = {
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).with_name("warm")), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
+    "ANTIMATTER_WARM": f"antimatter-tests-{TESTS}",
+}
+# Stages run in forks of a process that has imported their libraries, which takes longer than they do. The first run of
+# the pipeline, on which most tests build, is COLD: there they start as they do for users
+ENVIRONMENT = COLD | (WARM if sys.platform == "linux" else {})
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
+def run(folder: Path, *command: str, environment: Mapping[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
 
 
-def dvc(folder: Path, *arguments: str) -> str:
-    done = run(folder, sys.executable, "-m", "dvc", *arguments)
+def dvc(folder: Path, *arguments: str, environment: Mapping[str, str] = ENVIRONMENT) -> str:
+    done = run(folder, sys.executable, "-m", "dvc", *arguments, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

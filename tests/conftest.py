@@ -139,7 +139,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         a_pipeline.copy(folder / "antimatter")
-        a_pipeline.dvc(folder / "antimatter", "repro")
+        a_pipeline.dvc(folder / "antimatter", "repro", environment=a_pipeline.COLD)
         a_pipeline.commit(folder / "antimatter", "results")
 
     return a_pipeline.once(tmp_path_factory, "a folder with spaces", make) / "antimatter"

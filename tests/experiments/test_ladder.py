@@ -12,7 +12,7 @@ from pathlib import Path
 
 import a_pipeline
 import pytest
-from a_pipeline import ENVIRONMENT
+from a_pipeline import COLD, ENVIRONMENT
 
 from antimatter import cli, dvc_command, files
 from antimatter.experiments import family
@@ -37,10 +37,12 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """A ladder of two real rungs, as a process."""
-    return subprocess.Popen(
-        [sys.executable, "-c", SMALL, *arguments], cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    """A ladder of two real rungs, as a process; its stages are its own processes, so that none may
+    outlive it.
+    """
+    command = [sys.executable, "-c", SMALL, *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=COLD, text=True, stdout=pipe, stderr=pipe)
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_another_machine_differs_first_in_checkpoints_within_the_tolerance(made:
     """One whose processor has no vector instructions: torch then takes other kernels, whose sums end in other bits."""
     report = tmp_path / "report.json"
     a_pipeline.keep_stages(clone, *STAGES[: STAGES.index("evaluation") + 1])
-    done = verify(clone, place, "--from", "checkpoints", "--json", str(report), ATEN_CPU_CAPABILITY="default")
+    done = verify(clone, place, "--from", "checkpoints", "--json", str(report), ATEN_CPU_CAPABILITY="default", PYTHONPATH="")
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(report.read_text())
     assert told["first"] == "checkpoints" and told["status"] == 0 and list(told["stages"]) == ["checkpoints", "evaluation"]
