@@ -36,31 +36,37 @@ def test_every_artefact_has_its_name(made: Path) -> None:
     assert [path.name for path in (made / ".state").iterdir()] == ["checked"]
 
 
-def test_a_training_that_was_killed_ends_in_the_same_lock(made: Path, a_copy: Path) -> None:
-    """The other stages are up to date before, and again afterwards."""
+@pytest.mark.parametrize(("stage", "state"), [("checkpoints", 20), ("tuned", 5)])
+def test_a_training_that_was_killed_ends_in_the_same_lock(made: Path, a_copy: Path, stage: str, state: int) -> None:
+    """The other stages are up to date before, and again afterwards.
+
+    Args:
+        state: the step of the first state that it saves.
+    """
     shutil.rmtree(a_copy / ".dvc/cache/runs")  # else DVC would take the model from there
     yaml = YAML()
     lock = yaml.load(a_copy / "dvc.lock")
-    del lock["stages"]["checkpoints"]
+    del lock["stages"][stage]
     yaml.dump(lock, a_copy / "dvc.lock")
     with subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro", "checkpoints"],
+        [sys.executable, "-m", "dvc", "repro", stage],
         cwd=a_copy,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as repro:
         deadline = time.monotonic() + 300
-        while not (saved := list(a_copy.glob(".state/*/step-00000020.pt"))):
-            assert repro.poll() is None and time.monotonic() < deadline, "no state of step 20"
+        while not (saved := list(a_copy.glob(f".state/*/step-{state:08}.pt"))):
+            assert repro.poll() is None and time.monotonic() < deadline, f"no state of step {state}"
             time.sleep(0.01)
         trainer = int((saved[0].parent / "lock").read_text())
         os.kill(trainer, signal.SIGKILL)
         assert repro.wait(60) != 0
-    assert not (a_copy / "models/checkpoints").exists()
-    assert "validation_loss" in json.loads((a_copy / "metrics/checkpoints.json").read_text())  # for `dvc metrics show`, meanwhile
-    said = dvc(a_copy, "repro", "checkpoints")
-    assert re.search(r"going on from step \d+ of 200", said)
+    assert not (a_copy / "models" / stage).exists()
+    # For `dvc metrics show`, meanwhile
+    assert "validation_loss" in json.loads((a_copy / f"metrics/{stage}.json").read_text())
+    said = dvc(a_copy, "repro", stage)
+    assert re.search(r"going on from step \d+ of \d+", said)
     assert yaml.load(a_copy / "dvc.lock") == yaml.load(made / "dvc.lock")
     assert dvc(a_copy, "status", "--quiet") == ""  # fails if a stage would run
 
@@ -77,6 +83,14 @@ def test_an_experiment_runs_what_its_change_concerns_and_shows_in_the_diffs(a_co
     page = (a_copy / "page/index.html").read_text()
     assert "vegaEmbed" in page and "workspace" in page and "HEAD" in page
     assert "<script src=" not in page  # offline
+
+
+def test_a_value_of_the_tuning_concerns_the_tuning_and_what_follows(a_copy: Path) -> None:
+    params = a_copy / "params.yaml"
+    params.write_text(params.read_text().replace("warmup_fraction: 0.02", "warmup_fraction: 0.1"))
+    said = dvc(a_copy, "repro", "--dry")
+    concerned = {"checked", "tuned", "answers", "gguf", "ollama"}
+    assert set(re.findall(r"Running stage '(\w+)'", said)) == concerned
 
 
 ARGUMENTS = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m p t v b l s"}
