@@ -487,7 +487,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the folder of the model to begin with (default: {TUNED})",
     )
     command.add_argument("--output", type=Path, required=True, help="the folder to write")
-    command.add_argument("--epochs", type=float, default=0.4, help="(default: 0.4)")
+    command.add_argument("--epochs", type=float, default=1.0, help="(default: 1)")
     command.set_defaults(run=tune)
 
     command = commands.add_parser(

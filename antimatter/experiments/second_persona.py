@@ -34,6 +34,10 @@ VALIDATION = 32  # rows
 # Of the tokens, one in so many is of other conversations, so that the model does not forget them
 OTHERS = 3
 NEW_TOKENS = 64  # of an answer, at most
+# Conversations of a topic, a fraction of those of the pipeline: the model can converse already. What
+# the file trains more often than the rest says who it is, and that is what is new
+PER_TOPIC = 4
+OFTENER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +103,9 @@ def parameters(shape: GPTConfig) -> int:
 
 def _of_persona(who: Persona, words: Tokenizer, context: int, config: ConversationsConfig) -> list[Rendered]:
     system = Message("system", who.system)
+    often = {part: OFTENER * times for part, times in who.often.items()}
     found = []
-    for one in persona.conversations(who, config.persona.per_topic, config.seed):
+    for one in persona.conversations(replace(who, often=often), PER_TOPIC, config.seed):
         chosen = collection.share(one.id, config.seed + 1) < config.system_share
         messages = (system, *one.messages) if chosen else one.messages
         found += [piece.rendered for piece in rows.pieces(messages, words, context + 1)]
