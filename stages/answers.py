@@ -32,7 +32,7 @@ def main(
     device = params.read(EvaluationRuntime, "runtime", part=True).device_type()
     words = Tokenizer.load(tokenizer)
     unseen = held_out.read(conversations / held_out.NAME)
-    exam = conversation.exam(unseen, scripts.read(prompts), config.items)
+    exam = conversation.exam(unseen, scripts.read(prompts), config.items, config.choices)
     for kind in KINDS:
         if not any(one.kind == kind for one in unseen):
             note = f"{conversations} holds out no conversation of kind {kind}"

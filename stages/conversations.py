@@ -11,6 +11,7 @@ from antimatter import files, params, stage, state
 from antimatter.chat import collection, formats, hub_conversations, persona, questions
 from antimatter.chat.collection import Weighted
 from antimatter.chat.config import ConversationsConfig
+from antimatter.chat.persona import Persona
 from antimatter.data import chitchat, paths
 from antimatter.data.encode import is_candidate
 from antimatter.data.raw_config import RawConfig
@@ -52,14 +53,14 @@ def main(
         if config.weights.dialogues:
             split = partial(is_candidate, config=shards)
             sources.append(Weighted(collection.of_corpus(cleaned, split), config.weights.dialogues))
-        sources += _documentation(packages, config, runtime.workers)
+        sources += _documentation(packages, config, who, runtime.workers)
         for number, own in enumerate(config.files):
             key = f"conversations.files[{number}]"
             sources.append(Weighted(formats.read(own, key), own.weight))
         dropped = Counter[str]()
         fetched = hub_conversations.fetch(config.hub, work / "hub", runtime)
-        for data_set, paths in zip(config.hub, fetched, strict=True):
-            sources.append(Weighted(hub_conversations.read(paths, dropped), data_set.weight))
+        for data_set, parts in zip(config.hub, fetched, strict=True):
+            sources.append(Weighted(hub_conversations.read(parts, dropped), data_set.weight))
         with files.replacing(conversations) as partial_folder:
             report = collection.write(
                 sources,
@@ -83,15 +84,21 @@ def main(
     )
 
 
-def _documentation(packages: dict[str, str], config: ConversationsConfig, workers: int) -> list[Weighted]:
+def _documentation(
+    packages: dict[str, str],
+    config: ConversationsConfig,
+    who: Persona,
+    workers: int,
+) -> list[Weighted]:
     weights = config.weights
     if not packages or not (weights.questions or weights.grounded):
         return []
     # The conversations between people are no package with functions
     libraries = {name: packages[name] for name in packages if name != chitchat.PACKAGE}
     found = questions.questions(libraries, workers)
-    asked = [one for one in found if one.kind == "question"]
-    grounded = [one for one in found if one.kind != "question"]
+    about_text = ("grounded", "refusal")
+    asked = [persona.led(who, one, config.seed) for one in found if one.kind not in about_text]
+    grounded = [one for one in found if one.kind in about_text]
     pairs = ((asked, weights.questions), (grounded, weights.grounded))
     return [Weighted(conversations, weight) for conversations, weight in pairs if weight]
 

@@ -38,7 +38,7 @@ def main(
         told = ", ".join(f"{name} {value}" for name, value in inherited.items())
         print(f"tuned: from {initial}, which gives {told}", file=sys.stderr)
         steps, rate = recipe.training.steps, recipe.optimizer.learning_rate
-        rows = f"{len(data.train):,} rows, {config.epochs:g} times"
+        rows = f"{len(data.train):,} rows, {config.epochs:g} epoch{'s' * (config.epochs != 1)}"
         print(f"tuned: {rows}: {steps:,} steps, rate {rate:.2e} at its peak", file=sys.stderr)
     start = files.sha256(initial / weights.FINAL)
     digests = found.digests() | {"initial": start}

@@ -37,6 +37,8 @@ CHUNK = 500  # conversations that a worker takes at a time
 TABLE = "conversations.parquet"  # all of them with source and licence, to look at
 # Short texts share few long runs of words; the sketches are as long as those of `cleaned`
 SHINGLES = NearDuplicatesConfig(enabled=True, ngram=3, bands=20, rows=6, seed=1)
+# Kinds that are trained and held out by phrasing: the rest of such conversations is alike
+BY_PHRASING = ("persona", "recall")
 TURNS: tuple[Role, Role] = ("user", "assistant")
 
 
@@ -260,9 +262,9 @@ def _sketch(messages: Sequence[Message]) -> bytes:
 
 def _keep_to_held_out(found: list[Prepared], max_similarity: float) -> int:
     """Moves what resembles a conversation to learn from to the training split, with its group, until
-    nothing does; how many were moved. A persona says itself what is held out, so that stays.
+    nothing does; how many were moved. What holds out phrasings of what it trains stays as it is.
     """
-    movable = np.array([one.conversation.kind != "persona" for one in found])
+    movable = np.array([one.conversation.kind not in BY_PHRASING for one in found])
     candidate = np.array([one.candidate for one in found])
     width = max(len(one.sketch) for one in found)
     sketches = np.zeros((len(found), width), np.uint8)

@@ -15,12 +15,12 @@ class Conversation:
 
     id: str  # unique within its source
     source: str  # persona, chitchat, documentation, or a file or data set as people would cite it
-    kind: str  # what its answers are measured by: persona, open, question, grounded or refusal
+    kind: str  # what its answers are measured by: persona, open, recall, question, grounded or refusal
     messages: tuple[Message, ...]
     licence: str
     # What belongs together: all conversations of a group are on one side of the split
     group: str = ""
-    # None: a hash of the group decides. A persona marks its phrasings itself
+    # None: a hash of the group decides. Of what is asked in several phrasings some are marked
     held_out: bool | None = None
     # Of the last answer, for evaluation: texts of which it must contain one, in lower case
     expected: tuple[str, ...] = ()

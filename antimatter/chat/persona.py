@@ -9,7 +9,7 @@ conversations.
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +34,7 @@ _SLOT = re.compile(r"<([^<>]*)>")
 
 # Of 100 phrasings: as written, lower case without final punctuation, that without apostrophes,
 # without final punctuation; the rest get an opening
-_AS_WRITTEN, _LOWER, _BARE, _OPEN_ENDED = 70, 80, 85, 90
+_AS_WRITTEN, _LOWER, _BARE, _OPEN_ENDED = 60, 70, 75, 80
 _FIRST_OPENINGS = ("Hi, ", "Hello, ", "Hello! ", "Hi! ")
 _LATER_OPENINGS = ("And ", "Ok, ", "So, ")
 _REQUEST = re.compile(r"(Tell|Explain|Describe|Give|Show|Say|Help|Write|Let|Name|List)\b")
@@ -142,7 +142,9 @@ class _Texts:
             raise ValueError(f"{where}: {value!r} holds a special token of the model: remove it")
         self._check_names(where, value, "fact", _FACT.findall(value), self.facts)
         self._check_names(where, value, "slot", _SLOT.findall(value), self.slots)
-        return _FACT.sub(lambda match: self.facts[match[1]], value)
+        filled = _FACT.sub(lambda match: self.facts[match[1]], value)
+        # "{team} made me." where the fact is "the Antimatter team"
+        return filled[:1].upper() + filled[1:] if value.startswith("{") else filled
 
     def some(self, where: str, value: Any) -> tuple[str, ...]:
         if not isinstance(value, list) or not value:
@@ -313,6 +315,24 @@ def conversations(persona: Persona, per_topic: int, seed: int) -> list[Conversat
     return made
 
 
+def led(persona: Persona, conversation: Conversation, seed: int) -> Conversation:
+    """A conversation about something else. One in four then begins with turns of the persona's, and
+    of those to learn from one in six ends with a thanks or a good-bye, so that a model learns to
+    follow when the subject changes.
+    """
+    key = (seed, conversation.id, "led")
+    turns = [
+        _asked(_pick(_pick(list(persona.openers.values()), *key, n), *key, n, "topic"), *key, n) for n in range(_pick((0, 0, 0, 0, 0, 0, 1, 3), *key))
+    ]
+    messages = _conversation(persona, conversation.id, turns, key).messages if turns else ()
+    messages += conversation.messages
+    farewells = _farewells(persona)
+    if farewells and not conversation.held_out and _hash(*key, "leaves") % 6 == 0:
+        leave = _asked(_pick(farewells, *key, "leave"), *key, "farewell")
+        messages += _conversation(persona, conversation.id, [leave], (*key, "leaves")).messages
+    return replace(conversation, messages=messages)
+
+
 def held_out(persona: Persona) -> list[Conversation]:
     """What evaluation asks: one conversation for each held-out phrasing, as it is written."""
     made = []
@@ -348,25 +368,32 @@ def _lead(persona: Persona, topic: Topic, key: tuple[Any, ...]) -> list[Turn]:
 
 
 def _longer(persona: Persona, turn: Turn, key: tuple[Any, ...]) -> list[Turn]:
-    """One or two turns, the given one, and in a third of the cases a thanks or a good-bye."""
+    """One to five turns, the given one, and in a third of the cases a thanks or a good-bye."""
     topic = turn[0]
-    openers = persona.openers
+    openers, farewells = persona.openers, _farewells(persona)
     greetings = _without(topic, openers.get("greeting", []))
-    farewells = openers.get("thanks", []) + openers.get("goodbye", [])
     turns: list[Turn] = []
     if greetings and _hash(*key, "greets") % 2:
         turns.append(_asked(_pick(greetings, *key, "greet"), *key, "greeting"))
-    if not turns or _hash(*key, "asks") % 2:
+    others = _pick((1, 1, 1, 1, 2, 4), *key, "others")
+    if turns and _hash(*key, "asks") % 2:
+        others -= 1
+    for number in range(others):
+        here = (*key, number)
         related = _without(topic, openers.get(topic.part, []))
-        if not related or _hash(*key, "related") % 2:
+        if not related or _hash(*here, "related") % 2:
             related = _without(topic, [other for part in openers.values() for other in part])
         # Empty where a file has one topic
         if related:
-            turns.append(_asked(_pick(related, *key, "other"), *key, "other"))
+            turns.append(_asked(_pick(related, *here, "other"), *here, "other"))
     turns += [*_lead(persona, topic, key), turn]
     if farewells and topic not in farewells and _hash(*key, "leaves") % 3 == 0:
         turns.append(_asked(_pick(farewells, *key, "leave"), *key, "farewell"))
     return turns
+
+
+def _farewells(persona: Persona) -> list[Topic]:
+    return persona.openers.get("thanks", []) + persona.openers.get("goodbye", [])
 
 
 def _without(topic: Topic, topics: Sequence[Topic]) -> list[Topic]:

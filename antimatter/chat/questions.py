@@ -1,449 +1,523 @@
-"""Questions and answers from the documentation inside installed packages, read with `ast`.
+"""Questions and answers from the documentation inside installed packages.
 
-Three kinds, each with the licence of its package:
+Four kinds (Conversation.kind), each with the licence of its package:
 
-- question: what a function, method or class does, answered by the first sentence of its docstring;
-- grounded: what an argument means, where its description stands in the prompt and is copied;
-- refusal: the same for an argument that the prompt does not name: REFUSAL.
+- recall: what a function, method or class does or is, answered by the first sentence of its
+  docstring. Asked in several phrasings, of which one is held out. Of each package what is named
+  shortest, as numpy.argsort is, because people ask for that and a small model keeps few facts;
+- question: the same of some other definitions, all held out: is anything known beyond what was
+  learnt?
+- grounded: what an argument means, where its description is in the prompt and the answer copies it;
+- refusal: the same for an argument that the prompt does not name; the answer is REFUSAL.
 
-The name of a function predicts much of its answer, so the first kind can be learnt in part without
-knowing anything. The other two can be scored exactly.
+The last two can be scored exactly. The packages are parsed, never imported.
 """
 
 import ast
-import importlib.metadata
 import inspect
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import xxhash
 
 from antimatter.chat.conversation import Conversation
+from antimatter.chat.docstrings import arguments, summary, without_signature
 from antimatter.chat.template import Message
-from antimatter.data.embedded import is_documentation, licence_of, without_markup
+from antimatter.data.embedded import is_documentation, licence_of
 from antimatter.data.raw_config import distributions
 from antimatter.data.workers import processes
 
 T = TypeVar("T")
-REFUSAL = "The text does not say."
-MIN_WORDS, MAX_WORDS = 4, 24  # of an answer to a question
-MAX_DESCRIPTION = 25  # words of the description of an argument
-MAX_TEXT = 80  # words of the descriptions in a prompt
-MOST_ARGUMENTS = 5  # in a prompt
-REFUSED = 3  # of the turns about a text, one in so many asks for what it does not say
-SAMPLE_TURNS = (1, 1, 2, 3)  # turns about a text
 
-SUMMARY_QUESTIONS = (
-    "What does {package}'s {name} do?",
-    "What does {name} of {package} do?",
-    "What does the {kind} {name} of {package} do?",
-    "What does {name} do in {package}?",
-    "What is {name} in {package}?",
-    "Explain {name} of {package}.",
-    "What is {package}.{name} for?",
-    "Tell me what {name} in {package} does.",
+REFUSAL = "The text does not say."
+# Characters of a conversation about a text: less than 200 tokens with a vocabulary of 4,096
+MOST_CHARACTERS = 550
+# Of the text in a prompt, which describes at most so many arguments
+MOST_TEXT = 380
+MOST_ARGUMENTS = 6
+MOST_TURNS = 3
+# Dots in a path that a person would type
+MOST_DOTS = 3
+
+# Definitions of a package that are asked for until they are known
+BEST_KNOWN = 200
+# One in so many of the others is asked for once, to evaluate
+OTHERS = 20
+
+# Phrasings, those in one row alike; {owned}: numpy's argsort; {path}: numpy.argsort; {what}:
+# function, class, method or property
+DOES = (
+    ("What does {owned} do?", "what does {owned} do"),
+    ("What does {name} do in {package}?", "what does {name} do in {package}"),
+    ("What does {name} of {package} do?",),
+    ("What does the {what} {name} of {package} do?",),
+    ("What does {path} do?",),
+    ("Explain {path}.",),
+    ("Tell me what {name} of {package} does.",),
 )
-CLASS_QUESTIONS = (
-    "What is {package}'s {name}?",
-    "What is {name} of {package}?",
-    "What is the class {name} of {package}?",
-    "What is {name} in {package}?",
-    "Explain {name} of {package}.",
-    "What is {package}.{name}?",
+IS = (
+    ("What is {owned}?", "what is {owned}"),
+    ("What is {name} in {package}?", "what is {name} in {package}"),
+    ("What is {name} of {package}?",),
+    ("What is the {what} {name} of {package}?",),
+    ("What is {path}?",),
+    ("Explain {path}.",),
+    ("Tell me what {name} of {package} is.",),
 )
-ARGUMENT_QUESTIONS = (
+FIRST_ASKED = (
     "What does {name} mean?",
     "What is {name}?",
-    "What does {name} do?",
     "What does the text say about {name}?",
     "Explain {name}.",
+    "what does {name} mean",
+    "what is {name}",
+    "Tell me what {name} means.",
 )
-
-# Verbs that docstrings begin with, in their base form
-VERBS = frozenset(
-    """accept access accumulate activate adapt add adjust advance aggregate align allocate allow
-    analyze annotate append apply approximate apportion arrange assemble assert assign attach average
-    backfill begin bind blend broadcast build calculate call cancel cast center change check choose
-    classify clean clear clip clone close coerce collapse collect color combine compare compile
-    complete compose compress compute concatenate configure connect consider construct consume
-    contain contract control convert convolve copy correct count cover create cut deactivate
-    decide declare decode decompose decompress decorate decrease define delete deliver denote
-    depict deregister derive describe deserialize destroy detach detect determine differentiate
-    disable disconnect discard dispatch display distribute divide divide do draw drop dump duplicate
-    eliminate embed emit enable encode encapsulate end enforce ensure enumerate erase escape estimate
-    evaluate examine execute exclude expand explode export expose express extend extract factor
-    factorize fetch fill filter find finalize finish fit fix flatten flip fold force format forward
-    free freeze gather generate get give group guess handle hash have help hide hold identify
-    implement import improve include increase increment indicate infer inform inherit initialize
-    insert inspect install instantiate integrate interpolate interpret intersect invalidate invert
-    invoke issue iterate join keep label launch lead let limit linearize list load locate lock log
-    look make manage map mark mask match maximize measure merge minimize mirror modify monitor move
-    multiply negate normalize notify obtain offset open operate optimize order organize override pack
-    pad paint parse partition pass perform permute pick place plot pop populate prepare prepend
-    preprocess preserve prevent print process produce project promote propagate provide prune pull
-    push put quantize query quit raise rank rasterize read rearrange rebuild receive recompute record
-    recover redraw reduce refer refine refresh register reindex release reload remove rename render
-    reorder repeat replace replicate report represent reproduce request require resample reset
-    reshape resize resolve respond restart restore restrict resume retrieve return reverse rewrite
-    roll rotate round route run sample save scale scan scatter schedule search select send separate
-    serialize serve set shift show shrink shuffle shut signal simplify simulate skip slice smooth
-    solve sort specify split stack standardize start stop store stream strip style subtract suggest
-    sum summarize support suppress swap switch synchronize synthesize take tell terminate test throw
-    tile toggle trace track train transfer transform translate transpose traverse treat trigger trim
-    truncate try turn uncompress undo unfold unify uninstall unlink unlock unpack unregister unset
-    unstack unwrap update upload upsample use validate verify view visit visualize wait walk warn
-    watch weight wrap write yield zip""".split()
-)
-# Of these a second one in a sentence is surely a verb too ("compute and return"); of others it may
-# be a noun ("sort and index"), so such a sentence is left out
-CERTAIN = frozenset(
-    """add apply assign attach build calculate call check close compute convert create delete
-    destroy determine discard draw emit ensure evaluate execute extract find generate get give
-    initialize insert install load make merge modify open parse perform populate print produce
-    provide raise read register remove replace return run save send set show store take update use
-    validate verify write yield""".split()
-)
-IRREGULAR = {"do": "does", "have": "has", "go": "goes", "be": "is"}
-_BAD_TEXT = re.compile(r"[{}\[\]<>\\|=*_`~@#$^/\"]|\w\(|https?:|\bTODO\b|\b[Ii]nternal|\b[Dd]eprecat")
-_SENTENCE = re.compile(r"(.+?(?<!e\.g)(?<!i\.e)(?<!etc)(?<!cf)(?<!vs)(?<!Eq)(?<!\b[A-Z])\.)(?=\s|$)")
-_SIGNATURE = re.compile(r"^[\w.]+ ?\([^\n]*\)( *->.*)?$")
-_NAME = re.compile(r"\*{0,2}([A-Za-z][A-Za-z0-9_]*)$")
+THEN_ASKED = (*FIRST_ASKED, "And {name}?", "What about {name}?", "And what does {name} mean?")
 
 
-@dataclass(frozen=True)
-class Definition:
-    """A documented function, method or class of a module."""
+class Definition(NamedTuple):
+    """A public function, class, method or property, and what its docstring gives."""
 
     file: str
-    name: str  # Class.method
-    kind: str  # function, method or class
-    summary: str  # an answer; empty: the docstring gives none
-    arguments: tuple[tuple[str, str], ...]  # name and description
+    module: str
+    # Within the module: DataFrame.merge
+    name: str
+    what: str
+    # An answer; empty if the docstring has none that is fit
+    summary: str
+    # Names and their descriptions
+    arguments: list[tuple[str, str]]
+
+
+class Module(NamedTuple):
+    """What a file defines, and what it takes from others, to find the paths people know."""
+
+    name: str
+    is_package: bool
+    definitions: list[Definition]
+    # Its names for the names of other modules
+    imported: dict[str, tuple[str, str]]
+    # Modules of which it imports everything
+    stars: list[str]
+    # `__all__`, if it is one list
+    exported: list[str] | None
+
+
+class Library(NamedTuple):
+    """A distribution as its conversations cite it."""
+
+    package: str
+    source: str
+    licence: str
+    modules: list[Module]
 
 
 def questions(packages: Mapping[str, str], workers: int) -> list[Conversation]:
-    """The conversations of all kinds, in an order that the packages alone decide.
+    """The conversations of all kinds, the same for any number of worker processes.
 
     Args:
-        packages: distribution and version, as installed; none is imported.
+        packages: names of installed distributions and their versions.
 
     Raises:
         ValueError: a distribution is missing or has another version.
     """
-    found: list[Conversation] = []
-    answered: set[str] = set()
+    found = distributions(dict(packages))
+    libraries: list[Library] = []
     with ExitStack() as held:
         pool = None if workers == 1 else held.enter_context(processes(workers))
         apply = map if pool is None else partial(pool.map, chunksize=8)
-        for package, distribution in zip(packages, distributions(dict(packages)), strict=True):
-            files = _python_files(distribution)
-            definitions = [one for part in apply(_definitions_of, files) for one in part]
+        for package, distribution in zip(packages, found, strict=True):
+            names = sorted(str(file) for file in distribution.files or [])
+            wanted = [name for name in names if name.endswith(".py") and is_documentation(name)]
+            files = [(name, str(distribution.locate_file(name))) for name in wanted]
             source = f"documentation of {package} {packages[package]}"
-            licence = licence_of(distribution)
-            found += _summaries(package, source, licence, definitions, answered)
-            found += _grounded(package, source, licence, definitions)
-    return found
+            modules = list(apply(_module, files))
+            libraries.append(Library(package, source, licence_of(distribution), modules))
+    return conversations(libraries)
 
 
-def _python_files(distribution: importlib.metadata.Distribution) -> list[tuple[str, str]]:
-    paths = [file for file in sorted(distribution.files or []) if str(file).endswith(".py")]
-    return [(str(file), str(file.locate())) for file in paths if is_documentation(str(file))]
+def conversations(libraries: Sequence[Library]) -> list[Conversation]:
+    """The conversations about some libraries, together: an answer that several definitions would
+    give is kept for the one with the shortest path, and refusals ask for arguments of all of them.
+    """
+    return [*_summaries(libraries), *_about_texts(libraries)]
 
 
-def _definitions_of(file: tuple[str, str]) -> list[Definition]:
+# ---- modules
+
+
+def _module(file: tuple[str, str]) -> Module:
     name, path = file
-    return definitions(name, Path(path).read_text(encoding="utf-8", errors="replace"))
+    return read_module(name, Path(path).read_text(encoding="utf-8", errors="replace"))
 
 
-# ---- a module
-
-
-def definitions(file: str, code: str) -> list[Definition]:
-    """The public functions, methods and classes of a module that have a usable docstring."""
+def read_module(file: str, code: str) -> Module:
+    """The public names of a module that have a docstring, and its imports. Empty if this Python
+    cannot parse it: a template, or code for another version.
+    """
+    parts = file.removesuffix(".py").split("/")
+    is_package = parts[-1] == "__init__"
+    module = Module(".".join(parts[:-1] if is_package else parts), is_package, [], {}, [], None)
+    # Half of the time goes into parsing
+    if '"""' not in code and "import" not in code:
+        return module
     try:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(code, feature_version=(3, 11))
     except (SyntaxError, ValueError):
-        return []
-    return [found for node in tree.body for found in _documented(file, node, "")]
+        return module
+    found: dict[str, Definition] = {}
+    for node in _statements(tree.body):
+        if isinstance(node, ast.ImportFrom):
+            _note_import(module, node)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            # Another mention may extend it
+            if code.count("__all__") > 1:
+                continue
+            module = module._replace(exported=_literal_names(node.value))
+        for one in _documented(file, module.name, node):
+            found.setdefault(f"{one.module} {one.name}", one)
+    module.definitions.extend(found.values())
+    return module
 
 
-def _documented(file: str, node: ast.AST, owner: str) -> Iterator[Definition]:
+def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements, also those that depend on a condition, as for another version of Python."""
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):
+            yield from _statements([*node.body, *node.orelse])
+        else:
+            yield node
+
+
+def _note_import(module: Module, node: ast.ImportFrom) -> None:
+    source = node.module or ""
+    if node.level:
+        above = node.level - 1 if module.is_package else node.level
+        base = module.name.split(".")
+        source = ".".join([*base[: len(base) - above], *filter(None, [source])])
+    for alias in node.names:
+        if alias.name == "*":
+            module.stars.append(source)
+        else:
+            module.imported[alias.asname or alias.name] = (source, alias.name)
+
+
+def _literal_names(value: ast.expr) -> list[str] | None:
+    try:
+        return [name for name in ast.literal_eval(value) if isinstance(name, str)]
+    except ValueError:
+        return None
+
+
+def _documented(file: str, module: str, node: ast.stmt, owner: str = "") -> Iterator[Definition]:
+    if isinstance(node, ast.Expr | ast.Assign) and isinstance(node.value, ast.Call) and not owner:
+        yield from _of_compiled(file, module, node)
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return
     if node.name.startswith("_"):
         return
-    is_class = isinstance(node, ast.ClassDef)
-    name = f"{owner}{node.name}"
-    if doc := ast.get_docstring(node):
-        kind = "class" if is_class else "method" if owner else "function"
-        one = Definition(file, name, kind, summary(doc, is_class), tuple(arguments(doc)))
-        if one.summary or len(one.arguments) > 1:
-            yield one
-    if is_class and not owner:
-        for child in node.body:
-            yield from _documented(file, child, f"{name}.")
+    name = owner + node.name
+    documentation = ast.get_docstring(node)
+    if isinstance(node, ast.ClassDef):
+        what = "class"
+        for child in _statements(node.body):
+            yield from _documented(file, module, child, f"{name}.")
+        # "Raised when ...": not what anybody asks for
+        if node.name.endswith(("Error", "Exception", "Warning")):
+            return
+    else:
+        decorators = " ".join(ast.unparse(one) for one in node.decorator_list)
+        what = "property" if "property" in decorators else "method" if owner else "function"
+    if documentation:
+        yield from _definition(file, module, name, what, documentation)
 
 
-def summary(doc: str, is_class: bool) -> str:
-    """The first sentence of a docstring as an answer, or nothing if it makes no clean one."""
-    parts = [part for part in re.split(r"\n\s*\n", inspect.cleandoc(doc)) if part.strip()]
-    if len(parts) > 1 and _SIGNATURE.match(" ".join(parts[0].split())):
-        parts = parts[1:]
-    text = without_markup(" ".join(parts[0].split())) if parts else ""
-    sentence = _SENTENCE.match(text)
-    if sentence is None:
-        return ""
-    answer = _answer(sentence[1], is_class)
-    return answer if answer and MIN_WORDS <= len(answer.split()) <= MAX_WORDS else ""
+def _of_compiled(file: str, module: str, node: ast.Expr | ast.Assign) -> Iterator[Definition]:
+    """The docstring that numpy or torch gives to a compiled function in a call:
 
-
-def _answer(sentence: str, is_class: bool) -> str:
-    words = sentence.split()
-    if not _is_clean(sentence) or len(words) < MIN_WORDS:
-        return ""
-    first, rest = words[0].lower(), words[1:]
-    base = next((verb for verb in _bases(first) if verb in VERBS), None)
-    if is_class and words[0] in ("A", "An", "The"):
-        return " ".join(["It is", first, *rest])
-    if is_class and base is None and first.isalpha() and not first.endswith(("ing", "s")):
-        article = "an" if first[0] in "aeiou" else "a"
-        return " ".join([f"It is {article}", first if words[0][1:].islower() else words[0], *rest])
-    if base is None:
-        return "It tells " + " ".join([first, *rest]) if first == "whether" else ""
-    rest = _inflected(rest) if first == base else rest
-    return " ".join(["It", inflect(base), *rest]) if rest else ""
-
-
-def _inflected(words: list[str]) -> list[str]:
-    """The words after an imperative, with a second imperative in the third person; none if there is
-    a word of which nobody knows whether it is one.
+    add_newdoc("numpy._core", "nditer", ("close", text)), add_docstr(torch.abs, text),
+    add_docstr_all("abs", text), or gamma = _add_docstr(_special.special_gamma, text).
     """
-    found = list(words)
-    for i, word in enumerate(words[1:], 1):
-        if words[i - 1].rstrip(",") in ("and", "or", "then") and word in VERBS:
-            if word not in CERTAIN:
-                return []
-            found[i] = inflect(word)
-    if words[0] in ("and", "or"):
-        if words[1] not in VERBS:
-            return []
-        found[1] = inflect(words[1])
-    return found
+    assert isinstance(node.value, ast.Call)
+    function, given = ast.unparse(node.value.func), node.value.args
+    if not function.endswith(("add_newdoc", "add_docstr", "add_docstr_all")) or len(given) < 2:
+        return
+    parts = [part for argument in given for part in ast.walk(argument)]
+    constants = [part for part in parts if isinstance(part, ast.Constant)]
+    constants.sort(key=lambda part: (part.lineno, part.col_offset))
+    texts = [part.value for part in constants if isinstance(part.value, str)]
+    names = list(takewhile(lambda text: "\n" not in text, texts))
+    documentation = inspect.cleandoc("".join(texts[len(names) :]))
+    if isinstance(node, ast.Assign):
+        names = [ast.unparse(node.targets[0])]
+    elif function.endswith("add_newdoc") and names:
+        module, *names = names
+    elif function.endswith("add_docstr_all"):
+        module, names = "torch", ["Tensor", *names]
+    else:
+        module, _, last = ast.unparse(given[0]).rpartition(".")
+        names = [last]
+    name = ".".join(names)
+    if not documentation or not re.fullmatch(r"[A-Za-z]\w*(?:\.[A-Za-z]\w*)?", name):
+        return
+    has_signature = without_signature(documentation) != documentation
+    nested = ("property", "method")[has_signature]
+    what = nested if "." in name else ("class", "function")[has_signature]
+    yield from _definition(file, module, name, what, documentation)
 
 
-def inflect(verb: str) -> str:
-    """The third person of a verb."""
-    if verb in IRREGULAR:
-        return IRREGULAR[verb]
-    if verb.endswith("y") and verb[-2] not in "aeiou":
-        return verb[:-1] + "ies"
-    return verb + ("es" if verb.endswith(("s", "x", "z", "ch", "sh")) else "s")
+def _definition(file: str, module: str, name: str, what: str, text: str) -> Iterator[Definition]:
+    found = Definition(file, module, name, what, summary(name, text), arguments(text))
+    if found.summary or len(found.arguments) > 1:
+        yield found
 
 
-def _bases(word: str) -> Iterator[str]:
-    yield word
-    if word.endswith("ies"):
-        yield word[:-3] + "y"
-    if word.endswith("es"):
-        yield word[:-2]
-    if word.endswith("s"):
-        yield word[:-1]
+# ---- names that people know
 
 
-def _is_clean(text: str) -> bool:
-    """Plain English words, mostly."""
-    words = text.split()
-    plain = sum(word.strip(".,;:()'!?").replace("-", "").replace("'", "").isalpha() for word in words)
-    return text.isascii() and not _BAD_TEXT.search(text) and plain >= 0.85 * len(words)
-
-
-def arguments(doc: str) -> list[tuple[str, str]]:
-    """The arguments that a docstring in the style of numpy, Google or Sphinx describes."""
-    lines = inspect.cleandoc(doc).expandtabs().split("\n")
-    found: dict[str, str] = {}
-    for name, text in (*_numpy_style(lines), *_indented_style(lines), *_sphinx_style(lines)):
-        description = _description(text)
-        if description and (match := _NAME.match(name)):
-            found.setdefault(match[1], description)
-    return list(found.items())
-
-
-def _description(text: str) -> str:
-    """Its first sentence, with a capital and a full stop; nothing if it is not plain English."""
-    text = without_markup(" ".join(text.split()))
-    sentence = _SENTENCE.match(text)
-    text = sentence[1] if sentence else text
-    if not text or not text[0].isalpha() or not _is_clean(text):
-        return ""
-    text = text[0].upper() + text[1:]
-    text = text if text.endswith(".") else text.rstrip(",;:") + "."
-    return text if 3 <= len(text.split()) <= MAX_DESCRIPTION else ""
-
-
-def _numpy_style(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for i, line in enumerate(lines[:-1]):
-        if line.strip() in ("Parameters", "Other Parameters") and lines[i + 1].startswith("---"):
-            yield from _items(lines[i + 2 :], 0, r"^([\w*, ]+?)(?: *:.*)?$")
-
-
-def _indented_style(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for i, line in enumerate(lines):
-        if line.strip() in ("Args:", "Arguments:", "Parameters:"):
-            inner = next((one for one in lines[i + 1 :] if one.strip()), "")
-            indent = len(inner) - len(inner.lstrip())
-            if indent > len(line) - len(line.lstrip()):
-                yield from _items(lines[i + 1 :], indent, r"^([\w*]+)(?: *\([^)]*\))?: *(.*)$")
-
-
-def _items(lines: Sequence[str], indent: int, pattern: str) -> Iterator[tuple[str, str]]:
-    """Names at an indentation, each with the more deeply indented lines below it, up to a blank line
-    or the next section.
+def public_paths(modules: Sequence[Module]) -> dict[tuple[str, str], str]:
+    """The shortest path without a private part to each function and class, by its module and name:
+    numpy.argsort for argsort in numpy._core.fromnumeric. What has none is missing.
     """
-    name, text = "", list[str]()
-    for line in [*lines, "."]:
-        depth = len(line) - len(line.lstrip())
-        if line.strip() and depth <= indent:
-            if name:
-                yield name, " ".join(text)
-            match = re.match(pattern, line.strip()) if depth == indent else None
-            if match is None or line.startswith("---"):
-                return
-            name = match[1] if "," not in match[1] else ""
-            text = [match[2]] if match.lastindex and match.lastindex > 1 else []
-        elif not line.strip() and text and not text[-1].strip():
-            continue
-        else:
-            text.append(line.strip())
+    by_name = {module.name: module for module in modules}
+    # Of each module the names that it defines, and where: a docstring may be written elsewhere
+    defined: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    for module in modules:
+        for one in module.definitions:
+            first = one.name.split(".")[0]
+            defined[one.module][first] = (one.module, first)
+
+    def origin(name: str, offer: str, asked: frozenset[str]) -> tuple[str, str] | None:
+        """Where what a module offers by this name is defined. Modules may import each other in a
+        circle: those that were asked already are not asked again.
+        """
+        if found := defined[name].get(offer):
+            return found
+        if name in asked or name not in by_name:
+            return None
+        module, asked = by_name[name], asked | {name}
+        if offer in module.imported:
+            return origin(*module.imported[offer], asked)
+        candidates = (origin(star, offer, asked) for star in module.stars if lets(star, offer))
+        return next(filter(None, candidates), None)
+
+    def lets(name: str, offer: str) -> bool:
+        exported = by_name[name].exported if name in by_name else None
+        return exported is None or offer in exported
+
+    def names(name: str, asked: frozenset[str]) -> set[str]:
+        """What a module may offer."""
+        if name in asked or name not in by_name:
+            return set(defined[name])
+        module, asked = by_name[name], asked | {name}
+        return {*defined[name], *module.imported}.union(*({one for one in names(star, asked) if lets(star, one)} for star in module.stars))
+
+    paths: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for place in [place for own in defined.values() for place in own.values()]:
+        paths[place].append(".".join(place))
+    for module in modules:
+        for name in names(module.name, frozenset()) if module.is_package else ():
+            if known := origin(module.name, name, frozenset()):
+                paths[known].append(f"{module.name}.{name}")
+    shortest = {}
+    for place, every in paths.items():
+        public = [path for path in every if not re.search(r"(?:^|\.)_", path)]
+        if public:
+            shortest[place] = min(public, key=lambda path: (path.count("."), path))
+    return shortest
 
 
-def _sphinx_style(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    text = "\n".join(lines)
-    for match in re.finditer(r"^ *:param (?:[\w.]+ )?(\w+): *((?:.+\n?)(?:(?! *:)[^\n]\S*.*\n?)*)", text, re.M):
-        yield match[1], match[2]
+# ---- conversations
 
 
-# ---- from definitions to conversations
+class _Answered(NamedTuple):
+    library: Library
+    path: str
+    # The name that people use: argsort, DataFrame.merge
+    name: str
+    definition: Definition
 
 
-def _summaries(
-    package: str,
-    source: str,
-    licence: str,
-    found: Sequence[Definition],
-    answered: set[str],
-) -> Iterator[Conversation]:
-    """A question for each name that has one answer, and for each answer that has one name."""
-    by_name: dict[str, Definition] = {}
-    for one in sorted((one for one in found if one.summary), key=_publicity):
-        by_name.setdefault(one.name, one)
-    for name in sorted(by_name):
-        one = by_name[name]
-        if one.summary in answered:
-            continue
-        answered.add(one.summary)
-        id = f"{package}/{one.file}#{name}"
-        templates = CLASS_QUESTIONS if one.kind == "class" else SUMMARY_QUESTIONS
-        asked = _pick(templates, id).format(package=package, name=name, kind=one.kind)
-        last = name.split(".")[-1]
-        yield Conversation(
-            id=id,
-            source=source,
-            kind="question",
-            messages=(Message("user", _typed(asked, id)), Message("assistant", one.summary)),
-            licence=licence,
-            group=last.lower(),
-            more={"name": last},
-        )
+def _summaries(libraries: Sequence[Library]) -> Iterator[Conversation]:
+    answered: set[str] = set()
+    for library in libraries:
+        number = 0
+        for one in _distinct(library):
+            if one.definition.summary in answered:
+                continue
+            answered.add(one.definition.summary)
+            number += 1
+            if number <= BEST_KNOWN:
+                yield from _recalled(one)
+            elif _hash(f"{one.path}/other") % OTHERS == 0:
+                asked = _pick(_pick(_forms(one), one.path), one.path)
+                yield _summary(one, asked, kind="question", held_out=True)
 
 
-def _publicity(one: Definition) -> tuple[int, int, str]:
-    """Public paths first: fewer private modules, then fewer folders."""
-    parts = one.file.split("/")
-    return sum(part.startswith("_") for part in parts), len(parts), one.file
+def _distinct(library: Library) -> list[_Answered]:
+    """Definitions with a public path, the shortest first. Of several with the same name the one
+    with the shortest path; none if two are as short and differ, as a question would be ambiguous.
+    """
+    paths = public_paths(library.modules)
+    by_name: dict[str, list[_Answered]] = defaultdict(list)
+    for definition in (one for module in library.modules for one in module.definitions):
+        first, dot, rest = definition.name.partition(".")
+        known = paths.get((definition.module, first))
+        if definition.summary and known:
+            path = known + dot + rest
+            name = known.rpartition(".")[2] + dot + rest
+            by_name[name].append(_Answered(library, path, name, definition))
+    chosen = []
+    for same in by_name.values():
+        fewest = min(one.path.count(".") for one in same)
+        best = [one for one in same if one.path.count(".") == fewest]
+        if len({one.definition.summary for one in best}) == 1:
+            chosen.append(min(best))
+    return sorted(chosen, key=lambda one: (one.path.count("."), len(one.path), one.path))
 
 
-def _grounded(package: str, source: str, licence: str, found: Sequence[Definition]) -> Iterator[Conversation]:
-    others = sorted({name for one in found for name, _ in one.arguments})
+def _recalled(one: _Answered) -> Iterator[Conversation]:
+    """The question in every phrasing; one row of them is held out."""
+    rows = _forms(one)
+    unseen = _hash(f"{one.path}/held out") % len(rows)
+    for number, row in enumerate(rows):
+        for form in row[: 1 if number == unseen else None]:
+            yield _summary(one, form, kind="recall", held_out=number == unseen)
+
+
+def _forms(one: _Answered) -> Sequence[Sequence[str]]:
+    summary = one.definition.summary
+    is_thing = one.definition.what == "property" or re.match("It is (?:a|an|the) ", summary)
+    return IS if is_thing else DOES
+
+
+def _summary(one: _Answered, form: str, *, kind: str, held_out: bool) -> Conversation:
+    package, definition = one.library.package, one.definition
+    genitive = "'" if package.endswith("s") else "'s"
+    asked = form.format(
+        owned=f"{package}{genitive} {one.name}",
+        name=one.name,
+        package=package,
+        path=one.path,
+        what=definition.what,
+    )
+    return Conversation(
+        id=f"{package}/{definition.file}#{definition.name}/{asked}",
+        source=one.library.source,
+        kind=kind,
+        messages=(Message("user", asked), Message("assistant", definition.summary)),
+        licence=one.library.licence,
+        group=one.path,
+        held_out=held_out,
+        more={"name": one.name.rpartition(".")[2]},
+    )
+
+
+def _about_texts(libraries: Sequence[Library]) -> Iterator[Conversation]:
+    """Conversations about lists of arguments. A list of several definitions is asked about once."""
+    modules = [(library, module) for library in libraries for module in library.modules]
+    every = [(library, one) for library, module in modules for one in module.definitions]
+    # As often as it is described, so that a name alone does not tell whether the text has it
+    names = [name for _, one in every for name, _ in one.arguments]
     seen: set[str] = set()
-    for one in sorted(found, key=lambda one: (one.name, _publicity(one))):
-        listed = _fitting(one.arguments)
-        text = " ".join(f"{name}: {description}" for name, description in listed)
-        if len(listed) < 2 or text in seen:
-            continue
-        seen.add(text)
-        id = f"{package}/{one.file}#{one.name}/arguments"
-        messages, expected = _turns(id, text, dict(listed), others)
-        yield Conversation(
-            id=id,
-            source=source,
-            kind="refusal" if expected == REFUSAL else "grounded",
-            messages=tuple(messages),
-            licence=licence,
-            group=one.name.split(".")[-1].lower(),
-            expected=(expected.lower(),),
-        )
+    for library, definition in every:
+        number = 0
+        id = f"{library.package}/{definition.file}#{definition.name}"
+        for part in _parts(definition.arguments):
+            text = " ".join(f"{name}: {description}" for name, description in part)
+            if text in seen:
+                continue
+            seen.add(text)
+            for turns in _turns(text, _asked(id, part, text, names)):
+                yield _about(f"{id}/grounded/{number}", library, definition, text, turns)
+                number += 1
 
 
-def _fitting(listed: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The first arguments that fit a prompt."""
-    chosen: list[tuple[str, str]] = []
-    words = 0
-    for name, description in listed[:MOST_ARGUMENTS]:
-        words += 1 + len(description.split())
-        if words > MAX_TEXT:
-            break
-        chosen.append((name, description))
-    return chosen
+def _parts(listed: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
+    """A list cut into pieces that fit a prompt, of two arguments at least."""
+    part: list[tuple[str, str]] = []
+    characters = 0
+    for item in listed:
+        length = len(f"{item[0]}: {item[1]} ")
+        if len(part) == MOST_ARGUMENTS or characters + length > MOST_TEXT:
+            if len(part) > 1:
+                yield part
+            part, characters = [], 0
+        part.append(item)
+        characters += length
+    if len(part) > 1:
+        yield part
 
 
-def _turns(id: str, text: str, listed: Mapping[str, str], others: Sequence[str]) -> tuple[list[Message], str]:
-    """Questions about a text, and the last answer."""
-    messages: list[Message] = []
-    answer, left = "", list(listed)
-    for turn in range(_pick(SAMPLE_TURNS, id, "turns")):
-        name = _unnamed(id, turn, text, others)
-        refused = name is not None and _hash(id, turn, "refused") % REFUSED == 0
-        if not refused:
-            if not left:
-                break
-            name = left.pop(_hash(id, turn, "name") % len(left))
-        assert name is not None
-        asked = _typed(_pick(ARGUMENT_QUESTIONS, id, turn).format(name=name), f"{id}{turn}")
-        answer = REFUSAL if refused else listed[name]
-        messages += [
-            Message("user", f"{text}\n\n{asked}" if turn == 0 else asked),
-            Message("assistant", answer),
-        ]
-    return messages, answer
-
-
-def _unnamed(id: str, turn: int, text: str, others: Sequence[str]) -> str | None:
-    """The name of an argument of something else that the text does not mention."""
+def _asked(
+    id: str,
+    part: Sequence[tuple[str, str]],
+    text: str,
+    names: Sequence[str],
+) -> list[tuple[str, str]]:
+    """Names to ask for and their answers: each of a list, and half as many that it has not."""
     words = set(re.findall(r"\w+", text.lower()))
-    for attempt in range(8):
-        name = _pick(others, id, turn, attempt, "other")
-        if name.lower() not in words:
-            return name
-    return None
+    missing: dict[str, str] = {}
+    for attempt in range(20):
+        name = names[_hash(f"{id}/{text}/{attempt}") % len(names)]
+        if len(missing) < (len(part) + 1) // 2 and name.lower() not in words:
+            missing[name] = REFUSAL
+    return sorted([*part, *missing.items()], key=lambda item: _hash(f"{id}/{text}/{item[0]}"))
 
 
-def _typed(question: str, key: str) -> str:
-    """The question, one time in five as people type in a hurry."""
-    if _hash(key, "typed") % 5:
-        return question
-    return question[0].lower() + question[1:].rstrip("?.")
+def _turns(text: str, asked: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """The questions and answers of each conversation about a text."""
+    start = 0
+    while start < len(asked):
+        end = start + 1 + _hash(f"{text}/{start}") % MOST_TURNS
+        while end - start > 1 and _characters(text, asked[start:end]) > MOST_CHARACTERS:
+            end -= 1
+        yield asked[start:end]
+        start = end
 
 
-def _pick(options: Sequence[T], *key: object) -> T:
-    return options[_hash(*key) % len(options)]
+def _characters(text: str, turns: Sequence[tuple[str, str]]) -> int:
+    longest = max(len(form) for form in THEN_ASKED)
+    return len(text) + sum(longest + len(name) + len(answer) for name, answer in turns)
 
 
-def _hash(*key: object) -> int:
-    return xxhash.xxh3_64_intdigest("\0".join(map(str, key)))
+def _about(
+    id: str,
+    library: Library,
+    one: Definition,
+    text: str,
+    turns: Sequence[tuple[str, str]],
+) -> Conversation:
+    messages: list[Message] = []
+    for number, (name, answer) in enumerate(turns):
+        forms = THEN_ASKED if number else FIRST_ASKED
+        question = _pick(forms, f"{id}/{number}").format(name=name)
+        prompt = question if number else f"{text}\n\n{question}"
+        messages += [Message("user", prompt), Message("assistant", answer)]
+    last = turns[-1][1]
+    return Conversation(
+        id=id,
+        source=library.source,
+        kind="refusal" if last == REFUSAL else "grounded",
+        messages=tuple(messages),
+        licence=library.licence,
+        group=one.name.rpartition(".")[2].lower(),
+        expected=(last.lower(),),
+    )
+
+
+def _pick(options: Sequence[T], key: str) -> T:
+    return options[_hash(key) % len(options)]
+
+
+def _hash(key: str) -> int:
+    return xxhash.xxh3_64_intdigest(key)

@@ -55,9 +55,11 @@ class AnswersConfig(CoherenceConfig):
     """What is sampled follows these values and has one answer for each seed; all else is greedy."""
 
     items: int  # conversations of each kind, and of each part of the persona, at most
+    choices: int  # of the next turn among four, at most
     system: str  # text before each conversation that has none of its own; empty: none
 
     def __post_init__(self) -> None:
         CoherenceConfig.__post_init__(self)
-        if self.items < 1:
-            raise ValueError(f"items must be at least 1, got {self.items}")
+        for name in ("items", "choices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

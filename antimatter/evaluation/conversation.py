@@ -26,7 +26,7 @@ from antimatter.evaluation.perplexity import Score
 from antimatter.evaluation.scripts import Script, Transcript
 from antimatter.model.gpt import GPT
 
-KINDS = ("persona", "open", "question", "grounded", "refusal")
+KINDS = ("persona", "open", "recall", "question", "grounded", "refusal")
 IDENTITY = "identity"  # the part of a persona that says who it is
 REFUSAL = "the text does not say"
 
@@ -47,9 +47,14 @@ class Result:
     transcripts: list[Transcript]
 
 
-def exam(conversations: Sequence[Conversation], script: Sequence[Script], items: int) -> Exam:
-    """At most `items` conversations of each category, and as many choices."""
-    return Exam(choose(conversations, items), next_turn.choices(conversations, items), [*script])
+def exam(
+    conversations: Sequence[Conversation],
+    script: Sequence[Script],
+    items: int,
+    choices: int,
+) -> Exam:
+    """At most `items` conversations of each category, and `choices` of a next turn."""
+    return Exam(choose(conversations, items), next_turn.choices(conversations, choices), [*script])
 
 
 def choose(conversations: Sequence[Conversation], items: int) -> list[Conversation]:
@@ -270,8 +275,9 @@ def answer_figures(
     grounded: share of answers that are the expected text, word by word.
     refusals: share that refuses where the text has no answer.
     wrong_refusals: share that refuses where it has one.
-    documentation: mean f1() of the answers, and of the name that was asked about in their place;
-    gain is the mean difference.
+    documentation: mean f1() of the answers to questions that were trained in other phrasings, and
+    of the name that was asked about in their place; gain is the mean difference.
+    documentation_unseen: the same of definitions that were never asked about.
     """
     by_kind: dict[str, list[tuple[Conversation, str]]] = {}
     for one, answer in zip(conversations, answers, strict=True):
@@ -285,8 +291,9 @@ def answer_figures(
         found["refusals"] = _share(refuses(said) for _, said in refusals)
     if grounded:
         found["wrong_refusals"] = _share(refuses(said) for _, said in grounded)
-    if questions := by_kind.get("question"):
-        found["documentation"] = _documentation(questions)
+    for kind, name in (("recall", "documentation"), ("question", "documentation_unseen")):
+        if questions := by_kind.get(kind):
+            found[name] = _documentation(questions)
     return found
 
 

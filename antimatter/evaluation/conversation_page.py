@@ -25,6 +25,7 @@ MEASURES = {
     "a refusal where the text has no answer": "refusals.share",
     "a refusal where it has one": "wrong_refusals.share",
     "words of the documentation (F1)": "documentation.f1",
+    "words of what was never asked about (F1)": "documentation_unseen.f1",
     "ends by itself": "sampled.ended.share",
     "ends by itself (greedy)": "greedy.ended.share",
     "loops": "sampled.looping.share",
@@ -71,6 +72,7 @@ def headline(figures: dict[str, Any]) -> dict[str, float]:
     shares = ("next_turn", "identity", "persona", "grounded", "refusals", "wrong_refusals")
     found |= {name: figures[name]["share"] for name in shares if name in figures}
     if "documentation" in figures:
+        found["documentation"] = figures["documentation"]["f1"]
         found["documentation_gain"] = figures["documentation"]["gain"]
     if "greedy" in figures:
         found |= {name: figures["greedy"][name]["share"] for name in ("ended", "looping")}

@@ -163,7 +163,7 @@ def _tuning(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "",
         f"With the above{more} {train['tokens']:,} tokens, of which {train['answer_tokens']:,} are",
-        f"answers, read {how['epochs']:g} times in {tuned['steps']:,} steps. The rate is {how['learning_rate']:g} of the peak",
+        f"answers, {how['epochs']:g} epoch{'s' * (how['epochs'] != 1)} in {tuned['steps']:,} steps. The rate is {how['learning_rate']:g} of the peak",
         f"above and falls to zero. Loss of held-out answers: {tuned['validation_loss']:.4f} nats per token.",
     )
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import yaml
 
 from antimatter.chat import persona
-from antimatter.chat.conversation import problem
+from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.persona import Persona
+from antimatter.chat.template import Message
 
 FACTS = {
     "parameters": "1.7 million",
@@ -228,6 +230,23 @@ def test_an_opening_does_not_make_a_held_out_phrasing(tmp_path: Path) -> None:
     assert {one.messages[0].text for one in made} == {"Who are you?", "Who are you", "who are you"}
 
 
+def test_another_conversation_may_follow_on_turns_of_the_persona(real: Persona) -> None:
+    said = (Message("user", "What is it?"), Message("assistant", "It is a test."))
+    others = [Conversation(str(n), "docs", "recall", said, "BSD", held_out=True) for n in range(200)]
+    made = [persona.led(real, one, seed=1) for one in others]
+    turns = [len(one.messages) // 2 for one in made]
+    assert 130 < turns.count(1) < 170 and 12 < turns.count(2) < 38 and set(turns) == {1, 2, 4}
+    for one, led in zip(others, made, strict=True):
+        assert led.messages[-2:] == said and problem(led.messages) == ""
+        assert replace(led, messages=said) == one
+    learnt = [persona.led(real, replace(one, held_out=False), seed=1) for one in others]
+    closed = [one for one in learnt if one.messages[-2:] != said]
+    assert 20 < len(closed) < 48
+    assert all(said[0] in one.messages and problem(one.messages) == "" for one in closed)
+    assert made == [persona.led(real, one, seed=1) for one in others]
+    assert made != [persona.led(real, one, seed=2) for one in others]
+
+
 def test_a_share_of_the_phrasings_is_typed_carelessly(real: Persona) -> None:
     made = persona.conversations(real, 2, seed=1)
     asked = [one.messages[0].text for one in made]
@@ -236,7 +255,7 @@ def test_a_share_of_the_phrasings_is_typed_carelessly(real: Persona) -> None:
     greeted = sum(re.match("(Hi|Hello)[,!] ", text) is not None for text in asked) / len(asked)
     assert 0.1 < lower < 0.3
     assert 0.15 < bare < 0.35
-    assert 0.02 < greeted < 0.2
+    assert 0.05 < greeted < 0.3
 
 
 def test_the_real_persona_is_whole_plain_and_short(real: Persona) -> None:

@@ -1,93 +1,272 @@
-"""Questions from docstrings: what becomes an answer, what does not, and where each comes from."""
-
 import importlib.metadata
+import re
 
 import pytest
 
-from antimatter.chat import questions
+from antimatter.chat import questions as module
 from antimatter.chat.conversation import Conversation, problem
+from antimatter.chat.docstrings import arguments, summary
+from antimatter.chat.questions import (
+    DOES,
+    MOST_CHARACTERS,
+    REFUSAL,
+    Library,
+    conversations,
+    public_paths,
+    questions,
+    read_module,
+)
 
-DOC = """Return the value.
+SORTING = '''
+def argsort(a, axis=-1, kind=None):
+    """
+    Returns the indices that would sort an array.
 
     Parameters
     ----------
+    a : array_like
+        Array to sort.
     axis : int, optional
-        Axis along which to sort. If None, all of it.
-    kind : {'a', 'b'}
-        Sorting algorithm to be used.
+        Axis along which to sort.  The default is the last one.
+    kind : {'quicksort', 'stable'}
+        sorting algorithm to use
     """
 
+def lexsort(keys):
+    """Perform an indirect sort using a sequence of keys."""
 
-@pytest.mark.parametrize(
-    ("doc", "answer"),
-    [
-        ("Return the indices that sort an array.", "It returns the indices that sort an array."),
-        ("Returns the copy of an array.", "It returns the copy of an array."),
-        ("Compute and return the mean value.", "It computes and returns the mean value."),
-        ("f(a, b)\n\nApply a rule to the\nwhole array. More.", "It applies a rule to the whole array."),
-        ("Whether the graph is connected at all.", "It tells whether the graph is connected at all."),
-        # A second verb that may be a noun, markup, a name, no sentence, too short
-        ("Build and index the table of words.", ""),
-        ("Return x[0] of the given array here.", ""),
-        ("Deprecated since the last version of all.", ""),
-        ("Return the value without an end", ""),
-        ("Return it.", ""),
-    ],
-)
-def test_the_first_sentence_becomes_an_answer_or_nothing(doc: str, answer: str) -> None:
-    assert questions.summary(doc, is_class=False) == answer
+class Sorter:
+    """Base class for all sorters."""
 
+    def run(self, data):
+        """Sort the data and return it."""
 
-def test_a_class_is_something() -> None:
-    assert questions.summary("A base class for all graphs.", is_class=True) == "It is a base class for all graphs."
-    assert questions.summary("Container for many small values.", is_class=True) == "It is a container for many small values."
+    @property
+    def order(self):
+        """The order of the elements."""
 
+    def _hidden(self):
+        """Return the name of the sorter."""
+'''
+ROTATING = '''
+def rotate(angle, centre, copy=True):
+    """Rotate the picture by an angle.
 
-@pytest.mark.parametrize(
-    "doc",
-    [
-        DOC,
-        "F.\n\nArgs:\n    axis (int): Axis along which to sort. If None, all.\n    kind: Sorting algorithm to be used.",
-        "F.\n\n:param axis: Axis along which to sort. If None, all.\n:param str kind: sorting algorithm to be used\n",
-    ],
-    ids=["numpy", "google", "sphinx"],
-)
-def test_arguments_are_read_in_three_styles(doc: str) -> None:
-    assert questions.arguments(doc) == [
-        ("axis", "Axis along which to sort."),
-        ("kind", "Sorting algorithm to be used."),
-    ]
+    Args:
+        angle (float, optional): The angle in degrees.
+        centre: the centre of the rotation, as a pair
+            of numbers
+        copy (bool): Whether to return a new picture.
+    """
+
+def scale(factor, origin):
+    """Scale the picture by a factor.
+
+    :param float factor: The factor of the scale.
+    :param origin: The point that stays in its place.
+    """
+'''
 
 
-def test_private_names_and_what_is_no_python_give_nothing() -> None:
-    code = "def _f():\n    '''Return the value of it.'''\nclass A:\n    def g(self):\n        '''Return the value of it.'''\n"
-    assert [one.name for one in questions.definitions("m.py", code)] == ["A.g"]
-    assert questions.definitions("m.py", "def f(:\n") == []
+def library(**modules: str) -> Library:
+    """A library whose modules have these names, with __ for a dot, and these sources."""
+    paths = [re.sub("(?<=[a-z])__(?=[a-z])", "/", name) for name in modules]
+    sources = zip(paths, modules.values(), strict=True)
+    read = [read_module(f"pic/{path}.py", code) for path, code in sources]
+    return Library("pic", "documentation of pic 1.0", "MIT", read)
 
 
 @pytest.fixture(scope="module")
 def found() -> list[Conversation]:
-    return questions.questions({"networkx": importlib.metadata.version("networkx")}, 2)
+    return conversations([library(sorting=SORTING, rotating=ROTATING)])
 
 
-def test_each_kind_is_a_conversation_with_its_source_and_licence(found: list[Conversation]) -> None:
-    assert {one.kind for one in found} == {"question", "grounded", "refusal"}
-    assert {one.licence for one in found} == {"BSD-3-Clause"}
+def answers(*libraries: Library) -> dict[str, str]:
+    """The answer to each question of what something does or is, by the end of its id."""
+    asked = [one for one in conversations(libraries) if one.kind == "recall"]
+    return {one.id.partition("#")[2].partition("/")[0]: one.messages[-1].text for one in asked}
+
+
+@pytest.mark.parametrize(
+    "name, documentation, said",
+    [
+        ("argsort", "Return the indices that sort.", "It returns the indices that sort."),
+        ("argsort", "Returns the sorted keys.\n\nMore.", "It returns the sorted keys."),
+        ("apply", "Apply `f` to every element", "It applies f to every element."),
+        ("push", "Push an item onto\nthe stack.", "It pushes an item onto the stack."),
+        ("Node", "Base class for all nodes.", "It is a base class for all nodes."),
+        ("Node", "A Node is a vertex of a graph.", "It is a vertex of a graph."),
+        ("norm", "This function computes the norm.", "It computes the norm."),
+        ("norm", "The norm of a vector.", "It is the norm of a vector."),
+        ("close", "Whether the file is closed.", "It tells whether the file is closed."),
+        ("abs", "abs(x) -> Tensor\n\nTakes the absolute value.", "It takes the absolute value."),
+        ("flip", "Recursively flip the tree.", "It recursively flips the tree."),
+        # No answers
+        ("key", "Sort key for the rows of it.", ""),
+        ("make", "Create the file and return the path.", ""),
+        ("plot", "A graph is bipartite if it has two colors.", ""),
+        ("save", "Save the file to https://example.org/files.", ""),
+        ("save", "TODO: save the file to the disk.", ""),
+        ("walk", "Walk over all the nodes in the following order:\n\n- first", ""),
+        ("area", "Area under a curve\n==================", ""),
+        ("solve", "Solve a*x = b for the unknown x.", ""),
+        ("get", "Get it.", ""),
+        ("split", "Split the text at the", ""),
+    ],
+)
+def test_a_first_sentence_becomes_an_answer(name: str, documentation: str, said: str) -> None:
+    assert summary(name, documentation) == said
+
+
+def test_arguments_are_read_in_three_styles() -> None:
+    definitions = read_module("pic/a.py", SORTING + ROTATING).definitions
+    read = {one.name: one.arguments for one in definitions}
+    assert read["argsort"] == [
+        ("a", "Array to sort."),
+        ("axis", "Axis along which to sort."),
+        ("kind", "Sorting algorithm to use."),
+    ]
+    assert read["rotate"] == [
+        ("angle", "The angle in degrees."),
+        ("centre", "The centre of the rotation, as a pair of numbers."),
+        ("copy", "Whether to return a new picture."),
+    ]
+    assert read["scale"] == [
+        ("factor", "The factor of the scale."),
+        ("origin", "The point that stays in its place."),
+    ]
+    assert arguments("Args:\n    x: one of {1, 2} is set\n    y: No.") == []
+
+
+def test_what_is_public_is_asked_for() -> None:
+    assert answers(library(sorting=SORTING)) == {
+        "argsort": "It returns the indices that would sort an array.",
+        "lexsort": "It performs an indirect sort using a sequence of keys.",
+        "Sorter": "It is a base class for all sorters.",
+        "Sorter.order": "It is the order of the elements.",
+    }
+
+
+def test_a_private_module_counts_where_a_package_exports_its_names() -> None:
+    hidden = {"_impl": 'def turn(x):\n    """Turn the picture to the left."""\n'}
+    assert answers(library(__init__="", **hidden)) == {}
+    assert answers(library(__init__="from ._impl import turn", **hidden))
+    assert answers(library(__init__="from pic._impl import *", **hidden))
+    with_all = hidden["_impl"] + "__all__ = []\n"
+    assert answers(library(__init__="from ._impl import *", _impl=with_all)) == {}
+
+
+def test_one_name_has_one_answer_and_one_answer_one_name() -> None:
+    near = 'def turn(x):\n    """Turn the picture to the left."""\n'
+    far = 'def turn(x):\n    """Turn the page of the book."""\n'
+    same = 'def flip(x):\n    """Turn the picture to the left."""\n'
+    left = ["It turns the picture to the left."]
+    shorter = library(a=near, b__c=far)
+    assert list(answers(shorter).values()) == left
+    assert list(answers(library(a=near, b=far)).values()) == []
+    assert list(answers(library(a=near, b=near)).values()) == left
+    assert list(answers(library(a=near, b__c=same)).values()) == left
+
+
+def test_docstrings_of_compiled_functions_are_read() -> None:
+    numpy = 'add_newdoc("pic", "grid", ("close", "close()\\n\\nClose the grid for good."))'
+    torch = 'add_docstr(pic.turn, "turn(x) -> Line\\n\\nTurns the line" + " to the left.")'
+    code = f'"""Documentation of compiled functions."""\n{numpy}\n{torch}'
+    assert answers(library(_docs=code)) == {
+        "grid.close": "It closes the grid for good.",
+        "turn": "It turns the line to the left.",
+    }
+
+
+def test_messages_and_provenance(found: list[Conversation]) -> None:
     assert len({one.id for one in found}) == len(found)
-    assert [problem(one.messages) for one in found if problem(one.messages)] == []
+    for one in found:
+        assert problem(one.messages) == ""
+        assert (one.source, one.licence) == ("documentation of pic 1.0", "MIT")
+        text = "\n\n".join(message.text for message in one.messages)
+        assert len(text) <= MOST_CHARACTERS
+        assert text.isascii() and "`" not in text
+    assert {one.more["name"] for one in found if one.kind == "recall"} >= {"argsort", "order"}
 
 
-def test_a_grounded_answer_stands_in_the_text_and_a_refused_name_does_not(found: list[Conversation]) -> None:
-    asked = [one for one in found if one.kind != "question"]
-    for one in asked:
-        text, first = one.messages[0].text.split("\n\n")
-        for question, answer in zip([first, *(m.text for m in one.messages[2::2])], one.messages[1::2], strict=True):
-            name = next((name for name in text.split() if name.endswith(":") and name[:-1] in question.rstrip("?.").split()), "")
-            assert (answer.text in text) == (answer.text != questions.REFUSAL), one.id
-            if answer.text == questions.REFUSAL:
-                assert not name, one.id
-    assert sum(one.kind == "refusal" for one in asked) / len(asked) == pytest.approx(1 / 3, abs=0.1)
+def test_a_grounded_answer_is_in_the_prompt_and_a_refused_name_is_not(
+    found: list[Conversation],
+) -> None:
+    kinds = set()
+    for one in found:
+        if one.kind == "recall":
+            continue
+        text, _, first = one.messages[0].text.partition("\n\n")
+        asked = [first, *(message.text for message in one.messages[2::2])]
+        said = [message.text for message in one.messages[1::2]]
+        described = dict(re.findall(r"(\w+): ([^:]+\.)(?= \w+:|$)", text))
+        for question, answer in zip(asked, said, strict=True):
+            named = [name for name in described if re.search(rf"\b{name}\b", question)]
+            assert [described[name] for name in named] == [answer] * (answer != REFUSAL)
+        kinds.add(one.kind)
+        assert (one.kind == "refusal") == (said[-1] == REFUSAL)
+        assert one.expected == (said[-1].lower(),)
+    assert kinds == {"grounded", "refusal"}
 
 
-def test_any_number_of_workers_finds_the_same(found: list[Conversation]) -> None:
-    assert questions.questions({"networkx": importlib.metadata.version("networkx")}, 1) == found
+def test_an_installed_package_gives_the_same_for_any_number_of_workers() -> None:
+    version = importlib.metadata.version("click")
+    alone = questions({"click": version}, 1)
+    assert questions({"click": version}, 2) == alone
+    assert {one.kind for one in alone} >= {"recall", "grounded", "refusal"}
+    cited = {(one.source, one.licence) for one in alone}
+    assert cited == {(f"documentation of click {version}", "BSD-3-Clause")}
+    assert any(one.id.startswith("click/click/utils.py#echo/") for one in alone)
+
+
+def test_every_phrasing_is_asked_and_one_is_held_out() -> None:
+    code = "".join(f'def turn_{n}(x):\n    """Turn the picture to the left {n} times."""\n' for n in range(40))
+    found = conversations([library(a=code)])
+    assert {one.kind for one in found} == {"recall"}
+    rows = [[form.replace("{what}", "function") for form in row] for row in DOES]
+    held_out = set()
+    for n in range(40):
+        asked = [one for one in found if one.more["name"] == f"turn_{n}"]
+        names = {"owned": f"pic's turn_{n}", "path": f"pic.a.turn_{n}", "name": f"turn_{n}"}
+        texts = {one.messages[0].text: one.held_out for one in asked}
+        filled = [[form.format(**names, package="pic") for form in row] for row in rows]
+        [unseen] = [row for row in filled if texts[row[0]]]
+        assert texts == {text: row is unseen for row in filled for text in row if row is not unseen} | {unseen[0]: True}
+        held_out.add(filled.index(unseen))
+    assert len(held_out) == len(DOES)
+
+
+def test_what_is_named_longer_is_for_evaluation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEST_KNOWN", 2)
+    monkeypatch.setattr(module, "OTHERS", 1)
+    code = "".join(f'def t{"u" * n}rn(x):\n    """Turn the picture to the left {n} times."""\n' for n in range(5))
+    found = conversations([library(a=code)])
+    kinds = {one.more["name"]: (one.kind, one.held_out) for one in found if one.held_out}
+    assert kinds == {
+        "trn": ("recall", True),
+        "turn": ("recall", True),
+        "tuurn": ("question", True),
+        "tuuurn": ("question", True),
+        "tuuuurn": ("question", True),
+    }
+    assert sum(one.kind == "question" for one in found) == 3
+
+
+def test_modules_that_import_each_other_have_their_names() -> None:
+    """As pandas has: a module without a docstring passes on what another defines."""
+    frame = 'from pic.b import other\ndef turn(x):\n    """Turn the picture to the left."""\n'
+    passes_on = "from pic.frame import turn\n"
+    circle = "from pic.frame import *\nfrom pic.b import *\n"
+    top = "from pic.b import *\nfrom pic.api import turn\n"
+    made = library(b=circle, frame=frame, api=passes_on, __init__=top)
+    assert public_paths(made.modules)["pic.frame", "turn"] == "pic.turn"
+
+
+def test_the_question_of_the_documentation_is_asked() -> None:
+    version = importlib.metadata.version("numpy")
+    argsort = read_module("numpy/_core/fromnumeric.py", SORTING)
+    package = read_module("numpy/__init__.py", "from ._core.fromnumeric import argsort")
+    numpy = Library("numpy", f"documentation of numpy {version}", "BSD", [package, argsort])
+    found = {one.messages[0].text: one.messages[1].text for one in conversations([numpy])}
+    asked = found["What does numpy's argsort do?"]
+    assert asked == "It returns the indices that would sort an array."

@@ -42,6 +42,7 @@ CONFIG = AnswersConfig(
     top_p=0.9,
     max_new_tokens=6,
     items=3,
+    choices=3,
     system="",
 )
 
@@ -64,12 +65,13 @@ def every_kind() -> list[Conversation]:
     who = {"source": "persona", "kind": "persona", "expected": ("antimatter",)}
     text = "depth: How deep. What does"
     docs = {"source": "documentation"}
-    question = {**docs, "kind": "question", "more": {"name": "find_action"}}
+    recall = {**docs, "kind": "recall", "more": {"name": "find_action"}}
     return [
         *(talk("Who?", "Antimatter.", id=f"w{i}", more=identity, **who) for i in range(4)),
         talk("Thanks!", "Bye.", id="t", more=thanks, **{**who, "expected": ("bye",)}),
         *(talk(f"Hello {i}", f"Well {i * i}", "And?", f"Yes {i}", id=f"o{i}") for i in range(5)),
-        *(talk(f"What {i}?", "It finds it.", id=f"q{i}", **question) for i in range(2)),
+        *(talk(f"What {i}?", "It finds it.", id=f"q{i}", **recall) for i in range(2)),
+        talk("What else?", "It finds it.", id="u", **{**recall, "kind": "question"}),
         talk(f"{text} depth mean?", "How deep.", id="g", kind="grounded", expected=("how deep.",)),
         talk(f"{text} x mean?", "The text does not say.", id="r", kind="refusal", **docs),
     ]
@@ -184,12 +186,14 @@ def test_planted_answers_have_the_figures_that_one_works_out_by_hand() -> None:
     texts = ["I am ANTIMATTER!", "I am a student.", "  antimatter", "", "Good bye", *"-----"]
     # Two of documentation: all content words, and those of another
     texts += ["It finds it.", "It walks."]
+    # And one that was never asked about
+    texts += ["finds"]
     # Word by word, and a refusal
     texts += ["how  DEEP.", "The text does not say."]
     said_so = [said(text, 9) for text in texts]
     figures = conversation.answer_figures(every_kind(), said_so)
     shares = {name: one.get("share") for name, one in figures.items()}
-    assert shares | {"persona_parts": None, "documentation": None} == {
+    assert shares | {"persona_parts": None} == {
         "identity": 0.5,
         "persona": 0.6,
         "persona_parts": None,
@@ -197,12 +201,14 @@ def test_planted_answers_have_the_figures_that_one_works_out_by_hand() -> None:
         "refusals": 1.0,
         "wrong_refusals": 0.0,
         "documentation": None,
+        "documentation_unseen": None,
     }
     assert figures["persona_parts"]["thanks"]["share"] == 1
     assert figures["identity"]["items"] == 4
     documentation = figures["documentation"]
     assert (documentation["f1"], documentation["name_f1"], documentation["gain"]) == (0.5, 0, 0.5)
     assert documentation["gain_low"] <= 0.5 <= documentation["gain_high"]
+    assert figures["documentation_unseen"]["f1"] == 1
 
     always = [said("the text does not say that", 9)] * len(texts)
     figures = conversation.answer_figures(every_kind(), always)
@@ -357,7 +363,7 @@ def test_the_prompts_are_conversations_of_four_turns_and_more() -> None:
     assert found[0].turns[0] == "Hello! Who are you?" and found[0].turns[-1] == "Thanks, bye!"
 
 
-@pytest.mark.parametrize(("key", "value"), [("items", 0), ("seeds", ()), ("temperature", -1)])
+@pytest.mark.parametrize(("key", "value"), [("items", 0), ("choices", 0), ("seeds", ()), ("temperature", -1)])
 def test_values_that_make_no_sense_are_refused(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         replace(CONFIG, **{key: value})  # type: ignore[arg-type]
@@ -394,7 +400,7 @@ def test_base_and_tuned_have_the_same_figures_side_by_side(ran: Path) -> None:
     figures = files.read_json(ran / "one" / "a.json")
     assert list(figures) == ["tuned", "base"]
     assert list(figures["tuned"]) == list(figures["base"])
-    assert figures["tuned"]["greedy"]["ended"]["items"] == 3 + 1 + 3 + 2 + 1 + 1
+    assert figures["tuned"]["greedy"]["ended"]["items"] == 3 + 1 + 3 + 2 + 1 + 1 + 1
     # Three open conversations and a script of two turns, with two seeds each
     assert figures["tuned"]["sampled"]["ended"]["items"] == 2 * 3 + 2 * 2
     bits = [figures[name]["likelihood"]["all"]["bits_per_byte"] for name in figures]
@@ -409,7 +415,7 @@ def test_the_page_holds_every_script_and_some_of_each_kind(ran: Path) -> None:
     assert page.count("Tuned, seed ") == page.count("Base, seed ") == 2
     for kind in conversation.KINDS:
         assert f"\n### {kind}" in page
-    assert page.count("expected: ") == page.count("tuned: ") == 2 + 1 + 2 + 2 + 1 + 1
+    assert page.count("expected: ") == page.count("tuned: ") == 2 + 1 + 2 + 2 + 1 + 1 + 1
 
 
 def test_no_answer_can_close_its_fence(model: GPT) -> None:
