@@ -85,12 +85,12 @@ def test_an_experiment_runs_what_its_change_concerns_and_shows_in_the_diffs(a_co
     assert "<script src=" not in page  # offline
 
 
-def test_a_value_of_the_tuning_concerns_the_tuning_and_what_follows(a_copy: Path) -> None:
+def test_a_value_of_the_tuning_concerns_no_stage_before_it(a_copy: Path) -> None:
     params = a_copy / "params.yaml"
     params.write_text(params.read_text().replace("warmup_fraction: 0.02", "warmup_fraction: 0.1"))
     said = dvc(a_copy, "repro", "--dry")
-    concerned = {"checked", "tuned", "answers", "gguf", "ollama"}
-    assert set(re.findall(r"Running stage '(\w+)'", said)) == concerned
+    # What follows is not said: whether it changes is known once the tuning has run
+    assert re.findall(r"Running stage '(\w+)'", said) == ["checked", "tuned"]
 
 
 ARGUMENTS = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m p t v b l s"}
