@@ -113,7 +113,8 @@ VALUES = f"no params.yaml here: values are those of {ROOT / 'params.yaml'}"
 
 def test_a_chat_with_a_file_needs_no_params_yaml(elsewhere: Path) -> None:
     done = antimatter(elsewhere, "chat", "--model", "my.gguf", "--num-predict", "4", text=b"The\n")
-    assert done.returncode == 0 and done.stdout.strip()
+    # Four random tokens of an untrained model may be blanks
+    assert done.returncode == 0 and done.stdout.endswith(b"\n")
     said = done.stderr.decode().splitlines()
     assert said[0] == VALUES and said[1].startswith("engine: ") and len(said) == 2
 
