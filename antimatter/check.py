@@ -21,7 +21,7 @@ from typing import Any
 
 from antimatter import params, state
 
-# The class that reads a section, beside the code that it steers
+# The class that reads a section, in a module that imports nothing slow
 SECTIONS = {
     "raw": "antimatter.data.raw_config:RawConfig",
     "cleaned": "antimatter.data.clean_config:CleanConfig",

@@ -93,6 +93,34 @@ def test_a_value_of_the_tuning_concerns_no_stage_before_it(a_copy: Path) -> None
     assert re.findall(r"Running stage '(\w+)'", said) == ["checked", "tuned"]
 
 
+def test_conversations_of_ones_own_are_learnt_and_a_bad_file_is_one_line(a_copy: Path) -> None:
+    own, params = a_copy / "mine/talks.jsonl", a_copy / "params.yaml"
+    own.parent.mkdir()
+    rows = [{"prompt": f"What is {n}?", "completion": f"It is {n + 1}."} for n in range(40)]
+    own.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    yaml = YAML()
+    values = yaml.load(params)
+    entry = {"pattern": "mine/*.jsonl", "licence": "our own", "weight": 2}
+    values["conversations"]["files"] = [entry]
+    yaml.dump(values, params)
+    dvc(a_copy, "repro", "conversations")
+    found = json.loads((a_copy / "metrics/conversations.json").read_text())["sources"]
+    [source] = [name for name in found if "mine" in name]
+    assert found[source]["conversations"] == 40
+
+    lock = yaml.load(a_copy / "dvc.lock")["stages"]["conversations"]
+    own.write_text(json.dumps({"messages": [{"role": "assistant", "content": "Hi"}]}) + "\n")
+    entry["weight"] = 3
+    yaml.dump(values, params)
+    done = run(a_copy, sys.executable, "-m", "dvc", "repro", "conversations")
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "Traceback" not in said
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "mine/talks.jsonl" in line and "assistant" in line
+    # Of the failed run DVC records the check of the values alone
+    assert yaml.load(a_copy / "dvc.lock")["stages"]["conversations"] == lock
+
+
 ARGUMENTS = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m p t v b l s"}
 
 

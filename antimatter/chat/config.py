@@ -20,8 +20,7 @@ class ConversationFiles:
         for name in ("pattern", "licence"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        if not self.weight > 0:
-            raise ValueError(f"weight must exceed 0, got {self.weight}")
+        _check_weight(self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,5 +125,5 @@ class ConversationsConfig:
 
 
 def _check_weight(weight: float) -> None:
-    if weight <= 0:
+    if not weight > 0:
         raise ValueError(f"weight must exceed 0, got {weight}")

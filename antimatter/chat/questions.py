@@ -340,7 +340,7 @@ def public_paths(modules: Sequence[Module]) -> dict[tuple[str, str], str]:
 
 
 class _Answered(NamedTuple):
-    library: Library
+    owner: Library
     path: str
     # The name that people use: argsort, DataFrame.merge
     name: str
@@ -401,7 +401,7 @@ def _forms(one: _Answered) -> Sequence[Sequence[str]]:
 
 
 def _summary(one: _Answered, form: str, *, kind: str, held_out: bool) -> Conversation:
-    package, definition = one.library.package, one.definition
+    package, definition = one.owner.package, one.definition
     genitive = "'" if package.endswith("s") else "'s"
     asked = form.format(
         owned=f"{package}{genitive} {one.name}",
@@ -412,10 +412,10 @@ def _summary(one: _Answered, form: str, *, kind: str, held_out: bool) -> Convers
     )
     return Conversation(
         id=f"{package}/{definition.file}#{definition.name}/{asked}",
-        source=one.library.source,
+        source=one.owner.source,
         kind=kind,
         messages=(Message("user", asked), Message("assistant", definition.summary)),
-        licence=one.library.licence,
+        licence=one.owner.licence,
         group=one.path,
         held_out=held_out,
         more={"name": one.name.rpartition(".")[2]},
