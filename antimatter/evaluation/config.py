@@ -55,7 +55,7 @@ class AnswersConfig(CoherenceConfig):
     """What is sampled follows these values and has one answer for each seed; all else is greedy."""
 
     items: int  # conversations of each kind, and of each part of the persona, at most
-    choices: int  # of the next turn among four, at most
+    choices: int  # next turns of each kind of conversation, at most
     system: str  # text before each conversation that has none of its own; empty: none
 
     def __post_init__(self) -> None:

@@ -53,7 +53,7 @@ def exam(
     items: int,
     choices: int,
 ) -> Exam:
-    """At most `items` conversations of each category, and `choices` of a next turn."""
+    """At most `items` conversations of each category, and `choices` next turns of each kind."""
     return Exam(choose(conversations, items), next_turn.choices(conversations, choices), [*script])
 
 

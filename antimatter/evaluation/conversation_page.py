@@ -19,6 +19,7 @@ SHOWN = 2  # held-out conversations of each category on the page
 # What the page and the chart show, all between 0 and 1, by where it stands among the figures
 MEASURES = {
     "next turn among four": "next_turn.share",
+    "next turn of a dialogue between people": "next_turn.kinds.open.share",
     "who it is": "identity.share",
     "the persona": "persona.share",
     "an answer copied from a text": "grounded.share",

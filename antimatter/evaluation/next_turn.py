@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -18,12 +19,15 @@ from antimatter.model.gpt import GPT
 
 ENDINGS = 4  # of which one is right
 NEAREST = 20  # turns of about the right one's length, among which the wrong ones are drawn
+# The others have answers that are a text's own, or that many conversations share
+KINDS = ("persona", "open", "recall", "question")
 
 
 @dataclass(frozen=True)
 class Choice:
     """What is said before a turn of the assistant, that turn, and turns of other conversations."""
 
+    kind: str  # of the conversation
     context: tuple[Message, ...]  # a user's turn at its end
     endings: tuple[str, ...]  # the first is right; which one a model takes ignores their order
 
@@ -45,19 +49,28 @@ class _Turn:
 
     @property
     def owner(self) -> tuple[str, str]:
-        return self.conversation.source, self.conversation.group or self.conversation.id
+        one = self.conversation
+        # A topic of a persona has several answers that are right
+        return one.source, one.topic or one.group or one.id
 
 
 def choices(conversations: Sequence[Conversation], items: int) -> list[Choice]:
-    """At most `items` turns of open conversations, drawn by a hash, each beside three turns of
-    about its length from other conversations. No turn for which there are not three.
+    """At most `items` turns of each of KINDS, drawn by a hash, each beside three turns of about its
+    length from other conversations of the kind. No turn for which there are not three.
+
+    Of open conversations every turn of the assistant counts; of the others the last, as the turns
+    before it may be about something else.
     """
+    return [found for kind in KINDS for found in _choices(conversations, kind, items)]
+
+
+def _choices(conversations: Sequence[Conversation], kind: str, items: int) -> list[Choice]:
     turns = [
         _Turn(conversation, number)
         for conversation in conversations
-        if conversation.kind == "open"
+        if conversation.kind == kind
         for number, message in enumerate(conversation.messages)
-        if message.role == "assistant"
+        if message.role == "assistant" and (kind == "open" or number == len(conversation.messages) - 1)
     ]
     turns.sort(key=lambda turn: _hash(turn.id))
     # By text: an answer that several people gave is right wherever it stands
@@ -67,7 +80,7 @@ def choices(conversations: Sequence[Conversation], items: int) -> list[Choice]:
         wrong = _wrong(turn, by_text)
         if len(wrong) == ENDINGS - 1:
             context = turn.conversation.messages[: turn.number]
-            found.append(Choice(context, (turn.text, *wrong)))
+            found.append(Choice(kind, context, (turn.text, *wrong)))
     return found
 
 
@@ -116,18 +129,25 @@ def score_endings(
     return both[..., 0], both[..., 1]
 
 
-def figures(asked: Sequence[Choice], after: np.ndarray, alone: np.ndarray) -> dict[str, float]:
+def figures(asked: Sequence[Choice], after: np.ndarray, alone: np.ndarray) -> dict[str, Any]:
     """share: of the choices in which the conversation makes the right ending likelier than any
     other, compared with how likely it is by itself (domain-conditional PMI, Holtzman et al. 2021).
-    per_byte: in which it is the likeliest per byte. Guessing gets a quarter; a tie is wrong.
+    per_byte: in which it is the likeliest per byte. kinds: share, of each kind of conversation.
+    Guessing gets a quarter; a tie is wrong.
 
     Args:
         after, alone: as score_endings() gives them.
     """
     sizes = np.array([[len(ending.encode()) for ending in one.endings] for one in asked])
-    right = int(_first_is_least(after - alone).sum())
+    right = _first_is_least(after - alone)
     per_byte = int(_first_is_least(after / sizes).sum())
-    return {**intervals.share(right, len(asked)), "per_byte": per_byte / len(asked)}
+    kinds = np.array([one.kind for one in asked])
+    by_kind = {kind: right[kinds == kind] for kind in KINDS if (kinds == kind).any()}
+    return {
+        **intervals.share(int(right.sum()), len(asked)),
+        "per_byte": per_byte / len(asked),
+        "kinds": {kind: intervals.share(int(own.sum()), len(own)) for kind, own in by_kind.items()},
+    }
 
 
 def _first_is_least(costs: np.ndarray) -> np.ndarray:

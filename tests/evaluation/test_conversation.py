@@ -277,7 +277,7 @@ def test_an_ending_is_scored_after_its_conversation_and_alone(
 ) -> None:
     context = talk("Hello").messages
     endings = ("Hi there", "No.", "Action", "What?")
-    after, alone = next_turn.score_endings(model, tokenizer, [Choice(context, endings)], "")
+    after, alone = next_turn.score_endings(model, tokenizer, [Choice("open", context, endings)], "")
     for i, text in enumerate(endings):
         ids = [*tokenizer.encode(text), EOS]
         for costs, before in ((after, context), (alone, ())):
@@ -287,12 +287,15 @@ def test_an_ending_is_scored_after_its_conversation_and_alone(
 
 
 def test_the_conversation_must_speak_for_the_right_ending() -> None:
-    asked = [Choice((), ("four", "four", "four", "fo"))] * 3
+    texts = ("four", "four", "four", "fo")
+    asked = [Choice(kind, (), texts) for kind in ("open", "open", "persona")]
     after = np.array([[8.0, 9, 9, 9], [8, 9, 9, 3], [8, 8, 9, 9]])
     alone = np.array([[9.0, 9, 9, 9], [9, 9, 9, 3.5], [9, 9, 9, 9]])
     figures = next_turn.figures(asked, after, alone)
     # Gains of 1 against 0; 1 against 0.5, though the other is likelier; a tie, which is wrong
     assert figures["share"] == pytest.approx(2 / 3)
+    kinds = {kind: found["share"] for kind, found in figures["kinds"].items()}
+    assert kinds == {"open": 1.0, "persona": 0.0}
     # 2 a byte against 2.25; against 1.5; a tie
     assert figures["per_byte"] == pytest.approx(1 / 3)
 
@@ -315,6 +318,17 @@ def test_wrong_endings_are_other_texts_of_other_conversations() -> None:
     assert next_turn.choices(conversations[::-1], 5) == found[:5]
     assert next_turn.choices(conversations[:6], 5) != []
     assert next_turn.choices(conversations[:2], 5) == []
+
+
+def test_a_right_answer_to_the_same_topic_is_no_wrong_ending() -> None:
+    topics = [f"t{i // 3}" for i in range(15)]
+    conversations = [talk("Hello", "Hi", f"Question {i}?", f"Answer {i}!", id=f"{i}", kind="persona", topic=topic) for i, topic in enumerate(topics)]
+    found = next_turn.choices(conversations, 100)
+    # The last turn of each, and not the greeting before it
+    assert len(found) == 15 and {one.kind for one in found} == {"persona"}
+    for one in found:
+        of = [topics[int(text[7:-1])] for text in one.endings]
+        assert of[0] not in of[1:]
 
 
 def test_a_model_that_knows_nothing_guesses(model: GPT, tokenizer: Tokenizer) -> None:
