@@ -139,7 +139,7 @@ def refused(stage: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, c
     [
         ("checkpoints", "optimizer:", "optimizer:\n  momentum: 0.9", r"optimizer\.momentum is not a parameter"),
         ("checkpoints", "grad_clip: 1.0", "grad_clip: high", r"optimizer\.grad_clip must be a number, got 'high'"),
-        ("checkpoints", "beta2: 0.95", "beta2: 1.5", r"optimizer\.beta2 must lie in \[0, 1\), got 1\.5"),
+        ("checkpoints", "beta2: 0.999", "beta2: 1.5", r"optimizer\.beta2 must lie in \[0, 1\), got 1\.5"),
         ("raw", "source: embedded", "source: web", r"raw\.source must be one of .*; got 'web'"),
         ("raw", "click: 8.5.1", "click: 1.0.0", r"click must be 1\.0\.0, 8\.5\.1 is installed"),
     ],

@@ -188,14 +188,14 @@ def test_a_ladder_is_fitted_and_reported_and_the_next_call_finds_all_of_it(made:
 def test_a_workspace_with_changes_is_refused_and_left_alone(made: Path, faked: Ladder) -> None:
     params = made / "params.yaml"
     good = params.read_text()
-    params.write_text(good.replace("beta2: 0.95", "beta2: 0.96"))
+    params.write_text(good.replace("beta2: 0.999", "beta2: 0.998"))
     done = faked()
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "params.yaml differs from the last commit, to which rungs belong: `git commit` or `git stash`" in done.stderr
-    assert "beta2: 0.96" in params.read_text()
+    assert "beta2: 0.998" in params.read_text()
     git(made, "checkout", "params.yaml")
     assert faked().returncode == 0
-    params.write_text(good.replace("beta2: 0.95", "beta2: 0.96"))
+    params.write_text(good.replace("beta2: 0.999", "beta2: 0.998"))
     git(made, "commit", "--quiet", "--all", "--message", "another rate of decay")
     fit = faked("--fit")
     assert fit.returncode == 1 and "0 rungs have run" in fit.stderr  # those of before have another beta2
