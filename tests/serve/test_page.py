@@ -398,6 +398,8 @@ def test_copy_takes_the_answer_with_or_without_a_clipboard(api: FakeApi, open_pa
 
 def test_settings_are_sent_and_outlive_a_reload(api: FakeApi, open_page: OpenPage) -> None:
     page = open_page(api.url)
+    # A question that is faster than the model's description goes without its defaults
+    expect(page.locator("#engine")).to_contain_text("llama.cpp")
     ask(page, "x")
     answered(page, "Yes.")
     defaults = MODEL["defaults"]
