@@ -41,7 +41,7 @@ SHAPES = {
     "nano": GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192, **COMMON),
     "300m": GPTConfig(n_layer=24, n_head=16, n_embd=1024, block_size=2048, vocab_size=50257, **COMMON),
 }
-OPTIMIZER = OptimizerConfig(learning_rate=1e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0)
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, embedding_rate=1.0, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0)
 WARM_UP = 6
 Step = Callable[[], None]
 

@@ -17,6 +17,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     learning_rate: float  # the peak of the schedule
+    embedding_rate: float  # of the token embedding, as a multiple of the others'
     beta1: float
     beta2: float
     epsilon: float
@@ -24,7 +25,7 @@ class OptimizerConfig:
     grad_clip: float  # largest global norm of the gradient
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "epsilon", "grad_clip"):
+        for name in ("learning_rate", "embedding_rate", "epsilon", "grad_clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("beta1", "beta2"):

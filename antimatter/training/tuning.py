@@ -109,6 +109,7 @@ def recipe(
     rate = config.learning_rate * optimizer.learning_rate
     inherited = {
         "peak of the pretraining": optimizer.learning_rate,
+        "embedding_rate": optimizer.embedding_rate,
         "beta1": optimizer.beta1,
         "beta2": optimizer.beta2,
         "epsilon": optimizer.epsilon,

@@ -28,7 +28,7 @@ RECIPE = Recipe(
         validate_every=20, validation_tokens=128, log_every=5, save_every=10,
     ),
     loss=LossConfig(rare_token_power=0.0, rare_token_limit=3.0, rare_token_decay=0.9),
-    optimizer=OptimizerConfig(learning_rate=1e-2, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0),
+    optimizer=OptimizerConfig(learning_rate=1e-2, embedding_rate=1.0, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0),
     schedule=ScheduleConfig(warmup_steps=5, final_fraction=0.1, decay="cosine"),
     spikes=SpikeConfig(factor=3.0, window=10, rate_factor=0.5, max_backtracks=2),
     runtime=TrainRuntime(device="cpu", devices=1, micro_batch=4, keep_states=2),

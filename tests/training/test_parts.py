@@ -1,12 +1,15 @@
 import io
 import math
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
 from antimatter.training import journal
 from antimatter.training import optimizer as adamw
 from antimatter.training.checkpoint import Checkpoints
@@ -15,7 +18,7 @@ from antimatter.training.journal import Curve, Progress
 from antimatter.training.schedule import ScheduleConfig, rate_factor
 from antimatter.training.spikes import SpikeConfig, is_spike
 
-OPTIMIZER = OptimizerConfig(learning_rate=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0)
+OPTIMIZER = OptimizerConfig(learning_rate=0.1, embedding_rate=1.0, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0)
 SPIKES = SpikeConfig(factor=3.0, window=4, rate_factor=0.5, max_backtracks=2)
 
 
@@ -48,6 +51,21 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     optimizer.step()
     for old, new in zip(before, model.parameters(), strict=True):
         torch.testing.assert_close(new, old * (1 - 0.1 * 0.1) if old.ndim == 2 else old)
+
+
+def test_the_token_embedding_learns_at_a_multiple_of_the_rate(tiny_config: GPTConfig) -> None:
+    model = GPT(tiny_config)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = adamw.build(model, replace(OPTIMIZER, embedding_rate=8.0, weight_decay=0.0))
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(before)
+    adamw.set_learning_rate(optimizer, 0.01)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    # The first step of Adam is the rate, whatever the size of the gradient
+    for name, parameter in model.named_parameters():
+        rate = 0.08 if name == "token_embedding.weight" else 0.01
+        torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, rate))
 
 
 def test_a_step_is_adamw_as_the_paper_has_it() -> None:
