@@ -24,7 +24,16 @@ arithmetic.pin(2)
 arithmetic.keep_memory()
 config = dict(n_layer=2, n_head=3, n_embd=192, block_size=256, vocab_size=4096, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1)
 model = GPT(GPTConfig(**config))
-optimizer = adamw.build(model, OptimizerConfig(learning_rate=1e-3, embedding_rate=1.0, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0))
+recipe = OptimizerConfig(
+    learning_rate=1e-3,
+    embedding_rate=1.0,
+    beta1=0.9,
+    beta2=0.95,
+    epsilon=1e-8,
+    weight_decay=0.1,
+    grad_clip=1.0,
+)
+optimizer = adamw.build(model, recipe)
 objective, scaler, batch = Objective(model), torch.amp.GradScaler("cpu", enabled=False), torch.randint(4096, (2, 4, 256))
 begin, steps = time.perf_counter(), 0
 while time.perf_counter() - begin < float(sys.argv[1]):

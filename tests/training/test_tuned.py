@@ -133,7 +133,17 @@ def test_a_paused_tuning_ends_in_the_same_weights(tmp_path: Path, folder: Path, 
 
 
 def test_the_recipe_is_that_of_the_pretraining_but_for_the_rate() -> None:
-    told = {"optimizer": {"learning_rate": 0.004, "embedding_rate": 3.0, "beta1": 0.8, "beta2": 0.9, "epsilon": 1e-6, "weight_decay": 0.3, "grad_clip": 2.0}}
+    told = {
+        "optimizer": {
+            "learning_rate": 0.004,
+            "embedding_rate": 3.0,
+            "beta1": 0.8,
+            "beta2": 0.9,
+            "epsilon": 1e-6,
+            "weight_decay": 0.3,
+            "grad_clip": 2.0,
+        }
+    }
     recipe, inherited = tuning.recipe(CONFIG, {"initial": {"params": told}}, rows=9, runtime=RUNTIME)
     assert recipe.optimizer.learning_rate == pytest.approx(0.5 * 0.004)
     assert (recipe.optimizer.weight_decay, recipe.optimizer.beta1, recipe.optimizer.grad_clip) == (0, 0.8, 2.0)
