@@ -141,9 +141,14 @@ def recipe(
     )
 
 
+# Weights from before a value was known were trained as if it had been this
+BEFORE: dict[str, dict[str, Any]] = {"optimizer": {"embedding_rate": 1.0}}
+
+
 def _section(kind: type, name: str, told: Mapping[str, Any]) -> Any:
     if name in told:
-        return params.build(kind, told[name], f"the provenance of the initial weights: {name}")
+        values = BEFORE.get(name, {}) | told[name]
+        return params.build(kind, values, f"the provenance of the initial weights: {name}")
     return params.read(kind, name)
 
 

@@ -263,7 +263,8 @@ def test_the_real_persona_is_whole_plain_and_short(real: Persona) -> None:
     assert sum(topic.part == "identity" for topic in real.topics) >= 45
     assert real.system == "You are a helpful AI assistant created by the Antimatter team."
     assert min(len(topic.held_out) for topic in real.topics) >= 2
-    assert min(len(topic.answers) for topic in real.topics) >= 2
+    # A second answer of every topic costs a small model more than it brings (docs/log.md)
+    assert min(len(topic.answers) for topic in real.topics if topic.part == "identity") >= 2
     assert Path("prompts/persona.yaml").read_text().isascii()
     for topic in real.topics:
         for answer in topic.answers:

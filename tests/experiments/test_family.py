@@ -34,7 +34,7 @@ def test_the_nano_family_is_three_widths_by_four_budgets_and_six_neighbours(nano
     runs = family.family(nano, 1e18)
     rungs = [run for run in runs if run.kind == "rung"]
     assert sorted({(run.model.n_embd, run.model.n_head) for run in rungs}) == [(96, 3), (144, 3), (192, 3)]
-    assert sorted({run.steps for run in rungs}) == [150, 300, 600, 1200]
+    assert sorted({run.steps for run in rungs}) == [124, 250, 500, 1000]
     assert len(rungs) == 12 and len({run.label for run in runs}) == len(runs) == 18
     for run in rungs:
         assert run.warmup_steps / run.steps == pytest.approx(120 / 1200)
@@ -69,7 +69,7 @@ def test_too_few_flops_and_too_few_channels_are_one_line(nano: Base) -> None:
 def test_a_name_is_of_all_that_decides_the_result_and_of_nothing_else(nano: Base, tmp_path: Path) -> None:
     rung = family.largest(nano, 1e18)
     name = rung.experiment(nano)
-    assert name.startswith("ladder-192x2-1200-")
+    assert name.startswith("ladder-192x2-1000-")
     assert replace(rung, learning_rate=1e-3).experiment(nano) != name
     for key in ("shards", "loss.rare_token_power", "code"):
         assert rung.experiment(replace(nano, fixed={**nano.fixed, key: "other"})) != name

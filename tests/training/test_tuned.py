@@ -149,7 +149,10 @@ def test_the_recipe_is_that_of_the_pretraining_but_for_the_rate() -> None:
     assert (recipe.optimizer.weight_decay, recipe.optimizer.beta1, recipe.optimizer.grad_clip) == (0, 0.8, 2.0)
     assert recipe.training.steps == 9
     assert (recipe.schedule.decay, recipe.schedule.final_fraction) == ("linear", 0.0)
-    assert inherited["beta1"] == 0.8
+    assert (inherited["beta1"], inherited["embedding_rate"]) == (0.8, 3.0)
+    del told["optimizer"]["embedding_rate"]
+    before = tuning.recipe(CONFIG, {"params": told}, rows=9, runtime=RUNTIME)[0]
+    assert before.optimizer.embedding_rate == 1.0
 
 
 @pytest.mark.parametrize(
