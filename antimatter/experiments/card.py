@@ -130,7 +130,7 @@ def _training(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
         "optimizer": "AdamW, betas {beta1:g} and {beta2:g}, weight decay {weight_decay:g}, gradient norm at most {grad_clip:g}".format(**adamw),
         "learning rate": f"{adamw['learning_rate']:g} after {schedule['warmup_steps']:,} steps, then "
         f"{schedule['decay']} to {schedule['final_fraction']:g} of it; the token embedding's is "
-        f"{adamw.get('embedding_rate', 1):g} times that",
+        f"{adamw['embedding_rate']:g} times that",
         "rare-token balance": f"power {power:g}" if power else "off",
         "precision": made["machine"]["precision"],
         "loss at the end": f"{known['train_loss']:.4f} train, {known['validation_loss']:.4f} validation, nats per token",
