@@ -32,7 +32,7 @@ def main(
     found, initial = Conversations(conversations), Path(config.initial or checkpoints)
     shape, known = weights.read_config(initial / weights.CONFIG)[:2]
     tuning.check_start(initial, shape, known, found)
-    data = found.data(end=EOS, role=ASSISTANT)
+    data = found.data(config, end=EOS, role=ASSISTANT)
     recipe, inherited = tuning.recipe(config, known, len(data.train), runtime)
     if distributed.is_first():
         told = ", ".join(f"{name} {value}" for name, value in inherited.items())

@@ -30,6 +30,7 @@ from antimatter.data import duplicates
 from antimatter.data.clean_config import NearDuplicatesConfig
 from antimatter.data.documents import CONVERSATION, SEPARATOR
 from antimatter.data.encode import resembles
+from antimatter.data.special import COUNTS, PAD
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.data.workers import processes
 
@@ -143,15 +144,15 @@ def write(
     }
     metrics: dict[str, Any] = {}
     for split, rendered in splits.items():
-        ids, mask = rows.pack(rendered, context)
-        for name, array in ((f"{split}_tokens.npy", ids), (f"{split}_mask.npy", mask)):
+        ids, marks = rows.pack(rendered, context)
+        for name, array in ((f"{split}_tokens.npy", ids), (f"{split}_marks.npy", marks)):
             np.save(folder / name, array)
             index["files"][name] = {"rows": len(array), "sha256": files.sha256(folder / name)}
-        tokens = sum(len(one.ids) for one in rendered)
+        tokens = int((ids != PAD).sum())
         metrics[split] = {
             "rows": len(ids),
             "tokens": tokens,
-            "answer_tokens": int(mask.sum()),
+            "answer_tokens": int((marks & COUNTS > 0).sum()),
             "filled": tokens / ids.size,
         }
     held_out.write(folder / held_out.NAME, [one.conversation for one in kept])
@@ -163,7 +164,9 @@ def write(
 
 
 def _by_source(found: Sequence[Prepared]) -> dict[str, dict[str, int]]:
-    """Figures of each source and kind, the source with the most tokens first."""
+    """Figures of each source and kind, the source with the most tokens first. Openings, which
+    conversations share, are not counted.
+    """
     figures: dict[str, Counter[str]] = {}
     for one in found:
         kind = one.conversation.kind
@@ -174,7 +177,8 @@ def _by_source(found: Sequence[Prepared]) -> dict[str, dict[str, int]]:
         counts["too_long"] += not one.pieces
         for piece in one.pieces:
             if not one.candidate:
-                counts["tokens"] += one.copies * len(piece.rendered.ids)
+                own = len(piece.rendered.ids) - rows.opening(piece.rendered)
+                counts["tokens"] += one.copies * own
                 counts["answer_tokens"] += one.copies * sum(piece.rendered.mask)
     names = ("conversations", "held_out", "too_long", "tokens", "answer_tokens")
     ordered = sorted(figures, key=lambda name: (-figures[name]["tokens"], name))

@@ -368,12 +368,12 @@ def _lead(persona: Persona, topic: Topic, key: tuple[Any, ...]) -> list[Turn]:
 
 
 def _longer(persona: Persona, turn: Turn, key: tuple[Any, ...]) -> list[Turn]:
-    """One to five turns, the given one, and in a third of the cases a thanks or a good-bye."""
+    """One to five turns, the given one, and in one case of six a thanks or a good-bye."""
     topic = turn[0]
     openers, farewells = persona.openers, _farewells(persona)
     greetings = _without(topic, openers.get("greeting", []))
     turns: list[Turn] = []
-    if greetings and _hash(*key, "greets") % 2:
+    if greetings and _hash(*key, "greets") % 5 == 0:
         turns.append(_asked(_pick(greetings, *key, "greet"), *key, "greeting"))
     others = _pick((1, 1, 1, 1, 2, 4), *key, "others")
     if turns and _hash(*key, "asks") % 2:
@@ -387,7 +387,7 @@ def _longer(persona: Persona, turn: Turn, key: tuple[Any, ...]) -> list[Turn]:
         if related:
             turns.append(_asked(_pick(related, *here, "other"), *here, "other"))
     turns += [*_lead(persona, topic, key), turn]
-    if farewells and topic not in farewells and _hash(*key, "leaves") % 3 == 0:
+    if farewells and topic not in farewells and _hash(*key, "leaves") % 6 == 0:
         turns.append(_asked(_pick(farewells, *key, "leave"), *key, "farewell"))
     return turns
 

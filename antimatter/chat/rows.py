@@ -1,18 +1,23 @@
 """Conversations as rows of tokens to tune on: packed whole, never cropped.
 
-A row has room for one context and the last target. Rows are filled by best fit: each conversation
-goes where the least room stays free, as in nanochat's tuning. What is free is [PAD], which no
-target counts.
+A row has room for one context and the last target. Conversations of a row that open alike, with
+[BOS] and the same system text or none, share that opening, which stands once:
+
+    [BOS] [SYSTEM] text   [USER] ... [EOS]   [USER] ... [EOS]   [USER] ... [EOS]
+
+Each is learnt from as if it stood alone after the opening (`segments` of GPT.hidden). Rows are
+filled by best fit: each conversation goes where the least room stays free, as in nanochat's tuning.
+What is free is [PAD], which no target counts.
 """
 
 # R rows, T tokens of context
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from antimatter.chat.template import Message, Rendered, tokens
-from antimatter.data.special import PAD
+from antimatter.data.special import BEGINS, COUNTS, PAD, USER
 from antimatter.data.tokenizer import Tokenizer
 
 
@@ -49,45 +54,71 @@ def pieces(messages: Sequence[Message], tokenizer: Tokenizer, room: int) -> list
     return found
 
 
+def opening(conversation: Rendered) -> int:
+    """How many tokens stand before the first turn: [BOS], and the system text if there is one."""
+    return conversation.ids.index(USER)
+
+
 def pack(conversations: Sequence[Rendered], context: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `context` + 1 tokens with whole conversations: (R, T + 1) uint16 tokens, and uint8
-    masks of the targets that count.
+    marks of them, COUNTS and BEGINS.
 
     The order within and between rows depends on the conversations alone.
+
+    Args:
+        conversations: each of `context` + 1 tokens at most, with a user's turn.
     """
     room = context + 1
-    rows: list[list[int]] = []
-    # Rows by the room that is free in them: best fit takes the last of the fullest that has enough
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for number, one in enumerate(conversations):
+        alike.setdefault(tuple(one.ids[: opening(one)]), []).append(number)
+    # Conversations that share an opening, and the tokens that they take together
+    shared: list[list[int]] = []
+    sizes: list[int] = []
+    for numbers in alike.values():
+        head = opening(conversations[numbers[0]])
+        lengths = [len(conversations[number].ids) - head for number in numbers]
+        for part in _best_fit(lengths, room - head):
+            shared.append([numbers[i] for i in part])
+            sizes.append(head + sum(lengths[i] for i in part))
+    rows = _best_fit(sizes, room)
+    ids = np.full((len(rows), room), PAD, np.uint16)
+    marks = np.zeros((len(rows), room), np.uint8)
+    for row, groups in enumerate(rows):
+        end = 0
+        for numbers in (shared[group] for group in groups):
+            head = opening(conversations[numbers[0]])
+            start, end = end, end + head
+            ids[row, start:end] = conversations[numbers[0]].ids[:head]
+            for one in (conversations[number] for number in numbers):
+                start, end = end, end + len(one.ids) - head
+                ids[row, start:end] = one.ids[head:]
+                marks[row, start:end] = np.array(one.mask[head:], np.uint8) * COUNTS
+                marks[row, start] |= BEGINS
+    return ids, marks
+
+
+def _best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
+    """The numbers of the sizes in bins of `room`. The long ones come first, which leaves least room
+    free.
+    """
+    bins: list[list[int]] = []
+    # Bins by the room that is free in them: best fit takes the last of the fullest that has enough
     by_free: list[list[int]] = [[] for _ in range(room + 1)]
-    # Bit n: some row has n tokens free. Its lowest bits are found faster than by a walk
+    # Bit n: some bin has n free. Its lowest bits are found faster than by a walk
     used = 0
-    for number, size in _longest_first(conversations):
+    for number in np.argsort(-np.array(sizes, np.int64), kind="stable").tolist():
+        size = sizes[number]
         fitting = used >> size
         if fitting:
             free = size + (fitting & -fitting).bit_length() - 1
-            row = by_free[free].pop()
+            place = by_free[free].pop()
         else:
-            row, free = len(rows), room
-            rows.append([])
-        rows[row].append(number)
-        by_free[free - size].append(row)
+            place, free = len(bins), room
+            bins.append([])
+        bins[place].append(number)
+        by_free[free - size].append(place)
         used |= 1 << (free - size)
         if not by_free[free]:
             used &= ~(1 << free)
-    ids = np.full((len(rows), room), PAD, np.uint16)
-    mask = np.zeros((len(rows), room), np.uint8)
-    for row, numbers in enumerate(rows):
-        start = 0
-        for number in numbers:
-            rendered = conversations[number]
-            end = start + len(rendered.ids)
-            ids[row, start:end], mask[row, start:end] = rendered.ids, rendered.mask
-            start = end
-    return ids, mask
-
-
-def _longest_first(conversations: Sequence[Rendered]) -> Iterator[tuple[int, int]]:
-    """(number, tokens), as best fit leaves least room free when the long ones come first."""
-    sizes = np.array([len(rendered.ids) for rendered in conversations], np.int64)
-    for number in np.argsort(-sizes, kind="stable"):
-        yield int(number), int(sizes[number])
+    return bins

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from antimatter.data.special import BOS
+from antimatter.data.special import BEGINS, BOS, COUNTS
 
 
 class Batch(NamedTuple):
@@ -18,8 +18,18 @@ class Batch(NamedTuple):
     targets: Tensor  # (B, T) int64
     # (B, T) float32: what each target counts in the mean; None is 1
     counts: Tensor | None = None
-    # (B, T) int64, equal for tokens of one conversation; None: a row is one text
+    # (B, T, 2) int64, as GPT.hidden() takes them; None: a row is one text
     segments: Tensor | None = None
+
+
+class Emphasis(NamedTuple):
+    """The first targets of an answer decide which answer it is, and may count more than the rest."""
+
+    tokens: int  # so many of each answer
+    weight: float  # count this; the others count 1
+
+
+ALIKE = Emphasis(0, 1.0)
 
 
 class Steps(Protocol):
@@ -84,7 +94,7 @@ class Batches:
 
 class RowBatches:
     """Rows of packed conversations in a random order, each once an epoch; only the targets that the
-    mask names count.
+    marks name count.
 
     The counts average to 1 over the global batch, so the mean of count times loss is the mean over
     the targets that count, however they are spread over ranks and micro-batches.
@@ -93,17 +103,18 @@ class RowBatches:
     def __init__(
         self,
         tokens: np.ndarray,
-        mask: np.ndarray,
+        marks: np.ndarray,
         *,
         batch_size: int,
         seed: int,
+        emphasis: Emphasis = ALIKE,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         """
         Args:
             tokens: (R, T + 1), usually memory-mapped.
-            mask: (R, T + 1), which tokens count as targets; the first of a row never is one.
+            marks: (R, T + 1), of each token, COUNTS and BEGINS or neither.
             batch_size: rows in the global batch.
 
         Raises:
@@ -113,8 +124,8 @@ class RowBatches:
             raise ValueError(f"batch_size must be a multiple of the {world} devices, got {batch_size}")
         if not len(tokens):
             raise ValueError("there is no conversation to learn from")
-        self.tokens, self.mask, self.batch_size, self.seed = tokens, mask, batch_size, seed
-        self.rank, self.world = rank, world
+        self.tokens, self.marks, self.batch_size, self.seed = tokens, marks, batch_size, seed
+        self.emphasis, self.rank, self.world = emphasis, rank, world
         # Two: a batch may lie across a border
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
@@ -122,11 +133,11 @@ class RowBatches:
         """As Batches.at()."""
         first = step * self.batch_size
         rows = np.array([self._row(index) for index in range(first, first + self.batch_size)])
-        counted = self.mask[rows, 1:].astype(np.float32)
+        counted = _counted(self.marks[rows], self.emphasis)
         share = self.batch_size // self.world
         own = slice(self.rank * share, (self.rank + 1) * share)
         counts = counted[own] * (counted.size / max(float(counted.sum()), 1.0))
-        return _packed(self.tokens[rows[own]], torch.from_numpy(counts))
+        return _packed(self.tokens[rows[own]], self.marks[rows[own]], counts)
 
     def _row(self, index: int) -> int:
         epoch, position = divmod(index, len(self.tokens))
@@ -189,17 +200,30 @@ def in_order(files: Sequence[np.ndarray], *, batch_size: int, block_size: int, t
             yield _shifted(file[np.newaxis, whole * block_size :])
 
 
-def rows_in_order(tokens: np.ndarray, mask: np.ndarray, *, batch_size: int) -> Iterator[Batch]:
-    """All rows, for validation; a target counts 1 where the mask names it, else 0."""
+def rows_in_order(tokens: np.ndarray, marks: np.ndarray, *, batch_size: int) -> Iterator[Batch]:
+    """All rows, for validation; a target counts 1 where the marks name it, else 0."""
     for first in range(0, len(tokens), batch_size):
         rows = slice(first, first + batch_size)
-        counts = torch.from_numpy(np.asarray(mask[rows, 1:], np.float32))
-        yield _packed(tokens[rows], counts)
+        yield _packed(tokens[rows], marks[rows], _counted(marks[rows], ALIKE))
 
 
-def _packed(rows: np.ndarray, counts: Tensor) -> Batch:
+def _counted(marks: np.ndarray, emphasis: Emphasis) -> np.ndarray:
+    """What each target counts, (B, T + 1) -> (B, T)."""
+    counts = marks[:, 1:] & COUNTS > 0
+    number = counts.cumsum(1)
+    # Those that count one after the other are an answer; `place` is 1 for its first token
+    before = np.maximum.accumulate(np.where(counts, 0, number), 1)
+    place = number - before
+    first = counts & (place <= emphasis.tokens)
+    return np.where(first, emphasis.weight, counts).astype(np.float32)
+
+
+def _packed(rows: np.ndarray, marks: np.ndarray, counts: np.ndarray) -> Batch:
     inputs, targets, *_ = _shifted(rows)
-    return Batch(inputs, targets, counts, (inputs == BOS).cumsum(1))
+    opens, begins = inputs == BOS, torch.from_numpy(marks[:, :-1] & BEGINS > 0)
+    text = (opens | begins).cumsum(1)
+    opening = torch.where(opens, text, 0).cummax(1).values
+    return Batch(inputs, targets, torch.from_numpy(counts), torch.stack([text, opening], -1))
 
 
 def _shifted(rows: np.ndarray) -> Batch:

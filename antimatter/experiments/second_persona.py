@@ -66,16 +66,17 @@ def tune(asked: SecondPersona, say: Callable[[str], None]) -> tuple[int, int]:
     who = persona.read(asked.persona, collection.facts(parameters(shape), shape.block_size, collected))
     own = _of_persona(who, words, shape.block_size, collected)
     others = _others(asked.conversations, words, shape.block_size, sum(len(one.ids) for one in own) // OTHERS)
-    tokens, mask = rows.pack([*own, *others], shape.block_size)
-    data = found.data(end=EOS, role=ASSISTANT)
+    tokens, marks = rows.pack([*own, *others], shape.block_size)
+    data = found.data(config, end=EOS, role=ASSISTANT)
     data = PackedData(
         train=tokens,
         validation=np.asarray(data.validation[:VALIDATION]),
-        train_mask=mask,
-        validation_mask=np.asarray(data.validation_mask[:VALIDATION]),
+        train_marks=marks,
+        validation_marks=np.asarray(data.validation_marks[:VALIDATION]),
         counts=np.bincount(tokens.ravel(), minlength=shape.vocab_size),
         decode=data.decode,
         question=data.question,
+        emphasis=data.emphasis,
         end=EOS,
     )
     recipe, _ = tuning.recipe(replace(config, epochs=asked.epochs), made, len(tokens), runtime)

@@ -87,13 +87,15 @@ class Attention(nn.Module):
         x: Tensor,
         cache: KeyValueCache | None = None,
         apart: Tensor | None = None,
-    ) -> Tensor:  # (B, T, C) -> (B, T, C)
+        wanted: Tensor | None = None,
+    ) -> Tensor:  # (B, T, C) -> (B, T, C), or (N, C) of the tokens that are wanted
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # each (B, H, S, D)
         y = attend(q, k, v, self.dropout if self.training else 0.0, apart)
-        return self.proj(y.transpose(1, 2).reshape(B, T, C))
+        y = y.transpose(1, 2).reshape(B, T, C)
+        return self.proj(y if wanted is None else y[wanted])
 
 
 class FeedForward(nn.Module):
@@ -125,8 +127,10 @@ class Block(nn.Module):
         x: Tensor,
         cache: KeyValueCache | None = None,
         apart: Tensor | None = None,
-    ) -> Tensor:  # (B, T, C) -> (B, T, C)
-        x = x + self.dropout(self.attn(self.attn_norm(x), cache, apart))
+        wanted: Tensor | None = None,
+    ) -> Tensor:  # (B, T, C) -> (B, T, C), or (N, C) of the tokens that are wanted
+        y = self.attn(self.attn_norm(x), cache, apart, wanted)
+        x = (x if wanted is None else x[wanted]) + self.dropout(y)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
@@ -165,13 +169,18 @@ class GPT(nn.Module):
         ids: Tensor,
         cache: KeyValueCache | None = None,
         segments: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """The final normalised state of each position, (B, T) -> (B, T, C).
 
         Args:
             cache: what was read before these tokens; it has read them too afterwards.
-            segments: (B, T), equal numbers for tokens of one text. Each text is then read as if it
-                stood alone: from position 0, and without a look at the others. Not with a cache.
+            segments: (B, T, 2), the number of the text that a token belongs to, and that of the
+                opening which the text goes on from; an opening's own two are equal. Each text is
+                then read as if it stood alone after its opening: at the positions that follow it,
+                and without a look at other texts. Not with a cache.
+            wanted: (B, T) bool; then only the states of these positions are made, (N, C). The last
+                layer, where no other position is looked at any more, spares the rest.
         """
         start = cache.length if cache is not None else 0
         end = start + ids.shape[1]
@@ -179,11 +188,14 @@ class GPT(nn.Module):
         positions = torch.arange(start, end, device=ids.device)
         apart = None
         if segments is not None:
-            apart = segments[:, :, None] != segments[:, None, :]  # (B, T, T)
+            text, opening = segments.unbind(-1)  # (B, T) each
+            seen = text[:, None, :]
+            apart = (text[:, :, None] != seen) & (opening[:, :, None] != seen)  # (B, T, T)
             positions = positions - apart.tril().sum(-1)  # (B, T)
         x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
-        for block in self.blocks:
-            x = block(x, cache, apart)
+        last = len(self.blocks) - 1
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cache, apart, wanted if layer == last else None)
         if cache is not None:
             cache.length = end
         return self.norm(x)

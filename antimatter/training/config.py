@@ -105,6 +105,8 @@ class TuneConfig:
     warmup_fraction: float  # of the steps; then the rate falls to zero in a straight line
     weight_decay: float
     spike_factor: float  # as spikes.factor; batches of answers differ more than those of text
+    first_tokens: int  # of each answer; they decide which answer it is
+    first_weight: float  # what they count in the loss; the others count 1
     epochs: float  # how often each conversation is read
     batch_size: int  # rows of a context in a step
     seed: int  # of the order of the rows
@@ -112,15 +114,16 @@ class TuneConfig:
     save_every: int  # steps between two saved states
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "epochs"):
+        for name in ("learning_rate", "first_weight", "epochs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.spike_factor <= 1:
             raise ValueError(f"spike_factor must exceed 1, got {self.spike_factor}")
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"warmup_fraction must lie in [0, 1), got {self.warmup_fraction}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        for name in ("weight_decay", "first_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("batch_size", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -24,7 +24,7 @@ class Objective(nn.Module):
         super().__init__()
         if compile and not any(shutil.which(name) for name in ("gcc", "g++", "clang", "clang++")):
             raise ValueError("checkpoints.compile is true, but there is no C++ compiler here: install g++, or set it to false")
-        self.model = model
+        self.model, self.compiled = model, compile
         self.hidden = torch.compile(model.hidden) if compile else model.hidden
         self.kernel = torch.compile(softmax_gradient) if compile else softmax_gradient
 
@@ -37,14 +37,18 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The mean of count times loss, and the loss of each token: four of (B, T) -> (), (B, T).
 
-        On a CPU the head, half of a small model's arithmetic, is spared for targets that count 0;
-        their losses are given as 0. A GPU would have to wait to learn how many they are.
+        On a CPU the head and most of the last layer, more than half of a small model's arithmetic,
+        are spared for targets that count 0; their losses are given as 0. A GPU would have to wait
+        to learn how many they are, and a compiled model would be compiled for each number of them.
         """
-        hidden, head = self.hidden(inputs, segments=segments), self.model.head.weight
-        kept = None if counts is None or hidden.device.type != "cpu" else counts > 0
+        head = self.model.head.weight
+        every = inputs.device.type != "cpu" or self.compiled
+        kept = None if counts is None or every else counts > 0
         if counts is None or kept is None or kept.all() or not kept.any():
+            hidden = self.hidden(inputs, segments=segments)
             return linear_cross_entropy(hidden, head, targets, counts, self.kernel)
-        part = (hidden[kept][None], head, targets[kept][None], counts[kept][None])
+        hidden = self.hidden(inputs, segments=segments, wanted=kept)
+        part = (hidden[None], head, targets[kept][None], counts[kept][None])
         mean, some = linear_cross_entropy(*part, self.kernel)
         losses = torch.zeros(targets.shape).masked_scatter(kept, some)
         return mean * (some.numel() / targets.numel()), losses

@@ -17,6 +17,7 @@ from antimatter.data.batches import (
     Ahead,
     Batch,
     Batches,
+    Emphasis,
     RowBatches,
     Steps,
     in_order,
@@ -101,17 +102,25 @@ class PackedData(Data):
 
     train: np.ndarray  # type: ignore[assignment]  # (R, T + 1)
     validation: np.ndarray  # type: ignore[assignment]
-    train_mask: np.ndarray
-    validation_mask: np.ndarray
+    train_marks: np.ndarray
+    validation_marks: np.ndarray
     question: list[int]  # a prompt for samples
+    emphasis: Emphasis
 
     def batches(self, size: int, block_size: int, seed: int, ranks: Ranks) -> Steps:
-        order = {"batch_size": size, "seed": seed, "rank": ranks.rank, "world": ranks.world}
-        return RowBatches(self.train, self.train_mask, **order)
+        return RowBatches(
+            self.train,
+            self.train_marks,
+            batch_size=size,
+            seed=seed,
+            emphasis=self.emphasis,
+            rank=ranks.rank,
+            world=ranks.world,
+        )
 
     def held_out(self, size: int, block_size: int, tokens: int) -> Iterator[Batch]:
         rows = max(1, tokens // block_size)
-        return rows_in_order(self.validation[:rows], self.validation_mask[:rows], batch_size=size)
+        return rows_in_order(self.validation[:rows], self.validation_marks[:rows], batch_size=size)
 
     def prompt(self, block_size: int) -> list[int]:
         return self.question[: block_size - 1]

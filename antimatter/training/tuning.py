@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from antimatter import files, params
+from antimatter.data.batches import Emphasis
 from antimatter.model.config import GPTConfig, LossConfig
 from antimatter.training.config import (
     OptimizerConfig,
@@ -52,10 +53,11 @@ class Conversations:
             raise ValueError(f"{path} is damaged, expected {expected}, found {array.shape}: {way_out}")
         return array
 
-    def data(self, end: int, role: int) -> PackedData:
+    def data(self, config: TuneConfig, end: int, role: int) -> PackedData:
         """What a training reads.
 
         Args:
+            config: what of an answer counts more.
             end: the token that ends an answer.
             role: the token that begins one: a sample answers the first held-out question.
         """
@@ -66,11 +68,12 @@ class Conversations:
         return PackedData(
             train=train,
             validation=held_out,
-            train_mask=self.rows("train_mask.npy"),
-            validation_mask=self.rows("held_out_mask.npy"),
+            train_marks=self.rows("train_marks.npy"),
+            validation_marks=self.rows("held_out_marks.npy"),
             counts=np.bincount(train.ravel(), minlength=self.vocab_size),
             decode=lambda ids: _decode(texts, ids),
             question=question,
+            emphasis=Emphasis(config.first_tokens, config.first_weight),
             end=end,
         )
 

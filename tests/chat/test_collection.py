@@ -17,7 +17,7 @@ from antimatter.chat.config import ConversationsConfig, PersonaConfig, WeightCon
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message
-from antimatter.data.special import ASSISTANT, EOS, PAD, SYSTEM
+from antimatter.data.special import ASSISTANT, BEGINS, BOS, EOS, PAD, SYSTEM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # shared by chat, export, serve and test_cli
 import tiny_gguf
@@ -103,7 +103,14 @@ def test_a_group_and_what_is_alike_are_on_one_side(tmp_path: Path, tokenizer: Pa
 def test_half_of_the_training_begins_with_the_system_text_and_nothing_held_out_does(tmp_path: Path, tokenizer: Path) -> None:
     write(tmp_path / "out", tokenizer, Weighted([conversation(n) for n in range(200)], 1.0))
     ids = [id for row in rows(tmp_path / "out", "train") for id in row]
-    assert ids.count(SYSTEM) / ids.count(ASSISTANT) == pytest.approx(0.5, abs=0.1)
+    arrays = (np.load(tmp_path / "out" / f"train_{name}.npy").ravel() for name in ("tokens", "marks"))
+    # Whether the opening that each conversation shares has a system text
+    with_system, has_one = [], False
+    for id, mark in zip(*arrays, strict=True):
+        has_one = id == SYSTEM or (has_one and id != BOS)
+        with_system += [has_one] if mark & BEGINS else []
+    assert len(with_system) == ids.count(ASSISTANT)
+    assert np.mean(with_system) == pytest.approx(0.5, abs=0.1)
     assert SYSTEM not in [id for row in rows(tmp_path / "out", "held_out") for id in row]
     assert ids.count(EOS) == ids.count(ASSISTANT)
 

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from antimatter.chat import rows
 from antimatter.chat.template import Message, Rendered
-from antimatter.data.special import BOS, PAD
+from antimatter.data.special import BEGINS, BOS, COUNTS, PAD, SYSTEM, USER
 from antimatter.data.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -20,30 +21,54 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
-def rendered(*sizes: int) -> list[Rendered]:
-    """Conversations of these lengths; the last token of each counts."""
-    return [Rendered([BOS, *[10 + i] * (n - 1)], [False] * (n - 1) + [True]) for i, n in enumerate(sizes)]
+def rendered(*sizes: int, system: Sequence[int] = ()) -> list[Rendered]:
+    """Conversations of these lengths without their opening; the last token of each counts."""
+    head = [BOS, *([SYSTEM, *system] if system else [])]
+    return [Rendered([*head, USER, *[10 + i] * (n - 1)], [False] * (len(head) + n - 1) + [True]) for i, n in enumerate(sizes)]
+
+
+def unpacked(ids: np.ndarray, marks: np.ndarray) -> list[Rendered]:
+    """The conversations of packed rows, each with its opening."""
+    found = []
+    for row, marked in zip(ids, marks, strict=True):
+        for token, mark in zip(row.tolist(), marked.tolist(), strict=True):
+            if token == BOS:
+                head, is_open = [], True
+            if mark & BEGINS:
+                found.append(Rendered([*head], [False] * len(head)))
+                is_open = False
+            if is_open:
+                head.append(token)
+            elif token != PAD:
+                found[-1].ids.append(token)
+                found[-1].mask.append(bool(mark & COUNTS))
+    return found
 
 
 def test_every_conversation_is_packed_once_and_whole() -> None:
-    sizes = (4, 9, 5, 2, 7, 7, 2, 9)
-    conversations = rendered(*sizes)
-    ids, mask = rows.pack(conversations, context=8)
-    assert ids.shape == mask.shape and ids.shape[1] == 9
-    found = []
-    for row in ids:
-        starts = np.flatnonzero(row == BOS)
-        found += [part[part != PAD].tolist() for part in np.split(row, starts[1:])]
-    assert sorted(found) == sorted(c.ids for c in conversations)
-    assert mask.sum() == len(sizes)
-    # 45 tokens fit 5 rows of 9 exactly: best fit finds them
-    assert len(ids) == 5
+    conversations = rendered(3, 8, 4, 1, 6, 6, 1, 8)
+    ids, marks = rows.pack(conversations, context=8)
+    assert ids.shape == marks.shape == (5, 9)
+    assert sorted(unpacked(ids, marks)) == sorted(conversations)
+    # One [BOS] a row, and 37 tokens in 5 rows that have room for 40
+    assert (ids == BOS).sum() == 5
+    assert (ids != PAD).sum() == 5 + 37
+
+
+def test_conversations_with_the_same_system_text_share_it() -> None:
+    alike = rendered(4, 3, 5, 2, system=[20, 21])
+    others = [*rendered(2, 3), *rendered(3, system=[30])]
+    ids, marks = rows.pack([*alike, *others], context=20)
+    assert sorted(unpacked(ids, marks)) == sorted([*alike, *others])
+    # 14 and 4 tokens, 5 and 1, 3 and 3: all openings stand once
+    assert ids.shape == (2, 21)
+    assert (ids == BOS).sum() == 3 and (ids == SYSTEM).sum() == 2
 
 
 def test_what_is_free_in_a_row_counts_for_nothing() -> None:
-    ids, mask = rows.pack(rendered(4), context=8)
+    ids, marks = rows.pack(rendered(3), context=8)
     assert ids[0].tolist()[4:] == [PAD] * 5
-    assert mask[0].tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert marks[0].tolist() == [0, BEGINS, 0, COUNTS, 0, 0, 0, 0, 0]
 
 
 def test_a_long_conversation_is_cut_between_exchanges_and_keeps_its_system_text(words: Tokenizer) -> None:

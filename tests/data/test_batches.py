@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from antimatter.data.batches import Batches, RowBatches, in_order
+from antimatter.data.batches import Batches, Emphasis, RowBatches, in_order
+from antimatter.data.special import COUNTS
 
 FILES = [np.arange(0, 1000, dtype=np.uint16), np.arange(1000, 1450, dtype=np.uint16)]
 
@@ -63,17 +64,17 @@ def test_reading_by_memory_map_gives_the_same_batches(tmp_path: object, token_fi
 
 
 def packed(rows: int = 7, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that tell which they are, and masks with a different number of targets in each."""
+    """Rows that tell which they are, and marks with a different number of targets in each."""
     tokens = np.arange(rows * width, dtype=np.uint16).reshape(rows, width)
-    mask = np.zeros((rows, width), np.uint8)
+    marks = np.zeros((rows, width), np.uint8)
     for row in range(rows):
-        mask[row, 1 : 2 + row % (width - 1)] = 1
-    return tokens, mask
+        marks[row, 1 : 2 + row % (width - 1)] = COUNTS
+    return tokens, marks
 
 
 def test_each_row_comes_once_an_epoch_and_what_counts_averages_to_one() -> None:
-    tokens, mask = packed()
-    batches = RowBatches(tokens, mask, batch_size=2, seed=1)
+    tokens, marks = packed()
+    batches = RowBatches(tokens, marks, batch_size=2, seed=1)
     seen = [batches.at(step) for step in range(7)]
     firsts = torch.cat([batch.inputs[:, 0] for batch in seen]).tolist()
     assert sorted(firsts[:7]) == sorted(firsts[7:]) == tokens[:, 0].tolist()
@@ -85,9 +86,9 @@ def test_each_row_comes_once_an_epoch_and_what_counts_averages_to_one() -> None:
 
 
 def test_the_ranks_of_a_packed_batch_are_slices_of_it() -> None:
-    tokens, mask = packed()
-    whole = RowBatches(tokens, mask, batch_size=4, seed=1).at(3)
-    parts = [RowBatches(tokens, mask, batch_size=4, seed=1, rank=rank, world=2).at(3) for rank in range(2)]
+    tokens, marks = packed()
+    whole = RowBatches(tokens, marks, batch_size=4, seed=1).at(3)
+    parts = [RowBatches(tokens, marks, batch_size=4, seed=1, rank=rank, world=2).at(3) for rank in range(2)]
     for which in range(3):
         assert torch.equal(whole[which], torch.cat([part[which] for part in parts]))
 
@@ -95,3 +96,14 @@ def test_the_ranks_of_a_packed_batch_are_slices_of_it() -> None:
 def test_no_row_is_an_error() -> None:
     with pytest.raises(ValueError, match="no conversation"):
         RowBatches(np.zeros((0, 5), np.uint16), np.zeros((0, 5), np.uint8), batch_size=1, seed=1)
+
+
+def test_the_first_tokens_of_each_answer_count_more() -> None:
+    # Two answers, of four and of one token; the mark before the first belongs to no target
+    marks = np.array([[COUNTS, 0, COUNTS, COUNTS, COUNTS, COUNTS, 0, COUNTS]], np.uint8)
+    tokens = np.arange(8, dtype=np.uint16)[None]
+    batches = RowBatches(tokens, marks, batch_size=1, seed=1, emphasis=Emphasis(2, 3.0))
+    counts = batches.at(0).counts
+    assert counts is not None
+    expected = torch.tensor([[0.0, 3, 3, 1, 1, 0, 3]])
+    torch.testing.assert_close(counts, expected / expected.mean())

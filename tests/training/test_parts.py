@@ -89,6 +89,7 @@ def test_a_step_is_adamw_as_the_paper_has_it() -> None:
         (3.1, [1, 1, 1, 1], True),
         (3.1, [1, 1, 1], False),  # the window is not full
         (3.1, [9, 1, 1, 1, 1], True),  # what lies before the window does not count
+        (6.0, [2, 0.1, 0.1, 0.1], False),  # ten times the average, but not 3 x the upper losses
         (math.nan, [], True),
         (math.inf, [1, 1, 1, 1], True),
     ],

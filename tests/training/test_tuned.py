@@ -12,8 +12,8 @@ import torch
 from antimatter import files
 from antimatter.chat import rows
 from antimatter.chat.template import Rendered
-from antimatter.data.batches import Batch, RowBatches
-from antimatter.data.special import ASSISTANT, BOS, EOS, USER
+from antimatter.data.batches import Batch, RowBatches, rows_in_order
+from antimatter.data.special import ASSISTANT, BOS, EOS, PAD, SYSTEM, USER
 from antimatter.model.gpt import GPT
 from antimatter.training import tuning
 from antimatter.training.config import TrainRuntime, TuneConfig
@@ -30,6 +30,8 @@ CONFIG = TuneConfig(
     warmup_fraction=0.1,
     weight_decay=0.0,
     spike_factor=10.0,
+    first_tokens=2,
+    first_weight=3.0,
     epochs=2,
     batch_size=2,
     seed=1,
@@ -55,8 +57,8 @@ def folder(tmp_path: Path, tiny_gpt: GPT) -> Path:
     place, index = tmp_path / "conversations", {}
     place.mkdir()
     for split, number in (("train", 40), ("held_out", 8)):
-        ids, mask = rows.pack(conversations(number), tiny_gpt.config.block_size)
-        for name, array in ((f"{split}_tokens.npy", ids), (f"{split}_mask.npy", mask)):
+        ids, marks = rows.pack(conversations(number), tiny_gpt.config.block_size)
+        for name, array in ((f"{split}_tokens.npy", ids), (f"{split}_marks.npy", marks)):
             np.save(place / name, array)
             index[name] = {"rows": len(array), "sha256": files.sha256(place / name)}
     known = {"vocab_size": tiny_gpt.config.vocab_size, "context": tiny_gpt.config.block_size}
@@ -73,9 +75,9 @@ def gradient(model: GPT, batch: Batch, micro_batch: int) -> tuple[float, torch.T
 
 
 def test_only_what_the_assistant_says_is_learnt(tiny_gpt: GPT) -> None:
-    ids, mask = rows.pack(conversations(30), tiny_gpt.config.block_size)
+    ids, marks = rows.pack(conversations(30), tiny_gpt.config.block_size)
     model = tiny_gpt.train().requires_grad_(True)
-    batch = RowBatches(ids, mask, batch_size=4, seed=1).at(0)
+    batch = RowBatches(ids, marks, batch_size=4, seed=1).at(0)
     assert batch.counts is not None
     loss, expected = gradient(model, batch, micro_batch=4)
     with torch.no_grad():
@@ -92,20 +94,38 @@ def test_only_what_the_assistant_says_is_learnt(tiny_gpt: GPT) -> None:
 
 
 def test_a_packed_conversation_is_read_as_if_it_stood_alone(tiny_gpt: GPT) -> None:
-    alone = [one.ids[:7] for one in conversations(2)]
-    packed = torch.tensor([[id for ids in alone for id in ids]])
+    with_system = [[BOS, SYSTEM, 40, 41, *one.ids[1:]] for one in conversations(4)]
+    alone = [one.ids for one in conversations(4)]
+    every = [Rendered(ids, [False] * len(ids)) for ids in (*with_system, *alone)]
+    ids, marks = rows.pack(every, tiny_gpt.config.block_size)
+    (batch,) = rows_in_order(ids, marks, batch_size=len(ids))
+    assert batch.segments is not None
+    found = []
     with torch.no_grad():
-        together = tiny_gpt.hidden(packed, segments=(packed == BOS).cumsum(1))[0].split(len(alone[0]))
-        for ids, found in zip(alone, together, strict=True):
-            expected = tiny_gpt.hidden(torch.tensor([ids]))[0]
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-        # Without segments the second one is another text, at other positions
-        mixed = tiny_gpt.hidden(packed)[0, len(alone[0]) :]
-        assert not torch.allclose(mixed, together[1], atol=1e-3)
+        together = tiny_gpt.hidden(batch.inputs, segments=batch.segments)
+        for row, (text, opening) in enumerate(zip(*batch.segments.unbind(-1), strict=True)):
+            for number in text[text != opening].unique():
+                seen = (text == number) | (text == opening[text == number][0])
+                tokens = batch.inputs[row, seen]
+                expected = tiny_gpt.hidden(tokens[None])[0]
+                torch.testing.assert_close(together[row, seen], expected, rtol=1e-5, atol=1e-5)
+                found.append([id for id in tokens.tolist() if id != PAD])
+        # Without segments the texts of a row look at each other, at other positions
+        assert not torch.allclose(tiny_gpt.hidden(batch.inputs), together, atol=1e-3)
+    # The last token of a row is a target only
+    assert all(one.ids in found or one.ids[:-1] in found for one in every)
+
+
+def test_the_states_that_are_wanted_are_those_of_all_positions(tiny_gpt: GPT) -> None:
+    ids = torch.randint(6, 60, (3, 8), generator=torch.Generator().manual_seed(1))
+    wanted = ids % 3 == 0
+    with torch.no_grad():
+        states = tiny_gpt.hidden(ids, wanted=wanted)
+        torch.testing.assert_close(states, tiny_gpt.hidden(ids)[wanted], rtol=1e-5, atol=1e-5)
 
 
 def test_a_paused_tuning_ends_in_the_same_weights(tmp_path: Path, folder: Path, tiny_gpt: GPT) -> None:
-    data = Conversations(folder).data(end=EOS, role=ASSISTANT)
+    data = Conversations(folder).data(CONFIG, end=EOS, role=ASSISTANT)
     recipe, _ = tuning.recipe(CONFIG, {}, len(data.train), RUNTIME)
     recipe = replace(recipe, training=replace(recipe.training, precision="fp32", threads=1))
     start = {name: value.clone() for name, value in tiny_gpt.state_dict().items()}
@@ -171,6 +191,6 @@ def test_weights_that_do_not_fit_the_conversations_are_named(folder: Path, tiny_
 
 
 def test_damaged_rows_are_named(folder: Path) -> None:
-    np.save(folder / "train_mask.npy", np.zeros((1, 2), np.uint8))
-    with pytest.raises(ValueError, match=r"train_mask\.npy is damaged"):
-        Conversations(folder).data(end=EOS, role=ASSISTANT)
+    np.save(folder / "train_marks.npy", np.zeros((1, 2), np.uint8))
+    with pytest.raises(ValueError, match=r"train_marks\.npy is damaged"):
+        Conversations(folder).data(CONFIG, end=EOS, role=ASSISTANT)
