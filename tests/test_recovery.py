@@ -45,7 +45,7 @@ STAGES = {
     "shards": r"shards: going on, (\d+) of \1 MB were done",
     "checkpoints": "going on from step 200 of 200",
     "conversations": "note: conversations had finished, but DVC did not record it",
-    "tuned": "going on from step 15 of 18",
+    "tuned": "going on from step 15 of 17",
 }
 
 

@@ -1,4 +1,4 @@
-"""Another persona for a model that converses already, in about a minute: `antimatter tune`.
+"""Another persona for a model that converses already, in a minute or two: `antimatter tune`.
 
 The model goes on from its weights with the conversations of the new persona, and with others of
 data/conversations, so that it does not forget what it could.
@@ -36,7 +36,7 @@ OTHERS = 3
 NEW_TOKENS = 64  # of an answer, at most
 # Conversations of a topic, a fraction of those of the pipeline: the model can converse already. What
 # the file trains more often than the rest says who it is, and that is what is new
-PER_TOPIC = 4
+PER_TOPIC = 12
 OFTENER = 2
 
 
