@@ -43,6 +43,7 @@ def main(
     start = files.sha256(initial / weights.FINAL)
     digests = found.digests() | {"initial": start}
     curves = (training, validation, backtracks, live, throughput)
+    identity = {"model": asdict(shape), "initial": start, "emphasis": data.emphasis._asdict()}
     run(
         "tuned",
         SECTIONS,
@@ -50,7 +51,7 @@ def main(
         data,
         recipe,
         Outputs(tuned, metrics, made, *curves),
-        identity={"model": asdict(shape), "initial": start, **found.digests()},
+        identity=identity | found.digests(),
         digests=digests,
         chat=found.chat,
         more={"initial": known},

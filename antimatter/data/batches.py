@@ -25,8 +25,8 @@ class Batch(NamedTuple):
 class Emphasis(NamedTuple):
     """The first targets of an answer decide which answer it is, and may count more than the rest."""
 
-    tokens: int  # so many of each answer
-    weight: float  # count this; the others count 1
+    tokens: int  # how many of each answer
+    weight: float  # what each of them counts; the others count 1
 
 
 ALIKE = Emphasis(0, 1.0)
@@ -96,8 +96,8 @@ class RowBatches:
     """Rows of packed conversations in a random order, each once an epoch; only the targets that the
     marks name count.
 
-    The counts average to 1 over the global batch, so the mean of count times loss is the mean over
-    the targets that count, however they are spread over ranks and micro-batches.
+    The counts average to 1 over the global batch, so the mean of count times loss is the weighted
+    mean over the targets that count, however they are spread over ranks and micro-batches.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ SPECIAL = ("[PAD]", "[BOS]", "[EOS]", "[USER]", "[ASSISTANT]", "[SYSTEM]")
 PAD, BOS, EOS, USER, ASSISTANT, SYSTEM = range(len(SPECIAL))  # their ids
 ROLE_IDS = {"[USER]": USER, "[ASSISTANT]": ASSISTANT, "[SYSTEM]": SYSTEM}
 
-# Bits of a token's mark in packed rows: it counts as a target; a text begins with it that goes on
-# from the opening before it
+# Bits of a token's mark in packed rows: it counts as a target; it begins a text that continues the
+# opening before it
 COUNTS, BEGINS = 1, 2
 
 _LITERAL = re.compile(rf"\[(?=(?:{'|'.join(token[1:-1] for token in SPECIAL)})\])")

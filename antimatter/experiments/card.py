@@ -158,7 +158,7 @@ def _tuning(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
     train = found["train"]
     listed = list(found["sources"].items())
     rows = [(name, f"{one['conversations']:,}", f"{one['tokens']:,}", f"{one['held_out']:,}") for name, one in listed[:SOURCES_SHOWN]]
-    yield from ("## Tuning", "", "Conversations by source, and their tokens in an epoch:", "")
+    yield from ("## Tuning", "", "Conversations by source, and their tokens in an epoch without the shared system text:", "")
     yield from _table(("source", "conversations", "tokens", "held out"), rows)
     more = f" and {len(listed) - SOURCES_SHOWN} smaller sources" if len(listed) > SOURCES_SHOWN else ""
     yield from (

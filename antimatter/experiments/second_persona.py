@@ -65,7 +65,8 @@ def tune(asked: SecondPersona, say: Callable[[str], None]) -> tuple[int, int]:
     words = Tokenizer.load(asked.tokenizer)
     who = persona.read(asked.persona, collection.facts(parameters(shape), shape.block_size, collected))
     own = _of_persona(who, words, shape.block_size, collected)
-    others = _others(asked.conversations, words, shape.block_size, sum(len(one.ids) for one in own) // OTHERS)
+    most = sum(map(_own_tokens, own)) // OTHERS
+    others = _others(asked.conversations, words, shape.block_size, most)
     tokens, marks = rows.pack([*own, *others], shape.block_size)
     data = found.data(config, end=EOS, role=ASSISTANT)
     data = PackedData(
@@ -113,6 +114,11 @@ def _of_persona(who: Persona, words: Tokenizer, context: int, config: Conversati
     return found
 
 
+def _own_tokens(conversation: Rendered) -> int:
+    """Without those of the opening, which the conversations of a row share."""
+    return len(conversation.ids) - rows.opening(conversation)
+
+
 def _others(folder: Path, words: Tokenizer, context: int, most: int) -> list[Rendered]:
     """Conversations of no persona that the first tuning learnt from, of at most that many tokens."""
     unseen = {one.id for one in held_out.read(folder / held_out.NAME)}
@@ -125,7 +131,7 @@ def _others(folder: Path, words: Tokenizer, context: int, most: int) -> list[Ren
     for row in listed:
         messages = [Message(one["role"], one["content"]) for one in json.loads(row["messages"])]
         for piece in rows.pieces(messages, words, context + 1):
-            most -= len(piece.rendered.ids)
+            most -= _own_tokens(piece.rendered)
             found.append(piece.rendered)
         if most <= 0:
             break

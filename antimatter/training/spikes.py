@@ -8,7 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, kw_only=True)
 class SpikeConfig:
     factor: float  # a loss above factor x what nine of ten recent losses stay below is a spike
-    window: int  # steps that are recent; also the healthy steps after which a checkpoint counts as stable
+    # Steps that are recent; also the healthy steps after which a checkpoint counts as stable
+    window: int
     rate_factor: float  # the learning rate is multiplied by this at each backtrack
     max_backtracks: int
 
@@ -27,11 +28,13 @@ def is_spike(loss: float, history: Sequence[float], config: SpikeConfig) -> bool
     """Whether a loss is a spike, given the losses before it.
 
     It is held against the 90th percentile of the window and not the average. The losses of batches
-    of text are so alike that the two are the same. Those of batches of answers differ tenfold: near
+    of text are so alike that the two are nearly the same. Those of batches of answers differ tenfold: near
     the end of a tuning, ten times the average is a healthy batch, which comes again after each
     backtrack. Without a full window only NaN and infinity are spikes: the first losses fall fast.
     """
     if not math.isfinite(loss):
         return True
     recent = history[-config.window :]
-    return len(recent) == config.window and loss > config.factor * sorted(recent)[len(recent) * 9 // 10]
+    if len(recent) < config.window:
+        return False
+    return loss > config.factor * sorted(recent)[len(recent) * 9 // 10]

@@ -37,17 +37,19 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The mean of count times loss, and the loss of each token: four of (B, T) -> (), (B, T).
 
-        On a CPU the head and most of the last layer, more than half of a small model's arithmetic,
-        are spared for targets that count 0; their losses are given as 0. A GPU would have to wait
-        to learn how many they are, and a compiled model would be compiled for each number of them.
+        On a CPU the head and most of the last layer are spared for targets that count 0; their
+        losses are given as 0. The two are more than half of a small model's arithmetic. A GPU would
+        have to wait to learn how many targets they are.
         """
         head = self.model.head.weight
-        every = inputs.device.type != "cpu" or self.compiled
-        kept = None if counts is None or every else counts > 0
+        kept = None if counts is None or inputs.device.type != "cpu" else counts > 0
         if counts is None or kept is None or kept.all() or not kept.any():
             hidden = self.hidden(inputs, segments=segments)
             return linear_cross_entropy(hidden, head, targets, counts, self.kernel)
-        hidden = self.hidden(inputs, segments=segments, wanted=kept)
+        # A selection in its midst would cut a compiled model in two
+        wanted = None if self.compiled else kept
+        hidden = self.hidden(inputs, segments=segments, wanted=wanted)
+        hidden = hidden[kept] if wanted is None else hidden
         part = (hidden[None], head, targets[kept][None], counts[kept][None])
         mean, some = linear_cross_entropy(*part, self.kernel)
         losses = torch.zeros(targets.shape).masked_scatter(kept, some)
@@ -58,7 +60,9 @@ class Objective(nn.Module):
 class Gradient:
     """What accumulate_gradients() has seen of a batch; the gradient itself lies in the parameters."""
 
-    loss: Tensor  # mean over the targets that count, without the balance's weights, nats, ()
+    # Mean over the targets, weighted by what the batch says that they count, but not by the
+    # balance; nats, ()
+    loss: Tensor
     bin_losses: Tensor  # summed by frequency bin, (F,) float64; empty without the balance
     bin_counts: Tensor  # (F,) float64
 

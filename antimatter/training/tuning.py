@@ -42,8 +42,10 @@ class Conversations:
 
     def rows(self, name: str) -> np.ndarray:
         """A file of rows, (R, T + 1)."""
-        path, entry = self.folder / name, self.index["files"][name]
+        path, entry = self.folder / name, self.index["files"].get(name)
         way_out = f"delete {self.folder} and run `dvc repro conversations`"
+        if entry is None:
+            raise ValueError(f"{self.folder} is of another version, it has no {name}: {way_out}")
         try:
             array: np.ndarray = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):

@@ -1,19 +1,23 @@
 """Tuning: what counts in the loss, what is inherited, and a pause that changes nothing."""
 
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import stages.tuned
 from antimatter import files
 from antimatter.chat import rows
 from antimatter.chat.template import Rendered
 from antimatter.data.batches import Batch, RowBatches, rows_in_order
 from antimatter.data.special import ASSISTANT, BOS, EOS, PAD, SYSTEM, USER
+from antimatter.model import weights
 from antimatter.model.gpt import GPT
 from antimatter.training import tuning
 from antimatter.training.config import TrainRuntime, TuneConfig
@@ -194,3 +198,34 @@ def test_damaged_rows_are_named(folder: Path) -> None:
     np.save(folder / "train_marks.npy", np.zeros((1, 2), np.uint8))
     with pytest.raises(ValueError, match=r"train_marks\.npy is damaged"):
         Conversations(folder).data(CONFIG, end=EOS, role=ASSISTANT)
+
+
+def test_rows_of_another_version_are_named(folder: Path) -> None:
+    index = files.read_json(folder / "index.json")
+    del index["files"]["train_marks.npy"]
+    files.write_json(folder / "index.json", index)
+    with pytest.raises(ValueError, match=r"it has no train_marks\.npy: delete"):
+        Conversations(folder).data(CONFIG, end=EOS, role=ASSISTANT)
+
+
+def test_another_weight_of_the_first_tokens_is_another_training(
+    tmp_path: Path,
+    folder: Path,
+    tiny_gpt: GPT,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    initial = tmp_path / "checkpoints"
+    initial.mkdir()
+    weights.save(tiny_gpt, initial, {"data": {"tokenizer": "t"}})
+    identities: list[Any] = []
+
+    def run(*_: Any, identity: Any, **__: Any) -> None:
+        identities.append(identity)
+
+    monkeypatch.setattr(stages.tuned, "run", run)
+    values = Path("params.yaml").read_text()
+    for weight in (3, 2, 3):
+        (tmp_path / "params.yaml").write_text(re.sub("first_weight: .*", f"first_weight: {weight}", values))
+        monkeypatch.chdir(tmp_path)
+        stages.tuned.main(folder, initial, *(tmp_path / str(n) for n in range(8)))
+    assert identities[0] == identities[2] != identities[1]
