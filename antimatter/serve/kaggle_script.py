@@ -95,7 +95,9 @@ def fetch(name: str, marker: str, target: Path) -> bool:
     for archive in INPUT.rglob(f"{name}.tar"):
         if archive.is_file():
             with tarfile.open(archive) as tar:
-                tar.extractall(target, filter="data")
+                # Python before 3.11.4 has no filters; it ignores the attribute
+                tar.extraction_filter = getattr(tarfile, "data_filter", None)
+                tar.extractall(target)
             return True
     roots = [path.parents[len(Path(marker).parts) - 1] for path in INPUT.rglob(marker)]
     for root in (root for root in roots if not (root / "kept").is_dir() and "scratch" not in root.parts):  # that would be the output of a run

@@ -213,7 +213,8 @@ def test_with_shards_of_home_the_run_begins_with_the_training_however_kaggle_unp
     one = machine("one")
     for archive in (tmp_path / "kernel" / "dataset").glob("*.tar"):
         with tarfile.open(archive) as tar:
-            tar.extractall(one.input / "datasets/ann/files" / archive.stem, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
+            tar.extractall(one.input / "datasets/ann/files" / archive.stem)
     for hidden in one.input.rglob(".dvc"):  # may get lost on the way
         shutil.rmtree(hidden)
     with one.start(tmp_path / "kernel") as process:
