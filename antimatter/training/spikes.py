@@ -28,9 +28,9 @@ def is_spike(loss: float, history: Sequence[float], config: SpikeConfig) -> bool
     """Whether a loss is a spike, given the losses before it.
 
     It is held against the 90th percentile of the window and not the average. The losses of batches
-    of text are so alike that the two are nearly the same. Those of batches of answers differ tenfold: near
-    the end of a tuning, ten times the average is a healthy batch, which comes again after each
-    backtrack. Without a full window only NaN and infinity are spikes: the first losses fall fast.
+    of text are so alike that the two are nearly the same. Those of batches of answers differ
+    tenfold: near the end of a tuning, ten times the average is a healthy batch. Without a full
+    window only NaN and infinity are spikes: the first losses fall fast.
     """
     if not math.isfinite(loss):
         return True
