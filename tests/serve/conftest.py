@@ -44,6 +44,8 @@ def open_page(browser: "Browser") -> Iterator[OpenPage]:
         page.on("console", lambda said: said.type in ("error", "warning") and "Failed to load" not in said.text and problems.append(said.text))
         page.on("dialog", lambda dialog: (problems.append(f"opens a dialog: {dialog.message}"), dialog.dismiss()))
         page.goto(url)
+        # It has heard what the model is, or says why not: a test that asks sooner races with that
+        page.locator("#empty h2:not(:empty), #status p:not(:empty)").first.wait_for(state="attached")
         return page
 
     yield open_
