@@ -3,6 +3,8 @@
 import contextlib
 import multiprocessing
 import os
+import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +35,24 @@ class _Pool(ProcessPoolExecutor):
             if str(error) != CLOSED:
                 raise
 
+    def end(self) -> None:
+        """Ends the workers in the midst of their work, and drops the rest of it."""
+        # shutdown() forgets both, the second of which is None before the first work
+        work: Any = self._call_queue  # type: ignore[attr-defined]
+        manager: Any = self._executor_manager_thread
+        self.shutdown(wait=False, cancel_futures=True)
+        children = multiprocessing.active_children()
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join()
+        if sys.version_info < (3, 11, 5):
+            # There the thread that sends work waits for ever for a worker to take it. Where the
+            # pipe has no other end it gets an error instead (CPython's issue 94777)
+            work._reader.close()
+        if manager:
+            manager.join()
+
 
 @contextlib.contextmanager
 def processes(number: int) -> Iterator[ProcessPoolExecutor]:
@@ -49,16 +69,17 @@ def processes(number: int) -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
-                child.terminate()
+            pool.end()
             if isinstance(error, BrokenProcessPool):
                 raise OSError("a worker was killed, perhaps for want of memory: lower runtime.workers, or run again to resume") from None
             raise
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """A worker whose parent was killed would wait for work for ever. Ctrl-C is for the parent, which
+    then ends the workers: did they die first, Python would take the pool for broken.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
