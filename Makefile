@@ -1,5 +1,5 @@
 # make repro: the whole pipeline. make test: lint, types and tests. Both create .venv from requirements.lock if it is missing or older, or was moved.
-# make tour: runs the commands of docs/experiments.md in a fresh clone and writes what they print into it (about 15 minutes).
+# make tour: runs the commands of docs/experiments.md in a fresh clone and writes what they print into it (about 20 minutes).
 PYTHON ?= python3
 VENV := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
