@@ -47,9 +47,13 @@ class _Pool(ProcessPoolExecutor):
         for child in children:
             child.join()
         if sys.version_info < (3, 11, 5):
-            # There the thread that sends work waits for ever for a worker to take it. Where the
-            # pipe has no other end it gets an error instead (CPython's issue 94777)
-            work._reader.close()
+            # There the thread that sends work waits for ever for a worker to take it (CPython's
+            # issue 94777), so it is taken here. It ends with the thread, which closes the pipe
+            while manager and manager.is_alive():
+                manager.join(0.01)
+                with contextlib.suppress(OSError):
+                    while work._reader.poll():
+                        os.read(work._reader.fileno(), 1 << 16)
         if manager:
             manager.join()
 

@@ -13,8 +13,8 @@ import pytest
 
 from antimatter.data.workers import processes
 
-# A parent with work for its workers that is too large for the pipe to them, so that it is always about
-# to send some
+# A parent with work for its workers. 300,000 bytes are too large for the pipe to them, so that the
+# parent is always in the midst of sending some
 BUSY = """
 import sys, time
 from antimatter.data.workers import processes
@@ -27,18 +27,19 @@ def work(text):
 if __name__ == "__main__":
     try:
         with processes(2) as pool:
-            print(sum(pool.map(work, ["x" * 300_000] * 400)))
+            print(sum(pool.map(work, ["x" * int(sys.argv[1])] * 400)))
     except KeyboardInterrupt:
         sys.exit(130)
 """
 
 
+@pytest.mark.parametrize("size", [10, 300_000])
 @pytest.mark.parametrize("everyone", [True, False])
-def test_ctrl_c_ends_a_parent_that_is_sending_work(everyone: bool, tmp_path: Path) -> None:
+def test_ctrl_c_ends_parent_and_workers(everyone: bool, size: int, tmp_path: Path) -> None:
     (tmp_path / "busy.py").write_text(BUSY)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(tmp_path)])}
     parent = subprocess.Popen(
-        [sys.executable, tmp_path / "busy.py"],
+        [sys.executable, tmp_path / "busy.py", str(size)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
