@@ -16,7 +16,7 @@ from antimatter.data.workers import processes
 # A parent with work for its workers. 300,000 bytes are too large for the pipe to them, so that the
 # parent is always in the midst of sending some
 BUSY = """
-import sys, time
+import signal, sys, time
 from antimatter.data.workers import processes
 
 def work(text):
@@ -25,6 +25,8 @@ def work(text):
     return len(text)
 
 if __name__ == "__main__":
+    # What a shell starts in the background is told to ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with processes(2) as pool:
             print(sum(pool.map(work, ["x" * int(sys.argv[1])] * 400)))
@@ -54,6 +56,7 @@ def test_ctrl_c_ends_parent_and_workers(everyone: bool, size: int, tmp_path: Pat
         os.killpg(parent.pid, signal.SIGINT) if everyone else parent.send_signal(signal.SIGINT)
         _, errors = parent.communicate(timeout=30)
         assert (parent.returncode, errors) == (130, "")
+        # No process of its session is left
         with pytest.raises(ProcessLookupError):
             for _ in range(100):
                 os.killpg(parent.pid, 0)
