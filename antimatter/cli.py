@@ -88,11 +88,12 @@ def chat(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    from antimatter import params, recorded
+    from antimatter import params
     from antimatter.data.shards import Shards
     from antimatter.experiments import history
     from antimatter.export import gguf, huggingface, parity, source
     from antimatter.export.config import GGUFConfig
+    from antimatter.pipeline import recorded
 
     config = params.read(GGUFConfig, "gguf", _params(arguments.checkpoint is not None))
     config = replace(config, name=arguments.name or config.name)
@@ -123,9 +124,9 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def tune(arguments: argparse.Namespace) -> None:
-    from antimatter import stage  # noqa: F401, before torch: it sets how threads wait
     from antimatter.experiments import second_persona
     from antimatter.experiments.second_persona import SecondPersona
+    from antimatter.pipeline import stage  # noqa: F401, before torch: it sets how threads wait
 
     asked = SecondPersona(
         persona=arguments.persona,
@@ -144,7 +145,7 @@ def tune(arguments: argparse.Namespace) -> None:
 
 
 def lm_eval(arguments: argparse.Namespace) -> None:
-    from antimatter import stage  # noqa: F401, before torch: it sets how threads wait
+    from antimatter.pipeline import stage  # noqa: F401, before torch: it sets how threads wait
 
     try:
         from antimatter.evaluation import harness
@@ -292,7 +293,8 @@ def inspect_shards(arguments: argparse.Namespace) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    from antimatter import check, params, recovery
+    from antimatter import params
+    from antimatter.pipeline import check, recovery
 
     for line in recovery.mend():
         print(f"note: {line}", file=sys.stderr, flush=True)
@@ -301,17 +303,17 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def resume(arguments: argparse.Namespace) -> None:
-    from antimatter import resume
+    from antimatter.pipeline import adoption
 
     if arguments.folder is None:
-        works = resume.works()
+        works = adoption.works()
         sys.stdout.writelines(f"{work.line()}\n" for work in works)
         print("antimatter resume FOLDER shows what has changed" if works else "there is no unfinished work in .state")
         return
     if arguments.accept:
-        print(f"{resume.adopt(arguments.folder)}: `dvc repro` resumes it if its parameters and data are the present ones")
+        print(f"{adoption.adopt(arguments.folder)}: `dvc repro` resumes it if its parameters and data are the present ones")
         return
-    sys.stdout.writelines(resume.diff(resume.work(arguments.folder)))
+    sys.stdout.writelines(adoption.diff(adoption.work(arguments.folder)))
     print(f"\n`antimatter resume {arguments.folder} --accept` lets it go on under the code of now; its results will say so")
 
 
@@ -356,8 +358,8 @@ def plan(arguments: argparse.Namespace) -> None:
 
 
 def ladder(arguments: argparse.Namespace) -> None:
-    from antimatter import stage  # noqa: F401, before torch: it sets how threads wait
     from antimatter.experiments import ladder
+    from antimatter.pipeline import stage  # noqa: F401, before torch: it sets how threads wait
     from antimatter.training import cards
 
     shown = cards.choose(arguments.gpu, arguments.price)

@@ -3,7 +3,7 @@
     python benchmarks/contention.py [--seconds 10]
 
 libgomp's threads wait for each other by spinning, by default for milliseconds, in which the thread that they wait for gets no core.
-antimatter/stage.py lets them give the core away after a thousand turns (GOMP_SPINCOUNT). Run this on two cores.
+antimatter/pipeline/stage.py lets them give the core away after a thousand turns (GOMP_SPINCOUNT). Run this on two cores.
 """
 
 import argparse

@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from antimatter import files, params, stage
+from antimatter import files, params
 from antimatter.chat import held_out
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import conversation, conversation_page, scripts
 from antimatter.evaluation.config import AnswersConfig, EvaluationRuntime
 from antimatter.evaluation.conversation import KINDS, Result
 from antimatter.model import weights
+from antimatter.pipeline import stage
 
 QUIET = 10.0  # seconds between two lines of progress in a log
 

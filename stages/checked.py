@@ -4,7 +4,8 @@ before anything is deleted or computed.
 
 from pathlib import Path
 
-from antimatter import files, stage
+from antimatter import files
+from antimatter.pipeline import stage
 
 
 def main(checked: Path) -> None:

@@ -3,10 +3,11 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from antimatter import params, stage
+from antimatter import params
 from antimatter.data.shards import Shards
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.gpt import GPT
+from antimatter.pipeline import stage
 from antimatter.training.config import OptimizerConfig, Recipe, TrainConfig, TrainRuntime
 from antimatter.training.run import Outputs, run
 from antimatter.training.schedule import ScheduleConfig

@@ -3,21 +3,22 @@
 import dataclasses
 from pathlib import Path
 
-from antimatter import files, params, stage, state
+from antimatter import files, params
 from antimatter.data import clean_config, paths
 from antimatter.data.clean import clean
 from antimatter.data.clean_config import CleanConfig
 from antimatter.data.runtime import EngineRuntime
+from antimatter.pipeline import resume, stage
 
 
 def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) -> None:
     config = params.read(CleanConfig, "cleaned")
     runtime = params.read(EngineRuntime, "runtime", part=True)
     texts = {path: files.sha256(paths.located(path)) for part in clean_config.texts(config.decontamination) for path in part.paths}
-    identity = {"cleaned": dataclasses.asdict(config), "input": state.fingerprint(raw, "*.parquet"), "texts": texts}
-    with state.kept("cleaned", [cleaned], **identity) as work:
+    identity = {"cleaned": dataclasses.asdict(config), "input": resume.fingerprint(raw, "*.parquet"), "texts": texts}
+    with resume.kept("cleaned", [cleaned], **identity) as work:
         report = clean(raw, work, config, runtime)
-        record = state.record(work)
+        record = resume.record(work)
         files.link({path.name: path for path in (work / "cleaned").glob("[!.]*")}, cleaned)
     found = dataclasses.asdict(report)
     files.write_csv(lengths, ("bytes", "raw", "cleaned"), found.pop("lengths"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from antimatter import files, params, stage, state
+from antimatter import files, params
 from antimatter.chat import collection, formats, hub_conversations, persona, questions
 from antimatter.chat.collection import Weighted
 from antimatter.chat.config import ConversationsConfig
@@ -20,6 +20,7 @@ from antimatter.data.shards_config import ShardsConfig
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT
+from antimatter.pipeline import resume, stage
 
 
 def main(
@@ -40,15 +41,15 @@ def main(
     facts = collection.facts(parameters, shape.block_size, config)
     who = persona.read(who_it_is, facts)
     inputs = {
-        "cleaned": state.digest(state.fingerprint(cleaned, "*.parquet")),
-        "tokenizer": state.digest(state.fingerprint(tokenizer, "*")),
+        "cleaned": resume.digest(resume.fingerprint(cleaned, "*.parquet")),
+        "tokenizer": resume.digest(resume.fingerprint(tokenizer, "*")),
         "persona": files.sha256(who_it_is),
     }
     named = sorted({name for own in config.files for name in paths.matches(own.pattern)})
     inputs |= {name: files.sha256(paths.located(name)) for name in named}
     identity = {"conversations": asdict(config), "shards": asdict(shards), "model": asdict(model)}
     packages = raw.packages if raw.source == "embedded" else {}
-    with state.kept("conversations", [conversations], **identity, packages=packages, input=inputs) as work:
+    with resume.kept("conversations", [conversations], **identity, packages=packages, input=inputs) as work:
         sources = [Weighted(collection.of_persona(config, who), config.persona.weight)]
         if config.weights.dialogues:
             split = partial(is_candidate, config=shards)
@@ -72,7 +73,7 @@ def main(
                 runtime.workers,
                 inputs,
             )
-        record = state.record(work) | {"hub_rows_dropped": dict(sorted(dropped.items()))}
+        record = resume.record(work) | {"hub_rows_dropped": dict(sorted(dropped.items()))}
     files.write_metrics(metrics, report | record)
     rows = [(name, *found.values()) for name, found in report["sources"].items()]
     header = ("source", *next(iter(report["sources"].values())))

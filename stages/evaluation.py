@@ -5,13 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from antimatter import files, params, stage
+from antimatter import files, params
 from antimatter.data.shards import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import cloze, coherence, curves, perplexity, texts
 from antimatter.evaluation.config import EvaluationConfig, EvaluationRuntime
 from antimatter.evaluation.perplexity import Bin
 from antimatter.model import weights
+from antimatter.pipeline import stage
 
 
 def main(

@@ -5,13 +5,14 @@ compared with torch in llama.cpp before it counts as made.
 from pathlib import Path
 from typing import Any
 
-from antimatter import files, params, stage
+from antimatter import files, params
 from antimatter.data.shards import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity, tradeoff
 from antimatter.export.config import GGUFConfig
 from antimatter.export.source import open_checkpoint
 from antimatter.model import weights
+from antimatter.pipeline import stage
 
 
 def main(

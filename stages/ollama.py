@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from antimatter import params, stage
+from antimatter import params
 from antimatter.export import ollama
 from antimatter.export.ollama import OllamaConfig
+from antimatter.pipeline import stage
 
 
 def main(gguf: Path, output: Path) -> None:

@@ -3,19 +3,20 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from antimatter import files, params, stage, state
+from antimatter import files, params
 from antimatter.data import sources
 from antimatter.data.raw_config import RawConfig
 from antimatter.data.runtime import EngineRuntime
+from antimatter.pipeline import resume, stage
 
 
 def main(raw: Path, metrics: Path, by_source: Path) -> None:
     config = params.read(RawConfig, "raw")
     runtime = params.read(EngineRuntime, "runtime", part=True)
-    with state.kept("raw", [raw], raw=asdict(config)) as work:
+    with resume.kept("raw", [raw], raw=asdict(config)) as work:
         found = sources.write(config, raw, work, runtime)
         documents, size = (sum(getattr(tally, name) for tally in found.values()) for name in ("documents", "bytes"))
-        files.write_metrics(metrics, {"documents": documents, "bytes": size, "sources": len(found), **state.record(work)})
+        files.write_metrics(metrics, {"documents": documents, "bytes": size, "sources": len(found), **resume.record(work)})
     files.write_csv(by_source, ("source", "documents", "bytes"), [(source, tally.documents, tally.bytes) for source, tally in found.items()])
     print(f"raw: {documents:,} documents, {size / 1e6:,.1f} MB from {len(found)} sources")
 

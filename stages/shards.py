@@ -5,19 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-from antimatter import files, params, stage, state
+from antimatter import files, params
 from antimatter.data import charts, encode
 from antimatter.data.runtime import EngineRuntime
 from antimatter.data.shards_config import ShardsConfig
+from antimatter.pipeline import resume, stage
 
 
 def main(cleaned: Path, tokenizer: Path, drops: Path, lengths: Path, shards: Path, metrics: Path, frequencies: Path, picture: Path) -> None:
     config = params.read(ShardsConfig, "shards")
     runtime = params.read(EngineRuntime, "runtime", part=True)
-    inputs = {"cleaned": state.fingerprint(cleaned, "*.parquet"), "tokenizer": state.fingerprint(tokenizer, "*")}
-    with state.kept("shards", [shards], shards=asdict(config), input=inputs) as work:
-        report = encode.write(cleaned, tokenizer, work, config, runtime, {name: state.digest(found) for name, found in inputs.items()})
-        record = state.record(work)
+    inputs = {"cleaned": resume.fingerprint(cleaned, "*.parquet"), "tokenizer": resume.fingerprint(tokenizer, "*")}
+    with resume.kept("shards", [shards], shards=asdict(config), input=inputs) as work:
+        report = encode.write(cleaned, tokenizer, work, config, runtime, {name: resume.digest(found) for name, found in inputs.items()})
+        record = resume.record(work)
         files.link({path.name: path for path in (work / "shards").glob("[!.]*")}, shards)
     files.write_metrics(metrics, report | record)
     files.write_csv(frequencies, ("rank", "count"), charts.zipf(np.load(shards / "token_counts.npy")))

@@ -4,9 +4,10 @@ import resource
 import sys
 from pathlib import Path
 
-from antimatter import files, params, stage
+from antimatter import files, params
 from antimatter.data.tokenizer import train
 from antimatter.data.tokenizer_config import TokenizerConfig, TokenizerRuntime
+from antimatter.pipeline import stage
 
 
 def main(cleaned: Path, tokenizer: Path, metrics: Path) -> None:

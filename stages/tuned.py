@@ -4,9 +4,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from antimatter import files, params, stage
+from antimatter import files, params
 from antimatter.data.special import ASSISTANT, EOS
 from antimatter.model import weights
+from antimatter.pipeline import stage
 from antimatter.training import distributed, tuning
 from antimatter.training.config import TrainRuntime, TuneConfig
 from antimatter.training.run import Outputs, run

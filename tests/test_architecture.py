@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from antimatter import closure, params
+from antimatter import params
+from antimatter.pipeline import closure
 
 FLOW = ["data", "chat", "model", "training", "evaluation", "export", "serve", "experiments"]
 STAGES = [

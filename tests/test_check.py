@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from a_pipeline import ENVIRONMENT, run
 
-from antimatter import check, closure, devices, params
+from antimatter import devices, params
+from antimatter.pipeline import check, closure
 
 GRAPH = params.load(Path("dvc.yaml"))["stages"]
 DEFAULT = params.load(Path("params.yaml"))

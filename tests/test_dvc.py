@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from antimatter import closure, params
+from antimatter import params
+from antimatter.pipeline import closure
 
 GRAPH: dict[str, dict[str, Any]] = params.load(Path("dvc.yaml"))["stages"]
 LOCKED: dict[str, dict[str, Any]] = params.load(Path("dvc.lock"))["stages"]

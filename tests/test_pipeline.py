@@ -16,7 +16,7 @@ import pytest
 from a_pipeline import ENVIRONMENT, dvc, keep_stages, run
 from ruamel.yaml import YAML
 
-from antimatter import stage as entry
+from antimatter.pipeline import stage as entry
 
 
 def test_a_second_repro_runs_nothing_and_git_is_clean(a_copy: Path) -> None:

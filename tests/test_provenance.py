@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from antimatter import closure, files, params, provenance
+from antimatter import files, params
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
+from antimatter.pipeline import closure, provenance
 
 MACHINE = {"kind": "a CPU"}
 

@@ -17,7 +17,8 @@ from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
 from ruamel.yaml import YAML
 from voluptuous import Invalid
 
-from antimatter import cli, recovery
+from antimatter import cli
+from antimatter.pipeline import recovery
 
 DVC = [sys.executable, "-m", "dvc"]
 # Runs the stage, and kills DVC with all that it has started as soon as the stage has ended well

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from antimatter import closure, files, resume, state
+from antimatter import files
+from antimatter.pipeline import adoption, closure
+from antimatter.pipeline import resume as state
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +31,13 @@ def interrupted(**identity: object) -> Path:
 
 def test_work_of_other_code_is_listed_shown_and_adopted(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = interrupted(seed=1)
-    assert "same code" in resume.works()[0].line()
+    assert "same code" in adoption.works()[0].line()
     (project / "antimatter/one.py").write_text("x = 2\n")
-    (found,) = resume.works()
+    (found,) = adoption.works()
     assert found.changed == ["antimatter/one.py"] and found.step == 120
-    assert list(resume.diff(found))[-2:] == ["-x = 1\n", "+x = 2\n"]
+    assert list(adoption.diff(found))[-2:] == ["-x = 1\n", "+x = 2\n"]
 
-    place = resume.adopt(work)
+    place = adoption.adopt(work)
     assert not work.exists() and (place / "step-00000120.pt").exists()
     capsys.readouterr()
     with state.kept("shards", [], seed=1) as again:
@@ -49,7 +51,7 @@ def test_a_second_fix_is_noted_beside_the_first(project: Path) -> None:
     work = interrupted(seed=1)
     for number in (2, 3):
         (project / "antimatter/one.py").write_text(f"x = {number}\n")
-        work = resume.adopt(work)
+        work = adoption.adopt(work)
     assert len({note["code"] for note in state.record(work)["adopted"]}) == 2
 
 
@@ -59,18 +61,18 @@ def test_what_starts_afresh_names_the_command_if_only_code_differs(project: Path
     interrupted(seed=1)
     assert f"set apart by antimatter/one.py: `antimatter resume {work}` lets it go on under this code" in capsys.readouterr().err
     with pytest.raises(FileExistsError, match="holds a run that was begun under the present code: delete it"):
-        resume.adopt(work)
+        adoption.adopt(work)
 
 
 def test_what_cannot_be_adopted_is_told_and_left_alone(project: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no unfinished work"):
-        resume.adopt(tmp_path / "stages")
+        adoption.adopt(tmp_path / "stages")
     work = interrupted(seed=1)
     with pytest.raises(ValueError, match="needs no consent, its code is as it was"):
-        resume.adopt(work)
+        adoption.adopt(work)
     (project / "antimatter/one.py").write_text("x = 2\n")
     with files.lock(work / state.LOCK, "a run"), pytest.raises(BlockingIOError, match="is already running"):
-        resume.adopt(work)
+        adoption.adopt(work)
     assert (work / "step-00000120.pt").exists()
 
 
@@ -79,7 +81,7 @@ def test_the_command(project: Path) -> None:
     code = "import sys; from antimatter import cli; sys.exit(cli.main(sys.argv[1:]))"
 
     def command(*arguments: str) -> str:
-        environment = {"PYTHONPATH": str(Path(resume.__file__).parents[1]), "DVC_ROOT": str(project), "PATH": ""}
+        environment = {"PYTHONPATH": str(Path(adoption.__file__).parents[2]), "DVC_ROOT": str(project), "PATH": ""}
         done = subprocess.run([sys.executable, "-P", "-c", code, *arguments], cwd=project, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout

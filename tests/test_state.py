@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from antimatter import files, recorded, state
+from antimatter import files
+from antimatter.pipeline import recorded, resume
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def interrupted(**identity: object) -> Path:
-    with pytest.raises(KeyboardInterrupt), state.kept("shards", [], **identity) as work:
+    with pytest.raises(KeyboardInterrupt), resume.kept("shards", [], **identity) as work:
         (work / "half").write_text("done")
         raise KeyboardInterrupt
     return work
@@ -25,8 +26,8 @@ def interrupted(**identity: object) -> Path:
 
 def test_the_same_work_is_found_again_and_goes_when_it_is_done(root: Path) -> None:
     work = interrupted(shards={"seed": 1})
-    assert work == state.folder("shards", shards={"seed": 1})
-    with state.kept("shards", [], shards={"seed": 1}) as again:
+    assert work == resume.folder("shards", shards={"seed": 1})
+    with resume.kept("shards", [], shards={"seed": 1}) as again:
         assert (again / "half").read_text() == "done"
     assert list(root.iterdir()) == []
 
@@ -58,7 +59,7 @@ def test_what_another_process_is_at_is_neither_touched_nor_called_unfinished(cap
 def test_differences_are_named_by_their_place() -> None:
     old = {"code": {"a.py": "1" * 64, "b.py": "2" * 64}, "model": {"n_layer": 2, "tied": True}}
     new = {"code": {"a.py": "1" * 64, "b.py": "3" * 64, "c.py": "4" * 64}, "model": {"n_layer": 4, "tied": True}}
-    assert state.differences(old, new) == ["b.py", "c.py", "model.n_layer 2 -> 4"]
+    assert resume.differences(old, new) == ["b.py", "c.py", "model.n_layer 2 -> 4"]
 
 
 # ---- a finished stage, until DVC has recorded what it left
@@ -78,7 +79,7 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finished(output: Path) -> Path:
-    with state.kept("shards", [output], seed=1) as work:
+    with resume.kept("shards", [output], seed=1) as work:
         (work / "done").touch()
     return work
 
@@ -99,16 +100,16 @@ def test_a_finished_stage_is_kept_until_the_lock_names_its_output_and_the_cache_
         if named:
             record(named, output.parent)
         cache(held, root.parent)
-        state.forget_recorded()
+        resume.forget_recorded()
         assert (work / "done").exists(), (named, held)
     record(digest, output.parent)
-    state.forget_recorded()
+    resume.forget_recorded()
     assert not work.exists()
 
 
 def test_work_that_finished_and_was_not_recorded_is_resumed_and_says_so(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     work = finished(output)
-    with state.kept("shards", [output], seed=1) as again:
+    with resume.kept("shards", [output], seed=1) as again:
         assert again == work and (again / "done").exists()
     assert f"shards had finished, but DVC did not record it: its results come from {work}" in capsys.readouterr().err
 
@@ -118,10 +119,10 @@ def test_of_an_experiment_whose_folder_is_gone_the_cache_tells(root: Path, outpu
     gone = Path.cwd()
     monkeypatch.chdir(root.parent)
     files.remove(gone)
-    state.forget_recorded()
+    resume.forget_recorded()
     assert work.exists()
     cache(digest, root.parent)
-    state.forget_recorded()
+    resume.forget_recorded()
     assert not work.exists()
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from antimatter import files, recorded
+from antimatter import files
 from antimatter.experiments import history
+from antimatter.pipeline import recorded
 
 CHECKPOINTS, PROVENANCE = "models/checkpoints", "metrics/provenance.json"
 SOURCES_SHOWN = 12

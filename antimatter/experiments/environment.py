@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from importlib import metadata
 from typing import Any
 
-from antimatter import state
+from antimatter.pipeline import resume
 
 PROVENANCE = "metrics/provenance.json"
 _LOCKED = {"code", "params", "data", "inputs"}  # in PROVENANCE too, but dvc.lock has them for each stage
@@ -21,7 +21,7 @@ def stale(old: Mapping[str, Any], new: Mapping[str, Any], made: Collection[str],
     """
     before, after = ({entry["path"]: entry.get("md5") for entry in stage.get("deps", [])} for stage in (old, new))
     found = [f"file {path} is not the one of dvc.lock" for path in after if path not in made and before.get(path) != after[path]]
-    changed = state.differences(old.get("params", {}).get("params.yaml", {}), new.get("params", {}).get("params.yaml", {}))
+    changed = resume.differences(old.get("params", {}).get("params.yaml", {}), new.get("params", {}).get("params.yaml", {}))
     return found + [f"parameter {text}" for text in changed if text.split(" ")[0] not in known]
 
 
@@ -44,7 +44,7 @@ def packages(lock: str) -> list[str]:
 def provenance(old: bytes, new: bytes) -> list[str]:
     """What differs between two PROVENANCE files, besides what dvc.lock has too: libraries, the machine, whatever else it records."""
     try:
-        found = state.differences(json.loads(old), json.loads(new))
+        found = resume.differences(json.loads(old), json.loads(new))
     except ValueError as error:
         return [f"{PROVENANCE} is not JSON: {error}"]
     return [text for text in found if not _LOCKED & set(text.split(" ")[0].split("."))]

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from antimatter import closure, files, params
+from antimatter import files, params
 from antimatter.data.shards import Shards
 from antimatter.data.tokenizer_config import TokenizerConfig
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, matmul_weights
+from antimatter.pipeline import closure
 from antimatter.training.config import OptimizerConfig, TrainConfig, TrainRuntime
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from antimatter.recorded import LOCK
+from antimatter.pipeline.recorded import LOCK
 
 
 def commit_of(md5: str, root: Path = Path(".")) -> str | None:

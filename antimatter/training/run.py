@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from antimatter import devices, files, provenance, state
+from antimatter import devices, files
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
+from antimatter.pipeline import provenance, resume
 from antimatter.training import arithmetic, distributed
 from antimatter.training.config import Recipe
 from antimatter.training.journal import Curves
@@ -62,8 +63,8 @@ def run(
     # Now, as files may be edited while it trains
     known = provenance.of(stage, sections, digests, machine) | dict(more or {})
     first = distributed.is_first()
-    kept = state.kept(stage, [outputs.model], **identity)
-    with kept if first else nullcontext(state.folder(stage, **identity)) as saved:
+    kept = resume.kept(stage, [outputs.model], **identity)
+    with kept if first else nullcontext(resume.folder(stage, **identity)) as saved:
         model = build()
         parameters = model.n_parameters()
 
@@ -78,6 +79,6 @@ def run(
         with distributed.launched(world, device) as ranks:
             train(model, data, recipe, Places(saved, curves, outputs.live, report), ranks)
         if first:
-            known |= state.record(saved)
+            known |= resume.record(saved)
             weights.save(model, outputs.model, known, chat)
             files.write_json(outputs.provenance, known)

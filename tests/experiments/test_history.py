@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from antimatter import recorded
 from antimatter.experiments import history
+from antimatter.pipeline import recorded
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -11,10 +11,11 @@ import torch
 from tiny_gguf import CHAT, CONTEXT, Tiny, gpt, windows
 from transformers import AutoModelForCausalLM
 
-from antimatter import cli, files, recorded
+from antimatter import cli, files
 from antimatter.export import parity
 from antimatter.export.header import read_header
 from antimatter.model import weights
+from antimatter.pipeline import recorded
 from stages import gguf as stage
 
 ROOT = Path(__file__).parents[2]

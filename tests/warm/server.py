@@ -97,7 +97,7 @@ def main(address: str) -> None:
         except OSError:  # another one has it
             return
         listening.listen(64)
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as antimatter/stage.py, before torch
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as antimatter/pipeline/stage.py, before torch
         for name in LIBRARIES:
             importlib.import_module(name)
         gc.freeze()

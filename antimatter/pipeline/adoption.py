@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antimatter import closure, files, state
+from antimatter import files
+from antimatter.pipeline import closure, resume
 
 
 @dataclass(frozen=True)
@@ -39,27 +40,27 @@ class Work:
 
 def works() -> list[Work]:
     """What lies in .state and is not being worked at."""
-    found = sorted(state.root().glob(f"[!.]*/{state.IDENTITY}"))
-    return [work(path.parent) for path in found if not files.is_locked(path.with_name(state.LOCK))]
+    found = sorted(resume.root().glob(f"[!.]*/{resume.IDENTITY}"))
+    return [work(path.parent) for path in found if not files.is_locked(path.with_name(resume.LOCK))]
 
 
 def work(folder: Path) -> Work:
     """What a folder holds. Raises FileNotFoundError if that is no unfinished work."""
     folder = folder.resolve()
-    if not (folder / state.IDENTITY).is_file():
+    if not (folder / resume.IDENTITY).is_file():
         fix = "`antimatter resume` lists what there is"
         raise FileNotFoundError(f"{folder} holds no unfinished work: {fix}")
-    stage, identity = folder.name.rpartition("-")[0], files.read_json(folder / state.IDENTITY)
+    stage, identity = folder.name.rpartition("-")[0], files.read_json(folder / resume.IDENTITY)
     steps = [int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt")]
     then, now = identity["code"], closure.digests(f"stages.{stage}")
     changed = sorted(name for name in then.keys() | now if then.get(name) != now.get(name))
-    is_finished = (folder / state.FINISHED).exists()
+    is_finished = (folder / resume.FINISHED).exists()
     return Work(folder, stage, identity, max(steps, default=None), is_finished, changed)
 
 
 def diff(work: Work) -> Iterator[str]:
     """What has changed in the code since the work was begun, as a unified diff."""
-    texts = files.read_json(work.folder / state.CODE) if (work.folder / state.CODE).exists() else {}
+    texts = files.read_json(work.folder / resume.CODE) if (work.folder / resume.CODE).exists() else {}
     for name in work.changed:
         old, path = texts.get(name, ""), Path(name)
         new = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -78,7 +79,7 @@ def adopt(folder: Path) -> Path:
     """
     known = work(folder)
     folder = known.folder
-    with files.lock(folder / state.LOCK, f"a stage in {folder}"):
+    with files.lock(folder / resume.LOCK, f"a stage in {folder}"):
         if not known.changed:
             raise ValueError(f"{folder} needs no consent, its code is as it was: run `dvc repro`")
         code = hashlib.sha256(json.dumps(known.identity["code"]).encode()).hexdigest()
@@ -87,14 +88,14 @@ def adopt(folder: Path) -> Path:
             note["until_step"] = known.step
         now = closure.digests(f"stages.{known.stage}")
         identity = json.dumps({**known.identity, "code": now}, sort_keys=True)
-        place = state.place_of(known.stage, identity)
-        if (place / state.IDENTITY).exists():
+        place = resume.place_of(known.stage, identity)
+        if (place / resume.IDENTITY).exists():
             fix = "delete it if this one is to go on instead"
             raise FileExistsError(f"{place} holds a run that was begun under the present code: {fix}")
         files.remove(place)
-        before = state.record(folder).get("adopted", [])
-        files.write_json(folder / state.ADOPTED, [*before, note])
+        before = resume.record(folder).get("adopted", [])
+        files.write_json(folder / resume.ADOPTED, [*before, note])
         folder.rename(place)
-        state.note_code(place, known.stage)
-        files.write_text(place / state.IDENTITY, identity)
+        resume.note_code(place, known.stage)
+        files.write_text(place / resume.IDENTITY, identity)
     return place

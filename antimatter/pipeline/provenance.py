@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from antimatter import closure, params
+from antimatter import params
+from antimatter.pipeline import closure
 
 
 def of(stage: str, sections: Sequence[str], data: Mapping[str, str], machine: Mapping[str, Any]) -> dict[str, Any]:

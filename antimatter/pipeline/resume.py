@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from antimatter import closure, files, recorded
+from antimatter import files
+from antimatter.pipeline import closure, recorded
 
 IDENTITY = "identity.json"
 CODE = "code.json"

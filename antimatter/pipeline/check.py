@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from antimatter import params, state
+from antimatter import params
+from antimatter.pipeline import resume
 
 # The class that reads a section, in a module that imports nothing slow
 SECTIONS = {
@@ -60,7 +61,7 @@ def once(path: Path = params.PARAMS, *, anew: bool = False) -> None:
     """
     if os.environ.get("RANK", "0") != "0":  # a process of torchrun; the first one speaks for all
         return
-    noted = state.root() / CHECKED
+    noted = resume.root() / CHECKED
     known = set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()
     good: list[str] = []
     found = everything(path, () if anew else known, good)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from antimatter import check, state
+from antimatter.pipeline import check, resume
 
 # Read by libgomp when torch is imported, which a stage does later. By default threads that wait spin for milliseconds; beside another busy
 # process a training then stands still (benchmarks/contention.py). No stage's result depends on it.
@@ -16,7 +16,7 @@ def run(main: Callable[..., None]) -> None:
     """Calls `main` with the command line's paths. An error that names its way out is printed as one line, without a traceback."""
     try:
         check.once()
-        state.forget_recorded()
+        resume.forget_recorded()
         main(*map(Path, sys.argv[1:]))
     except InterruptedError as paused:  # no error: it says how to go on; but DVC must not take the stage for done
         print(paused, file=sys.stderr)

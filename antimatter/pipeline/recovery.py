@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files, params
-from antimatter.recorded import LOCK
+from antimatter.pipeline.recorded import LOCK
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 SETTLES = 0.5  # seconds; a DVC that runs meanwhile writes its file in less
