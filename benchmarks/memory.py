@@ -24,9 +24,9 @@ from antimatter.data.clean import clean
 from antimatter.data.clean_config import CleanConfig
 from antimatter.data.documents import Document, text_bytes, write_parquet
 from antimatter.data.paths import FilesConfig
-from antimatter.data.runtime import EngineRuntime
 from antimatter.data.shards_config import ShardsConfig
 from antimatter.data.tokenizer_config import TokenizerConfig
+from antimatter.tasks.config import EngineRuntime
 
 PRESET = Path("presets/300m.yaml")
 

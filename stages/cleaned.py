@@ -7,8 +7,8 @@ from antimatter import files, params
 from antimatter.data import clean_config, paths
 from antimatter.data.clean import clean
 from antimatter.data.clean_config import CleanConfig
-from antimatter.data.runtime import EngineRuntime
 from antimatter.pipeline import resume, stage
+from antimatter.tasks.config import EngineRuntime
 
 
 def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) -> None:

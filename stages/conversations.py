@@ -15,12 +15,12 @@ from antimatter.chat.persona import Persona
 from antimatter.data import chitchat, paths
 from antimatter.data.encode import is_candidate
 from antimatter.data.raw_config import RawConfig
-from antimatter.data.runtime import EngineRuntime
 from antimatter.data.shards_config import ShardsConfig
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import resume, stage
+from antimatter.tasks.config import EngineRuntime
 
 
 def main(

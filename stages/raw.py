@@ -6,8 +6,8 @@ from pathlib import Path
 from antimatter import files, params
 from antimatter.data import sources
 from antimatter.data.raw_config import RawConfig
-from antimatter.data.runtime import EngineRuntime
 from antimatter.pipeline import resume, stage
+from antimatter.tasks.config import EngineRuntime
 
 
 def main(raw: Path, metrics: Path, by_source: Path) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 
 from antimatter import files, params
 from antimatter.data import charts, encode
-from antimatter.data.runtime import EngineRuntime
 from antimatter.data.shards_config import ShardsConfig
 from antimatter.pipeline import resume, stage
+from antimatter.tasks.config import EngineRuntime
 
 
 def main(cleaned: Path, tokenizer: Path, drops: Path, lengths: Path, shards: Path, metrics: Path, frequencies: Path, picture: Path) -> None:

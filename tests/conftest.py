@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from antimatter.data.runtime import EngineRuntime
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import stage  # noqa: F401, before torch: it sets how threads wait, here and in what the tests start
+from antimatter.tasks.config import EngineRuntime
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -32,7 +32,7 @@ from antimatter.data.documents import CONVERSATION, SEPARATOR
 from antimatter.data.encode import resembles
 from antimatter.data.special import COUNTS, PAD
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.data.workers import processes
+from antimatter.tasks.workers import processes
 
 CHUNK = 500  # conversations that a worker takes at a time
 TABLE = "conversations.parquet"  # all of them with source and licence, to look at

@@ -22,11 +22,12 @@ from antimatter import files
 from antimatter.chat import formats
 from antimatter.chat.config import ConversationHub, Messages
 from antimatter.chat.conversation import Conversation
-from antimatter.data import engine, hub
-from antimatter.data.engine import Step
+from antimatter.data import hub
 from antimatter.data.hub import Lane
 from antimatter.data.raw_config import HubDataSet
-from antimatter.data.runtime import EngineRuntime
+from antimatter.tasks import executor
+from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.executor import Step
 
 LANES = 16  # of a data set, or as many as it has files
 FILE_MB = 16.0  # JSON in one output file, in megabytes: a killed lane loses what it has of one
@@ -109,7 +110,7 @@ def _fetch(config: ConversationHub, folder: Path, runtime: EngineRuntime) -> lis
         # Nobody knows the bytes of a column before it is read: each lane says its own
         sizes = [0] * len(lanes)
         step = ReadConversations(lanes, place)
-        got = engine.run([step], sizes, place / "read", runtime, data_set.stage)["rows"]
+        got = executor.run([step], sizes, place / "read", runtime, data_set.stage)["rows"]
         if not got:
             fix = "set split to another, or take it out"
             raise ValueError(f"conversations.hub: {config.name} holds no row: {fix}")

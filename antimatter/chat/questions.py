@@ -32,7 +32,7 @@ from antimatter.chat.docstrings import arguments, summary, without_signature
 from antimatter.chat.template import Message
 from antimatter.data.embedded import is_documentation, licence_of
 from antimatter.data.raw_config import distributions
-from antimatter.data.workers import processes
+from antimatter.tasks.workers import processes
 
 T = TypeVar("T")
 

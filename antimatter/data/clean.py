@@ -23,14 +23,15 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter import files
-from antimatter.data import duplicates, engine, filters, personal
+from antimatter.data import duplicates, filters, personal
 from antimatter.data.clean_config import CleanConfig
 from antimatter.data.conversations import Rules
 from antimatter.data.decontamination import Decontamination
 from antimatter.data.documents import BATCH_BYTES, COLUMNS, CONVERSATION, SEPARATOR, text_bytes
-from antimatter.data.engine import Step
 from antimatter.data.rubbish import Rubbish
-from antimatter.data.runtime import EngineRuntime
+from antimatter.tasks import executor
+from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.executor import Step
 
 SCHEMA = COLUMNS.append(pa.field("sketch", pa.binary()))  # the low byte of each MinHash value: what a later stage can tell look-alikes by
 REPEATS = {1: "exact_duplicate", 2: "near_duplicate"}  # marks of rows to drop
@@ -75,11 +76,11 @@ def clean(raw: Path, work: Path, config: CleanConfig, runtime: EngineRuntime) ->
     passed, cleaned = work / "passed", work / "cleaned"
     for folder in (passed, cleaned):
         folder.mkdir(parents=True, exist_ok=True)
-    counts = engine.run([Read(raw, names), Judge(passed, names, config), Sign(passed, names, config)], sizes, work / "judge", runtime, "cleaned")
+    counts = executor.run([Read(raw, names), Judge(passed, names, config), Sign(passed, names, config)], sizes, work / "judge", runtime, "cleaned")
 
     origins = _repeats(passed, names, config)
     # Not +=, which forgets what is negative: text may grow by its repair
-    counts.update(engine.run([Copy(passed, cleaned, names)], sizes, work / "copy", runtime, "cleaned (copying)"))
+    counts.update(executor.run([Copy(passed, cleaned, names)], sizes, work / "copy", runtime, "cleaned (copying)"))
     if not counts["documents_out"]:
         reason, n = Counter(_part(counts, "dropped")).most_common(1)[0]
         raise ValueError(

@@ -21,7 +21,7 @@ import xxhash
 from antimatter.data import chitchat
 from antimatter.data.documents import Document
 from antimatter.data.raw_config import distributions
-from antimatter.data.workers import processes
+from antimatter.tasks.workers import processes
 
 PAGE_WORDS = 150  # a page ends with the definition that brings it to so many words ...
 LONG_PAGE_WORDS = 800  # ... or, inside a long class, with the method that brings it to so many

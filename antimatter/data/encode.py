@@ -16,14 +16,14 @@ import xxhash
 from datatrove.data import DocumentsPipeline
 
 from antimatter import files
-from antimatter.data import engine
 from antimatter.data.documents import CONVERSATION, SEPARATOR, text_bytes
-from antimatter.data.engine import Step
-from antimatter.data.runtime import EngineRuntime
 from antimatter.data.shards import DOCUMENT, DOCUMENTS, SPLITS, Split
 from antimatter.data.shards_config import MAX_VOCAB, ShardsConfig
 from antimatter.data.special import ASSISTANT, BOS, EOS, USER, neutralise
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.tasks import executor
+from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.executor import Step
 
 BAND = 4  # bytes of a sketch that look-alikes share: similarity 0.5 is found with 86% in 120 bytes, 0.6 with 98%, 0.7 with 99.97%
 
@@ -56,7 +56,7 @@ def write(
     encoded, folder = work.resolve() / "encoded", work.resolve() / "shards"
     encoded.mkdir(parents=True, exist_ok=True)
     steps = [Encode(paths, tokenizer.resolve(), encoded, config)]
-    engine.run(steps, [text_bytes(path) for path in paths], work / "encode", runtime, "shards")
+    executor.run(steps, [text_bytes(path) for path in paths], work / "encode", runtime, "shards")
     parts = [Part.load(encoded / path.stem) for path in paths]
 
     candidates = sum(int(part.candidate.sum()) for part in parts)

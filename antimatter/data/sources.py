@@ -11,13 +11,14 @@ from pathlib import Path
 from datatrove.data import DocumentsPipeline
 
 from antimatter import files
-from antimatter.data import engine, hub, local, paths
+from antimatter.data import hub, local, paths
 from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded
-from antimatter.data.engine import Step
 from antimatter.data.hub import Lane
 from antimatter.data.raw_config import RawConfig
-from antimatter.data.runtime import EngineRuntime
+from antimatter.tasks import executor
+from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.executor import Step
 
 COUNTS = "counts.json"  # beside the parquet files of a part
 
@@ -52,7 +53,7 @@ def _read_files(config: RawConfig, folder: Path, work: Path, runtime: EngineRunt
     files.remove(work / "read")  # its marks are by number, and the numbers may mean other parts now
     if missing:
         step = ReadFiles(list(missing.values()), list(missing), config.file_mb)
-        engine.run([step], [part.bytes for part in missing.values()], work / "read", runtime, "raw")
+        executor.run([step], [part.bytes for part in missing.values()], work / "read", runtime, "raw")
     files.link({f"{i:05d}-{path.name}": path for i, place in enumerate(places) for path in sorted(place.glob("*.parquet"))}, folder)
     return sum((Counter(files.read_json(place / COUNTS)) for place in places), Counter[str]())
 
@@ -66,7 +67,7 @@ def _identity(part: paths.Part) -> str:
 def _read_hub(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime) -> Counter[str]:
     lanes = hub.lanes(config.hub)
     step = ReadLanes(lanes, work / "raw", config.file_mb)
-    counts = engine.run([step], [lane.bytes for lane in lanes], work / "read", runtime, "raw")
+    counts = executor.run([step], [lane.bytes for lane in lanes], work / "read", runtime, "raw")
     files.link({path.name: path for path in (work / "raw").glob("*.parquet")}, folder)
     for name in sorted({lane.data_set.name for lane in lanes}):
         asked, got = sum(lane.bytes for lane in lanes if lane.data_set.name == name), counts[f"bytes {name}"]

@@ -43,7 +43,7 @@ SECTIONS = {
 }
 # Each reads a part of `runtime`
 RUNTIME = (
-    "antimatter.data.runtime:EngineRuntime",
+    "antimatter.tasks.config:EngineRuntime",
     "antimatter.data.tokenizer_config:TokenizerRuntime",
     "antimatter.training.config:TrainRuntime",
     "antimatter.evaluation.config:EvaluationRuntime",

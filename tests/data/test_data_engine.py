@@ -18,7 +18,7 @@ import pytest
 from antimatter import params
 from antimatter.data.clean import clean
 from antimatter.data.clean_config import CleanConfig
-from antimatter.data.runtime import EngineRuntime
+from antimatter.tasks.config import EngineRuntime
 
 FILES = 6
 ADJECTIVES = ("old", "green", "quiet", "narrow", "bright", "heavy", "broken", "wooden", "early", "distant", "gentle", "crooked", "polite", "hungry")
@@ -123,7 +123,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_text(f"#!/usr/bin/env bash\nSLURM={shlex.quote(str(folder))}\n{script}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr("antimatter.data.engine.POLL_SECONDS", 0.2)
+    monkeypatch.setattr("antimatter.tasks.executor.POLL_SECONDS", 0.2)
     return folder
 
 

@@ -21,7 +21,7 @@ from test_hub import Reader, serve
 from antimatter.chat import hub_conversations
 from antimatter.chat.config import ConversationHub
 from antimatter.chat.template import Message
-from antimatter.data.runtime import EngineRuntime
+from antimatter.tasks.config import EngineRuntime
 
 ROWS = 60  # of each of three files
 CARD = """---

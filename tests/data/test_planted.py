@@ -13,7 +13,7 @@ from planted import Planted, plant
 from antimatter import params
 from antimatter.data.clean import Report, clean
 from antimatter.data.clean_config import CleanConfig
-from antimatter.data.runtime import EngineRuntime
+from antimatter.tasks.config import EngineRuntime
 
 ROOT = Path(__file__).parents[2]
 SIZE, FILES = 2000, 8

@@ -19,7 +19,7 @@ from antimatter.data.documents import Document, write_parquet
 from antimatter.data.embedded import embedded, python_pages
 from antimatter.data.paths import FilesConfig
 from antimatter.data.raw_config import RawConfig
-from antimatter.data.workers import processes
+from antimatter.tasks.workers import processes
 
 MODULE = '''"""Opens doors.
 
@@ -377,7 +377,7 @@ def test_the_folder_for_temporary_files_may_have_a_long_name(tmp_path, monkeypat
     folder = tmp_path / ("long" * 20)
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    code = "from antimatter.data.workers import processes\nif __name__ == '__main__':\n"
+    code = "from antimatter.tasks.workers import processes\nif __name__ == '__main__':\n"
     code += "    with processes(2) as pool:\n        print(*pool.map(abs, [-1, -2]))"
     script = tmp_path / "call.py"
     script.write_text(code)

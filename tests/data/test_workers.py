@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from antimatter.data.workers import processes
+from antimatter.tasks.workers import processes
 
 # A parent with work for its workers. 300,000 bytes are too large for the pipe to them, so that the
 # parent is always in the midst of sending some

@@ -30,8 +30,8 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from antimatter import files
-from antimatter.data.runtime import EngineRuntime
-from antimatter.data.workers import processes
+from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.workers import processes
 
 POLL_SECONDS = 5  # between two looks at Slurm's queue
 RETRIES = 3  # of a task whose process or machine died under Ray
