@@ -89,7 +89,7 @@ def chat(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     from antimatter import params
-    from antimatter.data.shards import Shards
+    from antimatter.data.shards.reader import Shards
     from antimatter.experiments import history
     from antimatter.export import gguf, huggingface, parity, source
     from antimatter.export.config import GGUFConfig

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, logging
 
 from antimatter.data.batches import in_order
-from antimatter.data.shards import Shards
-from antimatter.data.special import BOS
+from antimatter.data.shards.reader import Shards
+from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import huggingface, parity
 from antimatter.export.llama import Llama

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from antimatter.data.special import SPECIAL
+from antimatter.data.special_tokens import SPECIAL
 from antimatter.data.tokenizer import PATTERN
 
 VOCABULARY = 50_257

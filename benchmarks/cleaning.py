@@ -21,10 +21,12 @@ from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, Go
 from datatrove.pipeline.formatters import FTFYFormatter
 
 from antimatter import params
-from antimatter.data import duplicates, filters, local, paths
-from antimatter.data.clean_config import CleanConfig
-from antimatter.data.paths import FilesConfig
-from antimatter.data.rubbish import Rubbish
+from antimatter.data.cleaning import duplicates
+from antimatter.data.cleaning import rules as filters
+from antimatter.data.cleaning.config import CleanConfig
+from antimatter.data.cleaning.junk import Rubbish
+from antimatter.data.sources import local, paths
+from antimatter.data.sources.paths import FilesConfig
 
 
 def main() -> None:

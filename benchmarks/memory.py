@@ -19,12 +19,14 @@ from random import Random
 import psutil
 
 from antimatter import params
-from antimatter.data import encode, local, paths, tokenizer
-from antimatter.data.clean import clean
-from antimatter.data.clean_config import CleanConfig
+from antimatter.data import tokenizer
+from antimatter.data.cleaning.config import CleanConfig
+from antimatter.data.cleaning.pipeline import clean
 from antimatter.data.documents import Document, text_bytes, write_parquet
-from antimatter.data.paths import FilesConfig
-from antimatter.data.shards_config import ShardsConfig
+from antimatter.data.shards import writer
+from antimatter.data.shards.config import ShardsConfig
+from antimatter.data.sources import local, paths
+from antimatter.data.sources.paths import FilesConfig
 from antimatter.data.tokenizer_config import TokenizerConfig
 from antimatter.tasks.config import EngineRuntime
 
@@ -52,7 +54,7 @@ def main() -> None:
             for label, call in (
                 ("cleaned", (clean, folder / "raw", folder / "work", params.read(CleanConfig, "cleaned", PRESET), runtime)),
                 ("tokenizer", (tokenizer.train, folder / "work/cleaned", folder / "tokenizer", config, given.workers)),
-                ("shards", (encode.write, folder / "work/cleaned", folder / "tokenizer", folder / "encoded", split, runtime)),
+                ("shards", (writer.write, folder / "work/cleaned", folder / "tokenizer", folder / "encoded", split, runtime)),
             ):
                 if given.only_cleaned and label != "cleaned":
                     break

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from antimatter import params
-from antimatter.data.shards import Shards
+from antimatter.data.shards.reader import Shards
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import stage

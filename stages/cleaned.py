@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 
 from antimatter import files, params
-from antimatter.data import clean_config, paths
-from antimatter.data.clean import clean
-from antimatter.data.clean_config import CleanConfig
+from antimatter.data.cleaning import config as clean_config
+from antimatter.data.cleaning.config import CleanConfig
+from antimatter.data.cleaning.pipeline import clean
+from antimatter.data.sources import paths
 from antimatter.pipeline import resume, stage
 from antimatter.tasks.config import EngineRuntime
 

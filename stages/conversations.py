@@ -12,10 +12,10 @@ from antimatter.chat import collection, formats, hub_conversations, persona, que
 from antimatter.chat.collection import Weighted
 from antimatter.chat.config import ConversationsConfig
 from antimatter.chat.persona import Persona
-from antimatter.data import chitchat, paths
-from antimatter.data.encode import is_candidate
-from antimatter.data.raw_config import RawConfig
-from antimatter.data.shards_config import ShardsConfig
+from antimatter.data.shards.config import ShardsConfig
+from antimatter.data.shards.writer import is_candidate
+from antimatter.data.sources import chitchat, paths
+from antimatter.data.sources.config import RawConfig
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT

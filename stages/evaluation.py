@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from antimatter import files, params
-from antimatter.data.shards import Shards
+from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import cloze, coherence, curves, perplexity, texts
 from antimatter.evaluation.config import EvaluationConfig, EvaluationRuntime

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files, params
-from antimatter.data.shards import Shards
+from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity, tradeoff
 from antimatter.export.config import GGUFConfig

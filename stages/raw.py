@@ -4,8 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from antimatter import files, params
-from antimatter.data import sources
-from antimatter.data.raw_config import RawConfig
+from antimatter.data.sources import collect
+from antimatter.data.sources.config import RawConfig
 from antimatter.pipeline import resume, stage
 from antimatter.tasks.config import EngineRuntime
 
@@ -14,7 +14,7 @@ def main(raw: Path, metrics: Path, by_source: Path) -> None:
     config = params.read(RawConfig, "raw")
     runtime = params.read(EngineRuntime, "runtime", part=True)
     with resume.kept("raw", [raw], raw=asdict(config)) as work:
-        found = sources.write(config, raw, work, runtime)
+        found = collect.write(config, raw, work, runtime)
         documents, size = (sum(getattr(tally, name) for tally in found.values()) for name in ("documents", "bytes"))
         files.write_metrics(metrics, {"documents": documents, "bytes": size, "sources": len(found), **resume.record(work)})
     files.write_csv(by_source, ("source", "documents", "bytes"), [(source, tally.documents, tally.bytes) for source, tally in found.items()])

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from antimatter import files, params
-from antimatter.data import charts, encode
-from antimatter.data.shards_config import ShardsConfig
+from antimatter.data import charts
+from antimatter.data.shards import writer
+from antimatter.data.shards.config import ShardsConfig
 from antimatter.pipeline import resume, stage
 from antimatter.tasks.config import EngineRuntime
 
@@ -17,7 +18,7 @@ def main(cleaned: Path, tokenizer: Path, drops: Path, lengths: Path, shards: Pat
     runtime = params.read(EngineRuntime, "runtime", part=True)
     inputs = {"cleaned": resume.fingerprint(cleaned, "*.parquet"), "tokenizer": resume.fingerprint(tokenizer, "*")}
     with resume.kept("shards", [shards], shards=asdict(config), input=inputs) as work:
-        report = encode.write(cleaned, tokenizer, work, config, runtime, {name: resume.digest(found) for name, found in inputs.items()})
+        report = writer.write(cleaned, tokenizer, work, config, runtime, {name: resume.digest(found) for name, found in inputs.items()})
         record = resume.record(work)
         files.link({path.name: path for path in (work / "shards").glob("[!.]*")}, shards)
     files.write_metrics(metrics, report | record)

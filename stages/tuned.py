@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from antimatter import files, params
-from antimatter.data.special import ASSISTANT, EOS
+from antimatter.data.special_tokens import ASSISTANT, EOS
 from antimatter.model import weights
 from antimatter.pipeline import stage
 from antimatter.training import distributed, tuning

@@ -30,9 +30,9 @@ CHROMIUM = (
 # has imported what they need, instead of importing it once each.
 multiprocessing.set_forkserver_preload(
     [
-        "antimatter.data.clean",
-        "antimatter.data.encode",
-        "antimatter.data.sources",
+        "antimatter.data.cleaning.pipeline",
+        "antimatter.data.shards.writer",
+        "antimatter.data.sources.collect",
         "antimatter.training.trainer",
         "torch._dynamo",  # every optimizer imports it
     ]

@@ -11,7 +11,7 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from antimatter.data.special import SPECIAL
+from antimatter.data.special_tokens import SPECIAL
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf
 from antimatter.export.config import GGUFConfig, MaxKL

@@ -26,11 +26,11 @@ from antimatter.chat.config import ConversationsConfig
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message, Role
-from antimatter.data import duplicates
-from antimatter.data.clean_config import NearDuplicatesConfig
+from antimatter.data.cleaning import duplicates
+from antimatter.data.cleaning.config import NearDuplicatesConfig
 from antimatter.data.documents import CONVERSATION, SEPARATOR
-from antimatter.data.encode import resembles
-from antimatter.data.special import COUNTS, PAD
+from antimatter.data.shards.writer import resembles
+from antimatter.data.special_tokens import COUNTS, PAD
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.tasks.workers import processes
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from antimatter.data.raw_config import LIST, HubDataSet
+from antimatter.data.sources.config import LIST, HubDataSet
 
 
 @dataclass(frozen=True, kw_only=True)

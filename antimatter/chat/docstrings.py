@@ -8,7 +8,7 @@ a model of a few million parameters learns the form of its answers from the faul
 import re
 from collections.abc import Sequence
 
-from antimatter.data.embedded import without_markup
+from antimatter.data.sources.embedded import without_markup
 
 SUMMARY_WORDS = range(4, 25)
 ARGUMENT_WORDS = range(3, 26)

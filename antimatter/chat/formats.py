@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from antimatter.chat.config import ConversationFiles
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.template import Message, Role
-from antimatter.data import local, paths
+from antimatter.data.sources import local, paths
 
 ROLES: dict[str, Role] = {
     "user": "user",

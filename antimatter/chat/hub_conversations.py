@@ -1,4 +1,4 @@
-"""Conversations from data sets of the Hugging Face hub, streamed as antimatter.data.hub streams
+"""Conversations from data sets of the Hugging Face hub, streamed as antimatter.data.sources.hub streams
 text: of what is fetched only the column of messages stays on the disk, as JSON in parquet files.
 """
 
@@ -22,9 +22,9 @@ from antimatter import files
 from antimatter.chat import formats
 from antimatter.chat.config import ConversationHub, Messages
 from antimatter.chat.conversation import Conversation
-from antimatter.data import hub
-from antimatter.data.hub import Lane
-from antimatter.data.raw_config import HubDataSet
+from antimatter.data.sources import hub
+from antimatter.data.sources.config import HubDataSet
+from antimatter.data.sources.hub import Lane
 from antimatter.tasks import executor
 from antimatter.tasks.config import EngineRuntime
 from antimatter.tasks.executor import Step

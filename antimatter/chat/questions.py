@@ -30,8 +30,8 @@ import xxhash
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.docstrings import arguments, summary, without_signature
 from antimatter.chat.template import Message
-from antimatter.data.embedded import is_documentation, licence_of
-from antimatter.data.raw_config import distributions
+from antimatter.data.sources.config import distributions
+from antimatter.data.sources.embedded import is_documentation, licence_of
 from antimatter.tasks.workers import processes
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from antimatter.chat.template import Message, Rendered, tokens
-from antimatter.data.special import BEGINS, COUNTS, PAD, USER
+from antimatter.data.special_tokens import BEGINS, COUNTS, PAD, USER
 from antimatter.data.tokenizer import Tokenizer
 
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from antimatter.data.special import BOS, EOS, ROLE_IDS, SPECIAL
-from antimatter.data.special import neutralise as neutralise
+from antimatter.data.special_tokens import BOS, EOS, ROLE_IDS, SPECIAL
+from antimatter.data.special_tokens import neutralise as neutralise
 
 Role = Literal["system", "user", "assistant"]
 ROLES: dict[Role, str] = {"system": "[SYSTEM]", "user": "[USER]", "assistant": "[ASSISTANT]"}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from antimatter.data.special import BEGINS, BOS, COUNTS
+from antimatter.data.special_tokens import BEGINS, BOS, COUNTS
 
 
 class Batch(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from antimatter import files
-from antimatter.data.shards import DOCUMENTS, SPLITS, Shards
+from antimatter.data.shards.reader import DOCUMENTS, SPLITS, Shards
 from antimatter.data.tokenizer import Tokenizer
 
 

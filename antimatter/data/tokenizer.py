@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from antimatter import files
 from antimatter.data.documents import text_bytes
-from antimatter.data.special import SPECIAL
+from antimatter.data.special_tokens import SPECIAL
 from antimatter.data.tokenizer_config import TokenizerConfig
 
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of GPT-2: merges never cross its pieces

@@ -5,7 +5,7 @@ Apart from the code that it steers, so that values are checked without importing
 
 from dataclasses import dataclass
 
-from antimatter.data.special import SPECIAL
+from antimatter.data.special_tokens import SPECIAL
 
 
 @dataclass(frozen=True, kw_only=True)

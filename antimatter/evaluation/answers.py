@@ -10,7 +10,7 @@ import xxhash
 from torch import Tensor
 
 from antimatter.chat.template import ROLES, Message, prompt_tokens
-from antimatter.data.special import ASSISTANT, BOS, EOS, PAD, SYSTEM, USER
+from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, PAD, SYSTEM, USER
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import coherence
 from antimatter.model.config import Sampling

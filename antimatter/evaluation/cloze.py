@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from antimatter.data.special import BOS
+from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation.perplexity import Window, score
 from antimatter.model.gpt import GPT

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from antimatter.data.special import BOS, EOS
+from antimatter.data.special_tokens import BOS, EOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation.config import CoherenceConfig
 from antimatter.model.gpt import GPT

@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from antimatter.data.special import BOS, EOS, PAD
+from antimatter.data.special_tokens import BOS, EOS, PAD
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.model.config import Sampling
 from antimatter.model.gpt import GPT

@@ -10,7 +10,7 @@ import xxhash
 
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.template import Message, neutralise, prompt_tokens
-from antimatter.data.special import EOS
+from antimatter.data.special_tokens import EOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import intervals
 from antimatter.evaluation.answers import normal, readable, with_system

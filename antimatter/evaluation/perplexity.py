@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from antimatter.data.shards import Shards
+from antimatter.data.shards.reader import Shards
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import frequency_bins, linear_cross_entropy, perplexity
 

@@ -9,9 +9,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from antimatter import files
-from antimatter.data import local, paths
-from antimatter.data.paths import FilesConfig
-from antimatter.data.special import BOS
+from antimatter.data.sources import local, paths
+from antimatter.data.sources.paths import FilesConfig
+from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import perplexity
 from antimatter.evaluation.perplexity import Score

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from antimatter import files, params
-from antimatter.data.shards import Shards
+from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer_config import TokenizerConfig
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, matmul_weights

@@ -19,7 +19,7 @@ from antimatter.chat import collection, held_out, persona, rows
 from antimatter.chat.config import ConversationsConfig
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message, Rendered
-from antimatter.data.special import ASSISTANT, EOS
+from antimatter.data.special_tokens import ASSISTANT, EOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation.conversation import identity
 from antimatter.model import weights

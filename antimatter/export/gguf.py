@@ -20,7 +20,7 @@ from torch import Tensor
 
 from antimatter import files
 from antimatter.chat import template
-from antimatter.data.special import BOS, EOS, PAD, SPECIAL, USER
+from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER
 from antimatter.export import header, quantise
 from antimatter.export.config import FileType, GGUFConfig
 from antimatter.export.quantise import Kind

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from antimatter import files
 from antimatter.chat import template
-from antimatter.data.special import BOS, EOS, PAD, SPECIAL, USER
+from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER
 from antimatter.export.source import Source
 from antimatter.model.config import GPTConfig
 

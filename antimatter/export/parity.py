@@ -20,7 +20,7 @@ from torch import Tensor
 
 from antimatter.chat import template
 from antimatter.chat.template import Message, Role
-from antimatter.data.special import PAD, SPECIAL
+from antimatter.data.special_tokens import PAD, SPECIAL
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import quantise
 from antimatter.export.header import read_header

@@ -24,10 +24,10 @@ from antimatter.pipeline import resume
 
 # The class that reads a section, in a module that imports nothing slow
 SECTIONS = {
-    "raw": "antimatter.data.raw_config:RawConfig",
-    "cleaned": "antimatter.data.clean_config:CleanConfig",
+    "raw": "antimatter.data.sources.config:RawConfig",
+    "cleaned": "antimatter.data.cleaning.config:CleanConfig",
     "tokenizer": "antimatter.data.tokenizer_config:TokenizerConfig",
-    "shards": "antimatter.data.shards_config:ShardsConfig",
+    "shards": "antimatter.data.shards.config:ShardsConfig",
     "model": "antimatter.model.config:ModelConfig",
     "loss": "antimatter.model.config:LossConfig",
     "optimizer": "antimatter.training.config:OptimizerConfig",
@@ -155,7 +155,7 @@ def _training(path: Path, *sections: Any) -> None:
 
 
 def _vocabulary(tokenizer: Any) -> None:
-    most = _named("antimatter.data.shards_config:MAX_VOCAB")
+    most = _named("antimatter.data.shards.config:MAX_VOCAB")
     if tokenizer.vocab_size > most:
         why = "as shards hold ids of 16 bits"
         raise ValueError(f"tokenizer.vocab_size must be at most {most:,}, {why}; got {tokenizer.vocab_size:,}")
@@ -172,8 +172,8 @@ def _texts(raw: Any, cleaned: Any, evaluation: Any) -> None:
     will take them.
     """
     if raw.source == "embedded":
-        _named("antimatter.data.raw_config:distributions")(raw.packages)
+        _named("antimatter.data.sources.config:distributions")(raw.packages)
     if raw.source == "files":
-        _named("antimatter.data.paths:parts")(raw.files, raw.file_mb, "raw.files")
-    _named("antimatter.data.clean_config:texts")(cleaned.decontamination)
-    _named("antimatter.data.paths:find")(evaluation.texts, "evaluation.texts")
+        _named("antimatter.data.sources.paths:parts")(raw.files, raw.file_mb, "raw.files")
+    _named("antimatter.data.cleaning.config:texts")(cleaned.decontamination)
+    _named("antimatter.data.sources.paths:find")(evaluation.texts, "evaluation.texts")

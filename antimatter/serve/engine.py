@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from antimatter import files
-from antimatter.data.special import SPECIAL
+from antimatter.data.special_tokens import SPECIAL
 from antimatter.export.client import Client, Hangup
 from antimatter.export.header import ChatFacts, chat_facts, read_header
 from antimatter.export.llama import Llama

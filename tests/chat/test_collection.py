@@ -17,7 +17,7 @@ from antimatter.chat.config import ConversationsConfig, PersonaConfig, WeightCon
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message
-from antimatter.data.special import ASSISTANT, BEGINS, BOS, EOS, PAD, SYSTEM
+from antimatter.data.special_tokens import ASSISTANT, BEGINS, BOS, EOS, PAD, SYSTEM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # shared by chat, export, serve and test_cli
 import tiny_gguf

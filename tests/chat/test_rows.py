@@ -7,7 +7,7 @@ import pytest
 
 from antimatter.chat import rows
 from antimatter.chat.template import Message, Rendered
-from antimatter.data.special import BEGINS, BOS, COUNTS, PAD, SYSTEM, USER
+from antimatter.data.special_tokens import BEGINS, BOS, COUNTS, PAD, SYSTEM, USER
 from antimatter.data.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -17,7 +17,7 @@ from tiny_gguf import CHAT, CONTEXT, Tiny, make
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
-from antimatter.data.special import ASSISTANT, BOS, EOS, SPECIAL, SYSTEM, USER
+from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, SPECIAL, SYSTEM, USER
 from antimatter.export import huggingface, parity
 from antimatter.export.llama import Llama
 from antimatter.export.source import of_model

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from antimatter.data.batches import Batches, Emphasis, RowBatches, in_order
-from antimatter.data.special import COUNTS
+from antimatter.data.special_tokens import COUNTS
 
 FILES = [np.arange(0, 1000, dtype=np.uint16), np.arange(1000, 1450, dtype=np.uint16)]
 

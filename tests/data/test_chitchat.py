@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from antimatter import params
-from antimatter.data import chitchat, sources
 from antimatter.data.documents import CONVERSATION, SEPARATOR, Document, write_parquet
-from antimatter.data.embedded import embedded
-from antimatter.data.raw_config import RawConfig
+from antimatter.data.sources import chitchat, collect
+from antimatter.data.sources.config import RawConfig
+from antimatter.data.sources.embedded import embedded
 
 ROOT = Path(__file__).parents[2]
 # What serves, stores, schedules and tests: an update of it must change no byte of data/raw
@@ -86,7 +86,7 @@ def test_the_corpus_asks_for_no_other_package(packages, tmp_path, monkeypatch, r
     config = params.read(RawConfig, "raw", ROOT / "params.yaml")
     config = dataclasses.replace(config, packages=given)
     asked.clear()
-    sources.write(config, tmp_path / "raw", tmp_path / "work", runtime)
+    collect.write(config, tmp_path / "raw", tmp_path / "work", runtime)
     assert asked == list(given)
 
 

@@ -8,9 +8,9 @@ import pytest
 
 import stages.cleaned
 from antimatter import files, params
-from antimatter.data import clean_config
-from antimatter.data.clean import clean
-from antimatter.data.clean_config import CleanConfig, DecontaminationConfig
+from antimatter.data.cleaning import config as clean_config
+from antimatter.data.cleaning.config import CleanConfig, DecontaminationConfig
+from antimatter.data.cleaning.pipeline import clean
 
 RULES = """
 cleaned:

@@ -5,8 +5,8 @@ from itertools import groupby
 
 import pytest
 
-from antimatter.data.clean_config import ConversationConfig, LanguageConfig
-from antimatter.data.conversations import Rules, tidy
+from antimatter.data.cleaning.config import ConversationConfig, LanguageConfig
+from antimatter.data.cleaning.conversations import Rules, tidy
 from antimatter.data.documents import SEPARATOR
 
 CONFIG = ConversationConfig(

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from antimatter import params
-from antimatter.data.clean import clean
-from antimatter.data.clean_config import CleanConfig
+from antimatter.data.cleaning.config import CleanConfig
+from antimatter.data.cleaning.pipeline import clean
 from antimatter.tasks.config import EngineRuntime
 
 FILES = 6

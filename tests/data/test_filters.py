@@ -16,8 +16,8 @@ from datatrove.pipeline.filters.gopher_repetition_filter import find_all_duplica
 from datatrove.utils.text import PUNCTUATION_SET
 from datatrove.utils.word_tokenizers import WordTokenizer, load_tokenizer_assignments
 
-from antimatter.data.clean_config import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
-from antimatter.data.filters import (
+from antimatter.data.cleaning.config import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
+from antimatter.data.cleaning.rules import (
     BLOCK,
     C4,
     LETTER,

@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import Fault, Repository
 
-from antimatter.data import documents, hub
-from antimatter.data.hub import Lane, LaneReport
-from antimatter.data.raw_config import HubConfig, HubDataSet
+from antimatter.data import documents
+from antimatter.data.sources import hub
+from antimatter.data.sources.config import HubConfig, HubDataSet
+from antimatter.data.sources.hub import Lane, LaneReport
 
 ROWS = 200  # of each file
 FILE_MB = 0.02  # about 100 rows of C4 and 60 of RefinedWeb: most output files end within an input file
@@ -275,7 +276,7 @@ def test_a_small_data_set_ends_early_and_says_so(reader, tmp_path):
 
 
 def test_text_that_json_can_write_and_utf8_cannot(server, reader, tmp_path):
-    """As antimatter.data.local has it: half a surrogate pair becomes a question mark, no text an empty one."""
+    """As antimatter.data.sources.local has it: half a surrogate pair becomes a question mark, no text an empty one."""
     lines = [r'{"text": "caf\u00e9 \ud83d\ude00"}', r'{"text": "a \ud83d b"}', r'{"text": "c \\ud83d \\\ude00"}', '{"text": null}', '{"url": "x"}']
     server.repositories["owner/odd"] = Repository("1" * 40, {"train.jsonl": "\n".join(lines).encode()})
     (lane,) = reader.lanes(replace(C4, name="owner/odd", config="default", revision="1" * 40))

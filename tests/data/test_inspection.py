@@ -5,8 +5,8 @@ import pytest
 
 from antimatter import files
 from antimatter.data import charts, inspection
-from antimatter.data.shards import DOCUMENT, DOCUMENTS, SPLITS, Shards
-from antimatter.data.special import BOS, EOS
+from antimatter.data.shards.reader import DOCUMENT, DOCUMENTS, SPLITS, Shards
+from antimatter.data.special_tokens import BOS, EOS
 
 
 class Letters:

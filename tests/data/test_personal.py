@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from antimatter.data import personal
-from antimatter.data.personal import PATTERNS, PersonalConfig
+from antimatter.data.cleaning import pii
+from antimatter.data.cleaning.pii import PATTERNS, PersonalConfig
 
 ALL = PersonalConfig(email=True, phone=True, ip=True, key=True).kinds()
 PERSONAL = {
@@ -35,26 +35,26 @@ IMPERSONAL = [
 @pytest.mark.parametrize("kind", PERSONAL)
 def test_each_kind_becomes_its_placeholder_and_is_counted(kind: str) -> None:
     for text in PERSONAL[kind]:
-        found, counts = personal.mask(text, ALL)
-        assert personal.PLACEHOLDERS[kind] in found, text
+        found, counts = pii.mask(text, ALL)
+        assert pii.PLACEHOLDERS[kind] in found, text
         assert counts[kind] >= 1 and set(counts) == {kind}, text
         assert not re.search(r"lee|bob|4821|1234|142|AKIA|a1[bB]2|MIIE", found), found
 
 
 @pytest.mark.parametrize("text", IMPERSONAL)
 def test_versions_dates_numbers_and_reserved_names_stay(text: str) -> None:
-    assert personal.mask(text, ALL) == (text, {})
+    assert pii.mask(text, ALL) == (text, {})
 
 
 def test_what_is_masked_holds_nothing_personal() -> None:
     for texts in PERSONAL.values():
         for text in texts:
-            assert not list(personal.kinds_in(personal.mask(text, ALL)[0]))
+            assert not list(pii.kinds_in(pii.mask(text, ALL)[0]))
 
 
 def test_only_the_chosen_kinds_are_looked_for() -> None:
     text = "ann@post.net 8.8.8.8 142.250.74.78"
-    assert personal.mask(text, PersonalConfig(email=True, phone=False, ip=False, key=False).kinds())[0] == "email@example.com 8.8.8.8 142.250.74.78"
+    assert pii.mask(text, PersonalConfig(email=True, phone=False, ip=False, key=False).kinds())[0] == "email@example.com 8.8.8.8 142.250.74.78"
 
 
 @pytest.mark.parametrize(

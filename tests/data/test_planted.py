@@ -11,8 +11,8 @@ import pytest
 from planted import Planted, plant
 
 from antimatter import params
-from antimatter.data.clean import Report, clean
-from antimatter.data.clean_config import CleanConfig
+from antimatter.data.cleaning.config import CleanConfig
+from antimatter.data.cleaning.pipeline import Report, clean
 from antimatter.tasks.config import EngineRuntime
 
 ROOT = Path(__file__).parents[2]

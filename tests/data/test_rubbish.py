@@ -8,9 +8,9 @@ import pytest
 from datatrove.data import Document
 
 from antimatter import params
-from antimatter.data import filters
-from antimatter.data.clean_config import CleanConfig, RubbishConfig
-from antimatter.data.rubbish import Rubbish
+from antimatter.data.cleaning import rules as filters
+from antimatter.data.cleaning.config import CleanConfig, RubbishConfig
+from antimatter.data.cleaning.junk import Rubbish
 
 RULES = {
     "site_notice": 0.09,

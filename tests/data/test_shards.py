@@ -7,13 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from antimatter.chat.template import Message, tokens
-from antimatter.data import duplicates, encode
 from antimatter.data import tokenizer as tok
-from antimatter.data.clean_config import NearDuplicatesConfig
+from antimatter.data.cleaning import duplicates
+from antimatter.data.cleaning.config import NearDuplicatesConfig
 from antimatter.data.documents import SEPARATOR
-from antimatter.data.shards import DOCUMENTS, SPLITS, Shards
-from antimatter.data.shards_config import ShardsConfig
-from antimatter.data.special import BOS, EOS
+from antimatter.data.shards import writer
+from antimatter.data.shards.config import ShardsConfig
+from antimatter.data.shards.reader import DOCUMENTS, SPLITS, Shards
+from antimatter.data.special_tokens import BOS, EOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.data.tokenizer_config import TokenizerConfig
 
@@ -51,7 +52,7 @@ def sketch(text):
 
 @pytest.fixture
 def written(tmp_path, tokenizer, runtime):
-    encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, CONFIG, runtime)
+    writer.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, CONFIG, runtime)
     return tmp_path / "shards"
 
 
@@ -64,16 +65,16 @@ def test_every_document_is_found_again(written, tokenizer):
 def test_a_conversation_is_rendered_as_for_the_chat(tmp_path, tokenizer, runtime):
     """One document each, whatever its turns say, and split as text is."""
     texts = [SEPARATOR.join([f"Who is {n}?", f"Number {n}. [EOS]", "[USER] Why?", "So."]) for n in range(60)]
-    encode.write(corpus(tmp_path / "cleaned", texts, "conversation"), tokenizer, tmp_path, CONFIG, runtime)
+    writer.write(corpus(tmp_path / "cleaned", texts, "conversation"), tokenizer, tmp_path, CONFIG, runtime)
     encoder, opened = Tokenizer.load(tokenizer), Shards(tmp_path / "shards")
     for split in SPLITS:
         expected = []
         for text in texts:
             messages = [Message(("user", "assistant")[i % 2], turn) for i, turn in enumerate(text.split(SEPARATOR))]
-            if encode.is_candidate(text, CONFIG) == (split == "validation"):
+            if writer.is_candidate(text, CONFIG) == (split == "validation"):
                 expected.append(tokens(messages, encoder).ids)
         assert [ids.tolist() for ids in opened.documents(split)] == expected
-        assert opened.bytes(split) == sum(len(text.encode()) for text in texts if encode.is_candidate(text, CONFIG) == (split == "validation"))
+        assert opened.bytes(split) == sum(len(text.encode()) for text in texts if writer.is_candidate(text, CONFIG) == (split == "validation"))
 
 
 def test_documents_stand_between_bos_and_eos_within_one_file(written):
@@ -89,7 +90,7 @@ def test_the_index_counts_what_is_there(written, tokenizer):
     assert opened.vocab_size == encoder.vocab_size == 280
     assert len(opened.split("train")) > 1
     for split in SPLITS:
-        texts = [text for text in TEXTS if encode.is_candidate(text, CONFIG) == (split == "validation")]
+        texts = [text for text in TEXTS if writer.is_candidate(text, CONFIG) == (split == "validation")]
         assert opened.tokens(split) == sum(map(len, opened.split(split))) == sum(len(encoder.encode(text)) + 2 for text in texts)
         assert opened.bytes(split) == sum(len(text.encode()) for text in texts)
         assert opened.index["splits"][split]["documents"] == len(texts)
@@ -118,7 +119,7 @@ def test_shards_without_the_documents_still_train_and_say_what_is_missing(writte
 
 
 def test_equal_documents_never_stand_on_both_sides(tmp_path, tokenizer, runtime):
-    encode.write(corpus(tmp_path / "cleaned", TEXTS * 3), tokenizer, tmp_path, CONFIG, runtime)
+    writer.write(corpus(tmp_path / "cleaned", TEXTS * 3), tokenizer, tmp_path, CONFIG, runtime)
     train, validation = ({ids.tobytes() for ids in Shards(tmp_path / "shards").documents(split)} for split in SPLITS)
     assert train and validation and not train & validation
 
@@ -131,10 +132,10 @@ def test_near_copies_never_stand_on_both_sides(tmp_path, tokenizer, runtime):
     twins = [np.concatenate((original[:20], ["changed"], original[21:])) for original in originals]
     texts = [f"{number} {' '.join(text)}" for number, text in enumerate([*originals, *twins])]
     config = replace(CONFIG, max_similarity=0.5, tokens_per_file=100_000)
-    sides = {text: encode.is_candidate(text, config) for text in texts}
+    sides = {text: writer.is_candidate(text, config) for text in texts}
     apart = sum(sides[texts[i]] != sides[texts[i + 200]] for i in range(200))
     assert apart > 40  # the hash alone would part them
-    metrics = encode.write(corpus(tmp_path / "cleaned", texts), tokenizer, tmp_path, config, runtime)
+    metrics = writer.write(corpus(tmp_path / "cleaned", texts), tokenizer, tmp_path, config, runtime)
     decode = Tokenizer.load(tokenizer).decode
     validation = {int(decode(ids).split()[0]) % 200 for ids in Shards(tmp_path / "shards").documents("validation")}
     train = {int(decode(ids).split()[0]) % 200 for ids in Shards(tmp_path / "shards").documents("train")}
@@ -151,13 +152,13 @@ def test_a_chain_of_likeness_is_followed_to_its_end():
     c[80:] = b[80:]
     far = random.integers(0, 256, 120, dtype=np.uint8)
     ones = np.ones(4, np.int64)
-    part = encode.Part(Path(), ones, ones, np.array([True, True, False, True]), np.stack([c, b, a, far]), 0 * ones, np.array(["tests"]))
-    encode.keep_to_validation([part], 0.5)
+    part = writer.Part(Path(), ones, ones, np.array([True, True, False, True]), np.stack([c, b, a, far]), 0 * ones, np.array(["tests"]))
+    writer.keep_to_validation([part], 0.5)
     assert part.candidate.tolist() == [False, False, False, True]
 
 
 def test_workers_do_not_change_the_bytes(tmp_path, written, tokenizer, runtime):
-    encode.write(tmp_path / "cleaned", tokenizer, tmp_path / "again", CONFIG, replace(runtime, workers=2))
+    writer.write(tmp_path / "cleaned", tokenizer, tmp_path / "again", CONFIG, replace(runtime, workers=2))
     names = sorted(path.name for path in written.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "again/shards").iterdir())
     assert all((written / name).read_bytes() == (tmp_path / "again/shards" / name).read_bytes() for name in names)
@@ -188,16 +189,16 @@ def test_a_missing_or_foreign_file_is_named(written):
 def test_an_empty_split_is_an_error(tmp_path, tokenizer, runtime):
     tiny = ShardsConfig(tokens_per_file=500, validation_fraction=1e-9, max_similarity=1.0, seed=0)
     with pytest.raises(ValueError, match=r"shards\.validation_fraction = 1e-09 leaves no validation document of 60"):
-        encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, tiny, runtime)
+        writer.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, tiny, runtime)
 
 
 def test_a_document_longer_than_a_file_is_an_error(tmp_path, tokenizer, runtime):
     with pytest.raises(ValueError, match=r"the document 0/0 has 47 tokens, more than shards\.tokens_per_file = 10"):
         tiny = ShardsConfig(tokens_per_file=10, validation_fraction=0.5, max_similarity=1.0, seed=0)
-        encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, tiny, runtime)
+        writer.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, tiny, runtime)
 
 
 def test_a_vocabulary_beyond_uint16_is_an_error(tmp_path, tokenizer, runtime, monkeypatch):
-    monkeypatch.setattr(encode, "MAX_VOCAB", 279)
+    monkeypatch.setattr(writer, "MAX_VOCAB", 279)
     with pytest.raises(ValueError, match=r"ids below 279, the tokenizer has 280: lower tokenizer\.vocab_size"):
-        encode.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, CONFIG, runtime)
+        writer.write(corpus(tmp_path / "cleaned", TEXTS), tokenizer, tmp_path, CONFIG, runtime)

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from antimatter import files, params
-from antimatter.data import local, paths, sources
 from antimatter.data.documents import Document, write_parquet
-from antimatter.data.embedded import embedded, python_pages
-from antimatter.data.paths import FilesConfig
-from antimatter.data.raw_config import RawConfig
+from antimatter.data.sources import collect, local, paths
+from antimatter.data.sources.config import RawConfig
+from antimatter.data.sources.embedded import embedded, python_pages
+from antimatter.data.sources.paths import FilesConfig
 from antimatter.tasks.workers import processes
 
 MODULE = '''"""Opens doors.
@@ -244,7 +244,7 @@ def test_files_of_several_kinds_become_parquet_whatever_the_number_of_workers(tm
     written = []
     for workers in (1, 2):
         folder = tmp_path / f"raw{workers}"
-        tallies = sources.write(config_of(tmp_path), folder, tmp_path / f"work{workers}", dataclasses.replace(runtime, workers=workers))
+        tallies = collect.write(config_of(tmp_path), folder, tmp_path / f"work{workers}", dataclasses.replace(runtime, workers=workers))
         assert {source: tally.documents for source, tally in tallies.items()} == {f"{tmp_path}/*.jsonl": 300, f"{tmp_path}/*.parquet": 50}
         written.append({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
     assert written[0] == written[1] and len(written[0]) > 4
@@ -261,7 +261,7 @@ def test_a_bad_file_among_good_ones_loses_nothing(tmp_path, monkeypatch, runtime
     folder.mkdir()
     (folder / "old").touch()
     with pytest.raises(ValueError, match=r"1\.jsonl, line 1 is not JSON"):
-        sources.write(config_of(tmp_path), folder, tmp_path / "work", runtime)
+        collect.write(config_of(tmp_path), folder, tmp_path / "work", runtime)
     assert [path.name for path in folder.iterdir()] == ["old"]
 
 
@@ -272,7 +272,7 @@ def test_after_a_line_was_corrected_only_its_part_is_read_again(tmp_path, runtim
         (tmp_path / f"{number}.jsonl").write_text(good * 40)
     (tmp_path / "4.jsonl").write_text(good * 39 + '{"text": "torn')
     pq.write_table(pa.table({"content": ["good"]}), tmp_path / "a.parquet")
-    write = partial(sources.write, config_of(tmp_path), tmp_path / "raw", tmp_path / "work", runtime)
+    write = partial(collect.write, config_of(tmp_path), tmp_path / "raw", tmp_path / "work", runtime)
     with pytest.raises(ValueError, match=r"4\.jsonl, line 40 is not JSON"):
         write()
     (tmp_path / "4.jsonl").write_text(good * 41)
@@ -283,7 +283,7 @@ def test_after_a_line_was_corrected_only_its_part_is_read_again(tmp_path, runtim
     assert "raw: resuming, 4 of 7 parts were read" in capsys.readouterr().err
     assert sum(tally.documents for tally in tallies.values()) == 242
     once = {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()}
-    sources.write(config_of(tmp_path), tmp_path / "raw", tmp_path / "afresh", runtime)
+    collect.write(config_of(tmp_path), tmp_path / "raw", tmp_path / "afresh", runtime)
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == once
 
 
@@ -298,10 +298,10 @@ def test_a_call_that_dies_just_after_it_has_published_can_be_made_again(tmp_path
 
     monkeypatch.setattr(files, "link", die)
     with pytest.raises(KeyboardInterrupt):
-        sources.write(config_of(tmp_path), folder, tmp_path / "work", runtime)
+        collect.write(config_of(tmp_path), folder, tmp_path / "work", runtime)
     files.remove(folder)  # as DVC does before it runs a stage again
     monkeypatch.setattr(files, "link", link)
-    assert sum(tally.documents for tally in sources.write(config_of(tmp_path), folder, tmp_path / "work", runtime).values()) == 2
+    assert sum(tally.documents for tally in collect.write(config_of(tmp_path), folder, tmp_path / "work", runtime).values()) == 2
     assert len(list(folder.glob("*.parquet"))) == 2
 
 
@@ -317,7 +317,7 @@ def test_a_queued_experiment_finds_what_git_does_not_track(tmp_path, monkeypatch
     found = []
     for place in (tmp_path, copied):
         monkeypatch.chdir(place)
-        sources.write(config, tmp_path / "raw", tmp_path / place.name / "work", runtime)
+        collect.write(config, tmp_path / "raw", tmp_path / place.name / "work", runtime)
         rows = pq.read_table(tmp_path / "raw/00000-00000.parquet").to_pylist()
         found.append([(row["id"], row["text"]) for row in rows])
     assert found[0] == [("corpus/mine.jsonl:1", "mine"), ("corpus/tracked.jsonl:1", "old")]
@@ -349,7 +349,7 @@ def die(file):
 
 def test_a_killed_reader_of_documentation_is_an_error_of_one_line(doors, monkeypatch):
     """Also while files are still handed out, when CPython itself says `OSError: handle is closed`."""
-    monkeypatch.setattr("antimatter.data.embedded._pages", die)
+    monkeypatch.setattr("antimatter.data.sources.embedded._pages", die)
     with pytest.raises(OSError, match=r"a worker was killed, perhaps for want of memory: lower runtime\.workers"):
         list(embedded({"doors": "1.2.0"}, workers=2))
 

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from antimatter.data import tokenizer as tok
-from antimatter.data.special import BOS, EOS, PAD
+from antimatter.data.special_tokens import BOS, EOS, PAD
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.data.tokenizer_config import TokenizerConfig
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from antimatter import files
-from antimatter.data.shards import DOCUMENT, DOCUMENTS, Shards
-from antimatter.data.special import BOS, EOS
+from antimatter.data.shards.reader import DOCUMENT, DOCUMENTS, Shards
+from antimatter.data.special_tokens import BOS, EOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.model import weights
 from antimatter.model.gpt import GPT

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from antimatter.data.special import BOS
+from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import cloze
 from antimatter.evaluation.cloze import Answer, Item

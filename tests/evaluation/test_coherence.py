@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from antimatter.data.special import EOS
+from antimatter.data.special_tokens import EOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import coherence, curves
 from antimatter.evaluation.coherence import Sample

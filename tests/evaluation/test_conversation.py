@@ -14,7 +14,7 @@ from antimatter import files
 from antimatter.chat import held_out, template
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.template import Message
-from antimatter.data.special import BOS, EOS, USER
+from antimatter.data.special_tokens import BOS, EOS, USER
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import (
     answers,

@@ -21,7 +21,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.utils import get_rolling_token_windows
 
 from antimatter import cli
-from antimatter.data.special import BOS, EOS
+from antimatter.data.special_tokens import BOS, EOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import harness, perplexity
 from antimatter.evaluation.harness import Antimatter

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from antimatter.data.shards import Shards
+from antimatter.data.shards.reader import Shards
 from antimatter.evaluation import perplexity
 from antimatter.evaluation.config import PerplexityConfig
 from antimatter.evaluation.perplexity import Bin, Score

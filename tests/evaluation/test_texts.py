@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from antimatter import cli, files
-from antimatter.data.special import BOS
+from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import texts
 from antimatter.model import weights

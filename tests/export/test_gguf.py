@@ -13,7 +13,7 @@ from tiny_gguf import CHAT, CONFIG, VOCAB, Tiny, gpt, save_tokenizer
 from torch.nn import functional as F
 
 from antimatter.chat import template
-from antimatter.data.special import USER
+from antimatter.data.special_tokens import USER
 from antimatter.export import gguf
 from antimatter.export.config import GGUFConfig, MaxKL
 from antimatter.export.gguf import GELUForm
@@ -272,6 +272,6 @@ def test_what_made_the_model_stands_in_the_keys_and_llama_cpp_takes_them(tiny: T
     gguf.write(replace(of_model(gpt()), provenance=made), tiny.tokenizer_folder / "tokenizer.json", tmp_path / "a.gguf", "f16", CONFIG)
     ours = {name: value for name, value in read_header(tmp_path / "a.gguf").keys.items() if name.startswith("antimatter.")}
     assert json.loads(ours.pop("antimatter.params")) == made["params"]
-    assert ours == {"antimatter.code": "12ab", "antimatter.data.shards": "34cd", "antimatter.machine.kind": "é", "antimatter.machine.devices": "2"}
+    assert ours == {"antimatter.code": "12ab", "antimatter.data.shards.reader": "34cd", "antimatter.machine.kind": "é", "antimatter.machine.devices": "2"}
     with Llama(tmp_path / "a.gguf", 64, threads=1) as llama:
         assert llama.tokenize("The", special=False)

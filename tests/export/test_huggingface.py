@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from antimatter import files
 from antimatter.chat import template
 from antimatter.chat.template import Message
-from antimatter.data.special import EOS, USER
+from antimatter.data.special_tokens import EOS, USER
 from antimatter.export import gguf, huggingface, parity
 from antimatter.export.source import of_model
 from antimatter.model.gpt import GPT

@@ -10,7 +10,7 @@ from tiny_gguf import CONFIG, CONTEXT, TEXT, Tiny, gpt
 
 from antimatter.chat import rows, template
 from antimatter.chat.template import Message
-from antimatter.data.special import SPECIAL
+from antimatter.data.special_tokens import SPECIAL
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity
 from antimatter.export.config import FileType

@@ -14,7 +14,7 @@ from tiny_gguf import CHAT, CONTEXT, TEXT, Tiny
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
-from antimatter.data.special import EOS, USER
+from antimatter.data.special_tokens import EOS, USER
 from antimatter.export import gguf, ollama
 from antimatter.export.client import Client, Hangup
 from antimatter.export.header import ChatFacts, read_header

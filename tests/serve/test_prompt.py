@@ -6,7 +6,7 @@ from tiny_gguf import CONTEXT, Tiny
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
-from antimatter.data.special import SPECIAL
+from antimatter.data.special_tokens import SPECIAL
 from antimatter.export.header import ChatFacts, read_header
 from antimatter.export.llama import Llama
 from antimatter.serve import prompt

@@ -16,7 +16,7 @@ from antimatter import files
 from antimatter.chat import rows
 from antimatter.chat.template import Rendered
 from antimatter.data.batches import Batch, RowBatches, rows_in_order
-from antimatter.data.special import ASSISTANT, BOS, EOS, PAD, SYSTEM, USER
+from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, PAD, SYSTEM, USER
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
 from antimatter.training import tuning

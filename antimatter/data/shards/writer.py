@@ -17,9 +17,9 @@ from datatrove.data import DocumentsPipeline
 
 from antimatter import files
 from antimatter.data.documents import CONVERSATION, SEPARATOR, text_bytes
-from antimatter.data.shards import DOCUMENT, DOCUMENTS, SPLITS, Split
-from antimatter.data.shards_config import MAX_VOCAB, ShardsConfig
-from antimatter.data.special import ASSISTANT, BOS, EOS, USER, neutralise
+from antimatter.data.shards.config import MAX_VOCAB, ShardsConfig
+from antimatter.data.shards.reader import DOCUMENT, DOCUMENTS, SPLITS, Split
+from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, USER, neutralise
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.tasks import executor
 from antimatter.tasks.config import EngineRuntime

@@ -11,8 +11,8 @@ import xxhash
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from antimatter.data import local
-from antimatter.data.clean_config import DecontaminationConfig, texts
+from antimatter.data.cleaning.config import DecontaminationConfig, texts
+from antimatter.data.sources import local
 
 WORD = re.compile(r"\w+")
 

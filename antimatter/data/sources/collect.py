@@ -11,11 +11,11 @@ from pathlib import Path
 from datatrove.data import DocumentsPipeline
 
 from antimatter import files
-from antimatter.data import hub, local, paths
 from antimatter.data.documents import Document, write_parquet
-from antimatter.data.embedded import embedded
-from antimatter.data.hub import Lane
-from antimatter.data.raw_config import RawConfig
+from antimatter.data.sources import hub, local, paths
+from antimatter.data.sources.config import RawConfig
+from antimatter.data.sources.embedded import embedded
+from antimatter.data.sources.hub import Lane
 from antimatter.tasks import executor
 from antimatter.tasks.config import EngineRuntime
 from antimatter.tasks.executor import Step

@@ -7,7 +7,7 @@ import numpy as np
 import xxhash
 from rensa import RMinHash
 
-from antimatter.data.clean_config import NearDuplicatesConfig
+from antimatter.data.cleaning.config import NearDuplicatesConfig
 
 
 def exact_hash(words: Sequence[str]) -> int:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from datatrove.data import Document
 
-from antimatter.data import personal
-from antimatter.data.clean_config import ConversationConfig, LanguageConfig
+from antimatter.data.cleaning import pii
+from antimatter.data.cleaning.config import ConversationConfig, LanguageConfig
+from antimatter.data.cleaning.rules import Language, mend
 from antimatter.data.documents import SEPARATOR
-from antimatter.data.filters import Language, mend
 
 
 class Turn(NamedTuple):
@@ -76,7 +76,7 @@ class Rules:
                 return "handle"
             if NUMBER.search(turn):
                 return "phone"
-            if kind := next(personal.kinds_in(turn), ""):
+            if kind := next(pii.kinds_in(turn), ""):
                 return kind
         if LINK.search(turn):
             return "link"

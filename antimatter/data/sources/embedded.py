@@ -18,9 +18,9 @@ from pathlib import Path
 
 import xxhash
 
-from antimatter.data import chitchat
 from antimatter.data.documents import Document
-from antimatter.data.raw_config import distributions
+from antimatter.data.sources import chitchat
+from antimatter.data.sources.config import distributions
 from antimatter.tasks.workers import processes
 
 PAGE_WORDS = 150  # a page ends with the definition that brings it to so many words ...

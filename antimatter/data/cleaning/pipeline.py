@@ -23,12 +23,14 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter import files
-from antimatter.data import duplicates, filters, personal
-from antimatter.data.clean_config import CleanConfig
-from antimatter.data.conversations import Rules
-from antimatter.data.decontamination import Decontamination
+from antimatter.data.cleaning import duplicates
+from antimatter.data.cleaning import pii as personal
+from antimatter.data.cleaning import rules as filters
+from antimatter.data.cleaning.config import CleanConfig
+from antimatter.data.cleaning.conversations import Rules
+from antimatter.data.cleaning.decontamination import Decontamination
+from antimatter.data.cleaning.junk import Rubbish
 from antimatter.data.documents import BATCH_BYTES, COLUMNS, CONVERSATION, SEPARATOR, text_bytes
-from antimatter.data.rubbish import Rubbish
 from antimatter.tasks import executor
 from antimatter.tasks.config import EngineRuntime
 from antimatter.tasks.executor import Step

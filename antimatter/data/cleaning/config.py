@@ -6,8 +6,8 @@ Apart from the code that it steers, so that values are checked without importing
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from antimatter.data.paths import FilesConfig, Part, parts
-from antimatter.data.personal import PersonalConfig
+from antimatter.data.cleaning.pii import PersonalConfig
+from antimatter.data.sources.paths import FilesConfig, Part, parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from antimatter.data.clean_config import RubbishConfig
-from antimatter.data.filters import Verdict, identifier
+from antimatter.data.cleaning.config import RubbishConfig
+from antimatter.data.cleaning.rules import Verdict, identifier
 
 # What a site says of itself, and how it speaks to a reader. Either alone is common in good text, SITE in articles on the web and manuals, ADDRESS in
 # letters and on forums; together they are rare. Not here are words that reviews of software need as much: download, settings, share.

@@ -27,7 +27,7 @@ from huggingface_hub.utils import disable_progress_bars, httpx, parse_ratelimit_
 
 from antimatter import files, retries
 from antimatter.data.documents import Document, write_file
-from antimatter.data.raw_config import LIST, HubConfig, HubDataSet, page_of
+from antimatter.data.sources.config import LIST, HubConfig, HubDataSet, page_of
 
 TRIES = 20  # of one request, then the run ends: about a quarter of an hour
 FIRST_TRIES = 3  # as long as the hub has never answered: that is rather a wrong setting than a fault that passes

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antimatter.data.documents import Document
-from antimatter.data.paths import Part, kind_of, located
+from antimatter.data.sources.paths import Part, kind_of, located
 
 
 def plain(text: str) -> str:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from antimatter.data.paths import FilesConfig
+from antimatter.data.sources.paths import FilesConfig
 
 LIST = "a list"  # what a column is called whose feature has no type of its own
 

@@ -27,7 +27,7 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from ftfy.chardata import CONTROL_CHARS, LIGATURES, WIDTH_MAP
 from ftfy.fixes import uncurl_quotes
 
-from antimatter.data.clean_config import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
+from antimatter.data.cleaning.config import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
 
 Verdict = bool | tuple[bool, str]  # True, or False and the reason
 
