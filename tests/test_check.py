@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from a_pipeline import ENVIRONMENT, run
 
-from antimatter import devices, params
+from antimatter import params
+from antimatter.model import devices
 from antimatter.pipeline import check, closure
 
 GRAPH = params.load(Path("dvc.yaml"))["stages"]

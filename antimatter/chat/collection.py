@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from antimatter import files
-from antimatter.chat import held_out, persona, rows
+from antimatter.chat import held_out, packing, persona
 from antimatter.chat.config import ConversationsConfig
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.persona import Persona
@@ -59,7 +59,7 @@ class Prepared:
     copies: int  # in an epoch
     candidate: bool  # for the held-out split
     sketch: np.ndarray  # (S,) uint8
-    pieces: list[rows.Piece]
+    pieces: list[packing.Piece]
 
 
 def facts(parameters: int, context: int, config: ConversationsConfig) -> dict[str, str]:
@@ -144,7 +144,7 @@ def write(
     }
     metrics: dict[str, Any] = {}
     for split, rendered in splits.items():
-        ids, marks = rows.pack(rendered, context)
+        ids, marks = packing.pack(rendered, context)
         for name, array in ((f"{split}_tokens.npy", ids), (f"{split}_marks.npy", marks)):
             np.save(folder / name, array)
             index["files"][name] = {"rows": len(array), "sha256": files.sha256(folder / name)}
@@ -177,7 +177,7 @@ def _by_source(found: Sequence[Prepared]) -> dict[str, dict[str, int]]:
         counts["too_long"] += not one.pieces
         for piece in one.pieces:
             if not one.candidate:
-                own = len(piece.rendered.ids) - rows.opening(piece.rendered)
+                own = len(piece.rendered.ids) - packing.opening(piece.rendered)
                 counts["tokens"] += one.copies * own
                 counts["answer_tokens"] += one.copies * sum(piece.rendered.mask)
     names = ("conversations", "held_out", "too_long", "tokens", "answer_tokens")
@@ -247,7 +247,7 @@ def _prepared(
                 copies,
                 candidate,
                 np.frombuffer(sketch, np.uint8),
-                rows.pieces(messages, words, context + 1),
+                packing.pieces(messages, words, context + 1),
             )
         )
     return found

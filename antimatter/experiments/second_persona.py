@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from antimatter import files, params
-from antimatter.chat import collection, held_out, persona, rows
+from antimatter.chat import collection, held_out, packing, persona
 from antimatter.chat.config import ConversationsConfig
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message, Rendered
@@ -67,7 +67,7 @@ def tune(asked: SecondPersona, say: Callable[[str], None]) -> tuple[int, int]:
     own = _of_persona(who, words, shape.block_size, collected)
     most = sum(map(_own_tokens, own)) // OTHERS
     others = _others(asked.conversations, words, shape.block_size, most)
-    tokens, marks = rows.pack([*own, *others], shape.block_size)
+    tokens, marks = packing.pack([*own, *others], shape.block_size)
     data = found.data(config, end=EOS, role=ASSISTANT)
     data = PackedData(
         train=tokens,
@@ -110,13 +110,13 @@ def _of_persona(who: Persona, words: Tokenizer, context: int, config: Conversati
     for one in persona.conversations(replace(who, often=often), PER_TOPIC, config.seed):
         chosen = collection.share(one.id, config.seed + 1) < config.system_share
         messages = (system, *one.messages) if chosen else one.messages
-        found += [piece.rendered for piece in rows.pieces(messages, words, context + 1)]
+        found += [piece.rendered for piece in packing.pieces(messages, words, context + 1)]
     return found
 
 
 def _own_tokens(conversation: Rendered) -> int:
     """Without those of the opening, which the conversations of a row share."""
-    return len(conversation.ids) - rows.opening(conversation)
+    return len(conversation.ids) - packing.opening(conversation)
 
 
 def _others(folder: Path, words: Tokenizer, context: int, most: int) -> list[Rendered]:
@@ -130,7 +130,7 @@ def _others(folder: Path, words: Tokenizer, context: int, most: int) -> list[Ren
     found: list[Rendered] = []
     for row in listed:
         messages = [Message(one["role"], one["content"]) for one in json.loads(row["messages"])]
-        for piece in rows.pieces(messages, words, context + 1):
+        for piece in packing.pieces(messages, words, context + 1):
             most -= _own_tokens(piece.rendered)
             found.append(piece.rendered)
         if most <= 0:

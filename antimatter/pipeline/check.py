@@ -150,7 +150,7 @@ def _training(path: Path, *sections: Any) -> None:
     names = ("training", "loss", "optimizer", "schedule", "spikes")
     parts = dict(zip(names, sections, strict=True))
     recipe = _named("antimatter.training.config:Recipe")(**parts, runtime=runtime)
-    count = _named("antimatter.devices:count")
+    count = _named("antimatter.model.devices:count")
     recipe.micro_batch(count(runtime.devices, runtime.device_type()))
 
 

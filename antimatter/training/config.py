@@ -6,7 +6,7 @@ Apart from the code that it steers, so that values are checked without importing
 from dataclasses import dataclass
 from typing import Literal
 
-from antimatter import devices
+from antimatter.model import devices
 from antimatter.model.config import LossConfig
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from antimatter import devices, files
-from antimatter.model import weights
+from antimatter import files
+from antimatter.model import devices, weights
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import provenance, resume
 from antimatter.training import arithmetic, distributed

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from antimatter.chat import rows
+from antimatter.chat import packing
 from antimatter.chat.template import Message, Rendered
 from antimatter.data.special_tokens import BEGINS, BOS, COUNTS, PAD, SYSTEM, USER
 from antimatter.data.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ def unpacked(ids: np.ndarray, marks: np.ndarray) -> list[Rendered]:
 
 def test_every_conversation_is_packed_once_and_whole() -> None:
     conversations = rendered(3, 8, 4, 1, 6, 6, 1, 8)
-    ids, marks = rows.pack(conversations, context=8)
+    ids, marks = packing.pack(conversations, context=8)
     assert ids.shape == marks.shape == (5, 9)
     assert sorted(unpacked(ids, marks)) == sorted(conversations)
     # One [BOS] a row, and 37 tokens in 5 rows that have room for 40
@@ -58,7 +58,7 @@ def test_every_conversation_is_packed_once_and_whole() -> None:
 def test_conversations_with_the_same_system_text_share_it() -> None:
     alike = rendered(4, 3, 5, 2, system=[20, 21])
     others = [*rendered(2, 3), *rendered(3, system=[30])]
-    ids, marks = rows.pack([*alike, *others], context=20)
+    ids, marks = packing.pack([*alike, *others], context=20)
     assert sorted(unpacked(ids, marks)) == sorted([*alike, *others])
     # 14 and 4 tokens, 5 and 1, 3 and 3: all openings stand once
     assert ids.shape == (2, 21)
@@ -66,7 +66,7 @@ def test_conversations_with_the_same_system_text_share_it() -> None:
 
 
 def test_what_is_free_in_a_row_counts_for_nothing() -> None:
-    ids, marks = rows.pack(rendered(3), context=8)
+    ids, marks = packing.pack(rendered(3), context=8)
     assert ids[0].tolist()[4:] == [PAD] * 5
     assert marks[0].tolist() == [0, BEGINS, 0, COUNTS, 0, 0, 0, 0, 0]
 
@@ -74,18 +74,18 @@ def test_what_is_free_in_a_row_counts_for_nothing() -> None:
 def test_a_long_conversation_is_cut_between_exchanges_and_keeps_its_system_text(words: Tokenizer) -> None:
     turns = [Message("user" if i % 2 == 0 else "assistant", "turn") for i in range(12)]
     system = Message("system", "be kind")
-    whole = len(rows.tokens([system, *turns[:4]], words).ids)
-    found = rows.pieces([system, *turns], words, room=whole)
+    whole = len(packing.tokens([system, *turns[:4]], words).ids)
+    found = packing.pieces([system, *turns], words, room=whole)
     assert len(found) == 3
     assert [message for piece in found for message in piece.messages[1:]] == turns
     for piece in found:
         assert piece.messages[0] == system
         assert len(piece.rendered.ids) <= whole
-        assert piece.rendered == rows.tokens(piece.messages, words)
+        assert piece.rendered == packing.tokens(piece.messages, words)
 
 
 def test_an_exchange_that_does_not_fit_is_left_out(words: Tokenizer) -> None:
     short = [Message("user", "a"), Message("assistant", "b")]
     long = [Message("user", "a " * 40), Message("assistant", "b")]
-    found = rows.pieces([*short, *long, *short], words, room=12)
+    found = packing.pieces([*short, *long, *short], words, room=12)
     assert [piece.messages for piece in found] == [tuple(short), tuple(short)]

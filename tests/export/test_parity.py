@@ -8,7 +8,7 @@ import tokenizers
 import torch
 from tiny_gguf import CONFIG, CONTEXT, TEXT, Tiny, gpt
 
-from antimatter.chat import rows, template
+from antimatter.chat import packing, template
 from antimatter.chat.template import Message
 from antimatter.data.special_tokens import SPECIAL
 from antimatter.data.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def conversations(tiny: Tiny, folder: Path) -> Path:
     asked = [Message("user", TEXT[i : i + 30]) for i in range(0, 300, 30)]
     said = Message("assistant", "Yes.")
     rendered = [template.tokens([message, said], tiny.tokenizer) for message in asked]
-    tokens, _ = rows.pack(rendered, CONTEXT)
+    tokens, _ = packing.pack(rendered, CONTEXT)
     assert (tokens[:, -1] == 0).any()
     np.save(folder / "held_out_tokens.npy", tokens)
     return folder / "held_out_tokens.npy"

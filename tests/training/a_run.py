@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from antimatter import devices, files
+from antimatter import files
 from antimatter.data.batches import Batches
-from antimatter.model import weights
+from antimatter.model import devices, weights
 from antimatter.model.config import GPTConfig, LossConfig
 from antimatter.model.gpt import GPT
 from antimatter.training import distributed, trainer

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from forked import Forked, finish
 
-from antimatter import devices
+from antimatter.model import devices
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 

@@ -13,7 +13,7 @@ import torch
 
 import stages.tuned
 from antimatter import files
-from antimatter.chat import rows
+from antimatter.chat import packing
 from antimatter.chat.template import Rendered
 from antimatter.data.batches import Batch, RowBatches, rows_in_order
 from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, PAD, SYSTEM, USER
@@ -61,7 +61,7 @@ def folder(tmp_path: Path, tiny_gpt: GPT) -> Path:
     place, index = tmp_path / "conversations", {}
     place.mkdir()
     for split, number in (("train", 40), ("held_out", 8)):
-        ids, marks = rows.pack(conversations(number), tiny_gpt.config.block_size)
+        ids, marks = packing.pack(conversations(number), tiny_gpt.config.block_size)
         for name, array in ((f"{split}_tokens.npy", ids), (f"{split}_marks.npy", marks)):
             np.save(place / name, array)
             index[name] = {"rows": len(array), "sha256": files.sha256(place / name)}
@@ -79,7 +79,7 @@ def gradient(model: GPT, batch: Batch, micro_batch: int) -> tuple[float, torch.T
 
 
 def test_only_what_the_assistant_says_is_learnt(tiny_gpt: GPT) -> None:
-    ids, marks = rows.pack(conversations(30), tiny_gpt.config.block_size)
+    ids, marks = packing.pack(conversations(30), tiny_gpt.config.block_size)
     model = tiny_gpt.train().requires_grad_(True)
     batch = RowBatches(ids, marks, batch_size=4, seed=1).at(0)
     assert batch.counts is not None
@@ -101,7 +101,7 @@ def test_a_packed_conversation_is_read_as_if_it_stood_alone(tiny_gpt: GPT) -> No
     with_system = [[BOS, SYSTEM, 40, 41, *one.ids[1:]] for one in conversations(4)]
     alone = [one.ids for one in conversations(4)]
     every = [Rendered(ids, [False] * len(ids)) for ids in (*with_system, *alone)]
-    ids, marks = rows.pack(every, tiny_gpt.config.block_size)
+    ids, marks = packing.pack(every, tiny_gpt.config.block_size)
     (batch,) = rows_in_order(ids, marks, batch_size=len(ids))
     assert batch.segments is not None
     found = []
