@@ -351,18 +351,18 @@ def _is_saved(text: str) -> bool:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    from antimatter.training import cards, plan
+    from antimatter.planning import gpus, plan
 
-    shown = cards.choose(arguments.gpu, arguments.price)
+    shown = gpus.choose(arguments.gpu, arguments.price)
     sys.stdout.writelines(f"{text}\n" for text in plan.report(plan.read(arguments.file, arguments.devices, arguments.mfu), shown))
 
 
 def ladder(arguments: argparse.Namespace) -> None:
     from antimatter.experiments import ladder
     from antimatter.pipeline import stage  # noqa: F401, before torch: it sets how threads wait
-    from antimatter.training import cards
+    from antimatter.planning import gpus
 
-    shown = cards.choose(arguments.gpu, arguments.price)
+    shown = gpus.choose(arguments.gpu, arguments.price)
     given = {name: getattr(arguments, name) for name in ("flops", "jobs", "devices", "mfu")}
     options = ladder.Options(target=arguments.forecast, **given)
     if arguments.dry_run:
@@ -372,7 +372,7 @@ def ladder(arguments: argparse.Namespace) -> None:
 
 
 def watch(arguments: argparse.Namespace) -> None:
-    from antimatter.training import watch
+    from antimatter.monitor import watch
 
     watch.watch(arguments.folder, arguments.once, arguments.every, sys.stdout)
 

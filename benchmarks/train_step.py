@@ -30,7 +30,7 @@ from antimatter.model.config import GPTConfig, LossConfig
 from antimatter.model.flops import flops_per_token, peak_flops
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance
-from antimatter.training import arithmetic
+from antimatter.training import numerics
 from antimatter.training import optimizer as adamw
 from antimatter.training.config import OptimizerConfig
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
@@ -46,12 +46,12 @@ WARM_UP = 6
 Step = Callable[[], None]
 
 
-def ours(config: GPTConfig, batch: Batch, micro_batch: int, precision: arithmetic.Precision = "bf16", lever: str = "") -> Step:
+def ours(config: GPTConfig, batch: Batch, micro_batch: int, precision: numerics.Precision = "bf16", lever: str = "") -> Step:
     """A step as trainer.train() makes it, with one lever switched."""
     if lever != "memory given back":
-        arithmetic.keep_memory()
+        numerics.keep_memory()
     if lever != "without determinism":
-        arithmetic.pin(torch.get_num_threads())
+        numerics.pin(torch.get_num_threads())
     if lever == "SDPA's attention":
         gpt.SHORT = 0
     if lever == "vocabulary not padded":
@@ -85,13 +85,13 @@ def nanogpt(
     batch: Batch,
     micro_batch: int,
     path: Path,
-    precision: arithmetic.Precision,
+    precision: numerics.Precision,
     compile: bool,
     keep: bool = False,
 ) -> Step:
     """A step of nanoGPT's train.py around its own model."""
     if keep:
-        arithmetic.keep_memory()
+        numerics.keep_memory()
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec and spec.loader, path
     module = importlib.util.module_from_spec(spec)
@@ -106,7 +106,7 @@ def nanogpt(
 
     def step() -> None:
         for inputs, targets in parts:
-            with arithmetic.autocast(device, precision):
+            with numerics.autocast(device, precision):
                 _, mean = model(inputs, targets)
             (mean / len(parts)).backward()
         torch.nn.utils.clip_grad_norm_(raw.parameters(), 1.0)

@@ -9,8 +9,8 @@ from antimatter import params
 from antimatter.experiments.family import Base
 from antimatter.experiments.scaling import Interval, Law
 from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
-from antimatter.training import plan
-from antimatter.training.cards import Card
+from antimatter.planning import plan
+from antimatter.planning.gpus import Card
 from antimatter.training.config import OptimizerConfig
 
 # Text per token of a vocabulary that is not the ladder's own. 50,257: measured on 285 MB of C4 and RefinedWeb (docs/log.md).

@@ -13,7 +13,7 @@ from antimatter.experiments.report import count
 from antimatter.experiments.repository import Repository
 from antimatter.experiments.runner import Runner, clock
 from antimatter.experiments.view import View
-from antimatter.training.cards import Card
+from antimatter.planning.gpus import Card
 
 WORTH_A_GPU = 1e16  # FLOPs; any card does them in minutes
 

@@ -9,8 +9,8 @@ from antimatter import files
 from antimatter.experiments import guidance, picture
 from antimatter.experiments.assessment import LN2, Ladder, data_bytes
 from antimatter.experiments.scaling import Interval
-from antimatter.training import plan
-from antimatter.training.cards import Card
+from antimatter.planning import plan
+from antimatter.planning.gpus import Card
 
 EPOCHS = 4  # up to here, text that is read again is nearly as good as new (Muennighoff et al. 2023)
 

@@ -27,7 +27,7 @@ from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 from antimatter.training import tuning
 from antimatter.training.config import TrainRuntime, TuneConfig
-from antimatter.training.journal import Curves
+from antimatter.training.log import Curves
 from antimatter.training.trainer import PackedData, Places, train
 
 VALIDATION = 32  # rows

@@ -10,10 +10,10 @@ from antimatter import params
 from antimatter.data.batches import Batch
 from antimatter.experiments.family import Base, Rung
 from antimatter.model.gpt import GPT
-from antimatter.training import arithmetic
+from antimatter.training import numerics
 from antimatter.training import optimizer as adamw
-from antimatter.training.arithmetic import native_precision
 from antimatter.training.config import TrainRuntime
+from antimatter.training.numerics import native_precision
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
 
 OVERHEAD = 20.0  # seconds of a rung besides its steps: DVC, the imports, validation, evaluation
@@ -30,7 +30,7 @@ def measure(base: Base, rungs: Sequence[Rung], root: Path) -> dict[int, float]:
 
 def _trial(base: Base, rung: Rung, runtime: TrainRuntime) -> float:
     device = torch.device(runtime.device_type())
-    arithmetic.pin(rung.threads)
+    numerics.pin(rung.threads)
     model = GPT(rung.model).to(device).train()
     optimizer = adamw.build(model, base.optimizer)
     precision = native_precision(device, base.training.precision)

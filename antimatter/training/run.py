@@ -12,9 +12,9 @@ from antimatter import files
 from antimatter.model import devices, weights
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import provenance, resume
-from antimatter.training import arithmetic, distributed
+from antimatter.training import distributed, numerics
 from antimatter.training.config import Recipe
-from antimatter.training.journal import Curves
+from antimatter.training.log import Curves
 from antimatter.training.trainer import Data, Places, Result, train
 
 
@@ -58,7 +58,7 @@ def run(
     micro_batch = recipe.micro_batch(world)
     computed = {name: value for name, value in asdict(recipe).items() if name != "runtime"}
     identity = {**identity, **computed}
-    kind, precision = arithmetic.machine(device, recipe.training.precision)
+    kind, precision = numerics.machine(device, recipe.training.precision)
     machine = {"kind": kind, "devices": world, "micro_batch": micro_batch, "precision": precision}
     # Now, as files may be edited while it trains
     known = provenance.of(stage, sections, digests, machine) | dict(more or {})

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from antimatter.data.batches import Batch
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance, linear_cross_entropy, softmax_gradient
-from antimatter.training.arithmetic import autocast
 from antimatter.training.config import Precision
+from antimatter.training.numerics import autocast
 
 
 class Objective(nn.Module):

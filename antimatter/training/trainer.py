@@ -28,13 +28,13 @@ from antimatter.model.flops import flops_per_token, peak_flops
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance, sum_losses
 from antimatter.model.sampling import generate
-from antimatter.training import arithmetic
+from antimatter.training import numerics
 from antimatter.training import optimizer as adamw
-from antimatter.training.arithmetic import autocast, native_precision
 from antimatter.training.checkpoint import Checkpoints
 from antimatter.training.config import Precision, Recipe
 from antimatter.training.distributed import ALONE, Ranks
-from antimatter.training.journal import Curves, Progress
+from antimatter.training.log import Curves, Progress
+from antimatter.training.numerics import autocast, native_precision
 from antimatter.training.schedule import rate_factor
 from antimatter.training.spikes import is_spike
 from antimatter.training.step import Gradient, Objective, accumulate_gradients, clip, update
@@ -147,8 +147,8 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
     config, micro_batch = recipe.training, recipe.micro_batch(ranks.world)
     device = torch.device("cpu") if recipe.runtime.device_type() == "cpu" else torch.device("cuda", ranks.local)
     precision = native_precision(device, config.precision)
-    arithmetic.pin(config.threads)
-    arithmetic.keep_memory()
+    numerics.pin(config.threads)
+    numerics.keep_memory()
     model.to(device).train().requires_grad_(True)
     optimizer = adamw.build(model, recipe.optimizer)
     scaler = _scaler(device, precision)

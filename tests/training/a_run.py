@@ -16,7 +16,7 @@ from antimatter.model.config import GPTConfig, LossConfig
 from antimatter.model.gpt import GPT
 from antimatter.training import distributed, trainer
 from antimatter.training.config import OptimizerConfig, Recipe, TrainConfig, TrainRuntime
-from antimatter.training.journal import Curves
+from antimatter.training.log import Curves
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
 from antimatter.training.trainer import Data, Places

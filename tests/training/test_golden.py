@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from antimatter import files
-from antimatter.training import arithmetic
+from antimatter.training import numerics
 from antimatter.training.config import Recipe
 
 GOLDEN = Path("tests/golden/losses.json")
@@ -34,7 +34,7 @@ def variants() -> dict[str, tuple[dict[str, object], Recipe]]:
 
 
 def machine() -> str:
-    return f"torch {torch.__version__.split('+')[0]}, {arithmetic.machine('cpu', 'fp32')[0]}"
+    return f"torch {torch.__version__.split('+')[0]}, {numerics.machine('cpu', 'fp32')[0]}"
 
 
 def golden(name: str, folder: Path) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from torch import nn
 
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
-from antimatter.training import journal
+from antimatter.training import log
 from antimatter.training import optimizer as adamw
 from antimatter.training.checkpoint import Checkpoints
 from antimatter.training.config import OptimizerConfig
-from antimatter.training.journal import Curve, Progress
+from antimatter.training.log import Curve, Progress
 from antimatter.training.schedule import ScheduleConfig, rate_factor
 from antimatter.training.spikes import SpikeConfig, is_spike
 
@@ -186,7 +186,7 @@ def test_progress_says_loss_speed_and_time_left() -> None:
 
 def test_the_curve_of_tokens_a_second_leaves_out_pauses_and_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(journal.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(log.time, "monotonic", lambda: clock[0])
     progress = Progress(total=800, tokens_per_step=10, stream=io.StringIO(), speeds=Curve(tmp_path / "speeds.csv", ["step", "tokens_per_second"]))
 
     def steps(first: int, last: int, seconds: float) -> None:

@@ -9,7 +9,7 @@ from antimatter import cli
 from antimatter.model import gpt
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
-from antimatter.training import cards, plan
+from antimatter.planning import gpus, plan
 
 ROOT = Path(__file__).parents[2]
 PRESET = ROOT / "presets" / "300m.yaml"
@@ -71,16 +71,16 @@ def test_memory_of_weights_and_optimizer_is_16_bytes_a_parameter(preset: plan.Pl
 
 
 def test_a_card_that_is_too_small_gets_the_largest_power_of_two_that_fits(preset: plan.Plan) -> None:
-    fits = {card.name: plan.fitting(preset, card) for card in cards.CARDS}
+    fits = {card.name: plan.fitting(preset, card) for card in gpus.CARDS}
     assert fits["H100"] == 32
     assert fits["L4"] == 4
-    small = replace(cards.CARDS[0], memory=6)
+    small = replace(gpus.CARDS[0], memory=6)
     assert plan.fitting(preset, small) is None
     assert "-  too small: micro-batch 1 needs " in plan.report(preset, [small])[13]
 
 
 def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
-    [h100] = cards.choose("h100", price=2.0)
+    [h100] = gpus.choose("h100", price=2.0)
     # 8.704e9 tokens x 2.7246e9 FLOPs / (989e12 x 0.4) = 59,945 s
     assert plan.hours(preset, h100) == pytest.approx(16.65, abs=0.01)
     four = plan.read(PRESET, devices=4, mfu=0.4)
@@ -91,7 +91,7 @@ def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
 @pytest.mark.parametrize(("precision", "words"), [("bf16", "no bf16: set checkpoints.precision to fp16"), ("fp32", "to fp16"), ("fp16", "0.00")])
 def test_a_t4_computes_in_fp16_only(preset: plan.Plan, precision: str, words: str) -> None:
     changed = replace(preset, training=replace(preset.training, precision=precision))
-    assert words in plan.report(changed, cards.choose("T4", None))[13]
+    assert words in plan.report(changed, gpus.choose("T4", None))[13]
 
 
 @pytest.mark.parametrize("preset_file", ["params.yaml", "presets/300m.yaml"])

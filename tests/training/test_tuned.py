@@ -21,7 +21,7 @@ from antimatter.model import weights
 from antimatter.model.gpt import GPT
 from antimatter.training import tuning
 from antimatter.training.config import TrainRuntime, TuneConfig
-from antimatter.training.journal import Curves
+from antimatter.training.log import Curves
 from antimatter.training.step import Objective, accumulate_gradients
 from antimatter.training.trainer import Places, train
 from antimatter.training.tuning import Conversations

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from antimatter import cli
-from antimatter.training import watch
-from antimatter.training.textchart import ASCII, MARGIN, UNICODE, Glyphs, chart
+from antimatter.monitor import watch
+from antimatter.monitor.chart import ASCII, MARGIN, UNICODE, Glyphs, chart
 
 ROOT = Path(__file__).parents[2]
 LIVE = {

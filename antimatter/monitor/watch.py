@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
-from antimatter.training.textchart import ASCII, UNICODE, Glyphs, Rows, chart, paint
+from antimatter.monitor.chart import ASCII, UNICODE, Glyphs, Rows, chart, paint
 
 SILENCE = 120.0  # seconds without a word from a trainer that speaks every 10
 ENDS = {"finished": "finished", "paused": "paused: `dvc repro` goes on", "diverged": "diverged: `dvc repro` has told why"}

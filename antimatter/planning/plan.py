@@ -9,9 +9,9 @@ from antimatter.data.tokenizer_config import TokenizerConfig
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
 from antimatter.model.loss import LOGITS
-from antimatter.training.arithmetic import DTYPES
-from antimatter.training.cards import CARDS, PRICED, Card
+from antimatter.planning.gpus import CARDS, PRICED, Card
 from antimatter.training.config import TrainConfig, TuneConfig
+from antimatter.training.numerics import DTYPES
 
 CONVERSATIONS = Path("data/conversations/index.json")
 USABLE = 0.92  # of a device; the rest is for the CUDA context, gaps in the allocator and the gradients that backward hands from layer to layer
