@@ -27,8 +27,8 @@ from antimatter.data.shards.reader import Shards
 from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import huggingface, parity
-from antimatter.export.llama import Llama
 from antimatter.export.source import open_checkpoint
+from antimatter.llama.server import Llama
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import sum_losses
 

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from antimatter.export.config import GGUFConfig, MaxKL
-from antimatter.export.header import read_header
+from antimatter.llama.header import read_header
 from antimatter.model import weights
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 from serve_fuzz import quiet, serving
 
 from antimatter.export import ollama
-from antimatter.export.header import read_header
-from antimatter.export.llama import Llama
+from antimatter.llama.header import read_header
+from antimatter.llama.server import Llama
 
 TOKENS = 48
 PROMPTS = [

@@ -21,10 +21,11 @@ from torch import Tensor
 from antimatter import files
 from antimatter.chat import template
 from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER
-from antimatter.export import header, quantise
+from antimatter.export import quantize
 from antimatter.export.config import FileType, GGUFConfig
-from antimatter.export.quantise import Kind
+from antimatter.export.quantize import Kind
 from antimatter.export.source import Source
+from antimatter.llama import header
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
@@ -99,7 +100,7 @@ def write(source: Source, tokenizer: Path, path: Path, file_type: FileType, conf
     tensors = dict(sorted(_tensors(source, config.relu_scale), key=lambda item: _canonical(item[0])))
     shape = source.config
     kinds = {
-        name: quantise.tensor_kind(name, tensor.shape[-1], file_type, layers=shape.n_layer, tied=shape.tied_embeddings)
+        name: quantize.tensor_kind(name, tensor.shape[-1], file_type, layers=shape.n_layer, tied=shape.tied_embeddings)
         for name, tensor in tensors.items()
     }
     with files.replacing(path) as partial:
@@ -112,7 +113,7 @@ def write(source: Source, tokenizer: Path, path: Path, file_type: FileType, conf
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             writer.add_file_type(_FILE_TYPES[file_type])
             for name, tensor in tensors.items():
-                size = quantise.n_bytes(kinds[name], math.prod(tensor.shape))
+                size = quantize.n_bytes(kinds[name], math.prod(tensor.shape))
                 writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kinds[name])
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
@@ -172,7 +173,7 @@ def _canonical(name: str) -> tuple[int, str]:
 def _stored_as(name: str, values: Tensor, kind: Kind) -> Iterator[np.ndarray]:
     """The values in the bytes of `kind`, some rows at a time."""
     rows = values.view(len(values), -1) if values.ndim > 1 else values[None]
-    for part in rows.split(max(1, quantise.CHUNK // rows.shape[1])):
+    for part in rows.split(max(1, quantize.CHUNK // rows.shape[1])):
         if not bool(part.isfinite().all()):
             raise ValueError(f"tensor {name} holds values that are not finite: the training diverged; lower its learning rate and run `dvc repro`")
         largest = float(part.abs().max())
@@ -182,10 +183,10 @@ def _stored_as(name: str, values: Tensor, kind: Kind) -> Iterator[np.ndarray]:
             )
     if kind in (Kind.F32, Kind.F16):
         dtype = torch.float32 if kind == Kind.F32 else torch.float16
-        for part in rows.split(max(1, quantise.CHUNK // rows.shape[1])):
+        for part in rows.split(max(1, quantize.CHUNK // rows.shape[1])):
             yield part.to(dtype).contiguous().numpy()
     else:
-        yield from quantise.quantise(rows.numpy(), kind)
+        yield from quantize.quantise(rows.numpy(), kind)
 
 
 def _add_keys(writer: gguf.GGUFWriter, shape: GPTConfig, config: GGUFConfig) -> None:

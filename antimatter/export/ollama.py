@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from antimatter import files
 from antimatter.chat import template
-from antimatter.export.header import Header, read_header
+from antimatter.llama.header import Header, read_header
 
 TAG = "latest"
 _MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"

@@ -22,10 +22,10 @@ from antimatter.chat import template
 from antimatter.chat.template import Message, Role
 from antimatter.data.special_tokens import PAD, SPECIAL
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.export import quantise
-from antimatter.export.header import read_header
-from antimatter.export.llama import Llama
-from antimatter.export.quantise import Kind
+from antimatter.export import quantize
+from antimatter.export.quantize import Kind
+from antimatter.llama.header import read_header
+from antimatter.llama.server import Llama
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import perplexity
 
@@ -119,12 +119,12 @@ def _output_matrix(path: Path) -> tuple[Tensor, Kind]:
     """The matrix that llama.cpp multiplies the final state with, as it stands in the file: (V, C) float32, and its type there."""
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     tensor = tensors.get("output.weight", tensors["token_embd.weight"])
-    return torch.from_numpy(quantise.dequantise(tensor.data, tensor.tensor_type).copy()), tensor.tensor_type
+    return torch.from_numpy(quantize.dequantise(tensor.data, tensor.tensor_type).copy()), tensor.tensor_type
 
 
 def _logits(hidden: Tensor, matrix: Tensor, kind: Kind) -> Tensor:
     """As ggml does it: a float16 or quantised matrix meets a state rounded to a type of its own, and sums are float32."""
-    return torch.from_numpy(quantise.as_multiplied(hidden.numpy(), kind)) @ matrix.T
+    return torch.from_numpy(quantize.as_multiplied(hidden.numpy(), kind)) @ matrix.T
 
 
 def speed(path: Path, ids: Tensor) -> dict[str, float]:

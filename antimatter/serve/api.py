@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from antimatter.chat.template import Message
-from antimatter.export.header import ChatFacts
 from antimatter.export.ollama import OllamaConfig
+from antimatter.llama.header import ChatFacts
 from antimatter.serve.engine import Finish
 
 ROLES = ("system", "user", "assistant")

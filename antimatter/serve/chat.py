@@ -8,8 +8,8 @@ from typing import TextIO
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
-from antimatter.export.header import ChatFacts
 from antimatter.export.ollama import OllamaConfig
+from antimatter.llama.header import ChatFacts
 from antimatter.serve import commands, prompt, terminal
 from antimatter.serve.commands import Settings
 from antimatter.serve.engine import Engine, Finish

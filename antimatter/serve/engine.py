@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 from antimatter import files
 from antimatter.data.special_tokens import SPECIAL
-from antimatter.export.client import Client, Hangup
-from antimatter.export.header import ChatFacts, chat_facts, read_header
-from antimatter.export.llama import Llama
 from antimatter.export.ollama import TAG, OllamaConfig, manifest_path
+from antimatter.llama.client import Client, Hangup
+from antimatter.llama.header import ChatFacts, chat_facts, read_header
+from antimatter.llama.server import Llama
 
 Choice = Literal["auto", "ollama", "embedded"]
 OLLAMA_PORT = 11434

@@ -23,8 +23,8 @@ from typing import Any, Self
 
 from antimatter import files
 from antimatter.export import ollama
-from antimatter.export.client import Client
 from antimatter.export.ollama import OllamaConfig
+from antimatter.llama.client import Client
 from antimatter.serve import install, ollama_process
 from antimatter.serve.engine import STORE, OllamaEngine, running_ollama
 

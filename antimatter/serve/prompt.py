@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
-from antimatter.export.header import ChatFacts
+from antimatter.llama.header import ChatFacts
 
 Render = Callable[[Sequence[Message]], str]
 

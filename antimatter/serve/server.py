@@ -6,7 +6,7 @@ continues the texts of the messages. /v1/completions continues a text, whatever 
 
 An engine's answer is a generator that blocks, so it runs in a thread; the event loop hands its pieces on. As many answers as the engine computes at a
 time have a thread, the others wait in the order in which they came. A client that leaves, reads no more, or takes too long gives its place back at
-once, since its thread is woken by hanging up (antimatter.export.client.Hangup).
+once, since its thread is woken by hanging up (antimatter.llama.client.Hangup).
 """
 
 import asyncio
@@ -33,8 +33,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
-from antimatter.export.client import Hangup
 from antimatter.export.ollama import OllamaConfig
+from antimatter.llama.client import Hangup
 from antimatter.serve import access, api, chat, prompt
 from antimatter.serve.engine import Engine, Finish
 

@@ -19,8 +19,8 @@ from antimatter.chat import template
 from antimatter.chat.template import Message
 from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, SPECIAL, SYSTEM, USER
 from antimatter.export import huggingface, parity
-from antimatter.export.llama import Llama
 from antimatter.export.source import of_model
+from antimatter.llama.server import Llama
 
 PLAIN = [
     [Message("user", "The function returns")],

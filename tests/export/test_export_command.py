@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from antimatter import cli, files
 from antimatter.export import parity
-from antimatter.export.header import read_header
+from antimatter.llama.header import read_header
 from antimatter.model import weights
 from antimatter.pipeline import recorded
 from stages import gguf as stage

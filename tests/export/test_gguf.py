@@ -17,9 +17,9 @@ from antimatter.data.special_tokens import USER
 from antimatter.export import gguf
 from antimatter.export.config import GGUFConfig, MaxKL
 from antimatter.export.gguf import GELUForm
-from antimatter.export.header import ChatFacts, read_header
-from antimatter.export.llama import Llama
 from antimatter.export.source import of_model
+from antimatter.llama.header import ChatFacts, read_header
+from antimatter.llama.server import Llama
 from antimatter.model.gpt import FeedForward
 
 

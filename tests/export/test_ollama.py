@@ -10,9 +10,9 @@ from tiny_gguf import CHAT, Tiny, gpt
 
 from antimatter.chat import template
 from antimatter.export import gguf, ollama
-from antimatter.export.header import read_header
 from antimatter.export.ollama import OllamaConfig
 from antimatter.export.source import of_model
+from antimatter.llama.header import read_header
 
 CONFIG = OllamaConfig(
     name="antimatter",

@@ -14,8 +14,8 @@ from antimatter.data.special_tokens import SPECIAL
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf, parity
 from antimatter.export.config import FileType
-from antimatter.export.llama import Llama
 from antimatter.export.source import of_model
+from antimatter.llama.server import Llama
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny_gguf import CONFIG, CONTEXT, VOCAB, Tiny
 
-from antimatter.export import gguf, quantise
+from antimatter.export import gguf, quantize
 from antimatter.export.config import FileType
-from antimatter.export.quantise import Kind
+from antimatter.export.quantize import Kind
 from antimatter.export.source import of_model
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
@@ -50,22 +50,22 @@ def test_the_tensors_are_those_of_llama_quantize(tiny: Tiny, tmp_path: Path, fil
 @pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q5_0, Kind.Q4_K, Kind.Q6_K])
 def test_quantised_values_are_near_the_values(kind: Kind) -> None:
     matrix = np.random.default_rng(0).normal(size=(300, 512)).astype(np.float32)
-    data = np.concatenate(list(quantise.quantise(matrix, kind)))
-    error = np.linalg.norm(quantise.dequantise(data, kind) - matrix) / np.linalg.norm(matrix)
+    data = np.concatenate(list(quantize.quantise(matrix, kind)))
+    error = np.linalg.norm(quantize.dequantise(data, kind) - matrix) / np.linalg.norm(matrix)
     assert error < {Kind.Q8_0: 0.006, Kind.Q5_0: 0.05, Kind.Q4_K: 0.08, Kind.Q6_K: 0.02}[kind]
-    assert data.shape == (300, quantise.n_bytes(kind, 512))
+    assert data.shape == (300, quantize.n_bytes(kind, 512))
 
 
 def test_q8_0_is_gguf_pys_own() -> None:
     matrix = np.random.default_rng(0).normal(size=(40, 96)).astype(np.float32)
-    np.testing.assert_array_equal(np.concatenate(list(quantise.quantise(matrix, Kind.Q8_0))), reference.quants.quantize(matrix, Kind.Q8_0))
+    np.testing.assert_array_equal(np.concatenate(list(quantize.quantise(matrix, Kind.Q8_0))), reference.quants.quantize(matrix, Kind.Q8_0))
 
 
 def test_chunks_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = np.random.default_rng(0).normal(size=(50, 256)).astype(np.float32)
-    whole = np.concatenate(list(quantise.quantise(matrix, Kind.Q4_K)))
-    monkeypatch.setattr(quantise, "CHUNK", 3 * 256)
-    np.testing.assert_array_equal(np.concatenate(list(quantise.quantise(matrix, Kind.Q4_K))), whole)
+    whole = np.concatenate(list(quantize.quantise(matrix, Kind.Q4_K)))
+    monkeypatch.setattr(quantize, "CHUNK", 3 * 256)
+    np.testing.assert_array_equal(np.concatenate(list(quantize.quantise(matrix, Kind.Q4_K))), whole)
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ def test_chunks_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_type_of_a_tensor(name: str, columns: int, file_type: FileType, expected: Kind) -> None:
-    assert quantise.tensor_kind(name, columns, file_type, layers=24, tied=True) == expected
+    assert quantize.tensor_kind(name, columns, file_type, layers=24, tied=True) == expected
 
 
 def test_more_bits_go_to_the_first_the_last_and_each_third_layer_between() -> None:
-    kinds = [quantise.tensor_kind(f"blk.{i}.ffn_down.weight", 512, "q4_k_m", layers=24, tied=False) for i in range(24)]
+    kinds = [quantize.tensor_kind(f"blk.{i}.ffn_down.weight", 512, "q4_k_m", layers=24, tied=False) for i in range(24)]
     assert [i for i, kind in enumerate(kinds) if kind == Kind.Q6_K] == [0, 1, 2, 5, 8, 11, 14, 17, 20, 21, 22, 23]
-    assert kinds == [quantise.tensor_kind(f"blk.{i}.attn_qkv.weight", 512, "q4_k_m", layers=24, tied=False) for i in range(24)]
-    assert quantise.tensor_kind("output.weight", 512, "q4_k_m", layers=24, tied=False) == Kind.Q6_K
-    assert quantise.tensor_kind("token_embd.weight", 512, "q4_k_m", layers=24, tied=False) == Kind.Q4_K
+    assert kinds == [quantize.tensor_kind(f"blk.{i}.attn_qkv.weight", 512, "q4_k_m", layers=24, tied=False) for i in range(24)]
+    assert quantize.tensor_kind("output.weight", 512, "q4_k_m", layers=24, tied=False) == Kind.Q6_K
+    assert quantize.tensor_kind("token_embd.weight", 512, "q4_k_m", layers=24, tied=False) == Kind.Q4_K
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from antimatter import files
 from antimatter.chat import template
 from antimatter.chat.template import Message
 from antimatter.export import ollama
-from antimatter.export.header import ChatFacts, read_header
 from antimatter.export.ollama import OllamaConfig
+from antimatter.llama.header import ChatFacts, read_header
 from antimatter.serve import chat, terminal
 from antimatter.serve.engine import EmbeddedEngine, Finish, OllamaEngine
 

@@ -16,10 +16,10 @@ from antimatter.chat import template
 from antimatter.chat.template import Message
 from antimatter.data.special_tokens import EOS, USER
 from antimatter.export import gguf, ollama
-from antimatter.export.client import Client, Hangup
-from antimatter.export.header import ChatFacts, read_header
 from antimatter.export.ollama import OllamaConfig
 from antimatter.export.source import of_model
+from antimatter.llama.client import Client, Hangup
+from antimatter.llama.header import ChatFacts, read_header
 from antimatter.serve import engine
 from antimatter.serve.engine import EmbeddedEngine, Engine, Finish, OllamaEngine
 

@@ -7,8 +7,8 @@ from tiny_gguf import CONTEXT, Tiny
 from antimatter.chat import template
 from antimatter.chat.template import Message
 from antimatter.data.special_tokens import SPECIAL
-from antimatter.export.header import ChatFacts, read_header
-from antimatter.export.llama import Llama
+from antimatter.llama.header import ChatFacts, read_header
+from antimatter.llama.server import Llama
 from antimatter.serve import prompt
 
 ATTACKS = [

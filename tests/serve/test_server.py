@@ -27,9 +27,9 @@ from tiny_gguf import CONTEXT, Tiny
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
-from antimatter.export.client import Hangup
-from antimatter.export.header import ChatFacts, read_header
 from antimatter.export.ollama import OllamaConfig
+from antimatter.llama.client import Hangup
+from antimatter.llama.header import ChatFacts, read_header
 from antimatter.serve import access, prompt, server
 from antimatter.serve.engine import EmbeddedEngine, Engine, Finish, OllamaEngine
 from antimatter.serve.server import Limits, Server, ServerConfig

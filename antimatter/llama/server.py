@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from antimatter.export import llama_process
-from antimatter.export.client import Client, Hangup
+from antimatter.llama import process
+from antimatter.llama.client import Client, Hangup
 
 TIMEOUT = 600.0  # seconds without a byte; a window of 1,024 tokens at 300M parameters takes 9 on two cores
 
@@ -38,7 +38,7 @@ class Llama:
     def __init__(self, path: Path, n_ctx: int, *, embeddings: bool = False, threads: int | None = None, parallel: int = 1) -> None:
         key = secrets.token_hex(16)  # another user, or a web page, on this machine finds a port but not this
         self._process = subprocess.Popen(
-            [sys.executable, "-P", llama_process.__file__],  # -P: its neighbours here, gguf.py and client.py, are not for import by bare name
+            [sys.executable, "-P", process.__file__],  # -P: its neighbours here, gguf.py and client.py, are not for import by bare name
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # its log would run through the answers
