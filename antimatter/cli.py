@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from antimatter.export.ollama import OllamaConfig
-    from antimatter.serve.engine import Choice, Engine
+    from antimatter.serve.backend import Choice, Engine
 
 CHECKOUT = Path(__file__).parents[1]
 PRESETS = Path("presets")
@@ -66,7 +66,8 @@ def _params(named: bool) -> Path:
 def chat(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.export import ollama
-    from antimatter.serve import chat, engine
+    from antimatter.serve import backend as engine
+    from antimatter.serve.terminal import chat
 
     config = params.read(ollama.OllamaConfig, "ollama", _params(_names_model(arguments)))
     given = {name: value for name in ("temperature", "top_p", "top_k", "num_predict") if (value := getattr(arguments, name)) is not None}
@@ -175,7 +176,7 @@ def lm_eval(arguments: argparse.Namespace) -> None:
 def serve(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.export import ollama
-    from antimatter.serve import access, server
+    from antimatter.serve.http import access, server
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own: what was started is to be stopped, whatever it was
     if arguments.parallel < 1:
@@ -198,12 +199,12 @@ def serve(arguments: argparse.Namespace) -> None:
 @contextmanager
 def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Callable[[str], None]) -> "Iterator[Engine]":
     """The engine that `serve` was asked for; it ends with the block. `say` takes a line for people."""
-    from antimatter.serve.engine import EmbeddedEngine
+    from antimatter.serve.backend import EmbeddedEngine
 
     with ExitStack() as held:
         choice = _choice(arguments)
         if choice != "embedded":
-            from antimatter.serve import ollama_server
+            from antimatter.serve.ollama import server as ollama_server
 
             ollama = ollama_server.open_ollama(
                 config,
@@ -411,7 +412,7 @@ def verify(arguments: argparse.Namespace) -> None:
 def kaggle(arguments: argparse.Namespace) -> None:
     from dataclasses import fields
 
-    from antimatter.serve import kaggle
+    from antimatter.kaggle import kernel as kaggle
 
     given = {field.name: getattr(arguments, field.name) for field in fields(kaggle.Kernel)}
     kernel = kaggle.Kernel(**{**given, "title": arguments.title or f"antimatter {arguments.mode}"})

@@ -36,7 +36,7 @@ TRICKS = [
     "\0",
     "etc/passwd",
     "params.yaml",
-    "antimatter/serve/page.html",
+    "antimatter/serve/http/page.html",
     "page.html",
     "proc/self/environ",
     "%2f",

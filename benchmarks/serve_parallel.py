@@ -11,7 +11,7 @@ from pathlib import Path
 
 from antimatter import params
 from antimatter.export import ollama
-from antimatter.serve.engine import EmbeddedEngine, Finish
+from antimatter.serve.backend import EmbeddedEngine, Finish
 
 PROMPTS = [
     "The function returns",

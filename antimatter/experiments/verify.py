@@ -17,7 +17,7 @@ from antimatter import files, params
 from antimatter.experiments import comparison, environment
 from antimatter.experiments.comparison import Cache, Output, Recorded
 from antimatter.experiments.verdict import Report
-from antimatter.serve.kaggle_script import process
+from antimatter.kaggle.run import process
 
 Say = Callable[[str], None]
 LOCK, GRAPH, REQUIREMENTS = Path("dvc.lock"), Path("dvc.yaml"), Path("requirements.lock")

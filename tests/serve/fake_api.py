@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-PAGE = Path("antimatter/serve/page.html")
+PAGE = Path("antimatter/serve/http/page.html")
 MODEL = {
     "id": "antimatter",
     "object": "model",

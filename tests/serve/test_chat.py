@@ -22,8 +22,8 @@ from antimatter.chat.template import Message
 from antimatter.export import ollama
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import ChatFacts, read_header
-from antimatter.serve import chat, terminal
-from antimatter.serve.engine import EmbeddedEngine, Finish, OllamaEngine
+from antimatter.serve.backend import EmbeddedEngine, Finish, OllamaEngine
+from antimatter.serve.terminal import chat, editor
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,7 +117,7 @@ class Screen(io.StringIO):
 def test_what_turns_the_direction_of_writing_does_not_reach_a_screen_but_does_reach_a_file() -> None:
     screen, file = Screen(), io.StringIO()
     for output in (screen, file):
-        terminal.write(output, "a\u202eb\u2066c\u2028d\u200f\x1b[2Jé\t\n")
+        editor.write(output, "a\u202eb\u2066c\u2028d\u200f\x1b[2Jé\t\n")
     assert screen.getvalue() == "abc\nd\u200f[2Jé\t\n"
     assert file.getvalue() == "a\u202eb\u2066c\u2028d\u200f[2Jé\t\n"
 
@@ -354,5 +354,5 @@ def test_what_was_held_back_for_a_stop_text_is_shown(tiny: Tiny) -> None:
 
 def test_the_chat_starts_without_torch_and_without_numpy() -> None:
     heavy = ("torch", "numpy", "gguf", "tokenizers", "xllamacpp")
-    code = f"import sys, antimatter.cli, antimatter.serve.chat, antimatter.serve.engine; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, antimatter.cli, antimatter.serve.terminal.chat, antimatter.serve.backend; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

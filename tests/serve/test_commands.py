@@ -4,8 +4,8 @@ import pytest
 from test_engine import CONFIG
 
 from antimatter.export.ollama import OllamaConfig
-from antimatter.serve import commands
-from antimatter.serve.commands import Settings
+from antimatter.serve.terminal import commands
+from antimatter.serve.terminal.commands import Settings
 
 START = Settings(CONFIG)
 

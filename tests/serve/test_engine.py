@@ -20,8 +20,8 @@ from antimatter.export.ollama import OllamaConfig
 from antimatter.export.source import of_model
 from antimatter.llama.client import Client, Hangup
 from antimatter.llama.header import ChatFacts, read_header
-from antimatter.serve import engine
-from antimatter.serve.engine import EmbeddedEngine, Engine, Finish, OllamaEngine
+from antimatter.serve import backend as engine
+from antimatter.serve.backend import EmbeddedEngine, Engine, Finish, OllamaEngine
 
 CONFIG = OllamaConfig(
     name="antimatter",
@@ -156,7 +156,7 @@ HOT = replace(CONFIG, temperature=0.5, top_k=400, top_p=1.0)
 
 
 def with_stops(*stops: str) -> OllamaConfig:
-    """Past the checks, as antimatter.serve.api does: a request may name any text."""
+    """Past the checks, as antimatter.serve.http.api does: a request may name any text."""
     config = replace(HOT)
     object.__setattr__(config, "stop", stops)
     return config

@@ -16,7 +16,7 @@ import fake_release
 import pytest
 from fake_release import GPU, NAME, VERSION, Behaviour, member
 
-from antimatter.serve import download, install
+from antimatter.serve.ollama import download, install
 
 TGZ = "ollama-linux-amd64.tgz"
 GOOD = fake_release.archive(fake_release.members())

@@ -20,8 +20,9 @@ from tiny_gguf import Tiny
 from antimatter import files
 from antimatter.export import ollama
 from antimatter.export.ollama import OllamaConfig
-from antimatter.serve import ollama_process, ollama_server
-from antimatter.serve.ollama_server import OllamaServer, open_ollama
+from antimatter.serve.ollama import keeper
+from antimatter.serve.ollama import server as ollama_server
+from antimatter.serve.ollama.server import OllamaServer, open_ollama
 
 CONFIG = OllamaConfig(
     name="antimatter",
@@ -52,7 +53,7 @@ def binary(tmp_path: Path) -> Path:
 @pytest.fixture
 def start(store: Path, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OllamaServer]]:
     """Starts a server that misbehaves as the plan says. Whatever happens, nothing is left when the test ends."""
-    monkeypatch.setattr(ollama_process, "GRACE", 0.5)
+    monkeypatch.setattr(keeper, "GRACE", 0.5)
     made: list[OllamaServer] = []
 
     def make(plan: dict[str, Any] | None = None, environ: dict[str, str] | None = None, **options: Any) -> OllamaServer:
@@ -389,8 +390,8 @@ def test_nothing_is_left_when_we_are_killed(store: Path, binary: Path, tmp_path:
 
 
 def test_the_way_from_nothing_to_an_answer(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ollama_process, "GRACE", 0.5)
-    monkeypatch.setattr("antimatter.serve.install._architecture", lambda: "amd64")
+    monkeypatch.setattr(keeper, "GRACE", 0.5)
+    monkeypatch.setattr("antimatter.serve.ollama.install._architecture", lambda: "amd64")
     release = tmp_path / "release" / fake_release.NAME
     release.parent.mkdir()
     program = fake_program.install_to(tmp_path / "program").read_bytes()
@@ -445,5 +446,5 @@ def test_a_running_ollama_with_another_model_of_the_name_is_not_used(
 
 def test_it_starts_without_torch_numpy_and_pyarrow() -> None:
     heavy = ("torch", "numpy", "pyarrow", "gguf", "tokenizers", "xllamacpp")
-    code = f"import sys, antimatter.serve.ollama_server; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, antimatter.serve.ollama.server; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

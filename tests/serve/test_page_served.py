@@ -10,7 +10,7 @@ from test_engine import CONFIG
 from test_server import serving
 from tiny_gguf import Tiny
 
-from antimatter.serve.engine import EmbeddedEngine
+from antimatter.serve.backend import EmbeddedEngine
 
 TOKEN = "a-token-of-enough-letters"
 

@@ -30,9 +30,10 @@ from antimatter.chat.template import Message
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.client import Hangup
 from antimatter.llama.header import ChatFacts, read_header
-from antimatter.serve import access, prompt, server
-from antimatter.serve.engine import EmbeddedEngine, Engine, Finish, OllamaEngine
-from antimatter.serve.server import Limits, Server, ServerConfig
+from antimatter.serve import prompt
+from antimatter.serve.backend import EmbeddedEngine, Engine, Finish, OllamaEngine
+from antimatter.serve.http import access, server
+from antimatter.serve.http.server import Limits, Server, ServerConfig
 
 ROOT = Path(__file__).parents[2]
 JSON = {"Content-Type": "application/json"}

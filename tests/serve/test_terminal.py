@@ -27,7 +27,7 @@ from antimatter.export import gguf
 from antimatter.export.source import of_model
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
-from antimatter.serve import terminal
+from antimatter.serve.terminal import editor
 
 ROOT = Path(__file__).parents[2]
 NOBODY = "127.0.0.1:9"  # no Ollama there
@@ -308,16 +308,16 @@ def test_arrow_up_brings_back_what_an_earlier_chat_was_asked(project: Path, tmp_
 
 def test_the_history_is_short_and_a_damaged_one_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert terminal.history_path({}) == tmp_path / ".local/state/antimatter/chat_history"
-    assert terminal.history_path({"XDG_STATE_HOME": "relative"}) == terminal.history_path({})
+    assert editor.history_path({}) == tmp_path / ".local/state/antimatter/chat_history"
+    assert editor.history_path({"XDG_STATE_HOME": "relative"}) == editor.history_path({})
     path = tmp_path / "history"
     path.write_bytes(b"".join(b'"text %d"\n' % i for i in range(1500)) + b'\xff not json\n"cut sho')
-    lines = terminal.Lines(path, lambda before, word: [])
+    lines = editor.Lines(path, lambda before, word: [])
     assert lines._load() == [f"text {i}" for i in range(500, 1500)]
     assert len(path.read_text().splitlines()) == 1000
     path.unlink()
     path.mkdir()
-    assert terminal.Lines(path, lambda before, word: [])._load() == []
+    assert editor.Lines(path, lambda before, word: [])._load() == []
 
 
 @pytest.mark.parametrize("moment", ["at the prompt", "in an answer"])

@@ -35,8 +35,10 @@ from aiohttp.web_protocol import RequestHandler
 
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.client import Hangup
-from antimatter.serve import access, api, chat, prompt
-from antimatter.serve.engine import Engine, Finish
+from antimatter.serve import prompt
+from antimatter.serve.backend import Engine, Finish
+from antimatter.serve.http import access, api
+from antimatter.serve.terminal import chat
 
 PAGE = Path(__file__).with_name("page.html")
 T = TypeVar("T")

@@ -25,8 +25,8 @@ from antimatter import files
 from antimatter.export import ollama
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.client import Client
-from antimatter.serve import install, ollama_process
-from antimatter.serve.engine import STORE, OllamaEngine, running_ollama
+from antimatter.serve.backend import STORE, OllamaEngine, running_ollama
+from antimatter.serve.ollama import install, keeper
 
 FOLDER = Path(".state/serve")
 START = 120.0  # seconds until /api/version: Ollama looks for GPUs first
@@ -75,7 +75,7 @@ class OllamaServer:
             host = f"127.0.0.1:{_free(port)}"
             self.url = f"http://{host}"
             self._process = subprocess.Popen(
-                [sys.executable, "-I", ollama_process.__file__, str(ollama_process.GRACE), str(binary.absolute()), "serve"],
+                [sys.executable, "-I", keeper.__file__, str(keeper.GRACE), str(binary.absolute()), "serve"],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
@@ -101,7 +101,7 @@ class OllamaServer:
         assert self._process.stdin
         self._process.stdin.close()  # the sign that the keeper waits for
         try:
-            self._process.wait(3 * ollama_process.GRACE)
+            self._process.wait(3 * keeper.GRACE)
         except subprocess.TimeoutExpired:  # it cannot be: the keeper itself hangs
             self._process.kill()
             self._process.wait()

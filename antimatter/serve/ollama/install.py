@@ -24,8 +24,8 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from antimatter import files
-from antimatter.serve import download
-from antimatter.serve.download import megabytes
+from antimatter.serve.ollama import download
+from antimatter.serve.ollama.download import megabytes
 
 PREFIX = Path(".state/ollama")  # in the project, so no HOME is needed
 VERSION = "0.32.9"

@@ -10,9 +10,10 @@ from antimatter.chat import template
 from antimatter.chat.template import Message
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import ChatFacts
-from antimatter.serve import commands, prompt, terminal
-from antimatter.serve.commands import Settings
-from antimatter.serve.engine import Engine, Finish
+from antimatter.serve import prompt
+from antimatter.serve.backend import Engine, Finish
+from antimatter.serve.terminal import commands, editor
+from antimatter.serve.terminal.commands import Settings
 
 
 def answer(
@@ -57,25 +58,25 @@ def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:
         BrokenPipeError: nobody reads the answers any more.
     """
     chat = _Chat(engine, Settings(replace(config, system=system)))
-    lines = terminal.Lines(terminal.history_path(), commands.completions)
+    lines = editor.Lines(editor.history_path(), commands.completions)
     # By write(): greeting and starters come from the file of the model
-    terminal.write(sys.stderr, _welcome(engine.chat))
+    editor.write(sys.stderr, _welcome(engine.chat))
     with chat.ctrl_c.installed():
         while not chat.ended:
             try:
-                terminal.say("")
+                editor.say("")
                 with chat.ctrl_c:
                     text = lines.ask()
                 chat.take(text)
             except EOFError:
-                terminal.say("")
+                editor.say("")
                 return
             except KeyboardInterrupt:
-                terminal.say("  (Ctrl-D ends the chat)")
+                editor.say("  (Ctrl-D ends the chat)")
             except BrokenPipeError:
                 raise
             except (ValueError, ConnectionError) as error:
-                terminal.say(f"error: {error}")
+                editor.say(f"error: {error}")
 
 
 def pipe(engine: Engine, config: OllamaConfig, lines: TextIO, output: TextIO, system: str = "") -> None:
@@ -88,7 +89,7 @@ def pipe(engine: Engine, config: OllamaConfig, lines: TextIO, output: TextIO, sy
     context = [Message("system", system)] if system else []
     asked = failed = 0
     for number, line in enumerate(lines, 1):
-        if not line.translate(terminal.CONTROL).strip():
+        if not line.translate(editor.CONTROL).strip():
             continue
         asked += 1
         said: list[str] = []
@@ -100,7 +101,7 @@ def pipe(engine: Engine, config: OllamaConfig, lines: TextIO, output: TextIO, sy
             failed += 1
             print(f"line {number}: {error}", file=sys.stderr, flush=True)
         if said:
-            terminal.write(output, "\n")
+            editor.write(output, "\n")
     if failed:
         raise ValueError(f"{failed} of {asked} lines could not be answered")
 
@@ -110,7 +111,7 @@ class _Chat:
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.ended = False
-        self.ctrl_c = terminal.CtrlC()
+        self.ctrl_c = editor.CtrlC()
         self._engine = engine
         self._settings = settings
         self._turns: list[Message] = []  # without the system text; an answer follows each turn of the user
@@ -131,20 +132,20 @@ class _Chat:
     def _obey(self, name: str, words: str) -> None:
         match name:
             case "help":
-                terminal.say(commands.help_text(self._engine.chat is not None))
+                editor.say(commands.help_text(self._engine.chat is not None))
             case "set":
                 self._settings, shown = commands.change(self._settings, words)
-                terminal.say(shown)
+                editor.say(shown)
             case "show":
                 with self.ctrl_c:
                     text = prompt.renderer(self._engine.chat)(self._messages())
                     n_tokens = self._engine.count(text)
-                terminal.say(f"  engine        {self._engine.description}, context {self._engine.n_ctx} tokens")
-                terminal.say(f"  conversation  {len(self._turns)} turns, {_number(n_tokens, 'token')}")
-                terminal.say(f"  history       {terminal.history_path() or 'none'}")
+                editor.say(f"  engine        {self._engine.description}, context {self._engine.n_ctx} tokens")
+                editor.say(f"  conversation  {len(self._turns)} turns, {_number(n_tokens, 'token')}")
+                editor.say(f"  history       {editor.history_path() or 'none'}")
             case "reset":
                 self._turns, self._before, self._asked = [], [], ""
-                terminal.say("  the conversation is forgotten")
+                editor.say("  the conversation is forgotten")
             case "retry":
                 if not self._asked:
                     raise ValueError("there is no text yet that could be answered again")
@@ -174,15 +175,15 @@ class _Chat:
         except (ValueError, ConnectionError) as problem:
             error = problem
         if said:
-            terminal.write(sys.stdout, "\n")
+            editor.write(sys.stdout, "\n")
             self._turns = [message for message in messages if message.role != "system"]
             self._turns.append(Message("assistant", "".join(said).strip()))
         if dropped := n_messages - len(messages):
             notes.append(f"the oldest {dropped} turns no longer fit {n_ctx} tokens and were left out")
         if notes:
-            terminal.say(f"({'; '.join(notes)})", dim=True)
+            editor.say(f"({'; '.join(notes)})", dim=True)
         if error:
-            terminal.say(f"error: {error}")
+            editor.say(f"error: {error}")
 
 
 def _pour(stream: Generator[str, None, Finish], said: list[str], output: TextIO) -> Finish:
@@ -194,7 +195,7 @@ def _pour(stream: Generator[str, None, Finish], said: list[str], output: TextIO)
             except StopIteration as end:
                 return end.value
             said.append(piece)
-            terminal.write(output, piece)
+            editor.write(output, piece)
 
 
 def _welcome(chat: ChatFacts | None) -> str:

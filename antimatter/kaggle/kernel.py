@@ -11,8 +11,8 @@ from typing import Literal
 
 from antimatter import files, params
 from antimatter.dvc_command import stale
-from antimatter.serve import kaggle_script
-from antimatter.serve.install import SUMS
+from antimatter.kaggle import run
+from antimatter.serve.ollama.install import SUMS
 
 BLANK = "SETTINGS: dict[str, Any] = {}\n"  # a line of the script
 CODE = [".", ":!dvc.lock", ":!metrics", ":!plots"]  # what a run leaves is no change of the code
@@ -131,7 +131,7 @@ def write(folder: Path, kernel: Kernel) -> str:
             for path in (kernel.ollama, kernel.ollama.with_name(SUMS)):  # another version than the pinned one is known by its release's sums
                 if path == kernel.ollama or path.is_file():
                     shutil.copyfile(path, data_set / path.name)
-        script = Path(kaggle_script.__file__).read_text(encoding="utf-8")
+        script = Path(run.__file__).read_text(encoding="utf-8")
         assert script.count(BLANK) == 1
         settings = "".join(f"    {json.dumps(key)}: {value!r},\n" for key, value in {**kernel.settings(), "commit": commit}.items())
         (partial / "run.py").write_text(script.replace(BLANK, BLANK.replace("{}", f"{{\n{settings}}}")), encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any, cast
 from antimatter.chat.template import Message
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import ChatFacts
-from antimatter.serve.engine import Finish
+from antimatter.serve.backend import Finish
 
 ROLES = ("system", "user", "assistant")
 MOST_MESSAGES, MOST_STOPS, LONGEST_STOP = 1000, 16, 256
