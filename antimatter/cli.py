@@ -379,14 +379,14 @@ def watch(arguments: argparse.Namespace) -> None:
 
 
 def card(arguments: argparse.Namespace) -> None:
-    from antimatter.experiments import card
+    from antimatter.report import card
 
     card.write(arguments.output)
     print(f"{arguments.output} describes the model that dvc.lock records")
 
 
 def plots(arguments: argparse.Namespace) -> None:
-    from antimatter.experiments import plots
+    from antimatter.report import revisions as plots
 
     plots.draw(arguments.revision or [plots.WORKSPACE], arguments.output)
     print(arguments.output)

@@ -8,11 +8,12 @@ from pathlib import Path
 from antimatter import files, params
 from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.evaluation import cloze, coherence, curves, perplexity, texts
+from antimatter.evaluation import cloze, coherence, perplexity, texts
 from antimatter.evaluation.config import EvaluationConfig, EvaluationRuntime
 from antimatter.evaluation.perplexity import Bin
 from antimatter.model import weights
 from antimatter.pipeline import stage
+from antimatter.report import training as curves
 
 
 def main(

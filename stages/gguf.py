@@ -8,11 +8,12 @@ from typing import Any
 from antimatter import files, params
 from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.export import gguf, parity, tradeoff
+from antimatter.export import gguf, parity
 from antimatter.export.config import GGUFConfig
 from antimatter.export.source import open_checkpoint
 from antimatter.model import weights
 from antimatter.pipeline import stage
+from antimatter.report import quantization
 
 
 def main(
@@ -56,7 +57,7 @@ def main(
         found = report[name]
         rows.append((name, found["bytes"] / 1e6, f"{found['perplexity']:.6g}", found["kl"]))
     files.write_csv(sizes, ("type", "megabytes", "perplexity", "kl"), rows)
-    tradeoff.draw(sizes, picture)
+    quantization.draw(sizes, picture)
     files.write_json(throughput, speed)
 
 

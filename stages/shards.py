@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from antimatter import files, params
-from antimatter.data import charts
 from antimatter.data.shards import writer
 from antimatter.data.shards.config import ShardsConfig
 from antimatter.pipeline import resume, stage
+from antimatter.report import data
 from antimatter.tasks.config import EngineRuntime
 
 
@@ -22,8 +22,8 @@ def main(cleaned: Path, tokenizer: Path, drops: Path, lengths: Path, shards: Pat
         record = resume.record(work)
         files.link({path.name: path for path in (work / "shards").glob("[!.]*")}, shards)
     files.write_metrics(metrics, report | record)
-    files.write_csv(frequencies, ("rank", "count"), charts.zipf(np.load(shards / "token_counts.npy")))
-    charts.draw(drops, lengths, frequencies, picture)
+    files.write_csv(frequencies, ("rank", "count"), data.zipf(np.load(shards / "token_counts.npy")))
+    data.draw(drops, lengths, frequencies, picture)
     print(f"shards: {report['train']['tokens']:,} tokens to train on, {report['validation']['tokens']:,} to validate")
 
 

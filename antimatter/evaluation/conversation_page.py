@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from antimatter import pictures
 from antimatter.chat.conversation import Conversation
 from antimatter.evaluation.answers import Answer
 from antimatter.evaluation.config import AnswersConfig
 from antimatter.evaluation.conversation import Exam, Result, category
 from antimatter.evaluation.scripts import Transcript
+from antimatter.report import plotting
 
 SHOWN = 2  # held-out conversations of each category on the page
 # What the page and the chart show, all between 0 and 1, by where it stands among the figures
@@ -82,15 +82,15 @@ def headline(figures: dict[str, Any]) -> dict[str, float]:
 
 def draw(table: Path, picture: Path) -> None:
     """The chart of a table with HEADER, as a PNG. The same numbers give the same bytes."""
-    columns = pictures.table(table.read_text(encoding="utf-8"))
+    columns = plotting.table(table.read_text(encoding="utf-8"))
     places = np.arange(len(columns["measure"]))
     figure = Figure(figsize=(9, 5.5), dpi=110, layout="constrained")
     axes = figure.subplots()
     for name, prefix, colour, offset in (
-        ("base", "base_", pictures.BEFORE, -0.2),
-        ("tuned", "", pictures.AFTER, 0.2),
+        ("base", "base_", plotting.BEFORE, -0.2),
+        ("tuned", "", plotting.AFTER, 0.2),
     ):
-        values, low, high = pictures.numbers(columns, name, f"{prefix}low", f"{prefix}high")
+        values, low, high = plotting.numbers(columns, name, f"{prefix}low", f"{prefix}high")
         errors = np.maximum(0, [values - low, high - values])
         axes.barh(places + offset, values, 0.38, label=name, color=colour)
         axes.errorbar(values, places + offset, xerr=errors, fmt="none", ecolor="#555555")
@@ -98,7 +98,7 @@ def draw(table: Path, picture: Path) -> None:
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share, with its 95% interval", title="What it answers")
     axes.legend(frameon=False)
-    pictures.save(figure, picture)
+    plotting.save(figure, picture)
 
 
 def markdown(exam: Exam, base: Result, tuned: Result, config: AnswersConfig) -> str:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from antimatter import files
-from antimatter.data import charts, inspection
+from antimatter.data import inspection
 from antimatter.data.shards.reader import DOCUMENT, DOCUMENTS, SPLITS, Shards
 from antimatter.data.special_tokens import BOS, EOS
+from antimatter.report import data
 
 
 class Letters:
@@ -120,7 +121,7 @@ def test_the_table_of_reasons_adds_up(tmp_path):
 
 def test_token_frequencies_fall_with_the_rank():
     counts = np.array([0, 5, 100, 1, 7, 7])
-    assert list(charts.zipf(counts)) == [(1, 100), (2, 7), (3, 7), (4, 5), (5, 1)]
+    assert list(data.zipf(counts)) == [(1, 100), (2, 7), (3, 7), (4, 5), (5, 1)]
 
 
 def test_examples_of_web_text_are_shown_whatever_ends_their_lines(tmp_path):

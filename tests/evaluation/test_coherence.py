@@ -7,10 +7,11 @@ import pytest
 
 from antimatter.data.special_tokens import EOS
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.evaluation import coherence, curves
+from antimatter.evaluation import coherence
 from antimatter.evaluation.coherence import Sample
 from antimatter.evaluation.config import CoherenceConfig
 from antimatter.model.gpt import GPT
+from antimatter.report import training
 
 CONFIG = CoherenceConfig(temperature=0.7, top_k=40, top_p=0.9, max_new_tokens=8, seeds=(1, 2))
 
@@ -137,9 +138,9 @@ def test_the_picture_of_the_curves_is_the_same_bytes_each_time(tmp_path: Path) -
     (tmp_path / "backtracks.csv").write_text("step,loss,back_to,rate_scale\n")
     inputs = [tmp_path / f"{name}.csv" for name in ("training", "validation", "backtracks", "bins")]
     for name in ("a.png", "b.png"):
-        curves.draw(*inputs, tmp_path / name, tmp_path / "steps.png")
+        training.draw(*inputs, tmp_path / name, tmp_path / "steps.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "validation.csv").write_text("step,loss\n")
     with pytest.raises(ValueError, match=r"validation\.csv holds no row"):
-        curves.draw(*inputs, tmp_path / "c.png", tmp_path / "steps.png")
+        training.draw(*inputs, tmp_path / "c.png", tmp_path / "steps.png")

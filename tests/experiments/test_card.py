@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from antimatter import cli, files
-from antimatter.experiments import card
+from antimatter.report import card
 
 
 @pytest.fixture

@@ -15,11 +15,8 @@ import numpy as np
 import pytest
 import vl_convert
 
-from antimatter import cli, params, pictures
-from antimatter.data import charts
-from antimatter.evaluation import curves
-from antimatter.experiments import plots
-from antimatter.export import tradeoff
+from antimatter import cli, params
+from antimatter.report import data, plotting, quantization, revisions, training
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -38,7 +35,7 @@ FACTORS = {"one": 1.0, "two": 1.1, "three": 1.25}  # of every number of a revisi
 BACKTRACKS = ("plots/backtracks.csv", "plots/tuned_backtracks.csv")
 PLACES = {"step", "back_to", "at_most", "rank", "bytes"}
 DRAWN = "count => [...document.querySelectorAll('canvas, svg.marks')].filter(chart => chart.getBoundingClientRect().width > 0).length == count"
-COLOURS = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in pictures.REVISIONS[:3]]
+COLOURS = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in plotting.REVISIONS[:3]]
 
 
 def scaled(text: str, factor: float) -> str:
@@ -148,11 +145,11 @@ def test_every_chart_is_on_the_page_without_a_network(repository: Path, filled: 
 def test_equal_numbers_give_equal_pictures_and_others_do_not(name: str, repository: Path, tmp_path: Path) -> None:
     here = repository / "plots"
     draw = {
-        "evaluation": lambda folder, *outputs: curves.draw(
+        "evaluation": lambda folder, *outputs: training.draw(
             folder / "training.csv", folder / "validation.csv", folder / "backtracks.csv", folder / "bins.csv", *outputs
         ),
-        "shards": lambda folder, first, _: charts.draw(folder / "drops.csv", folder / "lengths.csv", folder / "frequencies.csv", first),
-        "gguf": lambda folder, first, _: tradeoff.draw(folder / "gguf.csv", first),
+        "shards": lambda folder, first, _: data.draw(folder / "drops.csv", folder / "lengths.csv", folder / "frequencies.csv", first),
+        "gguf": lambda folder, first, _: quantization.draw(folder / "gguf.csv", first),
     }[name]
     (tmp_path / "plots").mkdir()
     for path in here.glob("*.csv"):
@@ -175,14 +172,14 @@ def test_plots_overlays_revisions_without_dvc(
     assert min(count(matplotlib.image.imread(picture))) > 1000
     assert cli.main(["plots", "--output", str(tmp_path / "alone.png")]) == 0  # the files here
     assert max(count(matplotlib.image.imread(tmp_path / "alone.png"))) < 100  # no revision to tell apart
-    assert plots.read("three") == plots.read("workspace") != plots.read("two")
+    assert revisions.read("three") == revisions.read("workspace") != revisions.read("two")
 
 
 def test_a_revision_keeps_its_colour_where_another_has_no_numbers(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repository)
-    runs = {name: plots.read(name) for name in FACTORS}
-    colours = [colour for _, colour in pictures.coloured(runs, "backtracks", "step")]
-    assert colours == [pictures.REVISIONS[1]]
+    runs = {name: revisions.read(name) for name in FACTORS}
+    colours = [colour for _, colour in plotting.coloured(runs, "backtracks", "step")]
+    assert colours == [plotting.REVISIONS[1]]
 
 
 @pytest.mark.parametrize("revision", ["four", "--all", "HEAD:plots"])
@@ -205,7 +202,7 @@ def test_a_folder_without_numbers_is_one_line(tmp_path: Path, monkeypatch: pytes
 def test_the_mean_of_a_noisy_curve_is_near_the_curve_without_noise() -> None:
     steps = np.arange(5.0, 8001, 5)
     curve = 4 + 4 * np.exp(-steps / 300)
-    places, values = pictures.means(steps, curve + np.random.default_rng(0).normal(0, 0.1, len(steps)))
-    assert len(places) <= pictures.PARTS and places[0] < 30 and places[-1] > 7500
+    places, values = plotting.means(steps, curve + np.random.default_rng(0).normal(0, 0.1, len(steps)))
+    assert len(places) <= plotting.PARTS and places[0] < 30 and places[-1] > 7500
     assert abs(values - (4 + 4 * np.exp(-places / 300))).max() < 0.15
-    assert pictures.means(steps[:1], curve[:1]) == (steps[:1], curve[:1])  # a training that has just begun
+    assert plotting.means(steps[:1], curve[:1]) == (steps[:1], curve[:1])  # a training that has just begun

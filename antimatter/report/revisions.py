@@ -7,25 +7,22 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from antimatter import pictures
-from antimatter.data import charts
-from antimatter.evaluation import curves
-from antimatter.export import tradeoff
-from antimatter.pictures import Run, Runs
+from antimatter.report import data, plotting, quantization, training
+from antimatter.report.plotting import Run, Runs
 
 WORKSPACE = "workspace"  # the files as they are now, with or without Git
 COLUMNS = 3
 PANELS: list[tuple[Callable[[Axes, Runs], None], str, str, int]] = [  # what draws it, the table and the column without which it is nothing, its width
-    (curves.loss, "training", "loss", 2),
-    (curves.perplexity, "bins", "perplexity", 1),
-    (curves.learning_rate, "training", "learning_rate", 1),
-    (curves.gradient_norm, "training", "gradient_norm", 1),
-    (curves.throughput, "throughput", "tokens_per_second", 1),
-    (charts.where_the_bytes_went, "drops", "megabytes", 2),
-    (charts.document_lengths, "lengths", "raw", 1),
-    (charts.token_frequencies, "frequencies", "count", 1),
-    (tradeoff.perplexity, "gguf", "perplexity", 1),
-    (tradeoff.divergence, "gguf", "kl", 1),
+    (training.loss, "training", "loss", 2),
+    (training.perplexity, "bins", "perplexity", 1),
+    (training.learning_rate, "training", "learning_rate", 1),
+    (training.gradient_norm, "training", "gradient_norm", 1),
+    (training.throughput, "throughput", "tokens_per_second", 1),
+    (data.where_the_bytes_went, "drops", "megabytes", 2),
+    (data.document_lengths, "lengths", "raw", 1),
+    (data.token_frequencies, "frequencies", "count", 1),
+    (quantization.perplexity, "gguf", "perplexity", 1),
+    (quantization.divergence, "gguf", "kl", 1),
 ]
 NAMES = sorted({name for _, name, _, _ in PANELS} | {"validation", "backtracks"})
 
@@ -43,7 +40,7 @@ def draw(revisions: Sequence[str], picture: Path) -> None:
     places: list[tuple[Callable[[Axes, Runs], None], int, int, int]] = []
     row = column = 0
     for panel, name, needed, width in PANELS:
-        if any(pictures.coloured(runs, name, needed)):
+        if any(plotting.coloured(runs, name, needed)):
             row, column = (row, column) if column + width <= COLUMNS else (row + 1, 0)
             places.append((panel, row, column, width))
             column += width
@@ -52,15 +49,15 @@ def draw(revisions: Sequence[str], picture: Path) -> None:
     for panel, row, column, width in places:
         panel(figure.add_subplot(grid[row, column : column + width]), runs)
     if len(runs) > 1:
-        pictures.legend(figure, list(runs))
-    pictures.save(figure, picture)
+        plotting.legend(figure, list(runs))
+    plotting.save(figure, picture)
 
 
 def read(revision: str) -> Run:
     """The tables of a revision, those that it has."""
     commit = None if revision == WORKSPACE else _commit(revision)
     texts = {name: _workspace(name) if commit is None else _git("show", f"{commit}:./plots/{name}.csv") for name in NAMES}
-    run = {name: pictures.table(text) for name, text in texts.items() if text}
+    run = {name: plotting.table(text) for name, text in texts.items() if text}
     if not any(any(table.values()) for table in run.values()):
         raise ValueError(f"{revision} has no plots/*.csv with numbers: `dvc repro` makes them, and `git commit` keeps them")
     return run

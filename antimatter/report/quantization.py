@@ -7,20 +7,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from antimatter import pictures
-from antimatter.pictures import Runs, coloured, numbers
+from antimatter.report import plotting
+from antimatter.report.plotting import Runs, coloured, numbers
 
 EXACT = 1e-10  # nats per token: less is rounding, and its logarithm noise
 
 
 def draw(sizes: Path, picture: Path) -> None:
     """Perplexity, and distance from torch, against the size of the file, as a PNG. The same numbers give the same bytes."""
-    runs = {"": pictures.read(sizes)}
+    runs = {"": plotting.read(sizes)}
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     perplexity(left, runs)
     divergence(right, runs)
-    pictures.save(figure, picture)
+    plotting.save(figure, picture)
 
 
 def perplexity(axes: Axes, runs: Runs) -> None:
@@ -31,7 +31,7 @@ def perplexity(axes: Axes, runs: Runs) -> None:
 
 def divergence(axes: Axes, runs: Runs) -> None:
     _plot(axes, runs, "kl", lambda _, values: np.maximum(values, EXACT))
-    pictures.log(axes, "y")
+    plotting.log(axes, "y")
     axes.set(title="Distance of the GGUF files from torch", ylabel="KL, nats per token")
 
 
@@ -45,6 +45,6 @@ def _plot(axes: Axes, runs: Runs, column: str, shown: Callable[[np.ndarray, np.n
             tops[name] = max(tops.get(name, (size, value)), (size, value), key=lambda place: place[1])
     for name, place in tops.items():
         axes.annotate(name, place, xytext=(5, 5), textcoords="offset points", rotation=35, rotation_mode="anchor")
-    pictures.log(axes, "x")
+    plotting.log(axes, "x")
     axes.set(xlabel="megabytes")
     axes.margins(0.2)

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from antimatter import pictures
-from antimatter.pictures import BEFORE, Runs, coloured, means, numbers
+from antimatter.report import plotting
+from antimatter.report.plotting import BEFORE, Runs, coloured, means, numbers
 
 FEW = 100  # tokens of validation: a perplexity over fewer is hollow
 
@@ -18,7 +18,7 @@ def draw(training: Path, validation: Path, backtracks: Path, bins: Path, losses:
     Raises:
         ValueError: a curve without a row.
     """
-    runs = {"": pictures.read(training, validation, backtracks, bins)}
+    runs = {"": plotting.read(training, validation, backtracks, bins)}
     for path in (training, validation, bins):
         if not any(runs[""][path.stem].values()):
             raise ValueError(f"{path} holds no row: run `dvc repro checkpoints` to make it anew")
@@ -26,12 +26,12 @@ def draw(training: Path, validation: Path, backtracks: Path, bins: Path, losses:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     loss(left, runs)
     perplexity(right, runs)
-    pictures.save(figure, losses)
+    plotting.save(figure, losses)
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     learning_rate(left, runs)
     gradient_norm(right, runs)
-    pictures.save(figure, steps)
+    plotting.save(figure, steps)
 
 
 def loss(axes: Axes, runs: Runs) -> None:
@@ -47,7 +47,7 @@ def loss(axes: Axes, runs: Runs) -> None:
         steps, losses = numbers(run["validation"], "step", "loss")
         axes.plot(steps, losses, "o-" if alone else "o--", color=colour, linewidth=2, markersize=3, label=f"validation, {losses[-1]:.3f} at the end")
     axes.set(xlabel="step", ylabel="loss, nats per token", title="" if alone else "Train loss, and validation (dashed)")
-    pictures.log(axes, "y")
+    plotting.log(axes, "y")
     _mark_backtracks(axes, runs)
     axes.legend(frameon=False)
 
@@ -64,7 +64,7 @@ def gradient_norm(axes: Axes, runs: Runs) -> None:
         steps, norms = numbers(run["training"], "step", "gradient_norm")
         _faint_with_mean(axes, steps, norms, colour)
     axes.set(title="Gradient norm before clipping", xlabel="step")
-    pictures.log(axes, "y")
+    plotting.log(axes, "y")
     _mark_backtracks(axes, runs)
 
 
@@ -83,7 +83,7 @@ def perplexity(axes: Axes, runs: Runs) -> None:
         faces = [colour if enough else "white" for enough in tokens >= FEW]
         axes.scatter(occurrences, perplexities, s=20, facecolors=faces, edgecolors=colour, zorder=3)
     axes.set(xlabel=f"occurrences of the token in train, at most\n(hollow: seen under {FEW} times in validation)", ylabel="perplexity on validation")
-    pictures.log(axes, "x", "y")
+    plotting.log(axes, "x", "y")
 
 
 def _faint_with_mean(axes: Axes, steps: np.ndarray, values: np.ndarray, colour: str) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from antimatter import pictures
-from antimatter.pictures import AFTER, BEFORE, KEPT, Runs, coloured, numbers
+from antimatter.report import plotting
+from antimatter.report.plotting import AFTER, BEFORE, KEPT, Runs, coloured, numbers
 
 RANKS = 200  # points of the frequency curve
 REASONS = 16  # bars
@@ -23,13 +23,13 @@ def zipf(counts: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def draw(drops: Path, lengths: Path, frequencies: Path, picture: Path) -> None:
     """Where the bytes went, document lengths before and after, and token frequencies, as a PNG. The same numbers give the same bytes."""
-    runs = {"": pictures.read(drops, lengths, frequencies)}
+    runs = {"": plotting.read(drops, lengths, frequencies)}
     figure = Figure(figsize=(15, 5), dpi=100, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[1.3, 1, 1])
     where_the_bytes_went(left, runs)
     document_lengths(middle, runs)
     token_frequencies(right, runs)
-    pictures.save(figure, picture)
+    plotting.save(figure, picture)
 
 
 def where_the_bytes_went(axes: Axes, runs: Runs) -> None:
@@ -56,7 +56,7 @@ def document_lengths(axes: Axes, runs: Runs) -> None:
         sizes, raw, cleaned = numbers(run["lengths"], "bytes", "raw", "cleaned")
         axes.step(sizes, raw, ":" if len(runs) > 1 else "-", where="post", color=colour if len(runs) > 1 else BEFORE, label="raw")
         axes.step(sizes, cleaned, where="post", color=colour, label="cleaned")
-    pictures.log(axes, "x")
+    plotting.log(axes, "x")
     axes.set(title="Length of the documents", xlabel="bytes of text", ylabel="documents")
     axes.legend(*(handles[:2] for handles in axes.get_legend_handles_labels()), frameon=False)
 
@@ -64,7 +64,7 @@ def document_lengths(axes: Axes, runs: Runs) -> None:
 def token_frequencies(axes: Axes, runs: Runs) -> None:
     for run, colour in coloured(runs, "frequencies", "count"):
         axes.plot(*numbers(run["frequencies"], "rank", "count"), color=colour)
-    pictures.log(axes, "x", "y")
+    plotting.log(axes, "x", "y")
     axes.set(title="Token frequencies", xlabel="rank", ylabel="occurrences in train")
 
 
