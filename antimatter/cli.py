@@ -91,10 +91,10 @@ def chat(arguments: argparse.Namespace) -> None:
 def export(arguments: argparse.Namespace) -> None:
     from antimatter import params
     from antimatter.data.shards.reader import Shards
-    from antimatter.experiments import history
     from antimatter.export import gguf, huggingface, parity, source
     from antimatter.export.config import GGUFConfig
     from antimatter.pipeline import recorded
+    from antimatter.repository import history
 
     config = params.read(GGUFConfig, "gguf", _params(arguments.checkpoint is not None))
     config = replace(config, name=arguments.name or config.name)
@@ -125,8 +125,8 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def tune(arguments: argparse.Namespace) -> None:
-    from antimatter.experiments import second_persona
-    from antimatter.experiments.second_persona import SecondPersona
+    from antimatter.evaluation import second_persona
+    from antimatter.evaluation.second_persona import SecondPersona
     from antimatter.pipeline import stage  # noqa: F401, before torch: it sets how threads wait
 
     asked = SecondPersona(
@@ -359,7 +359,7 @@ def plan(arguments: argparse.Namespace) -> None:
 
 
 def ladder(arguments: argparse.Namespace) -> None:
-    from antimatter.experiments import ladder
+    from antimatter.ladder import run as ladder
     from antimatter.pipeline import stage  # noqa: F401, before torch: it sets how threads wait
     from antimatter.planning import gpus
 
@@ -394,7 +394,8 @@ def plots(arguments: argparse.Namespace) -> None:
 
 def verify(arguments: argparse.Namespace) -> None:
     from antimatter import files
-    from antimatter.experiments import verdict, verify
+    from antimatter.verify import report as verdict
+    from antimatter.verify import run as verify
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # through every finally, so that no stage and no clone is left
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it

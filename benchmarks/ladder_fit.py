@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from antimatter.experiments import scaling
+from antimatter.ladder import scaling
 
 WEIGHTS, DATA = np.repeat([3.6e5, 9.2e5, 1.7e6], 4), np.tile([3.8e6, 7.6e6, 1.5e7, 3.1e7], 3)
 TARGETS = {"10 x": (1.7e7, 3.1e8), "300m": (3.5e8, 3.9e10)}

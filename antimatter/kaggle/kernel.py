@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from antimatter import files, params
-from antimatter.dvc_command import stale
 from antimatter.kaggle import run
+from antimatter.repository.dvc import stale
 from antimatter.serve.ollama.install import SUMS
 
 BLANK = "SETTINGS: dict[str, Any] = {}\n"  # a line of the script

@@ -1,7 +1,7 @@
 """What made a model, written into it by the stage that makes it.
 
 Only what decides its bytes can stand in there: the code, the parameters, the data, the libraries and the kind of machine. A Git commit cannot,
-because dvc.lock, which belongs to the commit, holds the hash of the model; experiments/history.py finds it from there (docs/decisions/0025).
+because dvc.lock, which belongs to the commit, holds the hash of the model; repository/history.py finds it from there (docs/decisions/0025).
 """
 
 import hashlib

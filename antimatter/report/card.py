@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files
-from antimatter.experiments import history
 from antimatter.pipeline import recorded
+from antimatter.repository import history
 
 CHECKPOINTS, PROVENANCE = "models/checkpoints", "metrics/provenance.json"
 SOURCES_SHOWN = 12

@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from antimatter import files
-from antimatter.experiments import comparison, environment, verdict
-from antimatter.experiments.comparison import BOUNDS, Cache, Number, Output, Recorded
-from antimatter.experiments.verdict import Report
+from antimatter.verify import compare, environment
+from antimatter.verify import report as verdict
+from antimatter.verify.compare import BOUNDS, Cache, Number, Output, Recorded
+from antimatter.verify.report import Report
 
 LOSS = Number("validation.loss", 4.0, 4.02, 0.01)
 
@@ -21,7 +22,7 @@ LOSS = Number("validation.loss", 4.0, 4.02, 0.01)
 def test_every_bound_is_of_a_number_that_there_is() -> None:
     """Else a renamed metric would never be judged again."""
     for path, bounds in BOUNDS.items():
-        names = comparison._leaves(files.read_json(Path(path)))
+        names = compare._leaves(files.read_json(Path(path)))
         for pattern in bounds:
             found = [name for name in names if fnmatchcase(name, pattern)]
             assert found and all(isinstance(names[name], int | float) for name in found), f"{path}: {pattern}"
@@ -30,7 +31,7 @@ def test_every_bound_is_of_a_number_that_there_is() -> None:
 def test_numbers_of_json_by_name_and_relative_to_the_record() -> None:
     old = {"same": 1, "steps": 10, "a": {"loss": 4.0, "kl": 1e-8}, "kind": "x", "gone": 1, "zero": 0.0}
     new = {"same": 1, "steps": 11, "a": {"loss": 4.02, "kl": 3e-8}, "kind": "y", "zero": 0.5, "born": 2}
-    numbers, notes = comparison.numbers_of_json(old, new, {"steps": 0, "*.loss": 0.01})
+    numbers, notes = compare.numbers_of_json(old, new, {"steps": 0, "*.loss": 0.01})
     told = {number.name: (number.apart, number.bound, number.within) for number in numbers}
     assert list(told)[:2] == ["steps", "a.loss"]  # those that are judged first
     assert told["steps"] == (pytest.approx(0.1), 0, False)
@@ -49,10 +50,10 @@ def test_a_number_that_is_none_is_beyond_any_bound() -> None:
 def test_numbers_of_csv_are_the_worst_row_of_each_column() -> None:
     old = "step,loss,rate,reason\n1,4.0,0.5,a\n2,2.0,0.5,b\n3,1.0,0.5,c\n"
     new = "step,loss,rate,reason\n1,4.4,0.5,a\n2,2.5,0.5,x\n"
-    numbers, notes = comparison.numbers_of_csv(old, new)
+    numbers, notes = compare.numbers_of_csv(old, new)
     assert [(number.name, number.old, number.new, number.apart) for number in numbers] == [("loss", 2.0, 2.5, 0.25)]
     assert notes == ["2 rows, 3 are recorded", "1 cells of text"]
-    assert comparison.numbers_of_csv(old, "step\n1\n") == ([], ["other columns"])
+    assert compare.numbers_of_csv(old, "step\n1\n") == ([], ["other columns"])
 
 
 def store(cache: Cache, content: bytes, name: str) -> str:
@@ -71,10 +72,10 @@ def test_of_a_folder_the_files_that_differ_are_named_and_weights_are_measured(tm
         entries = [{"md5": weights, "relpath": "final.safetensors"}, {"md5": "same", "relpath": "config.json"}]
         entries += [{"md5": "x", "relpath": "extra.txt"}] if cache is new else []
         store(cache, json.dumps(entries).encode(), f"{third}.dir")
-    found = comparison.compare("checkpoints", "models/checkpoints", Recorded("2.0.dir", None), "2.2.dir", tmp_path, old, new)
+    found = compare.compare("checkpoints", "models/checkpoints", Recorded("2.0.dir", None), "2.2.dir", tmp_path, old, new)
     assert not found.identical and found.within
     assert found.notes == ("extra.txt is new", "final.safetensors (weights at most 0.2 apart, 6.67% of their norm)")  # 0.2 of |(1, 2, 2)| = 3
-    gone = comparison.compare("checkpoints", "models/checkpoints", Recorded("y.dir", None), "2.2.dir", tmp_path, old, new)
+    gone = compare.compare("checkpoints", "models/checkpoints", Recorded("y.dir", None), "2.2.dir", tmp_path, old, new)
     assert gone.notes == ("the recorded files are not in the cache",)
 
 

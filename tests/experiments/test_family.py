@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from antimatter.experiments import family, ladder
-from antimatter.experiments.family import Base
+from antimatter.ladder import configs
+from antimatter.ladder import run as ladder
+from antimatter.ladder.configs import Base
 from antimatter.model.flops import matmul_weights
 
 ROOT = Path(__file__).parents[2]
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def nano() -> Base:
-    return family.read(ROOT, before_shards=True)
+    return configs.read(ROOT, before_shards=True)
 
 
 @pytest.fixture
@@ -21,17 +22,17 @@ def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Base:
     (tmp_path / "params.yaml").write_bytes((ROOT / "presets/300m.yaml").read_bytes())
     for name in ("antimatter", "stages"):
         (tmp_path / name).symlink_to(ROOT / name)
-    return family.read(tmp_path, before_shards=True)
+    return configs.read(tmp_path, before_shards=True)
 
 
 def test_the_largest_rung_of_a_small_model_is_the_run_of_params_yaml_itself(nano: Base) -> None:
-    top = family.largest(nano, 1e18)
+    top = configs.largest(nano, 1e18)
     assert (top.model, top.steps, top.batch_size) == (nano.model, nano.training.steps, nano.training.batch_size)
     assert (top.learning_rate, top.warmup_steps) == (nano.optimizer.learning_rate, nano.schedule.warmup_steps)
 
 
 def test_the_nano_family_is_three_widths_by_four_budgets_and_six_neighbours(nano: Base) -> None:
-    runs = family.family(nano, 1e18)
+    runs = configs.family(nano, 1e18)
     rungs = [run for run in runs if run.kind == "rung"]
     assert sorted({(run.model.n_embd, run.model.n_head) for run in rungs}) == [(96, 3), (144, 3), (192, 3)]
     assert sorted({run.steps for run in rungs}) == [124, 250, 500, 1000]
@@ -48,9 +49,9 @@ def test_the_nano_family_is_three_widths_by_four_budgets_and_six_neighbours(nano
 
 
 def test_the_preset_gets_a_family_that_one_can_pay(preset: Base) -> None:
-    runs = family.family(preset, 1e18)
+    runs = configs.family(preset, 1e18)
     top = max(runs, key=lambda run: run.flops)
-    assert top.flops < 1e18 < family.largest(preset, 1e19).flops
+    assert top.flops < 1e18 < configs.largest(preset, 1e19).flops
     target = preset.training.steps * preset.training.batch_size * preset.model.block_size
     assert top.tokens / top.weights == pytest.approx(target / matmul_weights(preset.model), rel=0.01)  # as many tokens a weight
     assert top.model.n_embd // top.model.n_head == preset.model.n_embd // preset.model.n_head
@@ -61,13 +62,13 @@ def test_the_preset_gets_a_family_that_one_can_pay(preset: Base) -> None:
 
 def test_too_few_flops_and_too_few_channels_are_one_line(nano: Base) -> None:
     with pytest.raises(ValueError, match="--flops 1 is too little"):
-        family.family(nano, 1)
+        configs.family(nano, 1)
     with pytest.raises(ValueError, match="n_embd must be at least 4 for a ladder with 2 heads, got 2"):
-        family.family(replace(nano, model=replace(nano.model, n_head=2, n_embd=2)), 1e18)
+        configs.family(replace(nano, model=replace(nano.model, n_head=2, n_embd=2)), 1e18)
 
 
 def test_a_name_is_of_all_that_decides_the_result_and_of_nothing_else(nano: Base, tmp_path: Path) -> None:
-    rung = family.largest(nano, 1e18)
+    rung = configs.largest(nano, 1e18)
     name = rung.experiment(nano)
     assert name.startswith("ladder-192x2-1000-")
     assert replace(rung, learning_rate=2e-3).experiment(nano) != name
@@ -84,7 +85,7 @@ def test_a_name_is_of_all_that_decides_the_result_and_of_nothing_else(nano: Base
             (folder / part).symlink_to(ROOT / part)
         if (ROOT / "data/shards/index.json").exists():
             (folder / "data").symlink_to(ROOT / "data")
-        assert (rung.experiment(family.read(folder, before_shards=True)) == name) is same
+        assert (rung.experiment(configs.read(folder, before_shards=True)) == name) is same
     longer = replace(nano, fixed={**nano.fixed, "checkpoints.steps": 9000})  # the rung has its own
     assert rung.experiment(longer) == name
 

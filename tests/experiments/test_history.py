@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from antimatter.experiments import history
 from antimatter.pipeline import recorded
+from antimatter.repository import history
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -14,9 +14,10 @@ import a_pipeline
 import pytest
 from a_pipeline import COLD, ENVIRONMENT
 
-from antimatter import cli, dvc_command, files
-from antimatter.experiments import family
-from antimatter.experiments.repository import Repository
+from antimatter import cli, files
+from antimatter.ladder import configs
+from antimatter.repository import dvc
+from antimatter.repository.checkout import Repository
 
 FAKE_DVC = Path(__file__).parents[1] / "fake_dvc"
 WIDTHS = (0.5, 1.0)
@@ -64,10 +65,10 @@ class Ladder:
     def __init__(self, folder: Path, budgets: tuple[float, ...], patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
         """`budgets` are those besides the whole one."""
         self.patch, self.capture = patch, capture
-        whole = family.family
-        patch.setattr(family, "WIDTHS", WIDTHS)
-        patch.setattr(family, "BUDGETS", budgets)
-        patch.setattr(family, "family", lambda base, limit: [rung for rung in whole(base, limit) if rung.kind == "rung"])
+        whole = configs.family
+        patch.setattr(configs, "WIDTHS", WIDTHS)
+        patch.setattr(configs, "BUDGETS", budgets)
+        patch.setattr(configs, "family", lambda base, limit: [rung for rung in whole(base, limit) if rung.kind == "rung"])
         patch.chdir(folder)
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
@@ -274,4 +275,4 @@ def test_what_a_killed_ladder_has_left_running_is_named(made: Path, faked: Ladde
     ],
 )
 def test_the_words_of_a_log_that_tell_most(log: str, words: str) -> None:
-    assert dvc_command.last_words(log) == words
+    assert dvc.last_words(log) == words

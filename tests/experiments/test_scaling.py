@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from antimatter.experiments import scaling
-from antimatter.experiments.scaling import Interval
+from antimatter.ladder import scaling
+from antimatter.ladder.scaling import Interval
 
 WEIGHTS, DATA = np.repeat([3.6e5, 9.2e5, 1.7e6], 4), np.tile([3.8e6, 7.6e6, 1.5e7, 3.1e7], 3)
 LARGE = (3.5e8, 3.9e10)  # 200 times the weights, 1,300 times the text

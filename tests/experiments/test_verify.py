@@ -15,8 +15,8 @@ import a_pipeline
 import pytest
 
 from antimatter import params
-from antimatter.experiments.environment import PROVENANCE
-from antimatter.experiments.verify import Graph
+from antimatter.verify.environment import PROVENANCE
+from antimatter.verify.run import Graph
 
 FAKE_DVC = Path(__file__).parents[1] / "fake_dvc"
 STAGES = list(params.load(Path("dvc.yaml"))["stages"])

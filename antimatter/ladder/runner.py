@@ -14,9 +14,9 @@ from pathlib import Path
 from subprocess import Popen
 
 from antimatter import files, params
-from antimatter.dvc_command import last_words
-from antimatter.experiments.family import QUICK, Base, Rung
-from antimatter.experiments.repository import Repository
+from antimatter.ladder.configs import QUICK, Base, Rung
+from antimatter.repository.checkout import Repository
+from antimatter.repository.dvc import last_words
 
 BEGUN = "Reproducing experiment"  # what DVC says when the experiment has its own folder and the workspace is free again
 STARTS = 3  # of a rung that fails before that: another dvc may have held the lock

@@ -8,7 +8,7 @@ import torch
 
 from antimatter import params
 from antimatter.data.batches import Batch
-from antimatter.experiments.family import Base, Rung
+from antimatter.ladder.configs import Base, Rung
 from antimatter.model.gpt import GPT
 from antimatter.training import numerics
 from antimatter.training import optimizer as adamw

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from antimatter.experiments import comparison
-from antimatter.experiments.comparison import TOLERANCE, Number, Output
-from antimatter.experiments.environment import PROVENANCE
+from antimatter.verify import compare
+from antimatter.verify.compare import TOLERANCE, Number, Output
+from antimatter.verify.environment import PROVENANCE
 
 SHOWN = 6  # numbers of one output, and changes of the environment
 
@@ -80,7 +80,7 @@ def _verdict(report: Report) -> str:
 def _why(output: Output) -> str:
     if output.contradiction:
         return f"{output.path}, of which dvc.lock and Git say different things at this commit"
-    if output.stage in comparison.DATA_STAGES:
+    if output.stage in compare.DATA_STAGES:
         return f"{output.path}, which is to be the same to the byte on any machine"
     return f"{output.path}, {' '.join(_number(next(number for number in output.numbers if not number.within)).split())}"
 
@@ -110,5 +110,5 @@ def as_json(report: Report, exact: bool) -> dict[str, Any]:
         "failed": report.failed or None,
         "changes": list(report.changes),
         "machine": None if report.machine is None else list(report.machine),
-        "stages": {name: [comparison.as_json(output) for output in report.outputs if output.stage == name] for name in report.stages},
+        "stages": {name: [compare.as_json(output) for output in report.outputs if output.stage == name] for name in report.stages},
     }

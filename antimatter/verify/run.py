@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files, params
-from antimatter.experiments import comparison, environment
-from antimatter.experiments.comparison import Cache, Output, Recorded
-from antimatter.experiments.verdict import Report
 from antimatter.kaggle.run import process
+from antimatter.verify import compare, environment
+from antimatter.verify.compare import Cache, Output, Recorded
+from antimatter.verify.report import Report
 
 Say = Callable[[str], None]
 LOCK, GRAPH, REQUIREMENTS = Path("dvc.lock"), Path("dvc.yaml"), Path("requirements.lock")
@@ -114,7 +114,7 @@ def _compared(
     stage: str, new: Mapping[str, Any], recorded: Mapping[str, Recorded], project: Path, old_cache: Cache, new_cache: Cache
 ) -> list[Output]:
     digests = {entry["path"]: entry["md5"] for entry in new.get("outs", [])}
-    return [comparison.compare(stage, path, record, digests.get(path), project / path, old_cache, new_cache) for path, record in recorded.items()]
+    return [compare.compare(stage, path, record, digests.get(path), project / path, old_cache, new_cache) for path, record in recorded.items()]
 
 
 def _machine(project: Path, recorded: Mapping[str, Recorded], outputs: Sequence[Output]) -> tuple[str, ...] | None:

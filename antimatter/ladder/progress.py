@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from antimatter.experiments.family import Rung
-from antimatter.experiments.runner import Runner, clock, progress
-from antimatter.experiments.speed import OVERHEAD
+from antimatter.ladder.configs import Rung
+from antimatter.ladder.runner import Runner, clock, progress
+from antimatter.ladder.throughput import OVERHEAD
 
 
 class View:

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from antimatter import files
-from antimatter.experiments.scaling import Array, Interval, Law
+from antimatter.ladder.scaling import Array, Interval, Law
 
 LN2 = np.log(2)
 BLUES, RED = ("#9ecae1", "#4292c6", "#08519c"), "#d94801"

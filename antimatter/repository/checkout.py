@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from antimatter.dvc_command import COMMAND, environment, stale
+from antimatter.repository.dvc import COMMAND, environment, stale
 
 
 class Repository:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from antimatter.experiments import family, forecast, report, runner, speed
-from antimatter.experiments.assessment import assess
-from antimatter.experiments.family import Base, Rung
-from antimatter.experiments.report import count
-from antimatter.experiments.repository import Repository
-from antimatter.experiments.runner import Runner, clock
-from antimatter.experiments.view import View
+from antimatter.ladder import configs, forecast, report, runner, throughput
+from antimatter.ladder.configs import Base, Rung
+from antimatter.ladder.fit import assess
+from antimatter.ladder.progress import View
+from antimatter.ladder.report import count
+from antimatter.ladder.runner import Runner, clock
 from antimatter.planning.gpus import Card
+from antimatter.repository.checkout import Repository
 
 WORTH_A_GPU = 1e16  # FLOPs; any card does them in minutes
 
@@ -35,8 +35,8 @@ class Options:
 
 def run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO, progress: TextIO, *, fit_only: bool) -> None:
     """Runs what has not run, then fits all, writes ladder/ and reports. ValueError or OSError, in one line, where that cannot be."""
-    base = family.read(root)
-    rungs = family.family(base, options.flops)
+    base = configs.read(root)
+    rungs = configs.family(base, options.flops)
     target = forecast.read(root / options.target, base, options.devices, options.mfu)
     repository = Repository(root)
     done = {result.rung for result in runner.results(repository, base, rungs)}
@@ -73,17 +73,17 @@ def _climb(repository: Repository, base: Base, waiting: Sequence[Rung], total: i
 
 def dry_run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO) -> None:
     """What would run, and how long it would take here and on known GPUs. The shards need not be there yet."""
-    base = family.read(root, before_shards=True)
-    rungs = family.family(base, options.flops)
+    base = configs.read(root, before_shards=True)
+    rungs = configs.family(base, options.flops)
     repository = Repository(root)
     done = {result.rung for result in runner.results(repository, base, rungs)}
-    speeds, jobs = speed.measure(base, rungs, root), _jobs(base, options)
+    speeds, jobs = throughput.measure(base, rungs, root), _jobs(base, options)
     stream.write("run                             N      tokens       FLOPs    rate      time\n")
     for rung in rungs:
         words = "done" if rung in done else clock(rung.tokens / speeds[rung.model.n_embd])
         stream.write(f"{rung.label:<26}{count(rung.weights):>7}{count(rung.tokens):>12}{rung.flops:>12.2e}{rung.learning_rate:>8.2g}{words:>10}\n")
     left = [rung for rung in rungs if rung not in done]
-    seconds = [rung.tokens / speeds[rung.model.n_embd] + speed.OVERHEAD for rung in left]
+    seconds = [rung.tokens / speeds[rung.model.n_embd] + throughput.OVERHEAD for rung in left]
     flops = sum(rung.flops for rung in left)
     about = clock(max([*seconds, sum(seconds) / jobs], default=0))
     stream.write(f"\n{flops:.2e} FLOPs: here, {jobs} at a time, about {about} by a short trial\n")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files
-from antimatter.experiments import guidance, picture
-from antimatter.experiments.assessment import LN2, Ladder, data_bytes
-from antimatter.experiments.scaling import Interval
+from antimatter.ladder import advice, plot
+from antimatter.ladder.fit import LN2, Ladder, data_bytes
+from antimatter.ladder.scaling import Interval
 from antimatter.planning import plan
 from antimatter.planning.gpus import Card
 
@@ -24,7 +24,7 @@ def report(ladder: Ladder, cards: Sequence[Card]) -> list[str]:
         "",
         *_forecast(ladder),
         "",
-        *guidance.lines(ladder.results, ladder.noise, ladder.target),
+        *advice.lines(ladder.results, ladder.noise, ladder.target),
         "",
         *plan.table(ladder.target.plan, cards),
     ]
@@ -92,11 +92,11 @@ def write(folder: Path, ladder: Ladder) -> None:
     files.write_csv(folder / "rungs.csv", ("run", *names), rows)
     files.write_metrics(folder / "ladder.json", _figures(ladder))
     points = [
-        picture.Point(result.rung.model.n_embd, result.rung.weights, data_bytes(ladder.base, result.rung), result.rung.flops, result.bits_per_byte)
+        plot.Point(result.rung.model.n_embd, result.rung.weights, data_bytes(ladder.base, result.rung), result.rung.flops, result.bits_per_byte)
         for result in ladder.rungs
     ]
-    target = picture.Target(ladder.target.name, ladder.target.flops, ladder.forecast.bits_per_byte())
-    picture.draw(points, ladder.law, ladder.check.times(1 / LN2), target, folder / "ladder.png")
+    target = plot.Target(ladder.target.name, ladder.target.flops, ladder.forecast.bits_per_byte())
+    plot.draw(points, ladder.law, ladder.check.times(1 / LN2), target, folder / "ladder.png")
 
 
 def _figures(ladder: Ladder) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _figures(ladder: Ladder) -> dict[str, Any]:
             "loss": asdict(found.loss(target.bytes_per_token)),
             "perplexity": asdict(found.perplexity(target.bytes_per_token)),
         },
-        "best_rate": {str(one.width): None if one.rate is None else asdict(one.rate) for one in guidance.best_rates(ladder.results, ladder.noise)},
+        "best_rate": {str(one.width): None if one.rate is None else asdict(one.rate) for one in advice.best_rates(ladder.results, ladder.noise)},
     }
 
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from antimatter.experiments.family import Base, Rung
-from antimatter.experiments.forecast import Forecast, Target, forecast
-from antimatter.experiments.runner import Result
-from antimatter.experiments.scaling import LEAST, Interval, Law, fit
+from antimatter.ladder.configs import Base, Rung
+from antimatter.ladder.forecast import Forecast, Target, forecast
+from antimatter.ladder.runner import Result
+from antimatter.ladder.scaling import LEAST, Interval, Law, fit
 
 LN2 = math.log(2)
 

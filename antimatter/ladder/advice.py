@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from antimatter.experiments.family import RATE_BY_BATCH
-from antimatter.experiments.forecast import Target
-from antimatter.experiments.runner import Result
-from antimatter.experiments.scaling import Array, Interval
+from antimatter.ladder.configs import RATE_BY_BATCH
+from antimatter.ladder.forecast import Target
+from antimatter.ladder.runner import Result
+from antimatter.ladder.scaling import Array, Interval
 
 DRAWS = 4_000
 UNSURE = 0.05  # share of the draws without a lowest point at which the data are said to tell nothing

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from antimatter import params
-from antimatter.experiments.family import Base
-from antimatter.experiments.scaling import Interval, Law
+from antimatter.ladder.configs import Base
+from antimatter.ladder.scaling import Interval, Law
 from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
 from antimatter.planning import plan
 from antimatter.planning.gpus import Card
