@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from antimatter.errors import UserError
+
 if TYPE_CHECKING:
     from antimatter.export.ollama import OllamaConfig
     from antimatter.serve.backend import Choice, Engine
@@ -26,17 +28,21 @@ CONVERSATIONS = Path("data/conversations")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; the exit status. An error that a person can mend is one line on stderr."""
     parsed = _parser().parse_args(arguments)
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in this order, as each open() takes the lowest free number
-        if getattr(sys, name) is None:  # the caller closed it; print(file=None) would put messages among the answers
+    # In this order, as each open() takes the lowest free number
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # The caller closed it; print(file=None) would put messages among the answers
+        if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # under a C locale Python would stop at the first byte that is not ASCII
+        # Under a C locale Python would stop at the first byte that is not ASCII
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
         parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush complains
+        # Else the interpreter's last flush complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
         if os.environ.get("ANTIMATTER_TRACEBACK"):
@@ -70,13 +76,27 @@ def chat(arguments: argparse.Namespace) -> None:
     from antimatter.serve.terminal import chat
 
     config = params.read(ollama.OllamaConfig, "ollama", _params(_names_model(arguments)))
-    given = {name: value for name in ("temperature", "top_p", "top_k", "num_predict") if (value := getattr(arguments, name)) is not None}
+    given = {
+        name: value
+        for name in ("temperature", "top_p", "top_k", "num_predict")
+        if (value := getattr(arguments, name)) is not None
+    }
     config = replace(config, **given)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every finally, so that the terminal and the engine are left in order
+    # Through every finally, so that the terminal and the engine are left in order
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     choice = _choice(arguments)
-    chosen = engine.choose(choice, config, lambda: _gguf(arguments.model, config), lambda text: print(text, file=sys.stderr))
+    chosen = engine.choose(
+        choice,
+        config,
+        lambda: _gguf(arguments.model, config),
+        lambda text: print(text, file=sys.stderr),
+    )
     try:
-        print(f"engine: {chosen.description}, context {chosen.n_ctx} tokens", file=sys.stderr, flush=True)
+        print(
+            f"engine: {chosen.description}, context {chosen.n_ctx} tokens",
+            file=sys.stderr,
+            flush=True,
+        )
         system = arguments.system
         if system is None:
             system = chosen.chat.system if chosen.chat else ""
@@ -102,26 +122,40 @@ def export(arguments: argparse.Namespace) -> None:
     opened = source.open_checkpoint(checkpoint, arguments.config)
     if checkpoint.is_dir() and (commit := history.commit_of(recorded.md5(checkpoint))):
         opened = replace(opened, provenance=opened.provenance | {"commit": commit})
-    tokenizer = arguments.tokenizer / "tokenizer.json" if arguments.tokenizer.is_dir() else arguments.tokenizer
+    tokenizer = (
+        arguments.tokenizer / "tokenizer.json"
+        if arguments.tokenizer.is_dir()
+        else arguments.tokenizer
+    )
     model, windows, types = None, None, arguments.type or config.types
     if arguments.windows and SHARDS.is_dir() and set(types) != {"hf"}:
         model = opened.load()
-        windows = parity.windows(Shards(SHARDS).split("validation"), model.config.block_size, arguments.windows)
+        windows = parity.windows(
+            Shards(SHARDS).split("validation"), model.config.block_size, arguments.windows
+        )
     for file_type in types:
         if file_type == "hf":
             folder = huggingface.path_of(arguments.output, config.name)
             huggingface.write(opened, tokenizer, folder)
-            print(f"{folder}: for AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained")
+            print(
+                f"{folder}: for AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained"
+            )
             continue
         path = gguf.path_of(arguments.output, config.name, file_type)
         print(f"writing {path} ...", file=sys.stderr, flush=True)
         gguf.write(opened, tokenizer, path, file_type, config)
         print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB", end="", flush=True)
         if model is None or windows is None:
-            print("" if not arguments.windows else f"; not compared with torch, since {SHARDS} is missing")
+            print(
+                ""
+                if not arguments.windows
+                else f"; not compared with torch, since {SHARDS} is missing"
+            )
             continue
         found = parity.check(model, path, windows, getattr(config.max_kl, file_type))
-        print(f"; in llama.cpp KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same")
+        print(
+            f"; in llama.cpp KL {found['kl']:g} from torch, {found['top1_agreement']:.2%} of first choices the same"
+        )
 
 
 def tune(arguments: argparse.Namespace) -> None:
@@ -151,7 +185,7 @@ def lm_eval(arguments: argparse.Namespace) -> None:
     try:
         from antimatter.evaluation import harness
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"{error.name} is not installed: `pip install -c requirements.lock -e '.[lm-eval]'` adds the harness (docs/lm-eval.md)"
         ) from None
     import torch
@@ -163,11 +197,19 @@ def lm_eval(arguments: argparse.Namespace) -> None:
     tokenizer = Tokenizer.load(arguments.tokenizer)
     model = source.open_checkpoint(arguments.checkpoint).load()
     if model.config.vocab_size != tokenizer.vocab_size:
-        raise ValueError(f"{arguments.tokenizer} has {tokenizer.vocab_size} tokens, the checkpoint was trained with {model.config.vocab_size}")
+        raise UserError(
+            f"{arguments.tokenizer} has {tokenizer.vocab_size} tokens, the checkpoint was trained with {model.config.vocab_size}"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lm = harness.Antimatter(model.to(device), tokenizer, arguments.batch_size)
     names = [name for word in arguments.tasks for name in word.split(",") if name]
-    results = harness.run(lm, names, include_path=arguments.include_path, num_fewshot=arguments.num_fewshot, limit=arguments.limit)
+    results = harness.run(
+        lm,
+        names,
+        include_path=arguments.include_path,
+        num_fewshot=arguments.num_fewshot,
+        limit=arguments.limit,
+    )
     if arguments.output:
         files.write_json(arguments.output, {"checkpoint": str(arguments.checkpoint), **results})
     print(harness.table(results))
@@ -178,15 +220,25 @@ def serve(arguments: argparse.Namespace) -> None:
     from antimatter.export import ollama
     from antimatter.serve.http import access, server
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own: what was started is to be stopped, whatever it was
+    # Until the server has its own: what was started is to be stopped, whatever it was
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if arguments.parallel < 1:
-        raise ValueError(f"--parallel must be at least 1, got {arguments.parallel}")
+        raise UserError(f"--parallel must be at least 1, got {arguments.parallel}")
     config = params.read(ollama.OllamaConfig, "ollama", _params(_names_model(arguments)))
-    with server.bind(arguments.host, arguments.port) as listening:  # before the engine, which takes longer
-        token = access.token(arguments.token_file, os.environ, needed=not access.is_loopback(listening.getsockname()[0]))
+    # Before the engine, which takes longer
+    with server.bind(arguments.host, arguments.port) as listening:
+        token = access.token(
+            arguments.token_file,
+            os.environ,
+            needed=not access.is_loopback(listening.getsockname()[0]),
+        )
         names = frozenset(access.allowed(name) for name in arguments.allow_host)
-        with open_engine(arguments, config, lambda text: print(text, file=sys.stderr, flush=True)) as engine:
-            line = f"serving {config.name} by {engine.description} at {server.url(listening, token)}"
+        with open_engine(
+            arguments, config, lambda text: print(text, file=sys.stderr, flush=True)
+        ) as engine:
+            line = (
+                f"serving {config.name} by {engine.description} at {server.url(listening, token)}"
+            )
             server.run(
                 engine,
                 config,
@@ -197,7 +249,9 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Callable[[str], None]) -> "Iterator[Engine]":
+def open_engine(
+    arguments: argparse.Namespace, config: "OllamaConfig", say: Callable[[str], None]
+) -> "Iterator[Engine]":
     """The engine that `serve` was asked for; it ends with the block. `say` takes a line for people."""
     from antimatter.serve.backend import EmbeddedEngine
 
@@ -226,7 +280,11 @@ def open_engine(arguments: argparse.Namespace, config: "OllamaConfig", say: Call
             else:
                 yield engine
                 return
-        yield held.enter_context(closing(EmbeddedEngine(_gguf(arguments.model, config), config.num_ctx, arguments.parallel)))
+        yield held.enter_context(
+            closing(
+                EmbeddedEngine(_gguf(arguments.model, config), config.num_ctx, arguments.parallel)
+            )
+        )
 
 
 def _names_model(arguments: argparse.Namespace) -> bool:
@@ -235,14 +293,16 @@ def _names_model(arguments: argparse.Namespace) -> bool:
 
 def _choice(arguments: argparse.Namespace) -> "Choice":
     if arguments.model and arguments.engine == "ollama":
-        raise ValueError("--model is for llama.cpp, --engine ollama has its own: leave one out")
+        raise UserError("--model is for llama.cpp, --engine ollama has its own: leave one out")
     return "embedded" if arguments.model else arguments.engine
 
 
 def _gguf(model: Path | None, config: "OllamaConfig") -> Path:
     from antimatter.export import ollama
 
-    return ollama.source_of(model or GGUF, config.type) if model is None or model.is_dir() else model
+    return (
+        ollama.source_of(model or GGUF, config.type) if model is None or model.is_dir() else model
+    )
 
 
 def perplexity(arguments: argparse.Namespace) -> None:
@@ -257,18 +317,36 @@ def perplexity(arguments: argparse.Namespace) -> None:
     values = _params(arguments.checkpoint != CHECKPOINTS)
     config = params.read(PerplexityConfig, "evaluation", values, part=True)
     model = source.open_checkpoint(arguments.checkpoint).load()
-    tokenizer = Tokenizer.load(arguments.tokenizer.parent if arguments.tokenizer.name == "tokenizer.json" else arguments.tokenizer)
+    tokenizer = Tokenizer.load(
+        arguments.tokenizer.parent
+        if arguments.tokenizer.name == "tokenizer.json"
+        else arguments.tokenizer
+    )
     if arguments.stride is not None and not 1 <= arguments.stride <= model.config.block_size:
-        raise ValueError(f"--stride must lie between 1 and the model's context of {model.config.block_size}, got {arguments.stride}")
+        raise UserError(
+            f"--stride must lie between 1 and the model's context of {model.config.block_size}, got {arguments.stride}"
+        )
     stride = min(arguments.stride or config.stride, model.config.block_size)
     model = model.to(params.read(EvaluationRuntime, "runtime", values, part=True).device_type())
     column = arguments.text_column or config.text_column
-    found = texts.score(model, tokenizer, arguments.paths, column=column, stride=stride, key="the command line")
+    found = texts.score(
+        model, tokenizer, arguments.paths, column=column, stride=stride, key="the command line"
+    )
     if arguments.json:
         total = texts.in_all(found)
         everything = {"tokens": total.tokens, "bytes": total.bytes, **total.figures()}
         by_file = {text.path: text.figures() for text in found}
-        print(json.dumps({"checkpoint": str(arguments.checkpoint), "stride": stride, "files": by_file, "all": everything}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "checkpoint": str(arguments.checkpoint),
+                    "stride": stride,
+                    "files": by_file,
+                    "all": everything,
+                },
+                indent=2,
+            )
+        )
     else:
         sys.stdout.writelines(f"{line}\n" for line in texts.table(found))
 
@@ -277,9 +355,13 @@ def inspect_cleaned(arguments: argparse.Namespace) -> None:
     from antimatter.data import inspection
 
     if arguments.reason:
-        sys.stdout.writelines(f"{text}\n" for text in inspection.dropped(CLEANED, arguments.reason, arguments.count))
+        sys.stdout.writelines(
+            f"{text}\n" for text in inspection.dropped(CLEANED, arguments.reason, arguments.count)
+        )
     else:
-        sys.stdout.writelines(f"{text}\n" for text in inspection.reasons(Path("metrics/cleaned.json")))
+        sys.stdout.writelines(
+            f"{text}\n" for text in inspection.reasons(Path("metrics/cleaned.json"))
+        )
         print("\nantimatter inspect cleaned --reason NAME shows examples")
 
 
@@ -290,7 +372,10 @@ def inspect_shards(arguments: argparse.Namespace) -> None:
     tokenizer = Tokenizer.load(TOKENIZER)
     for line in inspection.verify(SHARDS):
         print(line, flush=True)
-    sys.stdout.writelines(f"{text}\n" for text in inspection.excerpts(SHARDS, tokenizer, arguments.count, arguments.seed))
+    sys.stdout.writelines(
+        f"{text}\n"
+        for text in inspection.excerpts(SHARDS, tokenizer, arguments.count, arguments.seed)
+    )
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -309,13 +394,21 @@ def resume(arguments: argparse.Namespace) -> None:
     if arguments.folder is None:
         works = adoption.works()
         sys.stdout.writelines(f"{work.line()}\n" for work in works)
-        print("antimatter resume FOLDER shows what has changed" if works else "there is no unfinished work in .state")
+        print(
+            "antimatter resume FOLDER shows what has changed"
+            if works
+            else "there is no unfinished work in .state"
+        )
         return
     if arguments.accept:
-        print(f"{adoption.adopt(arguments.folder)}: `dvc repro` resumes it if its parameters and data are the present ones")
+        print(
+            f"{adoption.adopt(arguments.folder)}: `dvc repro` resumes it if its parameters and data are the present ones"
+        )
         return
     sys.stdout.writelines(adoption.diff(adoption.work(arguments.folder)))
-    print(f"\n`antimatter resume {arguments.folder} --accept` lets it go on under the code of now; its results will say so")
+    print(
+        f"\n`antimatter resume {arguments.folder} --accept` lets it go on under the code of now; its results will say so"
+    )
 
 
 def preset(arguments: argparse.Namespace) -> None:
@@ -325,7 +418,9 @@ def preset(arguments: argparse.Namespace) -> None:
 
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     if arguments.name not in known:
-        raise ValueError(f"there is no preset {arguments.name!r}: known are {', '.join(known) or f'none ({PRESETS}/ is empty or missing)'}")
+        raise UserError(
+            f"there is no preset {arguments.name!r}: known are {', '.join(known) or f'none ({PRESETS}/ is empty or missing)'}"
+        )
     source = PRESETS / f"{arguments.name}.yaml"
     params.load(source)  # a preset that is not readable replaces nothing
     new = source.read_text(encoding="utf-8")
@@ -334,9 +429,18 @@ def preset(arguments: argparse.Namespace) -> None:
         print(f"{params.PARAMS} is {source} already")
         return
     if not arguments.force and old and not _is_saved(old):
-        raise ValueError(f"{params.PARAMS} has changes that no commit has: `git commit` or `git stash` them, or overwrite them with --force")
+        raise UserError(
+            f"{params.PARAMS} has changes that no commit has: `git commit` or `git stash` them, or overwrite them with --force"
+        )
     files.write_text(params.PARAMS, new)
-    sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"{params.PARAMS} (before)", f"{params.PARAMS} (now)"))
+    sys.stdout.writelines(
+        difflib.unified_diff(
+            old.splitlines(True),
+            new.splitlines(True),
+            f"{params.PARAMS} (before)",
+            f"{params.PARAMS} (now)",
+        )
+    )
 
 
 def _is_saved(text: str) -> bool:
@@ -347,7 +451,11 @@ def _is_saved(text: str) -> bool:
 
     known = [path.read_text(encoding="utf-8") for path in PRESETS.glob("*.yaml")]
     with suppress(FileNotFoundError):  # no Git
-        known.append(subprocess.run(["git", "show", f"HEAD:./{params.PARAMS}"], capture_output=True, encoding="utf-8").stdout)
+        known.append(
+            subprocess.run(
+                ["git", "show", f"HEAD:./{params.PARAMS}"], capture_output=True, encoding="utf-8"
+            ).stdout
+        )
     return text in known
 
 
@@ -355,7 +463,10 @@ def plan(arguments: argparse.Namespace) -> None:
     from antimatter.planning import gpus, plan
 
     shown = gpus.choose(arguments.gpu, arguments.price)
-    sys.stdout.writelines(f"{text}\n" for text in plan.report(plan.read(arguments.file, arguments.devices, arguments.mfu), shown))
+    sys.stdout.writelines(
+        f"{text}\n"
+        for text in plan.report(plan.read(arguments.file, arguments.devices, arguments.mfu), shown)
+    )
 
 
 def ladder(arguments: argparse.Namespace) -> None:
@@ -397,7 +508,8 @@ def verify(arguments: argparse.Namespace) -> None:
     from antimatter.verify import report as verdict
     from antimatter.verify import run as verify
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # through every finally, so that no stage and no clone is left
+    # Through every finally, so that no stage and no clone is left
+    for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     request = verify.Request(arguments.start, tuple(arguments.set_param), arguments.keep)
@@ -420,15 +532,22 @@ def kaggle(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.folder
     commit = kaggle.write(folder, kernel)
     print(f"{folder} runs commit {commit[:12]} on Kaggle. Next (docs/kaggle.md):")
-    print(f"  kaggle datasets create -p {folder}/dataset    # later: kaggle datasets version -p {folder}/dataset -m {commit[:12]}")
+    print(
+        f"  kaggle datasets create -p {folder}/dataset    # later: kaggle datasets version -p {folder}/dataset -m {commit[:12]}"
+    )
     print(f"  kaggle datasets status {kernel.data_set}    # until it says ready")
     print(f"  kaggle kernels push -p {folder}")
     if kernel.offline and kernel.wheels is None:
-        print("note: with the internet off, packages that Kaggle lacks must come along: --wheels, docs/kaggle.md has the commands", file=sys.stderr)
+        print(
+            "note: with the internet off, packages that Kaggle lacks must come along: --wheels, docs/kaggle.md has the commands",
+            file=sys.stderr,
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="antimatter", description="The pipeline's tools. The pipeline itself: `dvc repro`.")
+    parser = argparse.ArgumentParser(
+        prog="antimatter", description="The pipeline's tools. The pipeline itself: `dvc repro`."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
 
     command = commands.add_parser(
@@ -436,13 +555,24 @@ def _parser() -> argparse.ArgumentParser:
         help="talk to the model in the terminal, or through a pipe",
         description="It answers, or continues your text. In a pipe: one answer per line of input.",
     )
-    command.add_argument("--model", type=Path, help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded")
-    command.add_argument("--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if it runs and has this model")
+    command.add_argument(
+        "--model",
+        type=Path,
+        help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded",
+    )
+    command.add_argument(
+        "--engine",
+        choices=("auto", "ollama", "embedded"),
+        default="auto",
+        help="auto: Ollama if it runs and has this model",
+    )
     tuned = "the one that the model was tuned with, if any"
     system = f"text before the conversation; '' is none (default: {tuned})"
     command.add_argument("--system", help=system)
     command.add_argument(
-        "--temperature", type=float, help="0 always takes the likeliest token (default of this and the next: `ollama:` in params.yaml)"
+        "--temperature",
+        type=float,
+        help="0 always takes the likeliest token (default of this and the next: `ollama:` in params.yaml)",
     )
     command.add_argument("--top-p", type=float)
     command.add_argument("--top-k", type=int)
@@ -459,7 +589,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"a folder, a .safetensors file, or a .pt file with a state dict (default: {TUNED}, or {CHECKPOINTS}, as `gguf.model` says)",
     )
-    command.add_argument("--config", type=Path, help="its config.json (default: the one beside it, or else its shapes, and `model:` of params.yaml)")
+    command.add_argument(
+        "--config",
+        type=Path,
+        help="its config.json (default: the one beside it, or else its shapes, and `model:` of params.yaml)",
+    )
     command.add_argument(
         "--type",
         action="append",
@@ -467,12 +601,23 @@ def _parser() -> argparse.ArgumentParser:
         help="can be repeated; hf: a folder for Hugging Face's transformers instead of a GGUF file (default: `gguf.types`)",
     )
     command.add_argument(
-        "--tokenizer", type=Path, default=TOKENIZER, help=f"the tokenizer.json it was trained with, or its folder (default: {TOKENIZER})"
+        "--tokenizer",
+        type=Path,
+        default=TOKENIZER,
+        help=f"the tokenizer.json it was trained with, or its folder (default: {TOKENIZER})",
     )
-    command.add_argument("--output", type=Path, default=Path("."), help="the folder for <name>-<type>.gguf, or <name>-hf/ (default: here)")
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("."),
+        help="the folder for <name>-<type>.gguf, or <name>-hf/ (default: here)",
+    )
     command.add_argument("--name", help="of the model (default: `gguf.name`)")
     command.add_argument(
-        "--windows", type=int, default=4, help="contexts of validation text on which to compare it with torch; 0: do not (default: 4)"
+        "--windows",
+        type=int,
+        default=4,
+        help="contexts of validation text on which to compare it with torch; 0: do not (default: 4)",
     )
     command.set_defaults(run=export)
 
@@ -499,14 +644,51 @@ def _parser() -> argparse.ArgumentParser:
         help="EleutherAI's evaluation harness on this model (an extra: docs/lm-eval.md)",
         description="Runs tasks of EleutherAI's lm-evaluation-harness on a checkpoint. What it needs beyond this project is an extra.",
     )
-    command.add_argument("--tasks", nargs="+", required=True, help="names of tasks, groups or tags, or YAML files, separated by spaces or commas")
-    command.add_argument("--include-path", type=Path, metavar="FOLDER", help="further tasks: a folder with their YAML files")
-    command.add_argument("--num-fewshot", type=int, metavar="N", help="examples before each question (default: as the task says)")
-    command.add_argument("--limit", type=float, metavar="N", help="documents of each task; below 1: a share of them (default: all)")
-    command.add_argument("--checkpoint", type=Path, default=CHECKPOINTS, help=f"as for `antimatter export` (default: {CHECKPOINTS})")
-    command.add_argument("--tokenizer", type=Path, default=TOKENIZER, help=f"the folder of its tokenizer.json (default: {TOKENIZER})")
-    command.add_argument("--batch-size", type=int, default=16, help="texts in a forward pass (default: 16)")
-    command.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too, with every digit")
+    command.add_argument(
+        "--tasks",
+        nargs="+",
+        required=True,
+        help="names of tasks, groups or tags, or YAML files, separated by spaces or commas",
+    )
+    command.add_argument(
+        "--include-path",
+        type=Path,
+        metavar="FOLDER",
+        help="further tasks: a folder with their YAML files",
+    )
+    command.add_argument(
+        "--num-fewshot",
+        type=int,
+        metavar="N",
+        help="examples before each question (default: as the task says)",
+    )
+    command.add_argument(
+        "--limit",
+        type=float,
+        metavar="N",
+        help="documents of each task; below 1: a share of them (default: all)",
+    )
+    command.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=CHECKPOINTS,
+        help=f"as for `antimatter export` (default: {CHECKPOINTS})",
+    )
+    command.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=TOKENIZER,
+        help=f"the folder of its tokenizer.json (default: {TOKENIZER})",
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=16, help="texts in a forward pass (default: 16)"
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the results as JSON too, with every digit",
+    )
     command.set_defaults(run=lm_eval)
 
     command = commands.add_parser(
@@ -515,24 +697,62 @@ def _parser() -> argparse.ArgumentParser:
         description="Serves the chat page at / and OpenAI's API at /v1, on this machine alone unless --host says otherwise.",
     )
     command.add_argument(
-        "--engine", choices=("auto", "ollama", "embedded"), default="auto", help="auto: Ollama if there is one, else the embedded llama.cpp"
+        "--engine",
+        choices=("auto", "ollama", "embedded"),
+        default="auto",
+        help="auto: Ollama if there is one, else the embedded llama.cpp",
     )
-    command.add_argument("--model", type=Path, help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded")
-    command.add_argument("--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed (default: 127.0.0.1)")
+    command.add_argument(
+        "--model",
+        type=Path,
+        help=f"a GGUF file, or a folder with one (default: {GGUF}); implies --engine embedded",
+    )
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; beyond this machine a token is needed (default: 127.0.0.1)",
+    )
     command.add_argument("--port", type=int, default=8000, help="0: a free one (default: 8000)")
-    command.add_argument("--token-file", type=Path, help="requests must carry the token in it; the environment's ANTIMATTER_TOKEN does the same")
-    command.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name of this server, e.g. of a tunnel")
+    command.add_argument(
+        "--token-file",
+        type=Path,
+        help="requests must carry the token in it; the environment's ANTIMATTER_TOKEN does the same",
+    )
+    command.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name of this server, e.g. of a tunnel",
+    )
     command.add_argument("--parallel", type=int, default=4, help="answers at a time (default: 4)")
     ollama = command.add_argument_group(
-        "Ollama", "without a running one that has the model, one from PATH or --prefix is started, and ends with this"
+        "Ollama",
+        "without a running one that has the model, one from PATH or --prefix is started, and ends with this",
     )
-    ollama.add_argument("--install", action="store_true", help="if there is none, download it (1.4 GB), without root")
+    ollama.add_argument(
+        "--install",
+        action="store_true",
+        help="if there is none, download it (1.4 GB), without root",
+    )
     ollama.add_argument("--cpu-only", action="store_true", help="unpack no libraries for GPUs")
     ollama.add_argument(
-        "--archive", default="", metavar="FILE_OR_URL", help="install from this archive of a release; its sha256sum.txt lies beside it"
+        "--archive",
+        default="",
+        metavar="FILE_OR_URL",
+        help="install from this archive of a release; its sha256sum.txt lies beside it",
     )
-    ollama.add_argument("--prefix", type=Path, default=Path(".state/ollama"), help="where to look for it, and to install it (default: .state/ollama)")
-    ollama.add_argument("--ollama-port", type=int, help="start one there, and look for no running one (default: a free port)")
+    ollama.add_argument(
+        "--prefix",
+        type=Path,
+        default=Path(".state/ollama"),
+        help="where to look for it, and to install it (default: .state/ollama)",
+    )
+    ollama.add_argument(
+        "--ollama-port",
+        type=int,
+        help="start one there, and look for no running one (default: a free port)",
+    )
     command.set_defaults(run=serve)
 
     command = commands.add_parser(
@@ -541,7 +761,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Sliding-window perplexity and bits per byte of any texts. Every token is scored once, each document from its beginning.",
     )
     command.add_argument(
-        "paths", nargs="+", metavar="PATH", help="a file (.json(l), .parquet, .gz and .zst too), a folder, a glob pattern, or - for standard input"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a file (.json(l), .parquet, .gz and .zst too), a folder, a glob pattern, or - for standard input",
     )
     command.add_argument(
         "--checkpoint",
@@ -550,23 +773,45 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a folder, a .safetensors file, or a .pt file with a state dict (default: {CHECKPOINTS})",
     )
     command.add_argument(
-        "--tokenizer", type=Path, default=TOKENIZER, help=f"the tokenizer.json it was trained with, or its folder (default: {TOKENIZER})"
+        "--tokenizer",
+        type=Path,
+        default=TOKENIZER,
+        help=f"the tokenizer.json it was trained with, or its folder (default: {TOKENIZER})",
     )
     command.add_argument(
-        "--stride", type=int, help="tokens from one window to the next; less is slower, with more context (default: `evaluation.stride`)"
+        "--stride",
+        type=int,
+        help="tokens from one window to the next; less is slower, with more context (default: `evaluation.stride`)",
     )
-    command.add_argument("--text-column", help="of JSON and parquet: what holds the text (default: `evaluation.text_column`)")
-    command.add_argument("--json", action="store_true", help="for programs: with more digits, and the sha256 of each file")
+    command.add_argument(
+        "--text-column",
+        help="of JSON and parquet: what holds the text (default: `evaluation.text_column`)",
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="for programs: with more digits, and the sha256 of each file",
+    )
     command.set_defaults(run=perplexity)
 
     inspect = commands.add_parser("inspect", help="look at what a data stage left")
     stages = inspect.add_subparsers(required=True, metavar="stage")
-    command = stages.add_parser("cleaned", help="why text was dropped: the table, or examples of one reason")
-    command.add_argument("--reason", default="", help="show documents that were dropped for it, as they were found")
-    command.add_argument("--count", type=int, default=5, help="how many of them, at most 20 (default: 5)")
+    command = stages.add_parser(
+        "cleaned", help="why text was dropped: the table, or examples of one reason"
+    )
+    command.add_argument(
+        "--reason", default="", help="show documents that were dropped for it, as they were found"
+    )
+    command.add_argument(
+        "--count", type=int, default=5, help="how many of them, at most 20 (default: 5)"
+    )
     command.set_defaults(run=inspect_cleaned)
-    command = stages.add_parser("shards", help="check every shard against the index, and decode some documents")
-    command.add_argument("--count", type=int, default=2, help="documents of each split (default: 2)")
+    command = stages.add_parser(
+        "shards", help="check every shard against the index, and decode some documents"
+    )
+    command.add_argument(
+        "--count", type=int, default=2, help="documents of each split (default: 2)"
+    )
     command.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
     command.set_defaults(run=inspect_shards)
 
@@ -584,16 +829,34 @@ def _parser() -> argparse.ArgumentParser:
         " `dvc repro` resumes by itself what was begun under the same code.",
     )
     command.add_argument("folder", nargs="?", type=Path, help="in .state, as the list has it")
-    command.add_argument("--accept", action="store_true", help="let it go on; the provenance of the model, or the metrics of the data, will tell")
+    command.add_argument(
+        "--accept",
+        action="store_true",
+        help="let it go on; the provenance of the model, or the metrics of the data, will tell",
+    )
     command.set_defaults(run=resume)
 
-    command = commands.add_parser("preset", help="replace params.yaml by a preset, and show the difference")
+    command = commands.add_parser(
+        "preset", help="replace params.yaml by a preset, and show the difference"
+    )
     command.add_argument("name", help=f"the name of a file in {PRESETS}/, without .yaml")
-    command.add_argument("--force", action="store_true", help="overwrite changes of params.yaml that are not committed")
+    command.add_argument(
+        "--force",
+        action="store_true",
+        help="overwrite changes of params.yaml that are not committed",
+    )
     command.set_defaults(run=preset)
 
-    command = commands.add_parser("plan", help="what a training takes: FLOPs, memory, hours and money on known GPUs")
-    command.add_argument("file", nargs="?", type=Path, default=Path("params.yaml"), help="the parameters (default: params.yaml)")
+    command = commands.add_parser(
+        "plan", help="what a training takes: FLOPs, memory, hours and money on known GPUs"
+    )
+    command.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        default=Path("params.yaml"),
+        help="the parameters (default: params.yaml)",
+    )
     _cards(command)
     command.set_defaults(run=plan)
 
@@ -602,9 +865,13 @@ def _parser() -> argparse.ArgumentParser:
         help="run small relatives of the model as DVC experiments, fit the scaling law, forecast a large run",
         description="Runs those rungs that have not run yet, and writes ladder/rungs.csv, ladder.json and ladder.png: docs/ladder.md.",
     )
-    command.add_argument("--dry-run", action="store_true", help="only list the rungs and how long they would take")
+    command.add_argument(
+        "--dry-run", action="store_true", help="only list the rungs and how long they would take"
+    )
     command.add_argument("--fit", action="store_true", help="run nothing: fit what there is")
-    command.add_argument("--jobs", type=int, help="rungs at a time (default: one a core; one where there is a GPU)")
+    command.add_argument(
+        "--jobs", type=int, help="rungs at a time (default: one a core; one where there is a GPU)"
+    )
     command.add_argument(
         "--flops",
         type=float,
@@ -613,24 +880,64 @@ def _parser() -> argparse.ArgumentParser:
     )
     forecast = command.add_argument_group("the forecast")
     forecast.add_argument(
-        "--forecast", type=Path, default=PRESETS / "300m.yaml", metavar="FILE", help=f"the parameters of the run (default: {PRESETS}/300m.yaml)"
+        "--forecast",
+        type=Path,
+        default=PRESETS / "300m.yaml",
+        metavar="FILE",
+        help=f"the parameters of the run (default: {PRESETS}/300m.yaml)",
     )
     _cards(forecast)
     command.set_defaults(run=ladder)
 
-    command = commands.add_parser("watch", help="the running training in this terminal: its curve, its speed, its newest sample")
-    command.add_argument("folder", nargs="?", type=Path, default=Path("."), help="where it runs, with plots/ and metrics/ (default: here)")
-    command.add_argument("--once", action="store_true", help="one picture, as into a file or a pipe")
-    command.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks at the files (default: 2)")
+    command = commands.add_parser(
+        "watch",
+        help="the running training in this terminal: its curve, its speed, its newest sample",
+    )
+    command.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("."),
+        help="where it runs, with plots/ and metrics/ (default: here)",
+    )
+    command.add_argument(
+        "--once", action="store_true", help="one picture, as into a file or a pipe"
+    )
+    command.add_argument(
+        "--every",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="between two looks at the files (default: 2)",
+    )
     command.set_defaults(run=watch)
 
-    command = commands.add_parser("card", help="write the model card from the files of the last run")
-    command.add_argument("--output", type=Path, default=Path("docs/model-card.md"), help="default: docs/model-card.md")
+    command = commands.add_parser(
+        "card", help="write the model card from the files of the last run"
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("docs/model-card.md"),
+        help="default: docs/model-card.md",
+    )
     command.set_defaults(run=card)
 
-    command = commands.add_parser("plots", help="all charts of one or several revisions in one PNG, without DVC")
-    command.add_argument("revision", nargs="*", help="commits, branches, names of experiments, or `workspace` (default: workspace)")
-    command.add_argument("--output", type=Path, default=Path("plots.png"), metavar="FILE", help="(default: plots.png)")
+    command = commands.add_parser(
+        "plots", help="all charts of one or several revisions in one PNG, without DVC"
+    )
+    command.add_argument(
+        "revision",
+        nargs="*",
+        help="commits, branches, names of experiments, or `workspace` (default: workspace)",
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("plots.png"),
+        metavar="FILE",
+        help="(default: plots.png)",
+    )
     command.set_defaults(run=plots)
 
     command = commands.add_parser(
@@ -639,13 +946,28 @@ def _parser() -> argparse.ArgumentParser:
         description="Reproduces the commit that is checked out, in a temporary clone (TMPDIR) with an empty cache. Exits 0 if all is identical, or"
         " within the tolerance of another kind of machine (docs/verify.md); else 1. The progress goes to stderr, the report to stdout.",
     )
-    command.add_argument("--from", dest="start", default="", metavar="STAGE", help="this stage and what follows; what it reads comes from the cache")
     command.add_argument(
-        "-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="change a parameter for this run; can be repeated"
+        "--from",
+        dest="start",
+        default="",
+        metavar="STAGE",
+        help="this stage and what follows; what it reads comes from the cache",
     )
-    command.add_argument("--exact", action="store_true", help="exit 0 only if every output is the same to the byte")
+    command.add_argument(
+        "-S",
+        "--set-param",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a parameter for this run; can be repeated",
+    )
+    command.add_argument(
+        "--exact", action="store_true", help="exit 0 only if every output is the same to the byte"
+    )
     command.add_argument("--keep", action="store_true", help="leave the clone, and say where")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the report there too, for programs")
+    command.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the report there too, for programs"
+    )
     command.set_defaults(run=verify)
 
     command = commands.add_parser(
@@ -656,18 +978,56 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", type=Path, help="what it holds already is replaced")
     command.add_argument("--user", required=True, help="your user name at Kaggle")
     command.add_argument(
-        "--mode", choices=("pipeline", "serve"), default="pipeline", help="pipeline: `dvc repro`; serve: `antimatter serve` (default: pipeline)"
+        "--mode",
+        choices=("pipeline", "serve"),
+        default="pipeline",
+        help="pipeline: `dvc repro`; serve: `antimatter serve` (default: pipeline)",
     )
-    command.add_argument("--title", default="", help="of the kernel; its address is made of it (default: antimatter MODE)")
-    command.add_argument("--accelerator", choices=("none", "t4"), default="none", help="t4: the two T4 that Kaggle lends (default: none)")
-    command.add_argument("--offline", action="store_true", help="internet off: all comes from the data set")
-    command.add_argument("--data", action="store_true", help="take data/shards along; the run begins with the training, on Kaggle's own torch")
-    command.add_argument("--after", default="", metavar="KERNEL", help="attach its output: a pipeline goes on from it, a server takes its model")
-    command.add_argument("--wheels", type=Path, metavar="DIR", help="wheels to take along, for --offline")
-    command.add_argument("--ollama", type=Path, metavar="FILE", help="an archive of Ollama to take along, for --offline")
-    command.add_argument("--hours", type=float, default=11.5, help="then the state is saved and the run ends; Kaggle's limit is 12 (default: 11.5)")
     command.add_argument(
-        "--minutes", type=float, default=0.0, help="to serve after the first answers (default: 0; in an interactive session, all hours)"
+        "--title",
+        default="",
+        help="of the kernel; its address is made of it (default: antimatter MODE)",
+    )
+    command.add_argument(
+        "--accelerator",
+        choices=("none", "t4"),
+        default="none",
+        help="t4: the two T4 that Kaggle lends (default: none)",
+    )
+    command.add_argument(
+        "--offline", action="store_true", help="internet off: all comes from the data set"
+    )
+    command.add_argument(
+        "--data",
+        action="store_true",
+        help="take data/shards along; the run begins with the training, on Kaggle's own torch",
+    )
+    command.add_argument(
+        "--after",
+        default="",
+        metavar="KERNEL",
+        help="attach its output: a pipeline goes on from it, a server takes its model",
+    )
+    command.add_argument(
+        "--wheels", type=Path, metavar="DIR", help="wheels to take along, for --offline"
+    )
+    command.add_argument(
+        "--ollama",
+        type=Path,
+        metavar="FILE",
+        help="an archive of Ollama to take along, for --offline",
+    )
+    command.add_argument(
+        "--hours",
+        type=float,
+        default=11.5,
+        help="then the state is saved and the run ends; Kaggle's limit is 12 (default: 11.5)",
+    )
+    command.add_argument(
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="to serve after the first answers (default: 0; in an interactive session, all hours)",
     )
     command.set_defaults(run=kaggle)
     return parser
@@ -675,10 +1035,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _cards(command: "argparse._ActionsContainer") -> None:
     """On which GPUs a run is planned."""
-    command.add_argument("--devices", type=int, default=1, help="GPUs that share the batch (default: 1)")
-    command.add_argument("--mfu", type=float, default=0.4, help="share of the GPU's peak that the training reaches (default: 0.4)")
+    command.add_argument(
+        "--devices", type=int, default=1, help="GPUs that share the batch (default: 1)"
+    )
+    command.add_argument(
+        "--mfu",
+        type=float,
+        default=0.4,
+        help="share of the GPU's peak that the training reaches (default: 0.4)",
+    )
     command.add_argument("--gpu", help="show this one only")
-    command.add_argument("--price", type=float, help="US$ per GPU-hour of your provider, for all GPUs")
+    command.add_argument(
+        "--price", type=float, help="US$ per GPU-hour of your provider, for all GPUs"
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from antimatter.errors import UserError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -166,11 +168,13 @@ def _rounded(value: Any) -> Any:
 def read_json(path: Path) -> Any:
     """Raises FileNotFoundError or ValueError, each naming the file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro` to make it, or `dvc pull` to fetch it")
+        raise FileNotFoundError(
+            f"{path} is missing: run `dvc repro` to make it, or `dvc pull` to fetch it"
+        )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): delete it and run `dvc repro`") from None
+        raise UserError(f"{path} is not JSON ({error}): delete it and run `dvc repro`") from None
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -229,7 +233,9 @@ def _locked(path: Path, holder: str) -> TextIO:
             file.seek(0)
             process = file.read().strip()
             file.close()
-            raise BlockingIOError(f"{holder} is already running as process {process}: wait for it, or end it, then run again") from None
+            raise BlockingIOError(
+                f"{holder} is already running as process {process}: wait for it, or end it, then run again"
+            ) from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file

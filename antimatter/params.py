@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from antimatter.errors import UserError
+
 T = TypeVar("T")
 PARAMS = Path("params.yaml")
 
@@ -31,19 +33,33 @@ class _Loader(_Base):  # type: ignore[valid-type, misc]
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:  # PyYAML would silently keep the last one
-                raise ValueError(f"key '{key}' stands twice{node.start_mark}")
+                raise UserError(f"key '{key}' stands twice{node.start_mark}")
         return super().construct_mapping(node, deep)
 
 
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+0123456789."),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
     ("null", r"~|null|Null|NULL|", "~nN\0"),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first.replace("\0", ""), ""])
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(re.sub(r"\.(inf|nan)", r"\1", node.value.lower())))
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}",
+        re.compile(f"^(?:{_pattern})$"),
+        [*_first.replace("\0", ""), ""],
+    )
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int",
+    lambda loader, node: int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10),
+)
+_Loader.add_constructor(
+    "tag:yaml.org,2002:float",
+    lambda loader, node: float(re.sub(r"\.(inf|nan)", r"\1", node.value.lower())),
+)
 
 
 def load(path: Path = PARAMS) -> dict[str, Any]:
@@ -54,13 +70,17 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
         ValueError: it is not YAML, or not a mapping.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run from the root of the repository, or `git checkout {path}`")
+        raise FileNotFoundError(
+            f"{path} is missing: run from the root of the repository, or `git checkout {path}`"
+        )
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold sections of `key: value`, got {values!r}: `git checkout {path}` brings the committed one back")
+        raise UserError(
+            f"{path} must hold sections of `key: value`, got {values!r}: `git checkout {path}` brings the committed one back"
+        )
     return values
 
 
@@ -76,7 +96,7 @@ def read(config: type[T], section: str, path: Path = PARAMS, *, part: bool = Fal
     """
     values = load(path)
     if section not in values:
-        raise ValueError(f"{path}: section `{section}` is missing{_did_you_mean(section, values)}")
+        raise UserError(f"{path}: section `{section}` is missing{_did_you_mean(section, values)}")
     return build(config, values[section], f"{path}: {section}", part)
 
 
@@ -87,19 +107,23 @@ def build(config: type[T], values: Any, where: str, part: bool = False) -> T:
         where: what they are called in errors.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{where} must be a section of `key: value`, got {values!r}")
+        raise UserError(f"{where} must be a section of `key: value`, got {values!r}")
     hints = typing.get_type_hints(config)
     unknown = [] if part else [key for key in values if key not in hints]
     if unknown:
-        raise ValueError(f"{where}.{unknown[0]} is not a parameter{_did_you_mean(unknown[0], hints)}; known: {', '.join(hints)}")
+        raise UserError(
+            f"{where}.{unknown[0]} is not a parameter{_did_you_mean(unknown[0], hints)}; known: {', '.join(hints)}"
+        )
     for key in hints:
         if key not in values:
-            raise ValueError(f"{where}.{key} is missing{_did_you_mean(key, values.keys() - hints.keys())}")
+            raise UserError(
+                f"{where}.{key} is missing{_did_you_mean(key, values.keys() - hints.keys())}"
+            )
     converted = {key: _convert(hint, values[key], f"{where}.{key}") for key, hint in hints.items()}
     try:
         return config(**converted)
     except ValueError as error:  # from __post_init__, which knows the key but not the file
-        raise ValueError(f"{where}.{error}") from None
+        raise UserError(f"{where}.{error}") from None
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -112,7 +136,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
     if origin is typing.Literal:
         if value not in arguments or isinstance(value, bool):
-            raise ValueError(f"{where} must be one of {', '.join(map(str, arguments))}; got {value!r}")
+            raise UserError(
+                f"{where} must be one of {', '.join(map(str, arguments))}; got {value!r}"
+            )
         return value
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
@@ -122,8 +148,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if origin is None and type(value) is hint:
         return value
-    expected = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, "a list" if origin is tuple else str(hint))
-    raise ValueError(f"{where} must be {expected}, got {value!r}")
+    expected = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(
+        hint, "a list" if origin is tuple else str(hint)
+    )
+    raise UserError(f"{where} must be {expected}, got {value!r}")
 
 
 def _did_you_mean(word: str, known: typing.Iterable[str]) -> str:

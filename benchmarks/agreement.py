@@ -45,7 +45,12 @@ def ours(model: GPT, batches: Batches) -> float:
 def transformers(folder: Path, batches: Batches) -> float:
     model = AutoModelForCausalLM.from_pretrained(folder)
     total = sum(
-        float(F.cross_entropy(model(inputs).logits.double().flatten(0, 1), targets.flatten(), reduction="sum")) for inputs, targets in batches
+        float(
+            F.cross_entropy(
+                model(inputs).logits.double().flatten(0, 1), targets.flatten(), reduction="sum"
+            )
+        )
+        for inputs, targets in batches
     )
     return math.exp(total / sum(targets.numel() for _, targets in batches))
 
@@ -54,7 +59,14 @@ def llama_states(model: GPT, path: Path, batches: Batches) -> float:
     """From the final states that llama.cpp gives."""
     total, tokens = 0.0, 0
     for length in sorted({inputs.shape[1] for inputs, _ in batches}):
-        ids = torch.cat([torch.cat([inputs, targets[:, -1:]], 1) for inputs, targets in batches if inputs.shape[1] == length])  # (N, T + 1)
+        # (N, T + 1)
+        ids = torch.cat(
+            [
+                torch.cat([inputs, targets[:, -1:]], 1)
+                for inputs, targets in batches
+                if inputs.shape[1] == length
+            ]
+        )
         total += math.log(parity.compare(model, path, ids).perplexity) * ids[:, 1:].numel()
         tokens += ids[:, 1:].numel()
     return math.exp(total / tokens)
@@ -67,8 +79,17 @@ def llama_probabilities(path: Path, batches: Batches, vocab_size: int) -> float:
         for row, wanted in zip(inputs.tolist(), targets.tolist(), strict=True):
             with Llama(path, len(row) + 1, threads=parity.THREADS) as llama:
                 for end, target in enumerate(wanted, 1):
-                    body = {"prompt": row[:end], "n_predict": 1, "n_probs": vocab_size, "temperature": 0, "stream": False, "cache_prompt": True}
-                    found = llama.post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
+                    body = {
+                        "prompt": row[:end],
+                        "n_predict": 1,
+                        "n_probs": vocab_size,
+                        "temperature": 0,
+                        "stream": False,
+                        "cache_prompt": True,
+                    }
+                    found = llama.post("/completion", body)["completion_probabilities"][0][
+                        "top_logprobs"
+                    ]
                     total -= next(entry["logprob"] for entry in found if entry["id"] == target)
                     tokens += 1
             print(f"{tokens:,} tokens by the probabilities of {path.name} ...", file=sys.stderr)
@@ -79,11 +100,26 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint", type=Path, default=Path("models/checkpoints"))
     parser.add_argument("--tokenizer", type=Path, default=Path("data/tokenizer"))
-    parser.add_argument("--gguf", type=Path, action="append", help="default: the f32 and f16 files in models/gguf")
-    parser.add_argument("--text", type=Path, help="a text file (default: the validation split in data/shards)")
+    parser.add_argument(
+        "--gguf", type=Path, action="append", help="default: the f32 and f16 files in models/gguf"
+    )
+    parser.add_argument(
+        "--text", type=Path, help="a text file (default: the validation split in data/shards)"
+    )
     parser.add_argument("--tokens", type=int, help="at most about that many (default: all)")
-    parser.add_argument("--probabilities", type=int, default=2, metavar="WINDOWS", help="for the second way of asking llama.cpp (default: 2)")
-    parser.add_argument("--most", type=float, default=1e-3, help="relative difference that is allowed (default: 1e-3)")
+    parser.add_argument(
+        "--probabilities",
+        type=int,
+        default=2,
+        metavar="WINDOWS",
+        help="for the second way of asking llama.cpp (default: 2)",
+    )
+    parser.add_argument(
+        "--most",
+        type=float,
+        default=1e-3,
+        help="relative difference that is allowed (default: 1e-3)",
+    )
     given = parser.parse_args()
     logging.disable_progress_bar()
     source, tokenizer = open_checkpoint(given.checkpoint), Tokenizer.load(given.tokenizer)
@@ -95,8 +131,11 @@ def main() -> None:
         stream = Shards(Path("data/shards")).split("validation")
     batches = list(in_order(stream, batch_size=BATCH, block_size=T, tokens=given.tokens))
     whole = list(in_order(stream, batch_size=1, block_size=T))[: given.probabilities]
-    few = [(inputs[:, : T - 1], targets[:, : T - 1]) for inputs, targets in whole]  # llama.cpp wants room for one token more
-    print(f"{sum(targets.numel() for _, targets in batches):,} tokens in windows of {T}, from {given.text or 'the validation split'}")
+    # llama.cpp wants room for one token more
+    few = [(inputs[:, : T - 1], targets[:, : T - 1]) for inputs, targets in whole]
+    print(
+        f"{sum(targets.numel() for _, targets in batches):,} tokens in windows of {T}, from {given.text or 'the validation split'}"
+    )
 
     def compare(name: str, perplexity: float, ours: float) -> bool:
         difference = perplexity / ours - 1
@@ -112,7 +151,11 @@ def main() -> None:
         failed |= compare(f"llama.cpp, {path.name}", llama_states(model, path, batches), expected)
         if few:
             found = llama_probabilities(path, few, model.config.vocab_size)
-            failed |= compare(f"llama.cpp's own probabilities, {path.name}, first {len(few)} windows", found, ours(model, few))
+            failed |= compare(
+                f"llama.cpp's own probabilities, {path.name}, first {len(few)} windows",
+                found,
+                ours(model, few),
+            )
     if failed:
         raise SystemExit(f"error: a perplexity differs from ours by more than {given.most:g}")
 

@@ -36,7 +36,17 @@ def main() -> None:
         found = {}
         for name in ("tokenizers", "rustbpe"):
             done = subprocess.run(
-                [sys.executable, __file__, str(given.corpus), "--megabytes", str(megabytes), "--one", name], capture_output=True, text=True
+                [
+                    sys.executable,
+                    __file__,
+                    str(given.corpus),
+                    "--megabytes",
+                    str(megabytes),
+                    "--one",
+                    name,
+                ],
+                capture_output=True,
+                text=True,
             )
             if done.returncode:
                 print(f"{name}: {done.stderr.strip().splitlines()[-1]}")
@@ -44,7 +54,8 @@ def main() -> None:
             found[name] = json.loads(done.stdout)
             report = found[name]
             print(
-                f"{name:12}{megabytes:7.0f} MB {report['cpu']:7.1f} s CPU {report['wall']:7.1f} s wall {report['peak_mb']:7.0f} MB peak", flush=True
+                f"{name:12}{megabytes:7.0f} MB {report['cpu']:7.1f} s CPU {report['wall']:7.1f} s wall {report['peak_mb']:7.0f} MB peak",
+                flush=True,
             )
         if len(found) == 2:
             ours, theirs = (set(report["tokens"]) for report in found.values())
@@ -57,7 +68,9 @@ def run(name: str, corpus: Path, megabytes: float) -> None:
         import rustbpe
 
         learner = rustbpe.Tokenizer()
-        learner.train_from_iterator(texts(corpus, megabytes), VOCABULARY - len(SPECIAL), pattern=PATTERN)
+        learner.train_from_iterator(
+            texts(corpus, megabytes), VOCABULARY - len(SPECIAL), pattern=PATTERN
+        )
         tokens = [bytes(token).hex() for token, _ in learner.get_mergeable_ranks()]
     else:
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -67,14 +80,30 @@ def run(name: str, corpus: Path, megabytes: float) -> None:
         bpe = Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         trainer = trainers.BpeTrainer(
-            vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=VOCABULARY,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         )
         bpe.train_from_iterator(texts(corpus, megabytes), trainer)
         to_byte = {character: byte for byte, character in enumerate(_byte_characters())}
-        tokens = [bytes(to_byte[c] for c in token).hex() for token in bpe.get_vocab() if token not in SPECIAL]
+        tokens = [
+            bytes(to_byte[c] for c in token).hex()
+            for token in bpe.get_vocab()
+            if token not in SPECIAL
+        ]
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    print(json.dumps({"cpu": time.process_time() - cpu, "wall": time.monotonic() - begin, "peak_mb": peak, "tokens": tokens}))
+    print(
+        json.dumps(
+            {
+                "cpu": time.process_time() - cpu,
+                "wall": time.monotonic() - begin,
+                "peak_mb": peak,
+                "tokens": tokens,
+            }
+        )
+    )
 
 
 def texts(corpus: Path, megabytes: float) -> Iterator[str]:

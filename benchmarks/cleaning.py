@@ -17,7 +17,12 @@ from pathlib import Path
 
 from datatrove.data import Document
 from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
-from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+)
 from datatrove.pipeline.formatters import FTFYFormatter
 
 from antimatter import params
@@ -37,9 +42,18 @@ def main() -> None:
     given = parser.parse_args()
     config = params.read(CleanConfig, "cleaned", Path("presets/300m.yaml"))
     language = filters.Language(config.language)
-    rules = list(filters.steps(config.language, config.c4, config.gopher, config.fineweb, config.repetition))
+    rules = list(
+        filters.steps(config.language, config.c4, config.gopher, config.fineweb, config.repetition)
+    )
     rules.append(Rubbish(config.rubbish))
-    theirs = [FTFYFormatter(), language, C4QualityFilter(), GopherQualityFilter(), FineWebQualityFilter(), GopherRepetitionFilter()]
+    theirs = [
+        FTFYFormatter(),
+        language,
+        C4QualityFilter(),
+        GopherQualityFilter(),
+        FineWebQualityFilter(),
+        GopherRepetitionFilter(),
+    ]
     signer = MinhashDedupSignature(output_folder="/dev/null")
     spent: dict[str, list[float]] = defaultdict(list)
     steps: Counter[str] = Counter()
@@ -70,7 +84,9 @@ def main() -> None:
         for hashed in {whole, document.text}:
             words = hashed.lower().split()
             duplicates.exact_hash(words)
-            duplicates.bands(duplicates.signature(words, config.near_duplicates), config.near_duplicates)
+            duplicates.bands(
+                duplicates.signature(words, config.near_duplicates), config.near_duplicates
+            )
         steps["signatures"] += int(1e9 * (time.thread_time() - begin))
 
     sizes = []
@@ -79,11 +95,16 @@ def main() -> None:
         for name, run in (("datatrove", run_theirs), ("ours", run_ours)):
             spent[name].append(cpu(run, texts))
     rates = {
-        name: [size / seconds for size, seconds in zip(sizes[1:], times[1:], strict=True)] for name, times in spent.items()
+        name: [size / seconds for size, seconds in zip(sizes[1:], times[1:], strict=True)]
+        for name, times in spent.items()
     }  # the first warms up
     for name, values in rates.items():
-        print(f"{name:12}{statistics.median(values):8.2f} MB/s of a core, kept {kept[name]:,} documents")
-    print(f"ratio       {statistics.median(o / t for o, t in zip(rates['ours'], rates['datatrove'], strict=True)):8.1f}")
+        print(
+            f"{name:12}{statistics.median(values):8.2f} MB/s of a core, kept {kept[name]:,} documents"
+        )
+    print(
+        f"ratio       {statistics.median(o / t for o, t in zip(rates['ours'], rates['datatrove'], strict=True)):8.1f}"
+    )
     for name, nanoseconds in steps.items():
         print(f"  {name:14}{sum(sizes) / (nanoseconds / 1e9):8.1f} MB/s")
 
@@ -97,7 +118,9 @@ def cpu(run: Callable[[str], None], texts: list[str]) -> float:
 
 def chunks(pattern: str, column: str, megabytes: float) -> Iterator[list[str]]:
     """About a megabyte of documents at a time, from all files in turn."""
-    parts = paths.parts([FilesConfig(pattern=pattern, text_column=column, licence="")], 0, "pattern")
+    parts = paths.parts(
+        [FilesConfig(pattern=pattern, text_column=column, licence="")], 0, "pattern"
+    )
     readers = [local.read(part) for part in parts]
     done = 0.0
     while done < megabytes * 1e6:

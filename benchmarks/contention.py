@@ -17,11 +17,11 @@ import torch
 from antimatter.data.batches import Batch
 from antimatter.model.gpt import GPT
 from antimatter.model.config import GPTConfig
-from antimatter.training import arithmetic, optimizer as adamw
+from antimatter.training import numerics, optimizer as adamw
 from antimatter.training.config import OptimizerConfig
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
-arithmetic.pin(2)
-arithmetic.keep_memory()
+numerics.pin(2)
+numerics.keep_memory()
 config = dict(n_layer=2, n_head=3, n_embd=192, block_size=256, vocab_size=4096, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1)
 model = GPT(GPTConfig(**config))
 recipe = OptimizerConfig(
@@ -57,9 +57,15 @@ def main() -> None:
         environment = {**os.environ, "PYTHONPATH": ".", **setting}
         command = [sys.executable, "-c", STEPS, str(given.seconds)]
         for together in (1, 2):
-            running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(together)]
+            running = [
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+                for _ in range(together)
+            ]
             speeds = [process.communicate()[0].strip() for process in running]
-            print(f"{label:24}{'alone' if together == 1 else 'two at once':14}{' and '.join(speeds)} tokens/s", flush=True)
+            print(
+                f"{label:24}{'alone' if together == 1 else 'two at once':14}{' and '.join(speeds)} tokens/s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

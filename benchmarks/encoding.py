@@ -44,13 +44,18 @@ def main() -> None:
             found[name] = encode(texts)
             rates[name].append(megabytes / (time.process_time() - begin))
         for name, ids in found.items():
-            different[name] += sum(not np.array_equal(ours, theirs) for ours, theirs in zip(found["encode_batch"], ids, strict=True))
+            different[name] += sum(
+                not np.array_equal(ours, theirs)
+                for ours, theirs in zip(found["encode_batch"], ids, strict=True)
+            )
         documents, size = documents + len(texts), size + megabytes
     base = statistics.median(rates["encode_batch"][1:])  # the first chunk warms up
     print(f"{documents:,} documents, {size:.0f} MB")
     for name, values in rates.items():
         rate = statistics.median(values[1:])
-        print(f"{name:26}{rate:8.1f} MB/s of a core {rate / base:6.1f} x, ids different in {different[name]} documents")
+        print(
+            f"{name:26}{rate:8.1f} MB/s of a core {rate / base:6.1f} x, ids different in {different[name]} documents"
+        )
 
 
 def encoders_for(folder: Path) -> Iterator[tuple[str, Encoder]]:

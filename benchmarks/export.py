@@ -26,7 +26,14 @@ from antimatter.model import weights
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
-CONFIG = GGUFConfig(name="random", license="mit", types=("f16",), relu_scale=1024, windows=1, max_kl=MaxKL(f32=1, f16=1, q8_0=1, q4_k_m=1))
+CONFIG = GGUFConfig(
+    name="random",
+    license="mit",
+    types=("f16",),
+    relu_scale=1024,
+    windows=1,
+    max_kl=MaxKL(f32=1, f16=1, q8_0=1, q4_k_m=1),
+)
 CONVERTER = """# it takes known tokenizers only, by the hash of what they make of a text; ours is as random as the weights
 import runpy, sys
 from pathlib import Path
@@ -57,31 +64,64 @@ def main() -> None:
         model = GPT(config)
         weights.save(model, folder / "ours")
         torch.save(model.state_dict(), folder / "ours" / "state.pt")
-        print(f"{model.n_parameters() / 1e6:.1f} M parameters, largest tensor {given.vocabulary * given.channels * 4 / 1e6:.0f} MB in float32")
+        print(
+            f"{model.n_parameters() / 1e6:.1f} M parameters, largest tensor {given.vocabulary * given.channels * 4 / 1e6:.0f} MB in float32"
+        )
         write_tokenizer(folder / "tokenizer.json", given.vocabulary)
         if given.converter:
             write_gpt2(folder / "gpt2", config, folder / "tokenizer.json")
         del model
-        _, floor = measured([sys.executable, "-c", "import torch, safetensors.torch, gguf; from antimatter.export import gguf"])
+        _, floor = measured(
+            [
+                sys.executable,
+                "-c",
+                "import torch, safetensors.torch, gguf; from antimatter.export import gguf",
+            ]
+        )
         print(f"a process that only imports: {floor:.0f} MB")
         spent: dict[str, list[tuple[float, float]]] = {}
         sizes: dict[str, Path] = {}
         for _ in range(given.rounds):
             for file_type in TYPES:
                 for checkpoint in ("final.safetensors", "state.pt"):
-                    which, path = f"ours {file_type} of {checkpoint}", folder / f"random-{file_type}.gguf"
+                    which, path = (
+                        f"ours {file_type} of {checkpoint}",
+                        folder / f"random-{file_type}.gguf",
+                    )
                     spent.setdefault(which, []).append(
-                        measured([sys.executable, __file__, "--one", folder / "ours" / checkpoint, path, file_type, folder / "tokenizer.json"])
+                        measured(
+                            [
+                                sys.executable,
+                                __file__,
+                                "--one",
+                                folder / "ours" / checkpoint,
+                                path,
+                                file_type,
+                                folder / "tokenizer.json",
+                            ]
+                        )
                     )
                     sizes[which] = path
                 if given.converter and file_type != "q4_k_m":
                     which, path = f"llama.cpp {file_type}", folder / f"gpt2-{file_type}.gguf"
-                    command = [sys.executable, "-c", CONVERTER, given.converter, folder / "gpt2", "--outtype", file_type, "--outfile", path]
+                    command = [
+                        sys.executable,
+                        "-c",
+                        CONVERTER,
+                        given.converter,
+                        folder / "gpt2",
+                        "--outtype",
+                        file_type,
+                        "--outfile",
+                        path,
+                    ]
                     spent.setdefault(which, []).append(measured(command))
                     sizes[which] = path
                 elif given.converter and given.quantize:
                     which, path = "llama.cpp q4_k_m, from its f16", folder / "gpt2-q4_k_m.gguf"
-                    spent.setdefault(which, []).append(measured([given.quantize, folder / "gpt2-f16.gguf", path, "Q4_K_M"]))
+                    spent.setdefault(which, []).append(
+                        measured([given.quantize, folder / "gpt2-f16.gguf", path, "Q4_K_M"])
+                    )
                     sizes[which] = path
         for which, runs in spent.items():
             seconds, memory = (statistics.median(values) for values in zip(*runs, strict=True))
@@ -143,19 +183,44 @@ def write_gpt2(folder: Path, config: GPTConfig, tokenizer: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     shape = GPT2Config(
-        n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd, n_positions=config.block_size, vocab_size=config.vocab_size
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        n_embd=config.n_embd,
+        n_positions=config.block_size,
+        vocab_size=config.vocab_size,
     )
     peer = GPT2LMHeadModel(shape)
     folder.mkdir()
-    state = {name: tensor.contiguous() for name, tensor in peer.state_dict().items() if name != "lm_head.weight"}
+    state = {
+        name: tensor.contiguous()
+        for name, tensor in peer.state_dict().items()
+        if name != "lm_head.weight"
+    }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(shape.to_dict() | {"architectures": ["GPT2LMHeadModel"], "n_ctx": config.block_size}, default=str))
+    (folder / "config.json").write_text(
+        json.dumps(
+            shape.to_dict() | {"architectures": ["GPT2LMHeadModel"], "n_ctx": config.block_size},
+            default=str,
+        )
+    )
     values = json.loads(tokenizer.read_text())
     (folder / "tokenizer.json").write_text(json.dumps(values))
     (folder / "vocab.json").write_text(json.dumps(values["model"]["vocab"]))
-    (folder / "merges.txt").write_text("\n".join(merge if isinstance(merge, str) else " ".join(merge) for merge in values["model"]["merges"]))
+    (folder / "merges.txt").write_text(
+        "\n".join(
+            merge if isinstance(merge, str) else " ".join(merge)
+            for merge in values["model"]["merges"]
+        )
+    )
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "GPT2Tokenizer", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[EOS]"})
+        json.dumps(
+            {
+                "tokenizer_class": "GPT2Tokenizer",
+                "bos_token": "[BOS]",
+                "eos_token": "[EOS]",
+                "unk_token": "[EOS]",
+            }
+        )
     )
 
 

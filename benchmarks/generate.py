@@ -15,7 +15,17 @@ from antimatter.model.config import GPTConfig, Sampling
 from antimatter.model.gpt import GPT
 from antimatter.model.sampling import generate
 
-CONFIG = GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1)
+CONFIG = GPTConfig(
+    n_layer=6,
+    n_head=4,
+    n_embd=256,
+    block_size=256,
+    vocab_size=8192,
+    negative_slope=0.01,
+    dropout=0.0,
+    tied_embeddings=True,
+    seed=1,
+)
 ROWS, PROMPT, ROUNDS = 4, [1, 5, 9], 7
 
 
@@ -33,7 +43,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200)
     given = parser.parse_args()
     torch.set_num_threads(2)
-    model, greedy = GPT(CONFIG).eval(), Sampling(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=given.tokens)
+    model, greedy = (
+        GPT(CONFIG).eval(),
+        Sampling(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=given.tokens),
+    )
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     for _ in range(ROUNDS):
         begin = time.perf_counter()
@@ -45,7 +58,9 @@ def main() -> None:
         assert one == other
     for which, times in seconds.items():
         print(f"{which:8}{statistics.median(times):7.2f} s for {ROWS} x {given.tokens} tokens")
-    print(f"ratio   {statistics.median(b / a for a, b in zip(seconds['with'], seconds['without'], strict=True)):7.2f}")
+    print(
+        f"ratio   {statistics.median(b / a for a, b in zip(seconds['with'], seconds['without'], strict=True)):7.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def main() -> None:
         n_layer=given.layers, n_head=given.heads, n_embd=given.channels, block_size=given.context, vocab_size=given.vocabulary,
         negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1,
     )  # fmt: skip
-    ids = torch.randint(3, given.vocabulary, (1, given.context), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(
+        3, given.vocabulary, (1, given.context), generator=torch.Generator().manual_seed(1)
+    )
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder, source = Path(name), of_model(GPT(config).requires_grad_(False))
         write_tokenizer(folder / "tokenizer.json", given.vocabulary)
@@ -45,7 +47,10 @@ def main() -> None:
         for file_type in TYPES:
             shown = f"{file_type:8}{paths[file_type].stat().st_size / 1e6:8.1f} MB"
             for what in ("prompt", "answer"):
-                ratio = statistics.median(run[what] / peer[what] for run, peer in zip(found[file_type], found["f16"], strict=True))
+                ratio = statistics.median(
+                    run[what] / peer[what]
+                    for run, peer in zip(found[file_type], found["f16"], strict=True)
+                )
                 shown += f"   {what} {statistics.median(run[what] for run in found[file_type]):8.1f} tokens/s, {ratio:.2f} x f16"
             print(shown)
 

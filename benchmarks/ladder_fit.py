@@ -15,25 +15,53 @@ from antimatter.ladder import scaling
 
 WEIGHTS, DATA = np.repeat([3.6e5, 9.2e5, 1.7e6], 4), np.tile([3.8e6, 7.6e6, 1.5e7, 3.1e7], 3)
 TARGETS = {"10 x": (1.7e7, 3.1e8), "300m": (3.5e8, 3.9e10)}
-LAWS = {"drawn from the prior": None, "Hoffmann": (0.34, 0.28), "Besiroglu": (0.35, 0.37), "steep": (0.5, 0.5), "flat": (0.25, 0.22)}
+LAWS = {
+    "drawn from the prior": None,
+    "Hoffmann": (0.34, 0.28),
+    "Besiroglu": (0.35, 0.37),
+    "steep": (0.5, 0.5),
+    "flat": (0.25, 0.22),
+}
 HUBER, RESAMPLES = 1e-3, 60
 
 
 def huber(weights: np.ndarray, data: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, ...]:
     """The best law of the grid: E, A, alpha, B, beta, with A and B at the middle of the ladder."""
     middle = np.exp(np.log(WEIGHTS).mean()), np.exp(np.log(DATA).mean())
-    alpha, beta = (exponent.ravel() for exponent in np.meshgrid(np.linspace(0.05, 1.2, 24), np.linspace(0.05, 1.2, 24), indexing="ij"))
-    X = np.stack([np.ones((len(alpha), len(losses))), (weights / middle[0]) ** -alpha[:, None], (data / middle[1]) ** -beta[:, None]], axis=-1)
+    alpha, beta = (
+        exponent.ravel()
+        for exponent in np.meshgrid(
+            np.linspace(0.05, 1.2, 24), np.linspace(0.05, 1.2, 24), indexing="ij"
+        )
+    )
+    X = np.stack(
+        [
+            np.ones((len(alpha), len(losses))),
+            (weights / middle[0]) ** -alpha[:, None],
+            (data / middle[1]) ** -beta[:, None],
+        ],
+        axis=-1,
+    )
     shares = np.ones((len(alpha), len(losses)))
     for _ in range(8):
         weighted = X * shares[..., None]
         gram = weighted.transpose(0, 2, 1) @ X + 1e-12 * np.eye(3)
-        theta = np.clip(np.linalg.solve(gram, (weighted.transpose(0, 2, 1) @ losses)[..., None])[..., 0], 1e-9, None)
+        theta = np.clip(
+            np.linalg.solve(gram, (weighted.transpose(0, 2, 1) @ losses)[..., None])[..., 0],
+            1e-9,
+            None,
+        )
         away = np.abs(np.log((X @ theta[..., None])[..., 0]) - np.log(losses))
         shares = np.minimum(1, HUBER / np.maximum(away, 1e-12)) / losses**2
     cost = np.where(away < HUBER, away**2 / 2, HUBER * (away - HUBER / 2)).sum(axis=1)
     best = int(cost.argmin())
-    return theta[best, 0], theta[best, 1] * middle[0] ** alpha[best], alpha[best], theta[best, 2] * middle[1] ** beta[best], beta[best]
+    return (
+        theta[best, 0],
+        theta[best, 1] * middle[0] ** alpha[best],
+        alpha[best],
+        theta[best, 2] * middle[1] ** beta[best],
+        beta[best],
+    )
 
 
 def bootstrap(losses: np.ndarray, random: np.random.Generator) -> dict[str, tuple[float, float]]:
@@ -44,19 +72,26 @@ def bootstrap(losses: np.ndarray, random: np.random.Generator) -> dict[str, tupl
             found.append(huber(WEIGHTS[chosen], DATA[chosen], losses[chosen]))
     intervals = {}
     for name, (n, d) in TARGETS.items():
-        low, high = np.quantile([E + A * n**-alpha + B * d**-beta for E, A, alpha, B, beta in found], (0.05, 0.95))
+        low, high = np.quantile(
+            [E + A * n**-alpha + B * d**-beta for E, A, alpha, B, beta in found], (0.05, 0.95)
+        )
         intervals[name] = (low, high)
     return intervals
 
 
 def main(rounds: int) -> None:
     random = np.random.default_rng(11)
-    print("| exponents | target | posterior: held, width | Huber and bootstrap: held, width |\n|---|---|---|---|")
+    print(
+        "| exponents | target | posterior: held, width | Huber and bootstrap: held, width |\n|---|---|---|---|"
+    )
     for law, exponents in LAWS.items():
         held = {(way, name): 0 for way in ("posterior", "bootstrap") for name in TARGETS}
         spans: dict[tuple[str, str], list[float]] = {key: [] for key in held}
         for _ in range(rounds):
-            drawn = (base * np.exp(scaling.SPREAD * random.standard_normal()) for base in (scaling.ALPHA, scaling.BETA))
+            drawn = (
+                base * np.exp(scaling.SPREAD * random.standard_normal())
+                for base in (scaling.ALPHA, scaling.BETA)
+            )
             alpha, beta = exponents or tuple(drawn)
             E, a, b = random.uniform(0.2, 0.7), random.uniform(0.2, 0.6), random.uniform(0.2, 0.6)
 
@@ -67,11 +102,17 @@ def main(rounds: int) -> None:
             found, others = scaling.fit(WEIGHTS, DATA, losses), bootstrap(losses, random)
             for name, target in TARGETS.items():
                 interval = found.expected(*target)
-                for way, (low, high) in (("posterior", (interval.low, interval.high)), ("bootstrap", others[name])):
+                for way, (low, high) in (
+                    ("posterior", (interval.low, interval.high)),
+                    ("bootstrap", others[name]),
+                ):
                     held[way, name] += low <= truth(*target) <= high
                     spans[way, name].append((high - low) / truth(*target))
         for name in TARGETS:
-            cells = [f"{held[way, name] / rounds:.0%}, {np.median(spans[way, name]):.0%}" for way in ("posterior", "bootstrap")]
+            cells = [
+                f"{held[way, name] / rounds:.0%}, {np.median(spans[way, name]):.0%}"
+                for way in ("posterior", "bootstrap")
+            ]
             print(f"| {law} | {name} | {cells[0]} | {cells[1]} |", flush=True)
 
 

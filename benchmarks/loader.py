@@ -22,7 +22,15 @@ from antimatter.model.flops import flops_per_token
 BATCH, BLOCK, FILE_TOKENS, ROUNDS = 32, 2048, 50_000_000, 200
 SPEED = 0.55 * 989e12  # FLOP/s: an H200 at an MFU of 55%, the fastest that is hoped for
 PRESET = GPTConfig(
-    n_layer=24, n_head=16, n_embd=1024, block_size=BLOCK, vocab_size=50257, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1
+    n_layer=24,
+    n_head=16,
+    n_embd=1024,
+    block_size=BLOCK,
+    vocab_size=50257,
+    negative_slope=0.01,
+    dropout=0.0,
+    tied_embeddings=True,
+    seed=1,
 )
 
 
@@ -33,33 +41,56 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as name:
         paths = write(Path(name), int(given.gigabytes * 1e9 / 2))
         begin = time.monotonic()
-        batches = Batches([np.load(path, mmap_mode="r") for path in paths], batch_size=BATCH, block_size=BLOCK, seed=1)
+        batches = Batches(
+            [np.load(path, mmap_mode="r") for path in paths],
+            batch_size=BATCH,
+            block_size=BLOCK,
+            seed=1,
+        )
         batches.at(0)
-        print(f"{given.gigabytes} GB in {len(paths)} files, {batches.windows:,} windows; first batch after {time.monotonic() - begin:.2f} s")
+        print(
+            f"{given.gigabytes} GB in {len(paths)} files, {batches.windows:,} windows; first batch after {time.monotonic() - begin:.2f} s"
+        )
         random = np.random.default_rng(0)
         spent: dict[str, list[float]] = {"ours": [], "memmap": []}
         before = anonymous()
         for step in range(ROUNDS):
-            for which, take in (("ours", lambda step=step: batches.at(step)), ("memmap", lambda: recipe(paths, random))):
+            for which, take in (
+                ("ours", lambda step=step: batches.at(step)),
+                ("memmap", lambda: recipe(paths, random)),
+            ):
                 begin = time.perf_counter()
                 inputs, targets = take()
                 spent[which].append(time.perf_counter() - begin)
                 assert inputs.shape == targets.shape == (BATCH, BLOCK)
         for which, times in spent.items():
             median = statistics.median(times[10:])
-            print(f"{which:8}{1 / median:8.0f} batches/s of {BATCH} x {BLOCK}, {BATCH * BLOCK / median / 1e6:.1f} M tokens/s")
-        ratios = [theirs / ours for ours, theirs in zip(spent["ours"][10:], spent["memmap"][10:], strict=True)]
+            print(
+                f"{which:8}{1 / median:8.0f} batches/s of {BATCH} x {BLOCK}, {BATCH * BLOCK / median / 1e6:.1f} M tokens/s"
+            )
+        ratios = [
+            theirs / ours
+            for ours, theirs in zip(spent["ours"][10:], spent["memmap"][10:], strict=True)
+        ]
         print(f"ratio   {statistics.median(ratios):8.2f}")
         needed = SPEED / flops_per_token(PRESET)
         share = statistics.median(spent["ours"][10:]) / (BATCH * BLOCK) * needed
-        print(f"an H200 at an MFU of 55% trains the 300M preset on {needed:,.0f} tokens/s: reading takes {share:.2%} of its step,")
+        print(
+            f"an H200 at an MFU of 55% trains the 300M preset on {needed:,.0f} tokens/s: reading takes {share:.2%} of its step,"
+        )
         print("and happens beside it (batches.Ahead)")
-        print(f"memory beside the page cache grew by {(anonymous() - before) / 1e6:.1f} MB in {2 * ROUNDS} batches")
+        print(
+            f"memory beside the page cache grew by {(anonymous() - before) / 1e6:.1f} MB in {2 * ROUNDS} batches"
+        )
 
 
 def anonymous() -> int:
     """Resident bytes that are not a file's: what a memory map does not give back when others need it."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("RssAnon")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -67,7 +98,9 @@ def recipe(paths: list[Path], random: np.random.Generator) -> tuple[torch.Tensor
     data = np.load(paths[random.integers(len(paths))], mmap_mode="r")
     starts = random.integers(0, len(data) - BLOCK - 1, BATCH)
     inputs = torch.stack([torch.from_numpy(data[i : i + BLOCK].astype(np.int64)) for i in starts])
-    targets = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + BLOCK].astype(np.int64)) for i in starts])
+    targets = torch.stack(
+        [torch.from_numpy(data[i + 1 : i + 1 + BLOCK].astype(np.int64)) for i in starts]
+    )
     return inputs, targets
 
 

@@ -43,32 +43,73 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only-cleaned", action="store_true")
     given = parser.parse_args()
-    runtime = dataclasses.replace(params.read(EngineRuntime, "runtime", PRESET, part=True), workers=given.workers)
+    runtime = dataclasses.replace(
+        params.read(EngineRuntime, "runtime", PRESET, part=True), workers=given.workers
+    )
     for megabytes in given.megabytes:
         with tempfile.TemporaryDirectory(dir=".") as name:
             folder = Path(name)
             write_parquet(corpus(given, megabytes), folder / "raw", given.file_mb)
             size = sum(map(text_bytes, (folder / "raw").iterdir())) / 1e6
-            config = dataclasses.replace(params.read(TokenizerConfig, "tokenizer", PRESET), train_mb=given.train_mb)
+            config = dataclasses.replace(
+                params.read(TokenizerConfig, "tokenizer", PRESET), train_mb=given.train_mb
+            )
             split = params.read(ShardsConfig, "shards", PRESET)
             for label, call in (
-                ("cleaned", (clean, folder / "raw", folder / "work", params.read(CleanConfig, "cleaned", PRESET), runtime)),
-                ("tokenizer", (tokenizer.train, folder / "work/cleaned", folder / "tokenizer", config, given.workers)),
-                ("shards", (writer.write, folder / "work/cleaned", folder / "tokenizer", folder / "encoded", split, runtime)),
+                (
+                    "cleaned",
+                    (
+                        clean,
+                        folder / "raw",
+                        folder / "work",
+                        params.read(CleanConfig, "cleaned", PRESET),
+                        runtime,
+                    ),
+                ),
+                (
+                    "tokenizer",
+                    (
+                        tokenizer.train,
+                        folder / "work/cleaned",
+                        folder / "tokenizer",
+                        config,
+                        given.workers,
+                    ),
+                ),
+                (
+                    "shards",
+                    (
+                        writer.write,
+                        folder / "work/cleaned",
+                        folder / "tokenizer",
+                        folder / "encoded",
+                        split,
+                        runtime,
+                    ),
+                ),
             ):
                 if given.only_cleaned and label != "cleaned":
                     break
                 seconds, peak = watched(*call)
-                print(f"{label:10}{size:8,.0f} MB {seconds:8.1f} s {size / seconds:7.1f} MB/s {peak / 1e6:8,.0f} MB peak", flush=True)
+                print(
+                    f"{label:10}{size:8,.0f} MB {seconds:8.1f} s {size / seconds:7.1f} MB/s {peak / 1e6:8,.0f} MB peak",
+                    flush=True,
+                )
 
 
 def corpus(given: argparse.Namespace, megabytes: float) -> Iterator[Document]:
-    parts = paths.parts([FilesConfig(pattern=given.pattern, text_column=given.column, licence="none")], 0, "pattern")
+    parts = paths.parts(
+        [FilesConfig(pattern=given.pattern, text_column=given.column, licence="none")], 0, "pattern"
+    )
     done, turn, random = 0, 0, Random(0)
     while True:
         for part in parts:
             for document in local.read(part):
-                text = document.text if turn == 0 else "\n".join(shuffled(line, random) for line in document.text.split("\n"))
+                text = (
+                    document.text
+                    if turn == 0
+                    else "\n".join(shuffled(line, random) for line in document.text.split("\n"))
+                )
                 done += len(text.encode())
                 yield document._replace(id=f"{document.id}/{turn}", text=text)
                 if done > megabytes * 1e6:

@@ -22,7 +22,9 @@ def seconds(*arguments: str) -> float:
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     took = time.perf_counter() - begin
     if done.returncode or "Running stage" in done.stdout or "changed" in done.stdout:
-        sys.exit(f"error: `dvc {' '.join(arguments)}` found something to do: run `dvc repro` first\n{done.stdout}{done.stderr}")
+        sys.exit(
+            f"error: `dvc {' '.join(arguments)}` found something to do: run `dvc repro` first\n{done.stdout}{done.stderr}"
+        )
     return took
 
 
@@ -36,7 +38,9 @@ def main(rounds: int) -> None:
     base = statistics.median(times[COMMANDS[0]])
     for command, found in times.items():
         median, spread = statistics.median(found), f"{min(found):.2f} to {max(found):.2f}"
-        print(f"dvc {', '.join(command):<21} {median:.2f} s (median of {rounds}; {spread}), {median / base:.2f} x `dvc --version`")
+        print(
+            f"dvc {', '.join(command):<21} {median:.2f} s (median of {rounds}; {spread}), {median / base:.2f} x `dvc --version`"
+        )
 
 
 if __name__ == "__main__":

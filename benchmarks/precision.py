@@ -30,19 +30,28 @@ def main() -> None:
     settings = params.read(OptimizerConfig, "optimizer")
     model = GPT(config)
     objective, optimizer = Objective(model), adamw.build(model, settings)
-    ids = torch.randint(config.vocab_size, (batch_size, config.block_size + 1), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        config.vocab_size,
+        (batch_size, config.block_size + 1),
+        generator=torch.Generator().manual_seed(0),
+    )
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     seconds: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(ROUNDS + 1):
         for precision, spent in seconds.items():
             start = time.thread_time()
-            accumulate_gradients(objective, Batch(ids[:, :-1], ids[:, 1:]), batch_size, precision, scaler)
+            accumulate_gradients(
+                objective, Batch(ids[:, :-1], ids[:, 1:]), batch_size, precision, scaler
+            )
             clip(model, optimizer, scaler, settings.grad_clip)
             update(optimizer, scaler)
             spent.append(time.thread_time() - start)
-    medians = {precision: statistics.median(spent[1:]) for precision, spent in seconds.items()}  # the first round warms up
+    # The first round warms up
+    medians = {precision: statistics.median(spent[1:]) for precision, spent in seconds.items()}
     for precision, median in medians.items():
-        print(f"{precision}: {median:.3f} s a step, {batch_size * config.block_size / median:,.0f} tokens/s")
+        print(
+            f"{precision}: {median:.3f} s a step, {batch_size * config.block_size / median:,.0f} tokens/s"
+        )
     print(f"bf16 is {medians['fp32'] / medians['bf16']:.2f} x as fast as fp32")
 
 

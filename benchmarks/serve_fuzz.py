@@ -74,8 +74,34 @@ HOSTS = [
     "\x80\xff",
     "x" * 300,
 ]
-ORIGINS = ["null", "http://localhost", "http://evil.com", "file://", "", "http://127.0.0.1", "https://localhost:1", "http://[", "\xff"]
-METHODS = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "PRI", "get", "BREW", "G\0T", "M-SEARCH", ""]
+ORIGINS = [
+    "null",
+    "http://localhost",
+    "http://evil.com",
+    "file://",
+    "",
+    "http://127.0.0.1",
+    "https://localhost:1",
+    "http://[",
+    "\xff",
+]
+METHODS = [
+    "GET",
+    "POST",
+    "HEAD",
+    "OPTIONS",
+    "PUT",
+    "DELETE",
+    "PATCH",
+    "TRACE",
+    "CONNECT",
+    "PRI",
+    "get",
+    "BREW",
+    "G\0T",
+    "M-SEARCH",
+    "",
+]
 TYPES = [
     "application/json",
     "application/json; charset=utf-8",
@@ -121,7 +147,19 @@ KEYS = [
     "stream_options",
     "n",
 ]
-KEYS += ["tools", "logprobs", "logit_bias", "user", "response_format", "presence_penalty", "", "\0", "é", "__proto__", "k" * 400]
+KEYS += [
+    "tools",
+    "logprobs",
+    "logit_bias",
+    "user",
+    "response_format",
+    "presence_penalty",
+    "",
+    "\0",
+    "é",
+    "__proto__",
+    "k" * 400,
+]
 VALUES: list[Any] = [
     None,
     True,
@@ -145,7 +183,19 @@ VALUES: list[Any] = [
     "[EOS]",
     "x" * 3000,
 ]
-VALUES += [[], {}, [[]], {"a": {}}, ["a"], [None], [1, "x"], {"role": "user", "content": "x"}, {"include_usage": True}, "antimatter", "\n"]
+VALUES += [
+    [],
+    {},
+    [[]],
+    {"a": {}},
+    ["a"],
+    [None],
+    [1, "x"],
+    {"role": "user", "content": "x"},
+    {"include_usage": True},
+    "antimatter",
+    "\n",
+]
 LITERALS = [
     "NaN",
     "Infinity",
@@ -163,12 +213,30 @@ LITERALS = [
     "[1,]",
     "0x10",
 ]
-SECRETS = [b"root:x:", b"GGUF", b"repeat_penalty: ", b"Traceback", b"PATH=", b"aiohttp", b".py"]  # of files, and of what runs inside
+# Of files, and of what runs inside
+SECRETS = [b"root:x:", b"GGUF", b"repeat_penalty: ", b"Traceback", b"PATH=", b"aiohttp", b".py"]
 
 
 def request(seed: int, number: int) -> bytes:
     random = Random(f"{seed}/{number}")
-    makers = [_valid, _valid, _values, _values, _values, _json, _json, _path, _path, _headers, _headers, _nested, _huge, _bytes, _chunked, _pipelined]
+    makers = [
+        _valid,
+        _valid,
+        _values,
+        _values,
+        _values,
+        _json,
+        _json,
+        _path,
+        _path,
+        _headers,
+        _headers,
+        _nested,
+        _huge,
+        _bytes,
+        _chunked,
+        _pipelined,
+    ]
     data = random.choice(makers)(random)
     if random.random() < 0.1:
         data = data[: random.randrange(len(data) + 1)]
@@ -185,9 +253,17 @@ def _valid(random: Random) -> bytes:
 
 
 def _question(random: Random) -> dict[str, Any]:
-    text = " ".join(random.choices(["The", "function", "returns", "é", "[EOS]", "\n", "🙂", "x" * 50], k=random.randint(0, 12)))
+    text = " ".join(
+        random.choices(
+            ["The", "function", "returns", "é", "[EOS]", "\n", "🙂", "x" * 50],
+            k=random.randint(0, 12),
+        )
+    )
     body: dict[str, Any] = {
-        "messages": [{"role": random.choice(["system", "user", "assistant"]), "content": text} for _ in range(random.randint(1, 5))]
+        "messages": [
+            {"role": random.choice(["system", "user", "assistant"]), "content": text}
+            for _ in range(random.randint(1, 5))
+        ]
     }
     return body | {"max_tokens": random.randint(1, 3), "stream": random.random() < 0.5}
 
@@ -196,8 +272,15 @@ def _values(random: Random) -> bytes:
     body = _question(random)
     for _ in range(random.randint(1, 3)):
         body[random.choice(KEYS)] = random.choice(VALUES)
-    if random.random() < 0.3 and isinstance(body.get("messages"), list) and body["messages"] and isinstance(body["messages"][0], dict):
-        body["messages"][0][random.choice(["role", "content", "name", "tool_calls", ""])] = random.choice(VALUES)
+    if (
+        random.random() < 0.3
+        and isinstance(body.get("messages"), list)
+        and body["messages"]
+        and isinstance(body["messages"][0], dict)
+    ):
+        body["messages"][0][random.choice(["role", "content", "name", "tool_calls", ""])] = (
+            random.choice(VALUES)
+        )
     return _post(random, json.dumps(body).encode())
 
 
@@ -206,12 +289,23 @@ def _json(random: Random) -> bytes:
     for _ in range(random.randint(1, 4)):
         i = random.randrange(len(text) + 1)
         text = random.choice(
-            [text[:i] + random.choice(LITERALS) + text[i:], text[:i] + text[i + 1 :], text[:i] + random.choice('{}[]",:\\') + text[i:], text[:i]]
+            [
+                text[:i] + random.choice(LITERALS) + text[i:],
+                text[:i] + text[i + 1 :],
+                text[:i] + random.choice('{}[]",:\\') + text[i:],
+                text[:i],
+            ]
         )
     body = text.encode("utf-8", "replace")
     if random.random() < 0.3:
         i = random.randrange(len(body) + 1)
-        body = body[:i] + random.choice([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\0", b"\xf8\x88\x80\x80\x80"]) + body[i:]
+        body = (
+            body[:i]
+            + random.choice(
+                [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\0", b"\xf8\x88\x80\x80\x80"]
+            )
+            + body[i:]
+        )
     return _post(random, body)
 
 
@@ -237,23 +331,50 @@ def _headers(random: Random) -> bytes:
     for _ in range(random.randint(0, 3)):
         head += (
             random.choice(
-                [*HEADERS, f"Origin: {random.choice(ORIGINS)}", f"Host: {random.choice(HOSTS)}", f"Content-Type: {random.choice(TYPES)}"]
+                [
+                    *HEADERS,
+                    f"Origin: {random.choice(ORIGINS)}",
+                    f"Host: {random.choice(HOSTS)}",
+                    f"Content-Type: {random.choice(TYPES)}",
+                ]
             ).encode("latin-1")
             + b"\r\n"
         )
-    return head + random.choice([b"Content-Length: 2\r\n\r\n{}", b"Content-Length: 5\r\n\r\n{}", b"\r\n", b"\r\n", b"Content-Length: -5\r\n\r\n"])
+    return head + random.choice(
+        [
+            b"Content-Length: 2\r\n\r\n{}",
+            b"Content-Length: 5\r\n\r\n{}",
+            b"\r\n",
+            b"\r\n",
+            b"Content-Length: -5\r\n\r\n",
+        ]
+    )
 
 
 def _bytes(random: Random) -> bytes:
-    return random.choice([b"", b"\x16\x03\x01", b"GET ", b"\r\n" * 50, b"POST / HTTP/1.1\r\n"]) + random.randbytes(random.randint(1, 2000))
+    return random.choice(
+        [b"", b"\x16\x03\x01", b"GET ", b"\r\n" * 50, b"POST / HTTP/1.1\r\n"]
+    ) + random.randbytes(random.randint(1, 2000))
 
 
 def _chunked(random: Random) -> bytes:
-    data = _head(random, "POST", random.choice(PATHS[-2:])) + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    data = (
+        _head(random, "POST", random.choice(PATHS[-2:]))
+        + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     for _ in range(random.randint(1, 4)):
         piece = random.randbytes(random.randint(0, 300))
         data += (
-            random.choice([b"%x" % len(piece), b"%x;ext=1" % len(piece), b"-1", b"zz", b"ffffffffffffffff", b"%X" % (len(piece) + 3)])
+            random.choice(
+                [
+                    b"%x" % len(piece),
+                    b"%x;ext=1" % len(piece),
+                    b"-1",
+                    b"zz",
+                    b"ffffffffffffffff",
+                    b"%X" % (len(piece) + 3),
+                ]
+            )
             + b"\r\n"
             + piece
             + b"\r\n"
@@ -262,19 +383,30 @@ def _chunked(random: Random) -> bytes:
 
 
 def _pipelined(random: Random) -> bytes:
-    pieces = [_valid(random), _head(random, "GET", "/health") + b"\r\n", _values(random), _path(random)]
-    return b"".join(random.choices(pieces, k=random.randint(2, 5))).replace(b"Connection: close\r\n", b"")
+    pieces = [
+        _valid(random),
+        _head(random, "GET", "/health") + b"\r\n",
+        _values(random),
+        _path(random),
+    ]
+    return b"".join(random.choices(pieces, k=random.randint(2, 5))).replace(
+        b"Connection: close\r\n", b""
+    )
 
 
 def _post(random: Random, body: bytes) -> bytes:
     kind = random.choice(TYPES) if random.random() < 0.1 else TYPES[0]
     length = random.choice([len(body)] * 12 + [len(body) + 10, max(len(body) - 10, 0), 10**15])
-    head = _head(random, "POST", random.choice(PATHS[-2:]) if random.random() < 0.9 else random.choice(PATHS))
+    head = _head(
+        random, "POST", random.choice(PATHS[-2:]) if random.random() < 0.9 else random.choice(PATHS)
+    )
     return head + f"Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode() + body
 
 
 def _head(random: Random, method: str, path: str, host: str = "localhost") -> bytes:
-    version = random.choice(["HTTP/1.1"] * 20 + ["HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/1.1.1", "http/1.1", ""])
+    version = random.choice(
+        ["HTTP/1.1"] * 20 + ["HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/1.1.1", "http/1.1", ""]
+    )
     return f"{method} {path} {version}\r\nHost: {host}\r\nConnection: close\r\n".encode()
 
 
@@ -312,7 +444,11 @@ class Process:
         return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in (self.pid, *self.children()))
 
     def children(self) -> list[int]:
-        return [int(pid) for task in Path(f"/proc/{self.pid}/task").iterdir() for pid in (task / "children").read_text().split()]
+        return [
+            int(pid)
+            for task in Path(f"/proc/{self.pid}/task").iterdir()
+            for pid in (task / "children").read_text().split()
+        ]
 
 
 @contextmanager
@@ -322,7 +458,17 @@ def serving(model: Path, *arguments: str) -> Iterator[tuple[int, Process, Path]]
         folder = Path(name)
         shutil.copy(ROOT / "params.yaml", folder)
         process = subprocess.Popen(
-            [sys.executable, "-m", "antimatter.cli", "serve", "--port", "0", "--model", str(model.absolute()), *arguments],
+            [
+                sys.executable,
+                "-m",
+                "antimatter.cli",
+                "serve",
+                "--port",
+                "0",
+                "--model",
+                str(model.absolute()),
+                *arguments,
+            ],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.PIPE,
@@ -351,27 +497,35 @@ def attack(model: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]
         def one(number: int) -> str:
             answer = send(port, request(seed, number))
             status = answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/") else "none"
-            assert not status.startswith("5") or (status == "503" and b"clients are waiting already" in answer), (number, answer)
+            assert not status.startswith("5") or (
+                status == "503" and b"clients are waiting already" in answer
+            ), (number, answer)
             assert not any(secret in answer for secret in SECRETS), (number, answer)
             return status
 
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(one, range(count, count + count // 20)))  # what is built on first use is no leak
+            # What is built on first use is no leak
+            list(pool.map(one, range(count, count + count // 20)))
             quiet(process)
             before = (process.memory(), process.files(), process.threads())
             statuses = Counter(pool.map(one, range(count)))
         quiet(process)
         after = (process.memory(), process.files(), process.threads())
         for kind in (b"GET /health", b"GET /v1/models", b"GET /"):
-            assert send(port, kind + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 30).startswith(b"HTTP/1.1 200"), kind
-        head = (
-            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 32\r\n\r\n"
+            assert send(
+                port, kind + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 30
+            ).startswith(b"HTTP/1.1 200"), kind
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 32\r\n\r\n"
+        assert send(port, head + b'{"prompt": "x", "max_tokens": 2}', 30).startswith(
+            b"HTTP/1.1 200"
         )
-        assert send(port, head + b'{"prompt": "x", "max_tokens": 2}', 30).startswith(b"HTTP/1.1 200")
-        assert after[0] < before[0] + 60 and after[1] <= before[1] + 2 and after[2] <= before[2] + 8, (before, after)
+        assert (
+            after[0] < before[0] + 60 and after[1] <= before[1] + 2 and after[2] <= before[2] + 8
+        ), (before, after)
         assert sorted(path.name for path in folder.iterdir()) == ["params.yaml"]
     return statuses, [
-        f"{name}: {old:.0f} before, {new:.0f} after" for name, old, new in zip(("MB", "open files", "threads"), before, after, strict=True)
+        f"{name}: {old:.0f} before, {new:.0f} after"
+        for name, old, new in zip(("MB", "open files", "threads"), before, after, strict=True)
     ]
 
 

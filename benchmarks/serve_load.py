@@ -113,8 +113,19 @@ async def load(target: Target, clients: int, seconds: float, good: bool, figures
 
 def post(path: str, body: dict[str, Any], **headers: str) -> bytes:
     content = json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Connection: close", f"Content-Length: {len(content)}"]
-    return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode() + content
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        "Connection: close",
+        f"Content-Length: {len(content)}",
+    ]
+    return (
+        "\r\n".join(
+            [*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+        ).encode()
+        + content
+    )
 
 
 def main() -> None:
@@ -129,35 +140,48 @@ def main() -> None:
     model = ollama.source_of(given.model, "f16") if given.model.is_dir() else given.model
     with ExitStack() as stack:
         port, process, _ = stack.enter_context(serving(model, "--parallel", str(given.parallel)))
-        llama = stack.enter_context(Llama(model, read_header(model).context_length, parallel=given.parallel))
+        llama = stack.enter_context(
+            Llama(model, read_header(model).context_length, parallel=given.parallel)
+        )
         ours = Target(
             "antimatter serve",
             port,
-            lambda prompt: post("/v1/completions", {"prompt": prompt, "max_tokens": TOKENS, **SAMPLING}),
+            lambda prompt: post(
+                "/v1/completions", {"prompt": prompt, "max_tokens": TOKENS, **SAMPLING}
+            ),
             lambda event: bool(event["choices"][0]["text"]),
             lambda event: event.get("usage", {}).get("completion_tokens", 0),
         )
         peer = Target(
             "llama.cpp itself",
             urlsplit(llama._client.url).port or 0,
-            lambda prompt: post("/completion", {"prompt": prompt, "n_predict": TOKENS, "min_p": 0.0, **SAMPLING}, **llama._client._headers),
+            lambda prompt: post(
+                "/completion",
+                {"prompt": prompt, "n_predict": TOKENS, "min_p": 0.0, **SAMPLING},
+                **llama._client._headers,
+            ),
             lambda event: bool(event["content"]),
             lambda event: event["tokens_predicted"] if event["stop"] else 0,
         )
         figures = {target.name: Figures() for target in (ours, peer)}
         for target in (ours, peer):
-            asyncio.run(load(target, given.clients, 2, given.good, Figures()))  # what is built on first use
+            # What is built on first use
+            asyncio.run(load(target, given.clients, 2, given.good, Figures()))
         quiet(process)
         before = (process.memory(), process.files(), process.threads())
         for number in range(given.rounds):
             for target in (ours, peer) if number % 2 == 0 else (peer, ours):
-                asyncio.run(load(target, given.clients, given.seconds, given.good, figures[target.name]))
+                asyncio.run(
+                    load(target, given.clients, given.seconds, given.good, figures[target.name])
+                )
         quiet(process)
         after = (process.memory(), process.files(), process.threads())
         for name, found in figures.items():
             print(f"{name:17}{found.rows()}")
         first, second = figures.values()
-        print(f"ratio of tokens/s: {first.tokens / first.seconds / (second.tokens / second.seconds):.2f}")
+        print(
+            f"ratio of tokens/s: {first.tokens / first.seconds / (second.tokens / second.seconds):.2f}"
+        )
         for what, old, new in zip(("MB", "open files", "threads"), before, after, strict=True):
             print(f"{what}: {old:.0f} before, {new:.0f} after")
 

@@ -55,7 +55,9 @@ def main() -> None:
                 alone = alone or texts
                 same += sum(text == expected for text, expected in zip(texts, alone, strict=True))
         engine.close()
-        print(f"{parallel} at a time: {max(speeds):.0f} tokens/s, of {ROUNDS} rounds the best; {same} of {ROUNDS * ANSWERS} texts are the same")
+        print(
+            f"{parallel} at a time: {max(speeds):.0f} tokens/s, of {ROUNDS} rounds the best; {same} of {ROUNDS * ANSWERS} texts are the same"
+        )
 
 
 if __name__ == "__main__":

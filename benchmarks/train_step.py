@@ -39,14 +39,30 @@ COMMON = {"negative_slope": 0.01, "dropout": 0.0, "tied_embeddings": True, "seed
 SHAPES = {
     "tiny": GPTConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, vocab_size=512, **COMMON),
     "nano": GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192, **COMMON),
-    "300m": GPTConfig(n_layer=24, n_head=16, n_embd=1024, block_size=2048, vocab_size=50257, **COMMON),
+    "300m": GPTConfig(
+        n_layer=24, n_head=16, n_embd=1024, block_size=2048, vocab_size=50257, **COMMON
+    ),
 }
-OPTIMIZER = OptimizerConfig(learning_rate=1e-3, embedding_rate=1.0, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0)
+OPTIMIZER = OptimizerConfig(
+    learning_rate=1e-3,
+    embedding_rate=1.0,
+    beta1=0.9,
+    beta2=0.95,
+    epsilon=1e-8,
+    weight_decay=0.1,
+    grad_clip=1.0,
+)
 WARM_UP = 6
 Step = Callable[[], None]
 
 
-def ours(config: GPTConfig, batch: Batch, micro_batch: int, precision: numerics.Precision = "bf16", lever: str = "") -> Step:
+def ours(
+    config: GPTConfig,
+    batch: Batch,
+    micro_batch: int,
+    precision: numerics.Precision = "bf16",
+    lever: str = "",
+) -> Step:
     """A step as trainer.train() makes it, with one lever switched."""
     if lever != "memory given back":
         numerics.keep_memory()
@@ -60,13 +76,25 @@ def ours(config: GPTConfig, batch: Batch, micro_batch: int, precision: numerics.
     model = GPT(config).to(device)
     optimizer = adamw.build(model, OPTIMIZER)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    objective = Objective(model, compile=(lever == "torch.compile") != (device.type == "cuda" and lever != "eager"))
+    objective = Objective(
+        model, compile=(lever == "torch.compile") != (device.type == "cuda" and lever != "eager")
+    )
     if lever == "whole logits":
         objective.forward = lambda inputs, targets, weights: plain_loss(objective, inputs, targets)  # type: ignore[method-assign]
-    balance = RareTokenBalance(LossConfig(rare_token_power=0.5, rare_token_limit=3.0, rare_token_decay=0.99), torch.arange(1, config.vocab_size + 1))
+    balance = RareTokenBalance(
+        LossConfig(rare_token_power=0.5, rare_token_limit=3.0, rare_token_decay=0.99),
+        torch.arange(1, config.vocab_size + 1),
+    )
 
     def step() -> None:
-        seen = accumulate_gradients(objective, batch, micro_batch, precision, scaler, balance if lever == "rare-token balance" else None)
+        seen = accumulate_gradients(
+            objective,
+            batch,
+            micro_batch,
+            precision,
+            scaler,
+            balance if lever == "rare-token balance" else None,
+        )
         norm = clip(model, optimizer, scaler, OPTIMIZER.grad_clip)
         torch.stack([seen.loss, norm]).tolist()  # the one wait for the device
         update(optimizer, scaler)
@@ -74,9 +102,13 @@ def ours(config: GPTConfig, batch: Batch, micro_batch: int, precision: numerics.
     return step
 
 
-def plain_loss(objective: Objective, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_loss(
+    objective: Objective, inputs: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     logits = objective.model.head(objective.hidden(inputs))
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(targets)
+    losses = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
+    ).view_as(targets)
     return losses.mean(), losses.detach()
 
 
@@ -98,8 +130,17 @@ def nanogpt(
     spec.loader.exec_module(module)
     device = batch[0].device
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    shape = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "block_size": config.block_size}
-    raw = module.GPT(module.GPTConfig(**shape, vocab_size=-(-config.vocab_size // 64) * 64, dropout=0.0, bias=False)).to(device)
+    shape = {
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "block_size": config.block_size,
+    }
+    raw = module.GPT(
+        module.GPTConfig(
+            **shape, vocab_size=-(-config.vocab_size // 64) * 64, dropout=0.0, bias=False
+        )
+    ).to(device)
     optimizer = raw.configure_optimizers(0.1, 1e-3, (0.9, 0.95), device.type)
     model = torch.compile(raw) if compile else raw
     parts = list(zip(batch[0].split(micro_batch), batch[1].split(micro_batch), strict=True))
@@ -118,7 +159,14 @@ def nanogpt(
 
 
 def contender(
-    pipe: Connection, make: Callable[..., Step], shape: str, device_name: str, batch_size: int, micro_batch: int, threads: int, dtype: torch.dtype
+    pipe: Connection,
+    make: Callable[..., Step],
+    shape: str,
+    device_name: str,
+    batch_size: int,
+    micro_batch: int,
+    threads: int,
+    dtype: torch.dtype,
 ) -> None:
     """A process that makes a step when it is told to, and answers with the seconds."""
     torch.set_num_threads(threads)
@@ -128,7 +176,9 @@ def contender(
     both = torch.randint(config.vocab_size, (2, batch_size, config.block_size), generator=random)
     batch = Batch(*both.to(device))
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    pipe.send(peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else product(dtype))
+    pipe.send(
+        peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else product(dtype)
+    )
     step = make(config, (batch[0], batch[1]), micro_batch)
     while pipe.recv():
         wait()
@@ -136,7 +186,11 @@ def contender(
         step()
         wait()
         pipe.send(time.perf_counter() - begin)
-    pipe.send(torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    pipe.send(
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
 
 
 def product(dtype: torch.dtype, n: int = 2048) -> float:
@@ -152,7 +206,9 @@ def product(dtype: torch.dtype, n: int = 2048) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--nanogpt", type=Path, help="nanoGPT's model.py, from https://github.com/karpathy/nanoGPT")
+    parser.add_argument(
+        "--nanogpt", type=Path, help="nanoGPT's model.py, from https://github.com/karpathy/nanoGPT"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=SHAPES, help="default: nano on a CPU, 300m on a GPU")
     parser.add_argument("--batch", type=int, default=16, help="sequences in a step")
@@ -161,17 +217,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--levers", action="store_true")
     given = parser.parse_args()
-    shape, gpu = given.shape or ("300m" if given.device == "cuda" else "nano"), given.device == "cuda"
+    shape, gpu = (
+        given.shape or ("300m" if given.device == "cuda" else "nano"),
+        given.device == "cuda",
+    )
     bf16, fp32 = torch.bfloat16, torch.float32
     contenders: dict[str, tuple[Callable[..., Step], torch.dtype]] = {"antimatter": (ours, bf16)}
     if given.nanogpt:
-        peer = partial(nanogpt, path=given.nanogpt, precision="bf16" if gpu else "fp32", compile=gpu)
+        peer = partial(
+            nanogpt, path=given.nanogpt, precision="bf16" if gpu else "fp32", compile=gpu
+        )
         contenders["nanoGPT"] = (peer, bf16 if gpu else fp32)
         if not gpu:
             contenders["nanoGPT, memory kept"] = (partial(peer, keep=True), fp32)
     if given.levers:
         names = ["whole logits", "rare-token balance", "without determinism"]
-        names += ["eager", "vocabulary not padded"] if gpu else ["memory given back", "SDPA's attention", "torch.compile"]
+        names += (
+            ["eager", "vocabulary not padded"]
+            if gpu
+            else ["memory given back", "SDPA's attention", "torch.compile"]
+        )
         contenders |= {name: (partial(ours, lever=name), bf16) for name in names}
         contenders["float32"] = (partial(ours, precision="fp32"), fp32)
         if gpu:  # most CPUs emulate it, a thousand times slower
@@ -183,13 +248,26 @@ def main() -> None:
         race(contenders, shape, given)
 
 
-def race(contenders: dict[str, tuple[Callable[..., Step], torch.dtype]], shape: str, given: argparse.Namespace) -> None:
+def race(
+    contenders: dict[str, tuple[Callable[..., Step], torch.dtype]],
+    shape: str,
+    given: argparse.Namespace,
+) -> None:
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     peaks: dict[str, float] = {}
     for name, (make, dtype) in contenders.items():
         pipes[name], theirs = context.Pipe()
-        arguments = (theirs, make, shape, given.device, given.batch, given.micro_batch, given.threads, dtype)
+        arguments = (
+            theirs,
+            make,
+            shape,
+            given.device,
+            given.batch,
+            given.micro_batch,
+            given.threads,
+            dtype,
+        )
         context.Process(target=contender, args=arguments, daemon=True).start()
         theirs.close()
         peaks[name] = pipes[name].recv()
@@ -200,13 +278,22 @@ def race(contenders: dict[str, tuple[Callable[..., Step], torch.dtype]], shape: 
             seconds[name].append(pipe.recv())
     config = SHAPES[shape]
     tokens = given.batch * config.block_size
-    print(f"{'':24}{'ms a step':>10}{'tokens/s':>10}{'of peak':>9}{'peak GFLOP/s':>14}{'memory':>10}{'first':>8}   antimatter is faster by")
+    print(
+        f"{'':24}{'ms a step':>10}{'tokens/s':>10}{'of peak':>9}{'peak GFLOP/s':>14}{'memory':>10}{'first':>8}   antimatter is faster by"
+    )
     for name, pipe in pipes.items():
         pipe.send(False)
         memory = pipe.recv()
         median = statistics.median(seconds[name][WARM_UP:])
-        ratio = statistics.median(theirs / mine for mine, theirs in zip(seconds["antimatter"][WARM_UP:], seconds[name][WARM_UP:], strict=True))
-        share = tokens / median * flops_per_token(config) / peaks[name] if peaks[name] else float("nan")
+        ratio = statistics.median(
+            theirs / mine
+            for mine, theirs in zip(
+                seconds["antimatter"][WARM_UP:], seconds[name][WARM_UP:], strict=True
+            )
+        )
+        share = (
+            tokens / median * flops_per_token(config) / peaks[name] if peaks[name] else float("nan")
+        )
         print(
             f"{name:24}{1e3 * median:10.1f}{tokens / median:10,.0f}{share:9.0%}{(peaks[name] or 0) / 1e9:14,.0f}{memory / 1e9:7.2f} GB"
             f"{seconds[name][0]:7.1f}s{ratio:10.2f} x"

@@ -8,6 +8,7 @@ from pathlib import Path
 from antimatter import files, params
 from antimatter.chat import held_out
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.errors import UserError
 from antimatter.evaluation import conversation, conversation_page, scripts
 from antimatter.evaluation.config import AnswersConfig, EvaluationRuntime
 from antimatter.evaluation.conversation import KINDS, Result
@@ -44,7 +45,7 @@ def main(
         model = weights.load(folder).to(device)
         if model.config.vocab_size != words.vocab_size:
             sizes = f"{model.config.vocab_size:,} tokens, {tokenizer} {words.vocab_size:,}"
-            raise ValueError(f"{folder} was trained with {sizes}: run `dvc repro {folder.name}`")
+            raise UserError(f"{folder} was trained with {sizes}: run `dvc repro {folder.name}`")
         results[name] = conversation.measure(model, words, exam, config, _progress(name))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)

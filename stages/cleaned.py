@@ -15,8 +15,16 @@ from antimatter.tasks.config import EngineRuntime
 def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) -> None:
     config = params.read(CleanConfig, "cleaned")
     runtime = params.read(EngineRuntime, "runtime", part=True)
-    texts = {path: files.sha256(paths.located(path)) for part in clean_config.texts(config.decontamination) for path in part.paths}
-    identity = {"cleaned": dataclasses.asdict(config), "input": resume.fingerprint(raw, "*.parquet"), "texts": texts}
+    texts = {
+        path: files.sha256(paths.located(path))
+        for part in clean_config.texts(config.decontamination)
+        for path in part.paths
+    }
+    identity = {
+        "cleaned": dataclasses.asdict(config),
+        "input": resume.fingerprint(raw, "*.parquet"),
+        "texts": texts,
+    }
     with resume.kept("cleaned", [cleaned], **identity) as work:
         report = clean(raw, work, config, runtime)
         record = resume.record(work)
@@ -26,8 +34,14 @@ def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) ->
     files.write_metrics(metrics, found | record)
     rows = [("kept", report.documents_out, report.bytes_out), ("trimmed", 0, report.bytes_trimmed)]
     rows += [(reason, n, report.dropped_bytes[reason]) for reason, n in report.dropped.items()]
-    files.write_csv(drops, ("reason", "documents", "megabytes"), [(reason, n, size / 1e6) for reason, n, size in rows])
-    print(f"cleaned: {report.documents_out:,} of {report.documents_in:,} documents, {report.bytes_out / 1e6:.1f} of {report.bytes_in / 1e6:.1f} MB")
+    files.write_csv(
+        drops,
+        ("reason", "documents", "megabytes"),
+        [(reason, n, size / 1e6) for reason, n, size in rows],
+    )
+    print(
+        f"cleaned: {report.documents_out:,} of {report.documents_in:,} documents, {report.bytes_out / 1e6:.1f} of {report.bytes_in / 1e6:.1f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ def main(
     inputs |= {name: files.sha256(paths.located(name)) for name in named}
     identity = {"conversations": asdict(config), "shards": asdict(shards), "model": asdict(model)}
     packages = raw.packages if raw.source == "embedded" else {}
-    with resume.kept("conversations", [conversations], **identity, packages=packages, input=inputs) as work:
+    with resume.kept(
+        "conversations", [conversations], **identity, packages=packages, input=inputs
+    ) as work:
         sources = [Weighted(collection.of_persona(config, who), config.persona.weight)]
         if config.weights.dialogues:
             split = partial(is_candidate, config=shards)

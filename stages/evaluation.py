@@ -38,13 +38,24 @@ def main(
     steps: Path,
 ) -> None:
     config = params.read(EvaluationConfig, "evaluation")
-    model = weights.load(checkpoints).to(params.read(EvaluationRuntime, "runtime", part=True).device_type())
-    shards, words, stride = Shards(tokens), Tokenizer.load(tokenizer), min(config.stride, model.config.block_size)
+    model = weights.load(checkpoints).to(
+        params.read(EvaluationRuntime, "runtime", part=True).device_type()
+    )
+    shards, words, stride = (
+        Shards(tokens),
+        Tokenizer.load(tokenizer),
+        min(config.stride, model.config.block_size),
+    )
 
-    own = texts.score(model, words, config.texts, column=config.text_column, stride=stride, key="evaluation.texts")
+    own = texts.score(
+        model, words, config.texts, column=config.text_column, stride=stride, key="evaluation.texts"
+    )
     result = perplexity.evaluate(model, shards, stride)
     windows, sliding = result.windows.figures(), result.sliding.figures()
-    by_source = {name: {"tokens": score.tokens, "bytes": score.bytes, **score.figures()} for name, score in result.sources.items()}
+    by_source = {
+        name: {"tokens": score.tokens, "bytes": score.bytes, **score.figures()}
+        for name, score in result.sources.items()
+    }
     files.write_metrics(metrics, {"validation": windows})
     files.write_metrics(
         depth,
@@ -57,15 +68,30 @@ def main(
     )
     files.write_metrics(by_frequency, _figures(result.frequencies))
     numbers = ("tokens", "loss", "perplexity")
-    files.write_csv(bins, ("at_most", "vocabulary", *numbers), ((bin.most, bin.vocabulary, *_row(bin)) for bin in result.frequencies))
-    files.write_csv(positions, ("at_most", *numbers), ((bin.most, *_row(bin)) for bin in result.positions))
-    rows = ((name, row["tokens"], row["bytes"], f"{row['bits_per_byte']:.6g}") for name, row in by_source.items())
+    files.write_csv(
+        bins,
+        ("at_most", "vocabulary", *numbers),
+        ((bin.most, bin.vocabulary, *_row(bin)) for bin in result.frequencies),
+    )
+    files.write_csv(
+        positions, ("at_most", *numbers), ((bin.most, *_row(bin)) for bin in result.positions)
+    )
+    rows = (
+        (name, row["tokens"], row["bytes"], f"{row['bits_per_byte']:.6g}")
+        for name, row in by_source.items()
+    )
     files.write_csv(sources, ("source", "tokens", "bytes", "bits_per_byte"), rows)
     curves.draw(training, validation, backtracks, bins, losses, steps)
 
     found = cloze.summary(cloze.answer(model, words, cloze.read_items(sentences)))
     files.write_metrics(scores, found)
-    samples = coherence.sample(model, words, coherence.read_prompts(prompts), config, coherence.lexicon(shards.split("train"), words))
+    samples = coherence.sample(
+        model,
+        words,
+        coherence.read_prompts(prompts),
+        config,
+        coherence.lexicon(shards.split("train"), words),
+    )
     said = coherence.summary(samples)
     files.write_metrics(figures, said)
     files.write_text(page, coherence.markdown(samples, config))
@@ -76,11 +102,17 @@ def main(
             "learnt nothing, or has diverged; lower optimizer.learning_rate",
             file=sys.stderr,
         )
-    print(f"evaluation: perplexity {windows['perplexity']:.2f}, {windows['bits_per_byte']:.3f} bits per byte on the validation split")
-    print(f"evaluation: in sliding windows {sliding['perplexity']:.2f}, {sliding['bits_per_byte']:.3f} bits per byte")
+    print(
+        f"evaluation: perplexity {windows['perplexity']:.2f}, {windows['bits_per_byte']:.3f} bits per byte on the validation split"
+    )
+    print(
+        f"evaluation: in sliding windows {sliding['perplexity']:.2f}, {sliding['bits_per_byte']:.3f} bits per byte"
+    )
     print(f"evaluation: {said['fluent']:.0%} of the samples fluent, {said['looping']:.0%} looping")
     right = found["all"]
-    print(f"evaluation: {right['correct']} of {right['items']} sentences ended right, {right['accuracy']:.1%}; chance {right['chance']:.1%}")
+    print(
+        f"evaluation: {right['correct']} of {right['items']} sentences ended right, {right['accuracy']:.1%}; chance {right['chance']:.1%}"
+    )
 
 
 def _figures(bins: Sequence[Bin]) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ from typing import Any
 from antimatter import files, params
 from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.errors import UserError
 from antimatter.export import gguf, parity
 from antimatter.export.config import GGUFConfig
 from antimatter.export.source import open_checkpoint
@@ -32,7 +33,7 @@ def main(
     source = open_checkpoint(tuned if config.model == "tuned" else checkpoints)
     if config.model == "tuned" and source.chat is None:
         config_json = tuned / weights.CONFIG
-        raise ValueError(f"{config_json} has no key chat: run `dvc repro tuned` to make it anew")
+        raise UserError(f"{config_json} has no key chat: run `dvc repro tuned` to make it anew")
     model = source.load()
     context = model.config.block_size
     windows = parity.windows(Shards(shards).split("validation"), context, config.windows)

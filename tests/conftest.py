@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import a_pipeline
 import numpy as np
 import pytest
 import torch
+from helpers import tiny_pipeline
 
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 # Of Chromium only what a test of a page needs; the rest would look for updates
-CHROMIUM = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
-)
+CHROMIUM = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
 
 
-# Workers of the data stages and small trainings (training/forked.py) are forked from a process that
+# Workers of the data stages and small trainings (helpers/forked.py) are forked from a process that
 # has imported what they need, instead of importing it once each.
 multiprocessing.set_forkserver_preload(
     [
@@ -38,23 +36,26 @@ multiprocessing.set_forkserver_preload(
     ]
 )
 
-# The files whose tests wait for pipelines, experiments and servers. They begin first, so that none of
+# The files whose tests wait for pipelines, experiments and servers. They begin first, so that none
+# of
 # them is left for the end, when the other processes have no more tests to take over.
 FIRST = (
-    "serve/test_kaggle.py",
-    "experiments/test_verify.py",
-    "experiments/test_ladder.py",
-    "test_pipeline.py",
-    "test_guard_rails.py",
+    "kaggle/test_kaggle.py",
+    "verify/test_verify.py",
+    "ladder/test_ladder.py",
+    "pipeline/test_repro.py",
+    "pipeline/test_guard_rails.py",
     "data/test_raw_stage.py",
-    "data/test_data_engine.py",
+    "tasks/test_executor.py",
     "training/test_distributed.py",
 )
 
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, as many tests wait for servers and deadlines."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return cores + 1
 
 
@@ -80,12 +81,24 @@ def torch_as_before() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def runtime() -> EngineRuntime:
     """One process; dataclasses.replace() makes others of it."""
-    return EngineRuntime(executor="local", workers=1, address="", partition="", time_limit="00:10:00", memory_gb=1)
+    return EngineRuntime(
+        executor="local", workers=1, address="", partition="", time_limit="00:10:00", memory_gb=1
+    )
 
 
 @pytest.fixture
 def tiny_config() -> GPTConfig:
-    return GPTConfig(n_layer=2, n_head=4, n_embd=32, block_size=16, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1, vocab_size=64)
+    return GPTConfig(
+        n_layer=2,
+        n_head=4,
+        n_embd=32,
+        block_size=16,
+        negative_slope=0.01,
+        dropout=0.0,
+        tied_embeddings=True,
+        seed=1,
+        vocab_size=64,
+    )
 
 
 @pytest.fixture
@@ -101,13 +114,21 @@ def token_file() -> Callable[..., np.ndarray]:
         random = np.random.default_rng(seed)
         tokens = np.zeros(length, dtype=np.uint16)
         for i in range(1, length):
-            tokens[i] = (tokens[i - 1] * 5 + 3) % vocabulary if random.random() < 0.9 else random.integers(vocabulary)
+            tokens[i] = (
+                (tokens[i - 1] * 5 + 3) % vocabulary
+                if random.random() < 0.9
+                else random.integers(vocabulary)
+            )
         return tokens
 
     return make
 
 
-@pytest.fixture(scope="module")  # not for the session: Playwright keeps an event loop running in this thread, where asyncio tests want theirs
+@pytest.fixture(
+    scope="module"
+    # Not for the session: Playwright keeps an event loop running in this thread, where asyncio tests
+    # want theirs
+)
 def browser() -> Iterator["Browser"]:
     """The system's Chromium, without a window. Where CI is set it must be there.
 
@@ -138,11 +159,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
 
     def make(folder: Path) -> None:
-        a_pipeline.copy(folder / "antimatter")
-        a_pipeline.dvc(folder / "antimatter", "repro", environment=a_pipeline.COLD)
-        a_pipeline.commit(folder / "antimatter", "results")
+        tiny_pipeline.copy(folder / "antimatter")
+        tiny_pipeline.dvc(folder / "antimatter", "repro", environment=tiny_pipeline.COLD)
+        tiny_pipeline.commit(folder / "antimatter", "results")
 
-    return a_pipeline.once(tmp_path_factory, "a folder with spaces", make) / "antimatter"
+    return tiny_pipeline.once(tmp_path_factory, "a folder with spaces", make) / "antimatter"
 
 
 @pytest.fixture

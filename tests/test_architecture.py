@@ -47,7 +47,9 @@ def test_imports_point_to_the_left(path: Path) -> None:
         assert name.split(".")[0] not in ("dvc", "stages"), f"{path} imports {name}"
         there = package(name)
         if here and there:
-            assert FLOW.index(there) <= FLOW.index(here), f"{path} imports {name}, which stands to its right"
+            assert FLOW.index(there) <= FLOW.index(here), (
+                f"{path} imports {name}, which stands to its right"
+            )
         if here == "model":
             assert there != "data", f"{path} imports {name}: the network knows nothing of text"
 
@@ -88,7 +90,9 @@ def test_one_name_in_four_places() -> None:
         assert Path(f"stages/{name}.py").is_file()
         assert name in sections or name == "checked"  # which has no values of its own
         assert f"python -m stages.{name} " in graph[name]["cmd"]
-    assert sorted(path.stem for path in Path("stages").glob("*.py") if path.stat().st_size) == sorted(STAGES)
+    assert sorted(
+        path.stem for path in Path("stages").glob("*.py") if path.stat().st_size
+    ) == sorted(STAGES)
 
 
 def test_every_section_is_somebodys_dependency_and_runtime_is_nobodys() -> None:

@@ -172,7 +172,11 @@ def test_every_path_of_the_command_line_reaches_the_parameter_that_is_meant(name
 @pytest.mark.parametrize("name", GRAPH)
 def test_dvc_keeps_a_run_cache_for_the_stage(name: str) -> None:
     """It does not beside a plain output without a cache (dvc/stage/__init__.py, Stage.run): what is in Git is a metric or a plot."""
-    plain = [next(iter(item)) for item in GRAPH[name].get("outs", []) if isinstance(item, dict) and not next(iter(item.values())).get("cache", True)]
+    plain = [
+        next(iter(item))
+        for item in GRAPH[name].get("outs", [])
+        if isinstance(item, dict) and not next(iter(item.values())).get("cache", True)
+    ]
     assert plain == PAGES.get(name, [])
 
 
@@ -193,7 +197,9 @@ def test_the_lock_is_of_this_code_and_these_parameters(name: str) -> None:
         assert md5 == entry["md5"], f"{path} changed since dvc.lock was made: run `make repro`"
     now = params.load(Path("params.yaml"))
     for section, values in locked["params"]["params.yaml"].items():
-        assert now[section] == values, f"`{section}` changed since dvc.lock was made: run `make repro`"
+        assert now[section] == values, (
+            f"`{section}` changed since dvc.lock was made: run `make repro`"
+        )
 
 
 def test_an_edit_of_a_deep_import_is_seen(tmp_path: Path) -> None:
@@ -207,7 +213,11 @@ def test_an_edit_of_a_deep_import_is_seen(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert [str(path) for path in closure.files("stages.a", tmp_path)] == ["antimatter/b.py", "antimatter/c/d.py", "stages/a.py"]
+    assert [str(path) for path in closure.files("stages.a", tmp_path)] == [
+        "antimatter/b.py",
+        "antimatter/c/d.py",
+        "stages/a.py",
+    ]
     before = closure.digests("stages.a", tmp_path)
     (tmp_path / "antimatter/c/unused.py").write_text("x = 1\n")
     assert closure.digests("stages.a", tmp_path) == before

@@ -107,7 +107,9 @@ def running(thread: threading.Thread) -> Iterator[None]:
         thread.join()
 
 
-def test_all_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced, sync, folder = [], os.fsync, tmp_path / "folder"
 
     def record(number: int) -> None:
@@ -124,7 +126,9 @@ def test_all_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_a_file_has_the_mode_of_the_umask_whatever_wrote_it(tmp_path: Path, umask: int, mode: int) -> None:
+def test_a_file_has_the_mode_of_the_umask_whatever_wrote_it(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
     before = os.umask(umask)
     try:
         with files.replacing(tmp_path / "file") as partial:
@@ -153,7 +157,9 @@ def test_a_read_only_file_stays_one_and_a_link_leaves_its_target_alone(tmp_path:
     assert stat.S_IMODE(cached.stat().st_mode) == 0o444
 
 
-def test_a_linked_folder_is_made_of_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_linked_folder_is_made_of_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = tmp_path / "source"
     source.write_text("text")
     files.link({"a": source, "b": source}, tmp_path / "out")
@@ -192,16 +198,25 @@ with files.lock(Path({str(path)!r}), "it"):
     print("held", flush=True)
     time.sleep(60)
 """
-    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(BlockingIOError, match=f"a training is already running as process {holder.pid}"), files.lock(path, "a training"):
+        with (
+            pytest.raises(
+                BlockingIOError, match=f"a training is already running as process {holder.pid}"
+            ),
+            files.lock(path, "a training"),
+        ):
             pass
         holder.kill()
     with files.lock(path, "a training"):
         pass
 
 
-def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process opens the file, its holder deletes it with its folder and ends, and only then the process locks what it has opened."""
     path, flock, calls = tmp_path / "work/lock", fcntl.flock, []
 

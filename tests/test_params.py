@@ -55,7 +55,15 @@ def read(tmp_path: Path, text: str) -> Config:
 
 def test_a_section_becomes_its_dataclass(tmp_path: Path) -> None:
     expected = Config(
-        steps=3, rate=0.0006, name="x", fast=False, kind="a", parts=(1.0, 0.5), versions={"numpy": "2.4.6"}, inner=Inner(ratio=1.0), limit=None
+        steps=3,
+        rate=0.0006,
+        name="x",
+        fast=False,
+        kind="a",
+        parts=(1.0, 0.5),
+        versions={"numpy": "2.4.6"},
+        inner=Inner(ratio=1.0),
+        limit=None,
     )
     assert read(tmp_path, GOOD) == expected
 
@@ -63,7 +71,11 @@ def test_a_section_becomes_its_dataclass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("  rate: 6e-4", "  rate: 6e-4\n  stepps: 4", r"s\.stepps is not a parameter \(did you mean `steps`\?\)"),
+        (
+            "  rate: 6e-4",
+            "  rate: 6e-4\n  stepps: 4",
+            r"s\.stepps is not a parameter \(did you mean `steps`\?\)",
+        ),
         ("  rate: 6e-4\n", "", r"s\.rate is missing"),
         ("steps: 3", "steps: 3.5", r"s\.steps must be a whole number, got 3\.5"),
         ("steps: 3", "steps: true", r"s\.steps must be a whole number, got True"),
@@ -81,7 +93,9 @@ def test_a_section_becomes_its_dataclass(tmp_path: Path) -> None:
         ("steps: 3", "steps: [3", r"is not readable as YAML"),
     ],
 )
-def test_each_mistake_is_one_line_that_names_the_key(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_each_mistake_is_one_line_that_names_the_key(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
     assert old in GOOD
     with pytest.raises(ValueError, match=words) as caught:
         read(tmp_path, GOOD.replace(old, new, 1))
@@ -127,5 +141,8 @@ def test_an_experiment_changes_its_value_and_no_other_byte(tmp_path: Path, path:
     assert text.count("  warmup_steps: ") == 1
     (tmp_path / "params.yaml").write_text(text)
     hydra.apply_overrides(tmp_path / "params.yaml", ["schedule.warmup_steps=7"])
-    lines = [f"  warmup_steps: {7}" if line.startswith("  warmup_steps: ") else line for line in text.splitlines()]
+    lines = [
+        f"  warmup_steps: {7}" if line.startswith("  warmup_steps: ") else line
+        for line in text.splitlines()
+    ]
     assert (tmp_path / "params.yaml").read_text().splitlines() == lines

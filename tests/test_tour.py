@@ -36,8 +36,28 @@ def test_only_console_blocks_are_run(shell: tour.Shell, tmp_path: Path) -> None:
 
 
 def test_folder_variables_and_jobs_last(shell: tour.Shell, tmp_path: Path) -> None:
-    played = tour.play(page("$ mkdir deep && cd deep", "$ export A=1", "$ sleep 100 &", "$ pwd", "$ echo $A", "$ kill %1"), shell, tmp_path)
-    assert played == page("$ mkdir deep && cd deep", "$ export A=1", "$ sleep 100 &", "$ pwd", "~/deep", "$ echo $A", "1", "$ kill %1")
+    played = tour.play(
+        page(
+            "$ mkdir deep && cd deep",
+            "$ export A=1",
+            "$ sleep 100 &",
+            "$ pwd",
+            "$ echo $A",
+            "$ kill %1",
+        ),
+        shell,
+        tmp_path,
+    )
+    assert played == page(
+        "$ mkdir deep && cd deep",
+        "$ export A=1",
+        "$ sleep 100 &",
+        "$ pwd",
+        "~/deep",
+        "$ echo $A",
+        "1",
+        "$ kill %1",
+    )
 
 
 def test_a_command_reads_nothing_of_the_next(shell: tour.Shell, tmp_path: Path) -> None:
@@ -59,13 +79,17 @@ def test_errors_and_output_keep_their_order(shell: tour.Shell, tmp_path: Path) -
         ("exit 3", "ended the shell"),
     ],
 )
-def test_a_command_that_ends_otherwise_than_it_should_is_named(shell: tour.Shell, tmp_path: Path, command: str, words: str) -> None:
+def test_a_command_that_ends_otherwise_than_it_should_is_named(
+    shell: tour.Shell, tmp_path: Path, command: str, words: str
+) -> None:
     with pytest.raises(ChildProcessError, match=words):
         tour.play(page("$ true", f"$ {command}"), shell, tmp_path)
 
 
 def test_a_failure_that_is_expected_is_shown(shell: tour.Shell, tmp_path: Path) -> None:
-    assert "cat: none: No such" in tour.play(page("$ LC_ALL=C cat none   # fails: there is none"), shell, tmp_path)
+    assert "cat: none: No such" in tour.play(
+        page("$ LC_ALL=C cat none   # fails: there is none"), shell, tmp_path
+    )
 
 
 def test_ctrl_c_reaches_a_command(shell: tour.Shell, tmp_path: Path) -> None:
@@ -73,9 +97,16 @@ def test_ctrl_c_reaches_a_command(shell: tour.Shell, tmp_path: Path) -> None:
     assert played == page("$ timeout --signal INT 0.5 sleep 60   # fails")
 
 
-def test_a_command_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_takes_too_long_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tour, "LIMIT", 0.3)
-    with tour.Shell(tmp_path) as shell, pytest.raises(ChildProcessError, match=r"`sleep 60` ended the shell, or took longer than 0\.3 s"):
+    with (
+        tour.Shell(tmp_path) as shell,
+        pytest.raises(
+            ChildProcessError, match=r"`sleep 60` ended the shell, or took longer than 0\.3 s"
+        ),
+    ):
         shell.run("sleep 60")
 
 
@@ -104,21 +135,34 @@ def test_a_page_changes_only_if_all_commands_did_as_they_should(tmp_path: Path) 
     text = tmp_path / "page.md"
     for line, status in (("$ echo hi; printf 'PNG' > dvc_plots/a.png", 0), ("$ false", 1)):
         text.write_text(page(line) + "![a picture](a.png)\n")
-        done = subprocess.run([sys.executable, TOOL, text, "--clone", clone], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, TOOL, text, "--clone", clone], capture_output=True, text=True
+        )
         assert done.returncode == status, done.stderr
         assert text.read_text() == page(line, *([] if status else ["hi"])) + "![a picture](a.png)\n"
     assert (tmp_path / "a.png").read_text() == "PNG"
-    assert done.stderr.splitlines()[-1] == f"error: `false` failed with status 1; {text} is as it was"
+    assert (
+        done.stderr.splitlines()[-1] == f"error: `false` failed with status 1; {text} is as it was"
+    )
 
 
-@pytest.mark.parametrize(("kind", "status"), [("AVX512, x", [" M metrics/loss.json"]), ("AVX2, x", [])])
-def test_other_results_are_taken_from_another_kind_of_machine_alone(shell: tour.Shell, tmp_path: Path, kind: str, status: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "status"), [("AVX512, x", [" M metrics/loss.json"]), ("AVX2, x", [])]
+)
+def test_other_results_are_taken_from_another_kind_of_machine_alone(
+    shell: tour.Shell, tmp_path: Path, kind: str, status: list[str]
+) -> None:
     files = {"provenance.json": '{\n  "kind": "AVX512, x",\n  "seed": 1\n}\n', "loss.json": "1"}
     (tmp_path / "metrics").mkdir()
     for name, content in files.items():
         (tmp_path / "metrics" / name).write_text(content)
-    assert shell.run("git init --quiet && git add --all && git commit --quiet --message start") == (0, [])
+    assert shell.run("git init --quiet && git add --all && git commit --quiet --message start") == (
+        0,
+        [],
+    )
     (tmp_path / "metrics/loss.json").write_text("2")
-    (tmp_path / "metrics/provenance.json").write_text(files["provenance.json"].replace("AVX512, x", kind))
+    (tmp_path / "metrics/provenance.json").write_text(
+        files["provenance.json"].replace("AVX512, x", kind)
+    )
     assert shell.run(tour.OURS) == (0, [])
     assert shell.run("git status --short") == (0, status)

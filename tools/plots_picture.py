@@ -10,14 +10,22 @@ from pathlib import Path
 
 import vl_convert
 
+from antimatter.errors import UserError
+
 
 def main(plot: str, picture: Path, revisions: list[str]) -> None:
-    diff = subprocess.run([sys.executable, "-m", "dvc", "plots", "diff", "--json", *revisions], stdout=subprocess.PIPE, check=True)
+    diff = subprocess.run(
+        [sys.executable, "-m", "dvc", "plots", "diff", "--json", *revisions],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     data = json.loads(diff.stdout)["data"]
     if plot not in data:
-        raise ValueError(f"there is no plot {plot!r}: known are {', '.join(data)}")
+        raise UserError(f"there is no plot {plot!r}: known are {', '.join(data)}")
     picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_bytes(vl_convert.vegalite_to_png(data[plot][0]["content"], vl_version="5.8", scale=1.5))
+    picture.write_bytes(
+        vl_convert.vegalite_to_png(data[plot][0]["content"], vl_version="5.8", scale=1.5)
+    )
 
 
 if __name__ == "__main__":

@@ -15,15 +15,24 @@ BEGINNINGS = ("Raises an error if the", "The function returns")
 LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 800, "height": 640}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 800, "height": 640}},
-    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2},
+    "phone": {
+        "color_scheme": "light",
+        "viewport": {"width": 390, "height": 780},
+        "has_touch": True,
+        "is_mobile": True,
+        "device_scale_factor": 2,
+    },
 }
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
-)
+ARGUMENTS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
 
 
 def converse(page: Page, url: str, seed: int) -> None:
-    setting = json.dumps([f"antimatter.1.settings:{urlsplit(url).path}", json.dumps({"seed": seed, "max_tokens": 40})])
+    setting = json.dumps(
+        [
+            f"antimatter.1.settings:{urlsplit(url).path}",
+            json.dumps({"seed": seed, "max_tokens": 40}),
+        ]
+    )
     page.add_init_script(f"localStorage.setItem(...{setting})")
     page.goto(url)
     for beginning in BEGINNINGS:
@@ -36,7 +45,10 @@ def converse(page: Page, url: str, seed: int) -> None:
 def main(url: str, folder: Path, seed: int = 1) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
+            args=ARGUMENTS,
+        )
         for name, look in LOOKS.items():
             with browser.new_context(**look) as context:  # type: ignore[arg-type]
                 page = context.new_page()

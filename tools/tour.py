@@ -30,7 +30,8 @@ LINES, EDGE = 24, 10  # longer outputs keep this many lines at their beginning a
 WIDTH = 150  # characters of a line
 CUT = "[…]"
 STATUS = "tour_status"  # a variable of the shell
-# Another kind of machine may leave other results than Git has: they become the clone's. On the same kind they are an error, which the last line finds
+# Another kind of machine may leave other results than Git has: they become the clone's. On the same
+# kind they are an error, which the last line finds
 OURS = r"""
 if git diff metrics/provenance.json | grep --quiet '^+ *"\(kind\|precision\)"'; then git commit --all --quiet --message 'As this machine computes'; fi
 """.strip()
@@ -49,9 +50,11 @@ class Shell:
             "TERM": "dumb",
             "COLUMNS": str(WIDTH),
         }
-        for name in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH"):  # of the `make tour` around this
+        # Of the `make tour` around this
+        for name in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH"):
             environment.pop(name, None)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # bash and its commands must not inherit "ignore" from a job in the background
+        # Bash and its commands must not inherit "ignore" from a job in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=folder,
@@ -67,7 +70,12 @@ class Shell:
     def __enter__(self) -> "Shell":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with self.bash:
             self._end()
 
@@ -79,7 +87,9 @@ class Shell:
         """
         assert self.bash.stdin is not None and self.bash.stdout is not None
         mark = uuid.uuid4().hex
-        self.bash.stdin.write(f"eval {shlex.quote(command)} </dev/null\n{STATUS}=$?; echo; echo {mark} ${STATUS}\n")
+        self.bash.stdin.write(
+            f"eval {shlex.quote(command)} </dev/null\n{STATUS}=$?; echo; echo {mark} ${STATUS}\n"
+        )
         self.bash.stdin.flush()
         lines: list[str] = []
         clock = threading.Timer(LIMIT, self._end)
@@ -87,7 +97,8 @@ class Shell:
         try:
             for line in self.bash.stdout:
                 if line.startswith(mark):
-                    return int(line.split()[1]), lines[:-1] if lines and not lines[-1] else lines  # without the `echo`'s empty line
+                    # Without the `echo`'s empty line
+                    return int(line.split()[1]), lines[:-1] if lines and not lines[-1] else lines
                 lines.append(line.rstrip("\n"))
                 print(line, end="", file=sys.stderr, flush=True)
         finally:
@@ -123,7 +134,9 @@ def play(page: str, shell: Shell, home: Path) -> str:
             print(f"[{time.monotonic() - begin:.0f} s]", file=sys.stderr, flush=True)
             should_fail = re.search(r"\s# fails\b[^'\"]*$", command) is not None
             if (status != 0) != should_fail:
-                raise ChildProcessError(f"`{command}` {'succeeded, and should fail' if should_fail else f'failed with status {status}'}")
+                raise ChildProcessError(
+                    f"`{command}` {'succeeded, and should fail' if should_fail else f'failed with status {status}'}"
+                )
             shown += clean(output, home)
             continue
         elif inside:
@@ -136,13 +149,15 @@ def clean(output: list[str], home: Path) -> list[str]:
     """What a terminal would show in the end, without paths of this machine, cut where it is long."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "\n".join(output)).replace(str(home), "~")
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-    lines = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]  # of empty lines the first
+    # Of empty lines the first
+    lines = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]
     while lines and not lines[-1]:
         lines.pop()
     if len(lines) > LINES:
         lines = [*lines[:EDGE], CUT, *lines[-EDGE:]]
     lines = [line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in lines]
-    return [f" {line}" if line.startswith(("$ ", "```")) else line for line in lines]  # else the next run would take it for a command
+    # Else the next run would take it for a command
+    return [f" {line}" if line.startswith(("$ ", "```")) else line for line in lines]
 
 
 def main(page: Path, clone: Path | None) -> None:
@@ -156,21 +171,35 @@ def main(page: Path, clone: Path | None) -> None:
                 for command in SETUP if clone is None else ():
                     status, said = shell.run(command)
                     if status or (command.startswith("git status") and said):
-                        raise ChildProcessError(f"`{command}` in a fresh clone: status {status}, {said}")
+                        raise ChildProcessError(
+                            f"`{command}` in a fresh clone: status {status}, {said}"
+                        )
                 new = play(text, shell, folder.parent)
             except BaseException:  # workers of the queue have sessions of their own
-                subprocess.run([folder / ".venv/bin/python", "-m", "dvc", "queue", "stop", "--kill"], cwd=folder, stdout=sys.stderr, check=False)
+                subprocess.run(
+                    [folder / ".venv/bin/python", "-m", "dvc", "queue", "stop", "--kill"],
+                    cwd=folder,
+                    stdout=sys.stderr,
+                    check=False,
+                )
                 raise
         files.write_text(page, new)
-        for name in re.findall(r"!\[[^]]*\]\(([\w.-]+)\)", new):  # pictures that the page shows and a command has drawn
+        # Pictures that the page shows and a command has drawn
+        for name in re.findall(r"!\[[^]]*\]\(([\w.-]+)\)", new):
             if (folder / "dvc_plots" / name).is_file():
                 shutil.copyfile(folder / "dvc_plots" / name, page.with_name(name))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Run the commands of a page in a fresh clone and write what they print into it.")
+    parser = argparse.ArgumentParser(
+        description="Run the commands of a page in a fresh clone and write what they print into it."
+    )
     parser.add_argument("page", type=Path)
-    parser.add_argument("--clone", type=Path, help="a clone in which `make repro` has run; it stays (default: a new one, which trains and goes)")
+    parser.add_argument(
+        "--clone",
+        type=Path,
+        help="a clone in which `make repro` has run; it stays (default: a new one, which trains and goes)",
+    )
     arguments = parser.parse_args()
     try:
         main(arguments.page, arguments.clone)

@@ -32,6 +32,7 @@ from antimatter.data.documents import CONVERSATION, SEPARATOR
 from antimatter.data.shards.writer import resembles
 from antimatter.data.special_tokens import COUNTS, PAD
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.errors import UserError
 from antimatter.tasks.workers import processes
 
 CHUNK = 500  # conversations that a worker takes at a time
@@ -127,11 +128,17 @@ def write(
     found = _prepare(sources, who, tokenizer, context, config, workers, folder / TABLE)
     withdrawn = _keep_to_held_out(found, config.max_similarity)
     words = Tokenizer.load(tokenizer)
-    train = [piece.rendered for one in found if not one.candidate for piece in one.pieces for _ in range(one.copies)]
+    train = [
+        piece.rendered
+        for one in found
+        if not one.candidate
+        for piece in one.pieces
+        for _ in range(one.copies)
+    ]
     kept = [one for one in found if one.candidate and one.pieces]
     if not train or not kept:
         side = "to learn from" if not train else "held out"
-        raise ValueError(
+        raise UserError(
             f"no conversation is {side}: give conversations.persona, weights, files or hub more, or change conversations.held_out ({config.held_out})"
         )
     splits = {"train": train, "held_out": [piece.rendered for one in kept for piece in one.pieces]}
@@ -199,7 +206,9 @@ def _prepare(
 ) -> list[Prepared]:
     system = who.system if config.system_share else ""
     work = partial(_prepared, tokenizer, context, config, system)
-    chunks = ((chunk, source.weight) for source in sources for chunk in _chunks(source.conversations))
+    chunks = (
+        (chunk, source.weight) for source in sources for chunk in _chunks(source.conversations)
+    )
     found: list[Prepared] = []
     with ExitStack() as held:
         apply = map if workers == 1 else held.enter_context(processes(workers)).map
@@ -229,13 +238,18 @@ def _prepared(
     words, found = _tokenizer(tokenizer), []
     for one in chunk[0]:
         if why := problem(one.messages):
-            raise ValueError(f"conversation {one.id} of {one.source}: {why}")
+            raise UserError(f"conversation {one.id} of {one.source}: {why}")
         group = one.group or " ".join(message.text for message in one.messages)
         candidate = one.held_out
         if candidate is None:
             candidate = share(f"{one.source} {group}", config.seed) < config.held_out
         messages, chosen = one.messages, share(one.id, config.seed + 1)
-        if system and not candidate and messages[0].role != "system" and chosen < config.system_share:
+        if (
+            system
+            and not candidate
+            and messages[0].role != "system"
+            and chosen < config.system_share
+        ):
             messages = (Message("system", system), *messages)
         more = dict(one.more)
         sketch = more.pop("sketch", None) or _sketch(one.messages)
@@ -274,7 +288,13 @@ def _keep_to_held_out(found: list[Prepared], max_similarity: float) -> int:
     sketches = np.zeros((len(found), width), np.uint8)
     for row, one in enumerate(found):
         sketches[row, : len(one.sketch)] = one.sketch
-    groups = np.array([xxhash.xxh3_64_intdigest(f"{c.source} {c.group}") for c in (one.conversation for one in found)], np.uint64)
+    groups = np.array(
+        [
+            xxhash.xxh3_64_intdigest(f"{c.source} {c.group}")
+            for c in (one.conversation for one in found)
+        ],
+        np.uint64,
+    )
     others, moved = movable & ~candidate, 0
     while others.any():
         rows_of = np.flatnonzero(candidate & movable)
@@ -290,10 +310,21 @@ def _keep_to_held_out(found: list[Prepared], max_similarity: float) -> int:
 
 # ---- the table of all of them
 
-_TABLE = pa.schema([(name, pa.string()) for name in ("id", "source", "kind", "licence", "messages")])
+_TABLE = pa.schema(
+    [(name, pa.string()) for name in ("id", "source", "kind", "licence", "messages")]
+)
 
 
 def _as_table(conversations: Sequence[Conversation]) -> pa.Table:
     columns = [[getattr(one, name) for one in conversations] for name in _TABLE.names[:-1]]
-    columns.append([json.dumps([{"role": m.role, "content": m.text} for m in one.messages], ensure_ascii=False) for one in conversations])
-    return pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=_TABLE)
+    columns.append(
+        [
+            json.dumps(
+                [{"role": m.role, "content": m.text} for m in one.messages], ensure_ascii=False
+            )
+            for one in conversations
+        ]
+    )
+    return pa.Table.from_arrays(
+        [pa.array(column, pa.string()) for column in columns], schema=_TABLE
+    )

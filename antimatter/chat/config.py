@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from antimatter.data.sources.config import LIST, HubDataSet
+from antimatter.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class ConversationFiles:
     def __post_init__(self) -> None:
         for name in ("pattern", "licence"):
             if not getattr(self, name):
-                raise ValueError(f"{name} must not be empty")
+                raise UserError(f"{name} must not be empty")
         _check_weight(self.weight)
 
 
@@ -36,9 +37,9 @@ class ConversationHub:
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
-            raise ValueError(f"weight of {self.name} must exceed 0, got {self.weight}")
+            raise UserError(f"weight of {self.name} must exceed 0, got {self.weight}")
         if self.most < 0:
-            raise ValueError(f"most of {self.name} must be 0, for all, or more; got {self.most}")
+            raise UserError(f"most of {self.name} must be 0, for all, or more; got {self.most}")
         Messages.of(self)
 
 
@@ -82,7 +83,7 @@ class PersonaConfig:
 
     def __post_init__(self) -> None:
         if self.per_topic < 1:
-            raise ValueError(f"per_topic must be at least 1, got {self.per_topic}")
+            raise UserError(f"per_topic must be at least 1, got {self.per_topic}")
         _check_weight(self.weight)
 
 
@@ -97,7 +98,7 @@ class WeightConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+                raise UserError(f"{name} must not be negative, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +116,15 @@ class ConversationsConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.system_share <= 1:
-            raise ValueError(f"system_share must lie in [0, 1], got {self.system_share}")
+            raise UserError(f"system_share must lie in [0, 1], got {self.system_share}")
         if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must lie between 0 and 1, got {self.held_out}")
+            raise UserError(f"held_out must lie between 0 and 1, got {self.held_out}")
         if not 0 < self.max_similarity <= 1:
-            raise ValueError(f"max_similarity must lie in (0, 1], got {self.max_similarity}")
+            raise UserError(f"max_similarity must lie in (0, 1], got {self.max_similarity}")
         if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+            raise UserError(f"seed must be at least 0, got {self.seed}")
 
 
 def _check_weight(weight: float) -> None:
     if not weight > 0:
-        raise ValueError(f"weight must exceed 0, got {weight}")
+        raise UserError(f"weight must exceed 0, got {weight}")

@@ -15,7 +15,8 @@ class Conversation:
 
     id: str  # unique within its source
     source: str  # persona, chitchat, documentation, or a file or data set as people would cite it
-    kind: str  # what its answers are measured by: persona, open, recall, question, grounded or refusal
+    # What its answers are measured by: persona, open, recall, question, grounded or refusal
+    kind: str
     messages: tuple[Message, ...]
     licence: str
     # What belongs together: all conversations of a group are on one side of the split
@@ -44,4 +45,8 @@ def problem(messages: Sequence[Message]) -> str:
             return f"message {place} is the {message.role}'s where the {expected}'s belongs"
     if len(messages) == is_led:
         return "it holds no turn of a user"
-    return "" if messages[-1].role == "assistant" else "its last message is the user's, without an answer"
+    return (
+        ""
+        if messages[-1].role == "assistant"
+        else "its last message is the user's, without an answer"
+    )

@@ -25,6 +25,7 @@ from antimatter.chat.config import ConversationFiles
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.template import Message, Role
 from antimatter.data.sources import local, paths
+from antimatter.errors import UserError
 
 ROLES: dict[str, Role] = {
     "user": "user",
@@ -76,10 +77,10 @@ def read(config: ConversationFiles, key: str) -> Iterator[Conversation]:
                 said = messages(row)
             except ValueError as error:
                 fix = "correct it, or take it out of the file"
-                raise ValueError(f"{path}, {unit} {number}: {error}: {fix}") from None
+                raise UserError(f"{path}, {unit} {number}: {error}: {fix}") from None
             yield Conversation(f"{path}:{number}", config.pattern, "open", said, config.licence)
         if not found:
-            raise ValueError(f"{path} holds no conversation: delete it, or take it out of {key}")
+            raise UserError(f"{path} holds no conversation: delete it, or take it out of {key}")
 
 
 def messages(row: object) -> tuple[Message, ...]:
@@ -89,11 +90,11 @@ def messages(row: object) -> tuple[Message, ...]:
         ValueError: it is of no known shape, or no conversation; in words without the place.
     """
     if not isinstance(row, dict):
-        raise ValueError(f"{row!r:.60} is no object with keys")
+        raise UserError(f"{row!r:.60} is no object with keys")
     shape = _shape(row)
     if not shape:
         known = "; ".join(", ".join(names) for names in SHAPES)
-        raise ValueError(f"its keys are {', '.join(map(str, row)) or 'none'}; known are {known}")
+        raise UserError(f"its keys are {', '.join(map(str, row)) or 'none'}; known are {known}")
     found: list[Message] = []
     if row.get("system"):
         found.append(Message("system", _text(row["system"], "`system`")))
@@ -107,7 +108,7 @@ def messages(row: object) -> tuple[Message, ...]:
         found += _side(row[shape[0]], "user", f"`{shape[0]}`")
         found += _side(row[shape[1]], "assistant", f"`{shape[1]}`")
     if fault := problem(found):
-        raise ValueError(fault)
+        raise UserError(fault)
     return tuple(found)
 
 
@@ -123,7 +124,7 @@ def _side(value: object, role: Role, name: str) -> list[Message]:
 
 def _listed(values: object, name: str) -> list[Message]:
     if not isinstance(values, list):
-        raise ValueError(f"{name} must be a list of messages, got {values!r:.60}")
+        raise UserError(f"{name} must be a list of messages, got {values!r:.60}")
     return [_message(value, f"message {number}") for number, value in enumerate(values, 1)]
 
 
@@ -132,15 +133,15 @@ def _message(value: object, where: str) -> Message:
     keys = value if isinstance(value, dict) else {}
     for call in TOOL_CALLS:
         if keys.get(call):
-            raise ValueError(f"{where} calls a tool (`{call}`), which no role here can do")
+            raise UserError(f"{where} calls a tool (`{call}`), which no role here can do")
     for role_key, text_key in (("role", "content"), ("from", "value")):
         if role_key in keys and text_key in keys:
             role = ROLES.get(str(keys[role_key]).lower())
             if role is None:
                 known = ", ".join(ROLES)
-                raise ValueError(f"{where} has the role {keys[role_key]!r:.60}; known are {known}")
+                raise UserError(f"{where} has the role {keys[role_key]!r:.60}; known are {known}")
             return Message(role, _text(keys[text_key], f"{where} ({role})"))
-    raise ValueError(f"{where} must have role and content, or from and value, got {value!r:.60}")
+    raise UserError(f"{where} must have role and content, or from and value, got {value!r:.60}")
 
 
 def _text(value: object, where: str) -> str:
@@ -149,10 +150,10 @@ def _text(value: object, where: str) -> str:
         for part in value:
             kind = part.get("type") if isinstance(part, dict) else part
             if kind != "text":
-                raise ValueError(f"{where} has a part that is no text: {kind!r:.60}")
+                raise UserError(f"{where} has a part that is no text: {kind!r:.60}")
         value = "\n".join(_text(part.get("text"), where) for part in value)
     if not isinstance(value, str | None):
-        raise ValueError(f"{where} must be text, got {value!r:.60}")
+        raise UserError(f"{where} must be text, got {value!r:.60}")
     return local.whole(local.plain(value or "")).strip()
 
 
@@ -164,7 +165,7 @@ def _rows(path: str, key: str) -> Iterator[tuple[str, int, Any]]:
     ending = _ENDING.search(path)
     if not ending:
         known = ".jsonl, .json (each also .gz or .zst) and .parquet"
-        raise ValueError(f"{path} is of no known kind: {key} takes {known}")
+        raise UserError(f"{path} is of no known kind: {key} takes {known}")
     at = local.Position()
     with local.faults(path, key, at):
         if ending["parquet"]:
@@ -201,7 +202,7 @@ def _array(
     except json.JSONDecodeError as error:
         fix = f"correct it, or take the file out of {key}"
         row_number = at.number + 1
-        raise ValueError(f"{path}, row {row_number} is not JSON ({error.msg}): {fix}") from None
+        raise UserError(f"{path}, row {row_number} is not JSON ({error.msg}): {fix}") from None
 
 
 def _elements(stream: TextIO) -> Iterator[Any]:

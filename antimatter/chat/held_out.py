@@ -8,6 +8,7 @@ from pathlib import Path
 from antimatter import files
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.template import Message
+from antimatter.errors import UserError
 
 NAME = "held_out.jsonl"
 
@@ -35,7 +36,7 @@ def read(path: Path) -> list[Conversation]:
             found.append(_conversation(line))
         except (KeyError, TypeError, ValueError) as error:
             reason = f"{path}, line {number} is no conversation ({error})"
-            raise ValueError(f"{reason}: run `dvc repro conversations` to make it anew") from None
+            raise UserError(f"{reason}: run `dvc repro conversations` to make it anew") from None
     return found
 
 
@@ -43,6 +44,6 @@ def _conversation(line: str) -> Conversation:
     values = json.loads(line)
     messages = tuple(Message(message["role"], message["text"]) for message in values["messages"])
     if reason := problem(messages):
-        raise ValueError(reason)
+        raise UserError(reason)
     expected = tuple(values["expected"])
     return Conversation(**{**values, "messages": messages, "expected": expected})

@@ -25,6 +25,7 @@ from antimatter.chat.conversation import Conversation
 from antimatter.data.sources import hub
 from antimatter.data.sources.config import HubDataSet
 from antimatter.data.sources.hub import Lane
+from antimatter.errors import UserError
 from antimatter.tasks import executor
 from antimatter.tasks.config import EngineRuntime
 from antimatter.tasks.executor import Step
@@ -56,7 +57,7 @@ def fetch(
     names = [f"{config.name}, {config.config}, {config.split}" for config in data_sets]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"conversations.hub names {name} twice: leave one of them out")
+            raise UserError(f"conversations.hub names {name} twice: leave one of them out")
     return [_fetch(config, folder, runtime) for config in data_sets]
 
 
@@ -85,7 +86,7 @@ def read(paths: Sequence[Path], dropped: Counter[str]) -> Iterator[Conversation]
     if not found:
         (reason, _), rows = reasons.most_common(1)[0], reasons.total()
         fault = f"none of {rows:,} rows of {source} is a conversation, mostly because {reason}"
-        raise ValueError(f"conversations.hub: {fault}: set column to another, or take it out")
+        raise UserError(f"conversations.hub: {fault}: set column to another, or take it out")
     dropped.update(reasons)
 
 
@@ -113,7 +114,7 @@ def _fetch(config: ConversationHub, folder: Path, runtime: EngineRuntime) -> lis
         got = executor.run([step], sizes, place / "read", runtime, data_set.stage)["rows"]
         if not got:
             fix = "set split to another, or take it out"
-            raise ValueError(f"conversations.hub: {config.name} holds no row: {fix}")
+            raise UserError(f"conversations.hub: {config.name} holds no row: {fix}")
         if got < config.most:
             fault = f"{config.name} gave {got:,} of the {config.most:,} rows asked for"
             print(f"conversations: {fault}: some files hold no more", file=sys.stderr)

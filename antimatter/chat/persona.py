@@ -19,6 +19,7 @@ from xxhash import xxh3_64_intdigest
 from antimatter import params
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.template import Message, neutralise
+from antimatter.errors import UserError
 
 T = TypeVar("T")
 Turn = tuple["Topic", str]  # a topic and the phrasing that asks it
@@ -110,12 +111,12 @@ def read(path: Path, facts: Mapping[str, str]) -> Persona:
     greeting = texts.one(f"{path}: greeting", values["greeting"])
     starters = texts.some(f"{path}: starters", values["starters"])
     if len(starters) != _STARTERS:
-        raise ValueError(f"{path}: starters holds {len(starters)} texts: write {_STARTERS}")
+        raise UserError(f"{path}: starters holds {len(starters)} texts: write {_STARTERS}")
     # After the texts above, which have no slots
     for key, value in _mapping(f"{path}: slots", values["slots"]).items():
         texts.slots[key] = texts.some(f"{path}: slots.{key}", value)
     if not isinstance(values["topics"], list) or not values["topics"]:
-        raise ValueError(f"{path}: topics must be a list of topics, got {values['topics']!r}")
+        raise UserError(f"{path}: topics must be a list of topics, got {values['topics']!r}")
     topics: dict[str, Topic] = {}
     for number, entry in enumerate(values["topics"], 1):
         topic = _topic(path, number, entry, texts, topics)
@@ -135,11 +136,11 @@ class _Texts:
 
     def one(self, where: str, value: Any) -> str:
         if not isinstance(value, str):
-            raise ValueError(f"{where} must be text, got {value!r}: put it in quotes")
+            raise UserError(f"{where} must be text, got {value!r}: put it in quotes")
         if not value.strip():
-            raise ValueError(f"{where} holds an empty text {value!r}: write it or remove it")
+            raise UserError(f"{where} holds an empty text {value!r}: write it or remove it")
         if neutralise(value) != value:
-            raise ValueError(f"{where}: {value!r} holds a special token of the model: remove it")
+            raise UserError(f"{where}: {value!r} holds a special token of the model: remove it")
         self._check_names(where, value, "fact", _FACT.findall(value), self.facts)
         self._check_names(where, value, "slot", _SLOT.findall(value), self.slots)
         filled = _FACT.sub(lambda match: self.facts[match[1]], value)
@@ -148,7 +149,7 @@ class _Texts:
 
     def some(self, where: str, value: Any) -> tuple[str, ...]:
         if not isinstance(value, list) or not value:
-            raise ValueError(f"{where} must be a list of texts, got {value!r}: write one or more")
+            raise UserError(f"{where} must be a list of texts, got {value!r}: write one or more")
         return tuple(self.one(where, item) for item in value)
 
     @staticmethod
@@ -162,7 +163,7 @@ class _Texts:
         for name in names:
             if name not in known:
                 choices = ", ".join(sorted(known)) or "none"
-                raise ValueError(f"{where}: {text!r}: unknown {kind} `{name}`; known: {choices}")
+                raise UserError(f"{where}: {text!r}: unknown {kind} `{name}`; known: {choices}")
 
 
 def _topic(
@@ -177,18 +178,18 @@ def _topic(
         where = f"{path}: topic `{entry['id']}`"
     entry = _mapping(where, entry)
     if not entry.get("held_out"):
-        raise ValueError(
+        raise UserError(
             f"{where}: held_out is missing or empty, and a persona without held-out phrasings"
             " cannot be evaluated: add phrasings that are not in `ask`",
         )
     _check_keys(where, entry, _TOPIC_KEYS, _OPTIONAL_KEYS)
     id = texts.one(f"{where}: id", entry["id"])
     if id in above:
-        raise ValueError(f"{where}: id stands twice: rename one of the two topics")
+        raise UserError(f"{where}: id stands twice: rename one of the two topics")
     after = texts.some(f"{where}: after", entry["after"]) if "after" in entry else ()
     for name in after:
         if name not in above:
-            raise ValueError(f"{where}: after names `{name}`: write the id of a topic above it")
+            raise UserError(f"{where}: after names `{name}`: write the id of a topic above it")
     patterns = texts.some(f"{where}: ask", entry["ask"])
     topic = Topic(
         id=id,
@@ -201,7 +202,7 @@ def _topic(
     )
     for text in (*topic.held_out, *topic.answers):
         if "|" in text:
-            raise ValueError(f"{where}: {text!r}: (a|b) is for `ask`: write one text for each")
+            raise UserError(f"{where}: {text!r}: (a|b) is for `ask`: write one text for each")
     _check_answers(where, topic, above)
     return topic
 
@@ -216,7 +217,7 @@ def alternatives(where: str, pattern: str) -> tuple[str, ...]:
     pieces = _ALTERNATIVES.split(pattern)
     inside, outside = pieces[1::2], "".join(pieces[::2])
     if re.search(r"[()|]", outside) or not all("|" in piece for piece in inside):
-        raise ValueError(f"{where}: {pattern!r}: write alternatives as (a|b), not nested")
+        raise UserError(f"{where}: {pattern!r}: write alternatives as (a|b), not nested")
     choices = [[piece] for piece in pieces]
     choices[1::2] = [piece.split("|") for piece in inside]
     texts = ["".join(choice) for choice in itertools.product(*choices)]
@@ -227,7 +228,7 @@ def alternatives(where: str, pattern: str) -> tuple[str, ...]:
 def _check_answers(where: str, topic: Topic, above: Mapping[str, Topic]) -> None:
     for answer in topic.answers:
         if not any(text in answer.lower() for text in topic.expect):
-            raise ValueError(f"{where}: answer {answer!r} contains no `expect`: change one of them")
+            raise UserError(f"{where}: answer {answer!r} contains no `expect`: change one of them")
     # An answer repeats a value that the user gave, in this turn or in the one before
     repeated = {name for text in topic.answers + topic.expect for name in _SLOT.findall(text)}
     for name in sorted(repeated):
@@ -236,7 +237,7 @@ def _check_answers(where: str, topic: Topic, above: Mapping[str, Topic]) -> None
             continue
         for text in (*topic.phrasings, *topic.held_out):
             if f"<{name}>" not in text:
-                raise ValueError(f"{where}: {text!r} lacks the <{name}> of the answers: add it")
+                raise UserError(f"{where}: {text!r} lacks the <{name}> of the answers: add it")
 
 
 def _check_phrasings(path: Path, persona: Persona) -> None:
@@ -248,13 +249,13 @@ def _check_phrasings(path: Path, persona: Persona) -> None:
             fills = list(_fills(ask, persona.slots))
             if not persona.untrained.isdisjoint(fills):
                 # Case and punctuation do not make another phrasing
-                raise ValueError(f"{where}: {ask!r} is trained and held out: keep one of the two")
+                raise UserError(f"{where}: {ask!r} is trained and held out: keep one of the two")
             if topic.after:
                 continue
             for text in fills:
                 other = asked.setdefault(text, topic.id)
                 if other != topic.id:
-                    raise ValueError(
+                    raise UserError(
                         f"{where}: {ask!r} also asks topic `{other}`: remove it from one",
                     )
 
@@ -268,10 +269,10 @@ def _check_keys(
     for key in values:
         if key not in (*required, *optional):
             known = ", ".join((*required, *optional))
-            raise ValueError(f"{where}: unknown key `{key}`: remove it; known: {known}")
+            raise UserError(f"{where}: unknown key `{key}`: remove it; known: {known}")
     for key in required:
         if key not in values:
-            raise ValueError(f"{where}: key `{key}` is missing: add it")
+            raise UserError(f"{where}: key `{key}` is missing: add it")
 
 
 def _often(path: Path, value: Any, parts: Collection[str]) -> dict[str, int]:
@@ -279,15 +280,15 @@ def _often(path: Path, value: Any, parts: Collection[str]) -> dict[str, int]:
     for part, times in found.items():
         if part not in parts:
             known = ", ".join(sorted(parts))
-            raise ValueError(f"{path}: often names the part `{part}`, no topic has it: use {known}")
+            raise UserError(f"{path}: often names the part `{part}`, no topic has it: use {known}")
         if type(times) is not int or times < 1:
-            raise ValueError(f"{path}: often.{part} must be a whole number from 1, got {times!r}")
+            raise UserError(f"{path}: often.{part} must be a whole number from 1, got {times!r}")
     return found
 
 
 def _mapping(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be `key: value`, got {value!r}: see prompts/persona.yaml")
+        raise UserError(f"{where} must be `key: value`, got {value!r}: see prompts/persona.yaml")
     return value
 
 
@@ -322,7 +323,8 @@ def led(persona: Persona, conversation: Conversation, seed: int) -> Conversation
     """
     key = (seed, conversation.id, "led")
     turns = [
-        _asked(_pick(_pick(list(persona.openers.values()), *key, n), *key, n, "topic"), *key, n) for n in range(_pick((0, 0, 0, 0, 0, 0, 1, 3), *key))
+        _asked(_pick(_pick(list(persona.openers.values()), *key, n), *key, n, "topic"), *key, n)
+        for n in range(_pick((0, 0, 0, 0, 0, 0, 1, 3), *key))
     ]
     messages = _conversation(persona, conversation.id, turns, key).messages if turns else ()
     messages += conversation.messages

@@ -319,7 +319,9 @@ def public_paths(modules: Sequence[Module]) -> dict[tuple[str, str], str]:
         if name in asked or name not in by_name:
             return set(defined[name])
         module, asked = by_name[name], asked | {name}
-        return {*defined[name], *module.imported}.union(*({one for one in names(star, asked) if lets(star, one)} for star in module.stars))
+        return {*defined[name], *module.imported}.union(
+            *({one for one in names(star, asked) if lets(star, one)} for star in module.stars)
+        )
 
     paths: dict[tuple[str, str], list[str]] = defaultdict(list)
     for place in [place for own in defined.values() for place in own.values()]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from antimatter.data.special_tokens import BEGINS, BOS, COUNTS
+from antimatter.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -45,7 +46,16 @@ class Batches:
     nothing. Each epoch cuts the windows at another phase: the model does not meet the same text at the same positions again.
     """
 
-    def __init__(self, files: Sequence[np.ndarray], *, batch_size: int, block_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        files: Sequence[np.ndarray],
+        *,
+        batch_size: int,
+        block_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         """
         Args:
             files: token arrays, usually memory-mapped; windows never straddle two of them.
@@ -55,7 +65,9 @@ class Batches:
             ValueError: the files hold less than one window, or the ranks cannot share the batch equally.
         """
         if batch_size % world:
-            raise ValueError(f"batch_size must be a multiple of the {world} devices, got {batch_size}")
+            raise UserError(
+                f"batch_size must be a multiple of the {world} devices, got {batch_size}"
+            )
         self.files = files
         self.block_size = block_size
         self.batch_size = batch_size
@@ -67,7 +79,9 @@ class Batches:
         self._counts = [max(0, (len(file) - block_size) // block_size) for file in files]
         self.windows = sum(self._counts)
         if not self.windows:
-            raise ValueError(f"block_size must be smaller than half the tokens at hand ({sum(map(len, files))}), got {block_size}")
+            raise UserError(
+                f"block_size must be smaller than half the tokens at hand ({sum(map(len, files))}), got {block_size}"
+            )
 
     def at(self, step: int) -> Batch:
         """Of a step for this rank, B = batch_size / world. Steps count from 0."""
@@ -121,9 +135,11 @@ class RowBatches:
             ValueError: there are no rows, or the ranks cannot share the batch equally.
         """
         if batch_size % world:
-            raise ValueError(f"batch_size must be a multiple of the {world} devices, got {batch_size}")
+            raise UserError(
+                f"batch_size must be a multiple of the {world} devices, got {batch_size}"
+            )
         if not len(tokens):
-            raise ValueError("there is no conversation to learn from")
+            raise UserError("there is no conversation to learn from")
         self.tokens, self.marks, self.batch_size, self.seed = tokens, marks, batch_size, seed
         self.emphasis, self.rank, self.world = emphasis, rank, world
         # Two: a batch may lie across a border
@@ -177,7 +193,9 @@ class Ahead:
         return batch
 
 
-def in_order(files: Sequence[np.ndarray], *, batch_size: int, block_size: int, tokens: int | None = None) -> Iterator[Batch]:
+def in_order(
+    files: Sequence[np.ndarray], *, batch_size: int, block_size: int, tokens: int | None = None
+) -> Iterator[Batch]:
     """The files from their start, for evaluation: every token but each file's first is a target once.
 
     A file's last windows, which may be fewer or shorter, come as batches of their own.
@@ -192,7 +210,12 @@ def in_order(files: Sequence[np.ndarray], *, batch_size: int, block_size: int, t
             count = min(batch_size, whole - first, -(-left // block_size))
             if count <= 0:
                 return
-            rows = np.stack([file[i * block_size : (i + 1) * block_size + 1] for i in range(first, first + count)])
+            rows = np.stack(
+                [
+                    file[i * block_size : (i + 1) * block_size + 1]
+                    for i in range(first, first + count)
+                ]
+            )
             left -= count * block_size
             yield _shifted(rows)
         if rest and left > 0:

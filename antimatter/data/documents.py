@@ -39,7 +39,12 @@ def write_parquet(documents: Iterable[Document], folder: Path, file_mb: float) -
         number += 1
 
 
-def write_file(documents: Iterator[Document], path: Path, limit: float, say: Callable[[int], None] = lambda size: None) -> tuple[int, int]:
+def write_file(
+    documents: Iterator[Document],
+    path: Path,
+    limit: float,
+    say: Callable[[int], None] = lambda size: None,
+) -> tuple[int, int]:
     """Writes documents until they hold `limit` bytes of text or end; how many they are, and their bytes. Of no document no file is made.
 
     Args:
@@ -50,7 +55,10 @@ def write_file(documents: Iterator[Document], path: Path, limit: float, say: Cal
     if first is None:
         return 0, 0
     rows, held, count, size = [first], len(first.text.encode()), 0, 0
-    with files.replacing(path) as partial, pq.ParquetWriter(partial, COLUMNS, compression="zstd") as writer:
+    with (
+        files.replacing(path) as partial,
+        pq.ParquetWriter(partial, COLUMNS, compression="zstd") as writer,
+    ):
         while rows:
             document = next(documents, None) if size + held < limit else None
             if document is None or held >= BATCH_BYTES:
@@ -64,7 +72,9 @@ def write_file(documents: Iterator[Document], path: Path, limit: float, say: Cal
 
 
 def _table(rows: list[Document]) -> pa.Table:
-    return pa.Table.from_arrays([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=COLUMNS)
+    return pa.Table.from_arrays(
+        [pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=COLUMNS
+    )
 
 
 def text_bytes(path: Path) -> int:
@@ -73,5 +83,11 @@ def text_bytes(path: Path) -> int:
         meta = pq.ParquetFile(path).metadata
     except (pa.ArrowException, OSError):
         return path.stat().st_size
-    columns = (meta.row_group(i).column(j) for i in range(meta.num_row_groups) for j in range(meta.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
+    columns = (
+        meta.row_group(i).column(j)
+        for i in range(meta.num_row_groups)
+        for j in range(meta.num_columns)
+    )
+    return sum(
+        column.total_uncompressed_size for column in columns if column.path_in_schema == "text"
+    )

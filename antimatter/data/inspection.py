@@ -9,14 +9,20 @@ import numpy as np
 from antimatter import files
 from antimatter.data.shards.reader import DOCUMENTS, SPLITS, Shards
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.errors import UserError
 
 
 def reasons(metrics: Path) -> Iterator[str]:
     """The table of drop reasons, a line each."""
     report = files.read_json(metrics)
     total, size = report["documents_in"], report["bytes_in"]
-    rows = [("kept", report["documents_out"], report["bytes_out"]), ("trimmed from kept documents", 0, report["bytes_trimmed"])]
-    rows += [(reason, n, report["dropped_bytes"][reason]) for reason, n in report["dropped"].items()]
+    rows = [
+        ("kept", report["documents_out"], report["bytes_out"]),
+        ("trimmed from kept documents", 0, report["bytes_trimmed"]),
+    ]
+    rows += [
+        (reason, n, report["dropped_bytes"][reason]) for reason, n in report["dropped"].items()
+    ]
     yield f"{'':32}{'documents':>12}{'':>8}{'MB':>12}{'':>8}"
     for reason, n, mb in rows:
         yield f"{reason:32}{n:12,}{n / total:8.1%}{mb / 1e6:12,.2f}{mb / size:8.1%}"
@@ -38,13 +44,18 @@ def dropped(cleaned: Path, reason: str, count: int) -> Iterator[str]:
     """
     path = cleaned / "examples.jsonl"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro cleaned` to make it, or `dvc pull {cleaned}` to fetch it")
-    with path.open(encoding="utf-8") as lines:  # not splitlines(): web text holds U+2028 and others, which end no line of JSON
+        raise FileNotFoundError(
+            f"{path} is missing: run `dvc repro cleaned` to make it, or `dvc pull {cleaned}` to fetch it"
+        )
+    # Not splitlines(): web text holds U+2028 and others, which end no line of JSON
+    with path.open(encoding="utf-8") as lines:
         examples = [json.loads(line) for line in lines]
     known = sorted({example["reason"] for example in examples})
     found = [example for example in examples if example["reason"] == reason][:count]
     if not found:
-        raise ValueError(f"nothing was dropped for {reason!r}: the reasons are {', '.join(known) or '(none)'}")
+        raise UserError(
+            f"nothing was dropped for {reason!r}: the reasons are {', '.join(known) or '(none)'}"
+        )
     for example in found:
         yield f"\n--- {example['id']}, from {example['source']}\n{example['text']}"
         if "repeats" in example:
@@ -68,21 +79,37 @@ def verify(folder: Path) -> Iterator[str]:
             if files.sha256(path) != entry["sha256"]:
                 _damaged(path, f"its sha256 is not {entry['sha256']}")
             if ids.max() >= shards.vocab_size:
-                _damaged(path, f"it holds the id {ids.max()}, the vocabulary has {shards.vocab_size}")
+                _damaged(
+                    path, f"it holds the id {ids.max()}, the vocabulary has {shards.vocab_size}"
+                )
             begins, ends = (int((ids == shards.index[mark]).sum()) for mark in ("bos", "eos"))
             if not begins == ends == entry["documents"]:
-                _damaged(path, f"the index says {entry['documents']} documents, it has {begins} beginnings and {ends} ends")
+                _damaged(
+                    path,
+                    f"the index says {entry['documents']} documents, it has {begins} beginnings and {ends} ends",
+                )
             counts += np.bincount(ids, minlength=shards.vocab_size)
             documents += begins
-        if (counts.sum(), documents) != (shards.tokens(split), shards.index["splits"][split]["documents"]):
-            _damaged(folder / "index.json", f"{split} has {counts.sum():,} tokens in {documents:,} documents")
+        if (counts.sum(), documents) != (
+            shards.tokens(split),
+            shards.index["splits"][split]["documents"],
+        ):
+            _damaged(
+                folder / "index.json",
+                f"{split} has {counts.sum():,} tokens in {documents:,} documents",
+            )
         if split == "train" and not np.array_equal(counts, shards.token_counts()):
             _damaged(folder / "token_counts.npy", "train has other counts")
         if split == "validation":
-            if files.sha256(folder / DOCUMENTS) != (expected := shards.index["documents"]["sha256"]):
+            if files.sha256(folder / DOCUMENTS) != (
+                expected := shards.index["documents"]["sha256"]
+            ):
                 _damaged(folder / DOCUMENTS, f"its sha256 is not {expected}")
             if (found := int(shards.validation_documents()["bytes"].sum())) != shards.bytes(split):
-                _damaged(folder / DOCUMENTS, f"the index says {shards.bytes(split):,} bytes of text, it has {found:,}")
+                _damaged(
+                    folder / DOCUMENTS,
+                    f"the index says {shards.bytes(split):,} bytes of text, it has {found:,}",
+                )
         size = shards.bytes(split) / 1e6
         yield f"{split}: {counts.sum():,} tokens, {documents:,} documents, {size:,.1f} MB of text in {len(entries)} files; checksums and counts agree"
 
@@ -105,4 +132,6 @@ def excerpts(folder: Path, tokenizer: Tokenizer, count: int, seed: int) -> Itera
 
 
 def _damaged(path: Path, found: str) -> None:
-    raise ValueError(f"{path} is damaged ({found}): delete {path.parent} and run `dvc repro shards`, or `dvc checkout {path.parent}` to restore it")
+    raise UserError(
+        f"{path} is damaged ({found}): delete {path.parent} and run `dvc repro shards`, or `dvc checkout {path.parent}` to restore it"
+    )

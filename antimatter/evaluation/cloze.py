@@ -14,6 +14,7 @@ import numpy as np
 
 from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.errors import UserError
 from antimatter.evaluation.perplexity import Window, score
 from antimatter.model.gpt import GPT
 
@@ -24,7 +25,8 @@ CONFIDENCE = 0.95
 class Item:
     category: str
     context: str
-    endings: tuple[str, ...]  # the first is right; which one the model takes does not depend on their order
+    # The first is right; which one the model takes does not depend on their order
+    endings: tuple[str, ...]
 
     @property
     def chance(self) -> float:
@@ -41,7 +43,10 @@ class Answer:
         return self.nats[0] < min(self.nats[1:])
 
     def correct_per_byte(self) -> bool:
-        per_byte = [nats / len(ending.encode()) for nats, ending in zip(self.nats, self.item.endings, strict=True)]
+        per_byte = [
+            nats / len(ending.encode())
+            for nats, ending in zip(self.nats, self.item.endings, strict=True)
+        ]
         return per_byte[0] < min(per_byte[1:])
 
 
@@ -51,7 +56,9 @@ def read_items(path: Path) -> list[Item]:
     Raises:
         FileNotFoundError, ValueError: there is no such file, no item in it, or a line that is none.
     """
-    way_out = "write `context | right ending | wrong ending`, one a line under `# category` headings"
+    way_out = (
+        "write `context | right ending | wrong ending`, one a line under `# category` headings"
+    )
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: `git checkout {path}`, or {way_out}")
     category, items = "items", []
@@ -60,11 +67,18 @@ def read_items(path: Path) -> list[Item]:
             category = line.lstrip("# ").strip()
         elif line.strip():
             context, *endings = (part.strip() for part in line.split("|"))
-            if not 2 <= len(endings) <= 4 or not context or not all(endings) or len(set(endings)) < len(endings):
-                raise ValueError(f"{path}, line {number} is not a context with 2 to 4 different endings ({line.strip()[:60]!r}): {way_out}")
+            if (
+                not 2 <= len(endings) <= 4
+                or not context
+                or not all(endings)
+                or len(set(endings)) < len(endings)
+            ):
+                raise UserError(
+                    f"{path}, line {number} is not a context with 2 to 4 different endings ({line.strip()[:60]!r}): {way_out}"
+                )
             items.append(Item(category, context, tuple(endings)))
     if not items:
-        raise ValueError(f"{path} holds no item: {way_out}")
+        raise UserError(f"{path} holds no item: {way_out}")
     return items
 
 
@@ -81,9 +95,13 @@ def answer(model: GPT, tokenizer: Tokenizer, items: Sequence[Item]) -> list[Answ
     windows: list[Window] = []
     for item in items:
         for ending in item.endings:
-            asked = tokenizer.encode(" " + ending)  # apart from the context: no token of ours holds the end of one word and the space before the next
+            # Apart from the context: no token of ours holds the end of one word and the space
+            # before the next
+            asked = tokenizer.encode(" " + ending)
             if len(asked) > context:
-                raise ValueError(f"the ending {ending[:40]!r} has {len(asked)} tokens, the model reads {context}: shorten it")
+                raise UserError(
+                    f"the ending {ending[:40]!r} has {len(asked)} tokens, the model reads {context}: shorten it"
+                )
             ids = np.array([BOS, *tokenizer.encode(item.context), *asked][-context - 1 :])
             windows.append(Window(len(windows), ids, len(ids) - 1 - len(asked)))
     nats = np.zeros(len(windows))
@@ -107,7 +125,10 @@ def summary(answers: Sequence[Answer]) -> dict[str, Any]:
 
 def _figures(answers: Sequence[Answer]) -> dict[str, float]:
     n, chances = len(answers), [one.item.chance for one in answers]
-    right, per_byte = sum(one.correct() for one in answers), sum(one.correct_per_byte() for one in answers)
+    right, per_byte = (
+        sum(one.correct() for one in answers),
+        sum(one.correct_per_byte() for one in answers),
+    )
     low, high = interval(right, n)
     return {
         "items": n, "correct": right, "accuracy": right / n, "low": low, "high": high, "chance": sum(chances) / n, "p_value": p_value(right, chances),
@@ -122,7 +143,10 @@ def p_value(correct: int, chances: Sequence[float]) -> float:
     """How likely guessing gets `correct` items or more, the items having these chances: exact, also where they differ (Poisson binomial)."""
     distribution = [1.0]  # of the number of right guesses
     for chance in chances:
-        distribution = [miss * (1 - chance) + hit * chance for miss, hit in zip([*distribution, 0.0], [0.0, *distribution], strict=True)]
+        distribution = [
+            miss * (1 - chance) + hit * chance
+            for miss, hit in zip([*distribution, 0.0], [0.0, *distribution], strict=True)
+        ]
     return min(1.0, math.fsum(distribution[correct:]))
 
 
@@ -130,7 +154,9 @@ def interval(correct: int, n: int) -> tuple[float, float]:
     """The 95% interval of a share of which `correct` of `n` were seen (Clopper and Pearson 1934): exact, so it is never too narrow."""
     tail = (1 - CONFIDENCE) / 2
     low = _where(lambda share: p_value(correct, [share] * n) - tail) if correct else 0.0
-    high = _where(lambda share: tail - (1 - p_value(correct + 1, [share] * n))) if correct < n else 1.0
+    high = (
+        _where(lambda share: tail - (1 - p_value(correct + 1, [share] * n))) if correct < n else 1.0
+    )
     return low, high
 
 

@@ -17,6 +17,7 @@ import torch
 
 from antimatter.data.special_tokens import BOS, EOS
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.errors import UserError
 from antimatter.evaluation.config import CoherenceConfig
 from antimatter.model.gpt import GPT
 from antimatter.model.sampling import generate
@@ -42,7 +43,9 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
         FileNotFoundError, ValueError: there is no such file, or no prompt in it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: `git checkout {path}`, or write one prompt a line under `# kind` headings")
+        raise FileNotFoundError(
+            f"{path} is missing: `git checkout {path}`, or write one prompt a line under `# kind` headings"
+        )
     kind, prompts = "prompts", []
     for line in path.read_text(encoding="utf-8-sig").split("\n"):
         if line.startswith("#"):
@@ -50,11 +53,17 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
         elif line.strip():
             prompts.append((kind, line.strip()))
     if not prompts:
-        raise ValueError(f"{path} holds no prompt: write one a line under `# kind` headings")
+        raise UserError(f"{path} holds no prompt: write one a line under `# kind` headings")
     return prompts
 
 
-def sample(model: GPT, tokenizer: Tokenizer, prompts: Sequence[tuple[str, str]], config: CoherenceConfig, known: frozenset[str]) -> list[Sample]:
+def sample(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[tuple[str, str]],
+    config: CoherenceConfig,
+    known: frozenset[str],
+) -> list[Sample]:
     """A continuation of each prompt for each seed. Each has its own draw: another prompt or seed leaves the others as they were.
 
     Args:
@@ -75,8 +84,11 @@ def sample(model: GPT, tokenizer: Tokenizer, prompts: Sequence[tuple[str, str]],
 SHORT = 10  # words; of fewer nothing can be said
 WINDOW = 100  # words that are judged at a time, since any long text repeats itself
 LOOP = 3  # times in a row that a phrase stands ...
-LEAST_LOOP = 6  # ... words together, as people say `very, very, very` (three times: Holtzman et al. 2020)
-MAX_PAIRS = 0.3  # of the pairs of words in a window stood in it before; people repeat 3% (books) to 8% (documentation)
+# ... words together, as people say `very, very, very` (three times: Holtzman et al. 2020)
+LEAST_LOOP = 6
+# Of the pairs of words in a window stood in it before; people repeat 3% (books) to 8%
+# (documentation)
+MAX_PAIRS = 0.3
 MAX_WORD = 0.125  # of the words in a window are one and the same, other than a function word ...
 LEAST_WORD = 8  # ... which stands there that often
 MAX_INVENTED = 0.1  # of the words do not occur in train ...
@@ -92,8 +104,11 @@ FUNCTION = frozenset(
     "in into is it its may more no not of on one only or other our she should so some such than that the their them then there these they this to "
     "was we were what when where which who will with would you your".split()
 )
-OPENING = re.compile(r"\b(the|an|its|their|of|from|with|into)\b(?:\s+(\w+)|\s*[.,;:!?)])")  # with the word that follows, or a mark in its place
-NEVER_AFTER = frozenset("and or but of is are was were be been has have had will would can could may should".split())
+# With the word that follows, or a mark in its place
+OPENING = re.compile(r"\b(the|an|its|their|of|from|with|into)\b(?:\s+(\w+)|\s*[.,;:!?)])")
+NEVER_AFTER = frozenset(
+    "and or but of is are was were be been has have had will would can could may should".split()
+)
 NEVER_AFTER_ARTICLE = NEVER_AFTER | frozenset(
     "the a an to in for with by at as from it they he she we i that which than because not so do does did if on".split()
 )
@@ -105,7 +120,9 @@ def lexicon(train: Iterable[np.ndarray], tokenizer: Tokenizer) -> frozenset[str]
     left = LEXICON
     for ids in train:
         for start in range(0, min(left, len(ids)), CHUNK):
-            found.update(WORD.findall(tokenizer.decode(ids[start : start + CHUNK].tolist()).lower()))
+            found.update(
+                WORD.findall(tokenizer.decode(ids[start : start + CHUNK].tolist()).lower())
+            )
         left -= min(left, len(ids))
     return frozenset(found)
 
@@ -122,8 +139,13 @@ def judge(text: str, known: frozenset[str]) -> Verdict:
     words = WORD.findall(text.lower())
     if len(words) < SHORT:
         return "short"
-    windows = [words[start : start + WINDOW] for start in (*range(0, len(words) - WINDOW, WINDOW // 2), max(0, len(words) - WINDOW))]
-    if _loops(words) or any(_repeated(window, 2) > MAX_PAIRS or _harps(window) for window in windows):
+    windows = [
+        words[start : start + WINDOW]
+        for start in (*range(0, len(words) - WINDOW, WINDOW // 2), max(0, len(words) - WINDOW))
+    ]
+    if _loops(words) or any(
+        _repeated(window, 2) > MAX_PAIRS or _harps(window) for window in windows
+    ):
         return "looping"
     if _invents(words, known) or _dangles(text.lower()):
         return "broken"
@@ -158,7 +180,11 @@ def _invents(words: Sequence[str], known: frozenset[str]) -> bool:
 def _dangles(text: str) -> bool:
     """Whether phrases break off behind their first word: `the of`, `with.`"""
     found = OPENING.findall(text)
-    bad = sum(not after or after in (NEVER_AFTER_ARTICLE if word in ("the", "an", "its", "their") else NEVER_AFTER) for word, after in found)
+    bad = sum(
+        not after
+        or after in (NEVER_AFTER_ARTICLE if word in ("the", "an", "its", "their") else NEVER_AFTER)
+        for word, after in found
+    )
     return bad >= LEAST_DANGLING and bad > MAX_DANGLING * len(found)
 
 
@@ -173,10 +199,19 @@ def summary(samples: Sequence[Sample]) -> dict[str, Any]:
     distinct_1, distinct_2: different words and pairs of words among all of a seed (Li et al. 2016); a model that says little of everything nears 0.
     ended: samples that closed with EOS before max_new_tokens.
     """
-    seeds = {seed: _figures([item for item in samples if item.seed == seed]) for seed in dict.fromkeys(item.seed for item in samples)}
-    columns = {name: [figures[name] for figures in seeds.values()] for name in next(iter(seeds.values()))}
+    seeds = {
+        seed: _figures([item for item in samples if item.seed == seed])
+        for seed in dict.fromkeys(item.seed for item in samples)
+    }
+    columns = {
+        name: [figures[name] for figures in seeds.values()] for name in next(iter(seeds.values()))
+    }
     mean = {name: statistics.fmean(values) for name, values in columns.items()}
-    spread = {"spread": {name: statistics.stdev(values) for name, values in columns.items()}} if len(seeds) > 1 else {}
+    spread = (
+        {"spread": {name: statistics.stdev(values) for name, values in columns.items()}}
+        if len(seeds) > 1
+        else {}
+    )
     return {**mean, **spread, "seeds": {str(seed): figures for seed, figures in seeds.items()}}
 
 
@@ -200,15 +235,22 @@ def markdown(samples: Sequence[Sample], config: CoherenceConfig) -> str:
         "",
         f"Temperature {config.temperature:g}, top-k {config.top_k}, top-p {config.top_p:g}, at most {config.max_new_tokens} tokens, "
         f"{'seeds' if several else 'seed'} {', '.join(map(str, config.seeds))}. A continuation that the model ended by itself closes with ∎.",
-        "Verdicts judge form by counting words, not sense: docs/evaluation.md." + (" In the table: mean over seeds ± spread." if several else ""),
+        "Verdicts judge form by counting words, not sense: docs/evaluation.md."
+        + (" In the table: mean over seeds ± spread." if several else ""),
         "",
     ]
     for kind in (None, *dict.fromkeys(item.kind for item in samples)):
         figures = summary([item for item in samples if kind in (None, item.kind)])
         spread, _ = figures.pop("spread", {}), figures.pop("seeds")
         if kind is None:
-            lines += ["| | " + " | ".join(name.replace("_", "-") for name in figures) + " |", "|---" * (len(figures) + 1) + "|"]
-        cells = (f"{value:.2f}" + (f" ± {spread[name]:.2f}" if spread else "") for name, value in figures.items())
+            lines += [
+                "| | " + " | ".join(name.replace("_", "-") for name in figures) + " |",
+                "|---" * (len(figures) + 1) + "|",
+            ]
+        cells = (
+            f"{value:.2f}" + (f" ± {spread[name]:.2f}" if spread else "")
+            for name, value in figures.items()
+        )
         lines.append(f"| {kind or 'all'} | " + " | ".join(cells) + " |")
     kind = prompt = ""
     for item in samples:
@@ -218,9 +260,18 @@ def markdown(samples: Sequence[Sample], config: CoherenceConfig) -> str:
         if item.prompt != prompt:
             prompt = item.prompt
             lines += ["", f"**{prompt}**"]
-        fence = "~" * (3 + max((len(run) for run in item.text.split() if set(run) == {"~"}), default=0))
+        fence = "~" * (
+            3 + max((len(run) for run in item.text.split() if set(run) == {"~"}), default=0)
+        )
         verdict = f"Seed {item.seed}: {item.verdict}, repetition {_repeated(item.ids, 4):.2f}"
-        lines += ["", verdict, "", f"{fence}text", item.text.strip() + (" ∎" if EOS in item.ids else ""), fence]
+        lines += [
+            "",
+            verdict,
+            "",
+            f"{fence}text",
+            item.text.strip() + (" ∎" if EOS in item.ids else ""),
+            fence,
+        ]
     return "\n".join(lines) + "\n"
 
 

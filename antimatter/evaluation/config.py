@@ -6,19 +6,21 @@ Apart from the code that it steers, so that values are checked without importing
 from dataclasses import dataclass
 from typing import Literal
 
+from antimatter.errors import UserError
 from antimatter.model import devices
 from antimatter.model.config import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerplexityConfig:
-    stride: int  # tokens from one sliding window to the next; the context of a model that has a shorter one
+    # Tokens from one sliding window to the next; the context of a model that has a shorter one
+    stride: int
     texts: tuple[str, ...]  # files, folders and glob patterns of texts to score besides validation
     text_column: str  # of JSON and parquet among them
 
     def __post_init__(self) -> None:
         if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
+            raise UserError(f"stride must be at least 1, got {self.stride}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,9 @@ class CoherenceConfig(Sampling):
     def __post_init__(self) -> None:
         Sampling.__post_init__(self)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be different whole numbers from 0, at least one, got {list(self.seeds)}")
+            raise UserError(
+                f"seeds must be different whole numbers from 0, at least one, got {list(self.seeds)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +48,14 @@ class EvaluationRuntime:
 
     def __post_init__(self) -> None:
         if self.device == "cuda" and not devices.has_gpu():
-            raise ValueError("device is cuda, but torch sees no GPU here: set it to auto or cpu")
+            raise UserError("device is cuda, but torch sees no GPU here: set it to auto or cpu")
 
     def device_type(self) -> str:
-        return "cuda" if self.device == "cuda" or (self.device == "auto" and devices.has_gpu()) else "cpu"
+        return (
+            "cuda"
+            if self.device == "cuda" or (self.device == "auto" and devices.has_gpu())
+            else "cpu"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,4 +70,4 @@ class AnswersConfig(CoherenceConfig):
         CoherenceConfig.__post_init__(self)
         for name in ("items", "choices"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -70,7 +70,8 @@ def _choices(conversations: Sequence[Conversation], kind: str, items: int) -> li
         for conversation in conversations
         if conversation.kind == kind
         for number, message in enumerate(conversation.messages)
-        if message.role == "assistant" and (kind == "open" or number == len(conversation.messages) - 1)
+        if message.role == "assistant"
+        and (kind == "open" or number == len(conversation.messages) - 1)
     ]
     turns.sort(key=lambda turn: _hash(turn.id))
     # By text: an answer that several people gave is right wherever it stands

@@ -29,7 +29,11 @@ class Score:
     def figures(self) -> dict[str, float]:
         """loss: nats per token. perplexity: its exponential. bits_per_byte: comparable between models with other tokenizers."""
         loss = self.nats / self.tokens
-        return {"loss": loss, "perplexity": perplexity(loss), "bits_per_byte": self.nats / math.log(2) / self.bytes}
+        return {
+            "loss": loss,
+            "perplexity": perplexity(loss),
+            "bits_per_byte": self.nats / math.log(2) / self.bytes,
+        }
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,10 @@ class FrequencyBin(Bin):
 class Evaluation:
     windows: Score  # each window on its own, as in training
     sliding: Score  # windows that overlap
-    frequencies: list[FrequencyBin]  # by how often train has the token, rarest first; sums up to `windows`
-    positions: list[Bin]  # by how many tokens of its window stand before the token; sums up to `windows`
+    # By how often train has the token, rarest first; sums up to `windows`
+    frequencies: list[FrequencyBin]
+    # By how many tokens of its window stand before the token; sums up to `windows`
+    positions: list[Bin]
     sources: dict[str, Score]  # sums up to `sliding`
 
 
@@ -103,12 +109,23 @@ def score(model: GPT, windows: Iterable[Window]) -> Iterator[Scored]:
         )  # padding changes nothing before it
         for row, window in enumerate(group):
             length = len(window.ids) - 1
-            inputs[row, :length], targets[row, :length], wanted[row, window.first : length] = window.ids[:-1], window.ids[1:], True
+            inputs[row, :length], targets[row, :length], wanted[row, window.first : length] = (
+                window.ids[:-1],
+                window.ids[1:],
+                True,
+            )
         mask = torch.from_numpy(wanted).to(device)
         hidden = model.hidden(torch.from_numpy(inputs).to(device))[mask]  # (N, C)
-        _, losses = linear_cross_entropy(hidden[None], model.head.weight, torch.from_numpy(targets).to(device)[mask][None])
+        _, losses = linear_cross_entropy(
+            hidden[None], model.head.weight, torch.from_numpy(targets).to(device)[mask][None]
+        )
         rows, places = np.nonzero(wanted)
-        yield Scored(targets[wanted], np.array([window.stream for window in group])[rows], places + 1, losses[0].double().cpu().numpy())
+        yield Scored(
+            targets[wanted],
+            np.array([window.stream for window in group])[rows],
+            places + 1,
+            losses[0].double().cpu().numpy(),
+        )
 
 
 def sliding(streams: Iterable[np.ndarray], context: int, stride: int) -> Iterator[Window]:
@@ -169,7 +186,11 @@ def evaluate(model: GPT, shards: Shards, stride: int) -> Evaluation:
     documents = shards.validation_documents()
     bins = frequency_bins(torch.from_numpy(shards.token_counts().astype(np.int64))).numpy()  # (V,)
     names, first_of = shards.sources(), _position(np.arange(1, context + 1))
-    by_frequency, by_position, by_source = _Sums(bins.max() + 1), _Sums(first_of[-1] + 1), _Sums(len(names))
+    by_frequency, by_position, by_source = (
+        _Sums(bins.max() + 1),
+        _Sums(first_of[-1] + 1),
+        _Sums(len(names)),
+    )
     for scored in score(model, sliding(shards.split("validation"), context, context)):
         by_frequency.add(bins[scored.ids], scored.losses)
         by_position.add(_position(scored.context), scored.losses)
@@ -184,7 +205,9 @@ def evaluate(model: GPT, shards: Shards, stride: int) -> Evaluation:
         windows=Score(int(by_frequency.tokens.sum()), float(by_frequency.nats.sum()), text),
         sliding=Score(int(by_source.tokens.sum()), float(by_source.nats.sum()), text),
         frequencies=[
-            FrequencyBin(4**i if i else 0, 4 ** (i + 1) - 1, int(n), float(nats / n), int((bins == i).sum()))
+            FrequencyBin(
+                4**i if i else 0, 4 ** (i + 1) - 1, int(n), float(nats / n), int((bins == i).sum())
+            )
             for i, (n, nats) in enumerate(zip(by_frequency.tokens, by_frequency.nats, strict=True))
             if n
         ],
@@ -195,7 +218,9 @@ def evaluate(model: GPT, shards: Shards, stride: int) -> Evaluation:
         ],
         sources={
             name: Score(int(n), float(nats), int(size))
-            for name, n, nats, size in zip(names, by_source.tokens, by_source.nats, sizes, strict=True)
+            for name, n, nats, size in zip(
+                names, by_source.tokens, by_source.nats, sizes, strict=True
+            )
             if n
         },
     )

@@ -34,7 +34,8 @@ VALIDATION = 32  # rows
 # Of the tokens, one in so many is of other conversations, so that the model does not forget them
 OTHERS = 3
 NEW_TOKENS = 64  # of an answer, at most
-# Conversations of a topic, a fraction of those of the pipeline: the model can converse already. What
+# Conversations of a topic, a fraction of those of the pipeline: the model can converse already.
+# What
 # the file trains more often than the rest says who it is, and that is what is new
 PER_TOPIC = 12
 OFTENER = 2
@@ -63,7 +64,9 @@ def tune(asked: SecondPersona, say: Callable[[str], None]) -> tuple[int, int]:
     shape, made = weights.read_config(asked.initial / weights.CONFIG)[:2]
     tuning.check_start(asked.initial, shape, made, found)
     words = Tokenizer.load(asked.tokenizer)
-    who = persona.read(asked.persona, collection.facts(parameters(shape), shape.block_size, collected))
+    who = persona.read(
+        asked.persona, collection.facts(parameters(shape), shape.block_size, collected)
+    )
     own = _of_persona(who, words, shape.block_size, collected)
     most = sum(map(_own_tokens, own)) // OTHERS
     others = _others(asked.conversations, words, shape.block_size, most)
@@ -81,14 +84,20 @@ def tune(asked: SecondPersona, say: Callable[[str], None]) -> tuple[int, int]:
         end=EOS,
     )
     recipe, _ = tuning.recipe(replace(config, epochs=asked.epochs), made, len(tokens), runtime)
-    say(f"{len(own):,} conversations of {asked.persona}, {len(others):,} others: {recipe.training.steps:,} steps")
+    say(
+        f"{len(own):,} conversations of {asked.persona}, {len(others):,} others: {recipe.training.steps:,} steps"
+    )
     model = weights.load(asked.initial)
     with TemporaryDirectory(prefix="antimatter-") as folder:
         work = Path(folder)
         names = ("training", "validation", "backtracks", "throughput")
         curves = Curves(*(work / f"{name}.csv" for name in names))
         train(model, data, recipe, Places(work, curves))
-    known = {"initial": made, "data": {"persona": files.sha256(asked.persona)}, "params": {"tuned": asdict(config)}}
+    known = {
+        "initial": made,
+        "data": {"persona": files.sha256(asked.persona)},
+        "params": {"tuned": asdict(config)},
+    }
     with files.replacing(asked.output) as partial:
         partial.mkdir()
         weights.save(model, partial, known, persona.known(who))
@@ -103,7 +112,9 @@ def parameters(shape: GPTConfig) -> int:
         return GPT(shape).n_parameters()
 
 
-def _of_persona(who: Persona, words: Tokenizer, context: int, config: ConversationsConfig) -> list[Rendered]:
+def _of_persona(
+    who: Persona, words: Tokenizer, context: int, config: ConversationsConfig
+) -> list[Rendered]:
     system = Message("system", who.system)
     often = {part: OFTENER * times for part, times in who.often.items()}
     found = []
@@ -124,7 +135,9 @@ def _others(folder: Path, words: Tokenizer, context: int, most: int) -> list[Ren
     unseen = {one.id for one in held_out.read(folder / held_out.NAME)}
     columns = ["id", "kind", "messages"]
     listed = [
-        row for row in pq.read_table(folder / collection.TABLE, columns=columns).to_pylist() if row["kind"] != "persona" and row["id"] not in unseen
+        row
+        for row in pq.read_table(folder / collection.TABLE, columns=columns).to_pylist()
+        if row["kind"] != "persona" and row["id"] not in unseen
     ]
     listed.sort(key=lambda row: xxhash.xxh3_64_intdigest(row["id"]))
     found: list[Rendered] = []

@@ -6,6 +6,8 @@ Apart from the code that it steers, so that values are checked without importing
 from dataclasses import dataclass
 from typing import Literal
 
+from antimatter.errors import UserError
+
 FileType = Literal["f32", "f16", "q8_0", "q4_k_m"]
 
 
@@ -21,7 +23,7 @@ class MaxKL:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+                raise UserError(f"{name} must be positive, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +39,20 @@ class GGUFConfig:
     max_kl: MaxKL
 
     def __post_init__(self) -> None:
-        if not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or not self.name[0].isalnum():
-            raise ValueError(f"name must be letters, digits, dots, dashes and underscores, got {self.name!r}")
+        if (
+            not self.name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+            or not self.name[0].isalnum()
+        ):
+            raise UserError(
+                f"name must be letters, digits, dots, dashes and underscores, got {self.name!r}"
+            )
         if not self.license:
-            raise ValueError("license must be an SPDX identifier such as mit, got nothing")
+            raise UserError("license must be an SPDX identifier such as mit, got nothing")
         if not self.types or len(set(self.types)) < len(self.types):
-            raise ValueError(f"types must name at least one type, each once, got {list(self.types)}")
+            raise UserError(f"types must name at least one type, each once, got {list(self.types)}")
         if self.relu_scale < 1 or self.relu_scale & (self.relu_scale - 1):
-            raise ValueError(f"relu_scale must be a power of two (scaling by it is then exact), got {self.relu_scale}")
+            raise UserError(
+                f"relu_scale must be a power of two (scaling by it is then exact), got {self.relu_scale}"
+            )
         if self.windows < 1:
-            raise ValueError(f"windows must be at least 1, got {self.windows}")
+            raise UserError(f"windows must be at least 1, got {self.windows}")

@@ -4,7 +4,8 @@ No llama.cpp architecture joins learned positions with a Leaky ReLU. `mpt` comes
 and a GELU whose output it divides by a tensor, `ffn.act.scales`. So the feed-forward network is rewritten into one with GELU (gelu_form).
 """
 
-# C channels, V vocabulary, T context length; ggml and torch both store a matrix as (out, in), row by row
+# C channels, V vocabulary, T context length; ggml and torch both store a matrix as (out, in), row
+# by row
 import functools
 import json
 import math
@@ -21,6 +22,7 @@ from torch import Tensor
 from antimatter import files
 from antimatter.chat import template
 from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER
+from antimatter.errors import UserError
 from antimatter.export import quantize
 from antimatter.export.config import FileType, GGUFConfig
 from antimatter.export.quantize import Kind
@@ -79,7 +81,8 @@ def gelu_form(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, slope: float, scal
         up=up.mul_(scales[:, None]),  # a power of two: exact
         up_bias=torch.cat([b1, torch.zeros(2 * n_embd, dtype=dtype)]) * scales,
         scales=scales,
-        down=torch.cat([((1 - slope) * w2.double()).to(dtype), identity, -identity], dim=1),  # (C, 6C)
+        # (C, 6C)
+        down=torch.cat([((1 - slope) * w2.double()).to(dtype), identity, -identity], dim=1),
         down_bias=(b2.double() + slope * w2.double() @ b1.double()).to(dtype),
     )
 
@@ -88,7 +91,9 @@ def path_of(folder: Path, name: str, file_type: str) -> Path:
     return folder / f"{name}-{file_type}.gguf"
 
 
-def write(source: Source, tokenizer: Path, path: Path, file_type: FileType, config: GGUFConfig) -> None:
+def write(
+    source: Source, tokenizer: Path, path: Path, file_type: FileType, config: GGUFConfig
+) -> None:
     """Writes the model and its tokenizer.json to one GGUF file. The same weights give the same bytes.
 
     Tensors are read, computed and written one at a time. Their order, and that of the last two keys, is the one that llama-quantize leaves, so
@@ -97,10 +102,14 @@ def write(source: Source, tokenizer: Path, path: Path, file_type: FileType, conf
     Raises:
         ValueError: the tokenizer does not fit the model, or a weight does not fit the file type.
     """
-    tensors = dict(sorted(_tensors(source, config.relu_scale), key=lambda item: _canonical(item[0])))
+    tensors = dict(
+        sorted(_tensors(source, config.relu_scale), key=lambda item: _canonical(item[0]))
+    )
     shape = source.config
     kinds = {
-        name: quantize.tensor_kind(name, tensor.shape[-1], file_type, layers=shape.n_layer, tied=shape.tied_embeddings)
+        name: quantize.tensor_kind(
+            name, tensor.shape[-1], file_type, layers=shape.n_layer, tied=shape.tied_embeddings
+        )
         for name, tensor in tensors.items()
     }
     with files.replacing(path) as partial:
@@ -114,7 +123,9 @@ def write(source: Source, tokenizer: Path, path: Path, file_type: FileType, conf
             writer.add_file_type(_FILE_TYPES[file_type])
             for name, tensor in tensors.items():
                 size = quantize.n_bytes(kinds[name], math.prod(tensor.shape))
-                writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kinds[name])
+                writer.add_tensor_info(
+                    name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kinds[name]
+                )
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
@@ -152,7 +163,8 @@ def _tensors(source: Source, scale: int) -> Iterator[tuple[str, _Lazy]]:
         ):
             yield f"{theirs}.{name}.weight", stored(f"{ours}.{module}.weight", *shape)
             yield f"{theirs}.{name}.bias", stored(f"{ours}.{module}.bias", shape[0])
-        form = functools.cache(functools.partial(_form, source, i, scale))  # computed when the first of the five is written
+        # Computed when the first of the five is written
+        form = functools.cache(functools.partial(_form, source, i, scale))
         yield f"{theirs}.ffn_up.weight", _Lazy((6 * C, C), lambda form=form: form().up)  # type: ignore[misc]
         yield f"{theirs}.ffn_up.bias", _Lazy((6 * C,), lambda form=form: form().up_bias)  # type: ignore[misc]
         yield f"{theirs}.ffn.act.scales", _Lazy((6 * C,), lambda form=form: form().scales)  # type: ignore[misc]
@@ -161,7 +173,10 @@ def _tensors(source: Source, scale: int) -> Iterator[tuple[str, _Lazy]]:
 
 
 def _form(source: Source, layer: int, scale: int) -> GELUForm:
-    w1, b1, w2, b2 = (source.read(f"blocks.{layer}.ffn.{name}") for name in ("up.weight", "up.bias", "down.weight", "down.bias"))
+    w1, b1, w2, b2 = (
+        source.read(f"blocks.{layer}.ffn.{name}")
+        for name in ("up.weight", "up.bias", "down.weight", "down.bias")
+    )
     return gelu_form(w1, b1, w2, b2, source.config.negative_slope, scale)
 
 
@@ -175,10 +190,12 @@ def _stored_as(name: str, values: Tensor, kind: Kind) -> Iterator[np.ndarray]:
     rows = values.view(len(values), -1) if values.ndim > 1 else values[None]
     for part in rows.split(max(1, quantize.CHUNK // rows.shape[1])):
         if not bool(part.isfinite().all()):
-            raise ValueError(f"tensor {name} holds values that are not finite: the training diverged; lower its learning rate and run `dvc repro`")
+            raise UserError(
+                f"tensor {name} holds values that are not finite: the training diverged; lower its learning rate and run `dvc repro`"
+            )
         largest = float(part.abs().max())
         if kind != Kind.F32 and largest > FLOAT16_MAX:  # the scale of a block is a float16 too
-            raise ValueError(
+            raise UserError(
                 f"tensor {name} holds {largest:.6g}, float16 ends at {FLOAT16_MAX:.6g}: write `types: [f32]` under `gguf:` in params.yaml"
             )
     if kind in (Kind.F32, Kind.F16):
@@ -201,40 +218,60 @@ def _add_keys(writer: gguf.GGUFWriter, shape: GPTConfig, config: GGUFConfig) -> 
     writer.add_block_count(shape.n_layer)
     writer.add_feed_forward_length(6 * shape.n_embd)
     writer.add_head_count(shape.n_head)
-    writer.add_max_alibi_bias(0.0)  # none; llama.cpp until b9452, and so Ollama until 0.30, refuses an mpt that does not say so
+    # None; llama.cpp until b9452, and so Ollama until 0.30, refuses an mpt that does not say so
+    writer.add_max_alibi_bias(0.0)
     writer.add_layer_norm_eps(model.norm.eps)
 
 
-def _add_provenance(writer: gguf.GGUFWriter, made: Mapping[str, Any], name: str = "antimatter") -> None:
+def _add_provenance(
+    writer: gguf.GGUFWriter, made: Mapping[str, Any], name: str = "antimatter"
+) -> None:
     """What made the model, as keys `antimatter.*`; the parameters as one, in JSON."""
     for key, value in made.items():
         if isinstance(value, Mapping) and key != "params":
             _add_provenance(writer, value, f"{name}.{key}")
         else:
-            writer.add_string(f"{name}.{key}", value if isinstance(value, str) else json.dumps(value))
+            writer.add_string(
+                f"{name}.{key}", value if isinstance(value, str) else json.dumps(value)
+            )
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, path: Path, shape: GPTConfig) -> None:
     """The byte-level BPE of tokenizer.json. `pre` picks the splitting pattern in llama.cpp: without it many strings come out otherwise."""
     values = files.read_json(path)
     try:
-        vocabulary, merges, added = values["model"]["vocab"], values["model"]["merges"], values["added_tokens"]
+        vocabulary, merges, added = (
+            values["model"]["vocab"],
+            values["model"]["merges"],
+            values["added_tokens"],
+        )
         special = {token["content"]: token["id"] for token in added}
         tokens = {index: token for token, index in [*vocabulary.items(), *special.items()]}
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a byte-level BPE tokenizer ({error!r}): run `dvc repro tokenizer` to make it anew") from None
+        raise UserError(
+            f"{path} is not a byte-level BPE tokenizer ({error!r}): run `dvc repro tokenizer` to make it anew"
+        ) from None
     if [*sorted(tokens)] != [*range(shape.vocab_size)]:
-        raise ValueError(f"{path} has {len(tokens)} tokens, the checkpoint was trained with {shape.vocab_size}: run `dvc repro checkpoints`")
+        raise UserError(
+            f"{path} has {len(tokens)} tokens, the checkpoint was trained with {shape.vocab_size}: run `dvc repro checkpoints`"
+        )
     if any(special.get(name) != i for i, name in enumerate(SPECIAL)):
         needed = ", ".join(f"{name}={i}" for i, name in enumerate(SPECIAL))
         got = f"got {json.dumps(special)}: run `dvc repro tokenizer` to make it anew"
-        raise ValueError(f"{path} lacks the role tokens: it must have {needed}, {got}")
+        raise UserError(f"{path} lacks the role tokens: it must have {needed}, {got}")
     control = set(special.values())
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([tokens[i] for i in range(len(tokens))])
-    writer.add_token_types([gguf.TokenType.CONTROL if i in control else gguf.TokenType.NORMAL for i in range(len(tokens))])
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_token_types(
+        [
+            gguf.TokenType.CONTROL if i in control else gguf.TokenType.NORMAL
+            for i in range(len(tokens))
+        ]
+    )
+    writer.add_token_merges(
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    )
     writer.add_bos_token_id(BOS)
     writer.add_eos_token_id(EOS)
     writer.add_pad_token_id(PAD)

@@ -1,6 +1,7 @@
 """The model as a folder that Hugging Face's transformers load with nothing of ours: as their GPT-2, which is this network but for the activation."""
 
-# C channels, V vocabulary; GPT-2 keeps the matrices inside its blocks as (in, out), ours are (out, in)
+# C channels, V vocabulary; GPT-2 keeps the matrices inside its blocks as (in, out), ours are (out,
+# in)
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from antimatter import files
 from antimatter.chat import template
 from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER
+from antimatter.errors import UserError
 from antimatter.export.source import Source
 from antimatter.model.config import GPTConfig
 
@@ -46,14 +48,19 @@ def write(source: Source, tokenizer: Path, folder: Path) -> None:
     tensors = _tensors(source)
     with files.replacing(folder) as partial:
         partial.mkdir()
-        save_file(tensors, partial / "model.safetensors", {"format": "pt"})  # transformers ask for this key; a second one would come in random order
-        files.write_json(partial / "config.json", _config(shape, len(tensors["transformer.h.0.mlp.c_fc.bias"])))
+        # Transformers ask for this key; a second one would come in random order
+        save_file(tensors, partial / "model.safetensors", {"format": "pt"})
+        files.write_json(
+            partial / "config.json", _config(shape, len(tensors["transformer.h.0.mlp.c_fc.bias"]))
+        )
         files.write_json(partial / "generation_config.json", _generation_config(source))
         files.write_json(partial / "tokenizer.json", json.loads(bpe.to_str()))
         files.write_json(partial / "tokenizer_config.json", _tokenizer_config(source))
 
 
-def leaky_form(up: Tensor, up_bias: Tensor, down: Tensor, slope: float) -> tuple[Tensor, Tensor, Tensor]:
+def leaky_form(
+    up: Tensor, up_bias: Tensor, down: Tensor, slope: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """A network with the Leaky ReLU of any slope a as one with the slope s = SLOPE: leaky_a(h) = p leaky_s(h) + q leaky_s(-h), where p - s q = 1
     (h > 0) and s p - q = a (h < 0). Twice as many hidden units, and what is rounded, is rounded once. A network with the slope s stays as it is.
 
@@ -81,12 +88,23 @@ def _tensors(source: Source) -> dict[str, Tensor]:
     if not source.config.tied_embeddings:
         tensors["lm_head.weight"] = source.read("head.weight")
     for i in range(source.config.n_layer):
-        block = {f"{module}.{kind}": source.read(f"blocks.{i}.{module}.{kind}") for module in BLOCK for kind in ("weight", "bias")}
-        wide = leaky_form(block["ffn.up.weight"], block["ffn.up.bias"], block["ffn.down.weight"], source.config.negative_slope)
+        block = {
+            f"{module}.{kind}": source.read(f"blocks.{i}.{module}.{kind}")
+            for module in BLOCK
+            for kind in ("weight", "bias")
+        }
+        wide = leaky_form(
+            block["ffn.up.weight"],
+            block["ffn.up.bias"],
+            block["ffn.down.weight"],
+            source.config.negative_slope,
+        )
         block["ffn.up.weight"], block["ffn.up.bias"], block["ffn.down.weight"] = wide
         for name, tensor in block.items():
             module, kind = name.rsplit(".", 1)
-            tensors[f"transformer.h.{i}.{BLOCK[module]}.{kind}"] = tensor.T.contiguous() if tensor.ndim == 2 else tensor
+            tensors[f"transformer.h.{i}.{BLOCK[module]}.{kind}"] = (
+                tensor.T.contiguous() if tensor.ndim == 2 else tensor
+            )
     return tensors
 
 
@@ -118,13 +136,17 @@ def _tokenizer(path: Path, shape: GPTConfig) -> Tokenizer:
     except Exception as error:  # tokenizers raise nothing narrower
         if isinstance(error, OSError):
             raise
-        raise ValueError(f"{path} is not a tokenizer ({error}): run `dvc repro tokenizer` to make it anew") from None
+        raise UserError(
+            f"{path} is not a tokenizer ({error}): run `dvc repro tokenizer` to make it anew"
+        ) from None
     if bpe.get_vocab_size() != shape.vocab_size:
-        raise ValueError(f"{path} has {bpe.get_vocab_size()} tokens, the checkpoint was trained with {shape.vocab_size}: run `dvc repro checkpoints`")
+        raise UserError(
+            f"{path} has {bpe.get_vocab_size()} tokens, the checkpoint was trained with {shape.vocab_size}: run `dvc repro checkpoints`"
+        )
     if any(bpe.token_to_id(name) != i for i, name in enumerate(SPECIAL)):
         needed = ", ".join(f"{name}={i}" for i, name in enumerate(SPECIAL))
         fix = "run `dvc repro tokenizer` to make it anew"
-        raise ValueError(f"{path} lacks the role tokens: it must have {needed}; {fix}")
+        raise UserError(f"{path} lacks the role tokens: it must have {needed}; {fix}")
     special = [("[BOS]", BOS)]
     bpe.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=special)
     return bpe

@@ -21,13 +21,15 @@ from typing import Any, Literal
 
 from antimatter import files
 from antimatter.chat import template
+from antimatter.errors import UserError
 from antimatter.llama.header import Header, read_header
 
 TAG = "latest"
 _MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 _LAYER_TYPE = "application/vnd.ollama.image."
-_FILE_TYPES = {1: "F16", 7: "Q8_0", 15: "Q4_K_M"}  # by general.file_type; Ollama itself calls 0, which is F32, unknown
+# By general.file_type; Ollama itself calls 0, which is F32, unknown
+_FILE_TYPES = {1: "F16", 7: "Q8_0", 15: "Q4_K_M"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +50,27 @@ class OllamaConfig:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", self.name):
-            raise ValueError(f"name must be lower-case letters, digits, dots, dashes and underscores, got {self.name!r}")
+            raise UserError(
+                f"name must be lower-case letters, digits, dots, dashes and underscores, got {self.name!r}"
+            )
         if not 0 <= self.temperature <= 10:
-            raise ValueError(f"temperature must lie in [0, 10], got {self.temperature}")
+            raise UserError(f"temperature must lie in [0, 10], got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise UserError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.repeat_penalty <= 0:
-            raise ValueError(f"repeat_penalty must be positive, got {self.repeat_penalty}")
+            raise UserError(f"repeat_penalty must be positive, got {self.repeat_penalty}")
         for name in ("top_k", "num_ctx", "num_predict"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for text in self.stop:
             if not text or "\n" in text or '"' in text:
-                raise ValueError(f"stop must hold texts without line breaks and double quotes, got {text!r}")
+                raise UserError(
+                    f"stop must hold texts without line breaks and double quotes, got {text!r}"
+                )
         if '"""' in self.system:
-            raise ValueError(f'system must not hold """, which ends it in a Modelfile, got {self.system!r}')
+            raise UserError(
+                f'system must not hold """, which ends it in a Modelfile, got {self.system!r}'
+            )
 
 
 def write(source: Path, folder: Path, config: OllamaConfig) -> None:
@@ -88,12 +96,18 @@ def write(source: Path, folder: Path, config: OllamaConfig) -> None:
 def source_of(folder: Path, file_type: str) -> Path:
     """The GGUF file of that type in the folder. Raises FileNotFoundError or ValueError unless there is exactly one."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing: run `dvc repro gguf` to make it, or `dvc pull` to fetch it")
+        raise FileNotFoundError(
+            f"{folder} is missing: run `dvc repro gguf` to make it, or `dvc pull` to fetch it"
+        )
     found = sorted(folder.glob(f"*-{file_type}.gguf"))
     if not found:
-        raise FileNotFoundError(f"{folder} has no *-{file_type}.gguf: add {file_type} to `types` under `gguf:`, or change `type` under `ollama:`")
+        raise FileNotFoundError(
+            f"{folder} has no *-{file_type}.gguf: add {file_type} to `types` under `gguf:`, or change `type` under `ollama:`"
+        )
     if len(found) > 1:
-        raise ValueError(f"{folder} has {len(found)} files *-{file_type}.gguf ({', '.join(path.name for path in found)}): delete all but one")
+        raise UserError(
+            f"{folder} has {len(found)} files *-{file_type}.gguf ({', '.join(path.name for path in found)}): delete all but one"
+        )
     return found[0]
 
 
@@ -116,9 +130,16 @@ def verify(store: Path, name: str, tag: str = TAG) -> dict[str, Any]:
     for layer in [manifest["config"], *manifest["layers"]]:
         path = blob_path(store, layer["digest"])
         if not path.is_file():
-            raise ValueError(f"{path} is missing, {name}:{tag} needs it: run `dvc repro ollama` to make the store anew")
-        if path.stat().st_size != layer["size"] or f"sha256:{files.sha256(path)}" != layer["digest"]:
-            raise ValueError(f"{path} is damaged, its content is not what its name says: run `dvc repro ollama` to make the store anew")
+            raise UserError(
+                f"{path} is missing, {name}:{tag} needs it: run `dvc repro ollama` to make the store anew"
+            )
+        if (
+            path.stat().st_size != layer["size"]
+            or f"sha256:{files.sha256(path)}" != layer["digest"]
+        ):
+            raise UserError(
+                f"{path} is damaged, its content is not what its name says: run `dvc repro ollama` to make the store anew"
+            )
     return manifest
 
 
@@ -138,7 +159,11 @@ def _parameters(config: OllamaConfig, header: Header) -> dict[str, Any]:
 def _modelfile(source: str, go: str, config: OllamaConfig, parameters: dict[str, Any]) -> str:
     lines = [f"FROM {source}"]
     for name, value in parameters.items():
-        lines += [f'PARAMETER {name} "{text}"' for text in value] if isinstance(value, list) else [f"PARAMETER {name} {value}"]
+        lines += (
+            [f'PARAMETER {name} "{text}"' for text in value]
+            if isinstance(value, list)
+            else [f"PARAMETER {name} {value}"]
+        )
     lines.append(f'TEMPLATE """{go}"""')
     if config.system:
         quotes = '"""' if '"' in config.system or "\n" in config.system else '"'
@@ -180,7 +205,11 @@ def _write_store(
 
 
 def _blob(store: Path, media_type: str, content: bytes) -> dict[str, Any]:
-    layer = {"mediaType": media_type, "digest": f"sha256:{hashlib.sha256(content).hexdigest()}", "size": len(content)}
+    layer = {
+        "mediaType": media_type,
+        "digest": f"sha256:{hashlib.sha256(content).hexdigest()}",
+        "size": len(content),
+    }
     path = blob_path(store, str(layer["digest"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -210,7 +239,9 @@ def _go_number(value: float) -> float | int:
     """A float32 by its shortest decimal, and 1.0 as 1: Ollama holds these options in float32."""
     (single,) = struct.unpack("f", struct.pack("f", value))
     shortest = next(
-        float(f"{single:.{digits}g}") for digits in range(1, 18) if struct.pack("f", float(f"{single:.{digits}g}")) == struct.pack("f", value)
+        float(f"{single:.{digits}g}")
+        for digits in range(1, 18)
+        if struct.pack("f", float(f"{single:.{digits}g}")) == struct.pack("f", value)
     )
     return int(shortest) if shortest.is_integer() else shortest
 

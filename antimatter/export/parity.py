@@ -22,6 +22,7 @@ from antimatter.chat import template
 from antimatter.chat.template import Message, Role
 from antimatter.data.special_tokens import PAD, SPECIAL
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.errors import UserError
 from antimatter.export import quantize
 from antimatter.export.quantize import Kind
 from antimatter.llama.header import read_header
@@ -54,10 +55,14 @@ def windows(tokens: Sequence[np.ndarray], block_size: int, count: int) -> Tensor
     stream = np.concatenate(list(tokens)) if len(tokens) else np.empty(0, dtype=np.uint16)
     length = min(block_size + 1, len(stream))
     if length < 2:
-        raise ValueError(f"the validation split has {len(stream)} tokens, the check needs at least 2: give it a larger share under `shards:`")
+        raise UserError(
+            f"the validation split has {len(stream)} tokens, the check needs at least 2: give it a larger share under `shards:`"
+        )
     count = min(count, len(stream) // length)
     starts = np.linspace(0, len(stream) - length, count).astype(int)
-    return torch.from_numpy(np.stack([stream[start : start + length] for start in starts]).astype(np.int64))
+    return torch.from_numpy(
+        np.stack([stream[start : start + length] for start in starts]).astype(np.int64)
+    )
 
 
 def held_out(path: Path, block_size: int, count: int) -> list[Tensor]:
@@ -77,11 +82,11 @@ def held_out(path: Path, block_size: int, count: int) -> list[Tensor]:
     if rows.ndim != 2 or not len(rows):
         shape = "x".join(map(str, rows.shape))
         fix = "give the held-out part a larger share under `conversations:`"
-        raise ValueError(f"{path} is {shape}, no rows of conversations: {fix}")
+        raise UserError(f"{path} is {shape}, no rows of conversations: {fix}")
     if rows.shape[1] > block_size + 1:
         fix = "run `dvc repro conversations` to make it anew"
         found = f"rows of {rows.shape[1]} tokens, the model needs at most {block_size + 1}"
-        raise ValueError(f"{path} has {found}: {fix}")
+        raise UserError(f"{path} has {found}: {fix}")
     chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
     return [_without_padding(rows[number]) for number in chosen]
 
@@ -119,7 +124,9 @@ def _output_matrix(path: Path) -> tuple[Tensor, Kind]:
     """The matrix that llama.cpp multiplies the final state with, as it stands in the file: (V, C) float32, and its type there."""
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     tensor = tensors.get("output.weight", tensors["token_embd.weight"])
-    return torch.from_numpy(quantize.dequantise(tensor.data, tensor.tensor_type).copy()), tensor.tensor_type
+    return torch.from_numpy(
+        quantize.dequantise(tensor.data, tensor.tensor_type).copy()
+    ), tensor.tensor_type
 
 
 def _logits(hidden: Tensor, matrix: Tensor, kind: Kind) -> Tensor:
@@ -138,9 +145,13 @@ def speed(path: Path, ids: Tensor) -> dict[str, float]:
             "temperature": 0,
             "stream": False,
         }
-        llama.post("/completion", body | {"n_predict": 1})  # the first touches every page of the file
+        # The first touches every page of the file
+        llama.post("/completion", body | {"n_predict": 1})
         timings = llama.post("/completion", body | {"cache_prompt": False})["timings"]
-    return {"prompt": round(timings["prompt_per_second"], 1), "answer": round(timings["predicted_per_second"], 1)}
+    return {
+        "prompt": round(timings["prompt_per_second"], 1),
+        "answer": round(timings["predicted_per_second"], 1),
+    }
 
 
 def strings(tokenizer: Tokenizer, ids: Tensor, seed: int = 0) -> Iterator[str]:
@@ -153,28 +164,153 @@ def strings(tokenizer: Tokenizer, ids: Tensor, seed: int = 0) -> Iterator[str]:
     for _ in range(500):
         low, high = generator.choice(ALPHABETS)
         common = generator.choices(" \n\t'0", k=generator.randrange(1, 60))
-        yield "".join(chr(generator.randrange(low, high)) if generator.random() < 0.8 else character for character in common)
+        yield "".join(
+            chr(generator.randrange(low, high)) if generator.random() < 0.8 else character
+            for character in common
+        )
 
 
-ALPHABETS = (  # ranges of code points: ASCII, Latin, Greek to Arabic, India to Thailand, symbols, East Asia, Hangul, emoji
+# Ranges of code points: ASCII, Latin, Greek to Arabic, India to Thailand, symbols, East Asia,
+# Hangul, emoji
+ALPHABETS = (
     *((0x20, 0x7F), (0x20, 0x250), (0x370, 0x600), (0x900, 0xE00)),
     *((0x2000, 0x2C00), (0x3000, 0xA000), (0xAC00, 0xD7A4), (0x1F300, 0x1FB00)),
 )
 
 
 ADVERSARIAL = (
-    *("", " ", "  ", "   x", "x   ", "\n", "\n\n\n", "\t\tx", " \n \n ", "\r\n", "a\r\nb", "\u00a0", "\u3000x", "\u200b", "\ufeffx"),
-    *("\x00", "a\x00b", "\x7f", "\U0010ffff", "\ue000", "\ufffd", "a\u0300\u0301\u0302", "\u202eabc", "e\u0301"),
+    *(
+        "",
+        " ",
+        "  ",
+        "   x",
+        "x   ",
+        "\n",
+        "\n\n\n",
+        "\t\tx",
+        " \n \n ",
+        "\r\n",
+        "a\r\nb",
+        "\u00a0",
+        "\u3000x",
+        "\u200b",
+        "\ufeffx",
+    ),
+    *(
+        "\x00",
+        "a\x00b",
+        "\x7f",
+        "\U0010ffff",
+        "\ue000",
+        "\ufffd",
+        "a\u0300\u0301\u0302",
+        "\u202eabc",
+        "e\u0301",
+    ),
     *("[USER]", "[ASSISTANT]", "[SYSTEM]", "[ USER]", "[USER[USER]]", "[USER", "ASSISTANT]"),
-    *("[EOS]", "[BOS]", "[PAD]", "[EOS", "EOS]", "a[EOS]b", "[[EOS]]", " [EOS] ", "[EOS][BOS]", "[eos]", "[EO[EOS]S]"),
+    *(
+        "[EOS]",
+        "[BOS]",
+        "[PAD]",
+        "[EOS",
+        "EOS]",
+        "a[EOS]b",
+        "[[EOS]]",
+        " [EOS] ",
+        "[EOS][BOS]",
+        "[eos]",
+        "[EO[EOS]S]",
+    ),
     *("<|endoftext|>", "<|im_end|>", "<s>", "</s>", "<pad>", "<|eot_id|>", "<unk>"),
-    *("I'm you're he'll we've it's I'd", "I'M YOU'RE", "'s", "'", "''", "'re're", "don't'll", "\u2019s", "x's's"),
-    *("0", "007", "1234567890", "3.14159", "1,000,000", "1e-5", "½", "²", "٣٤٥", "Ⅷ", "x2y3", "0x1F"),
-    *("...", "!!!", "?!?!", "a.b.c", "foo_bar", "__init__", "->", "=>", "//", "/* */", "#include <stdio.h>", "{}[]()", "`code`", "\\n", '"""'),
-    *("é", "naïve café", "Straße", "ÅÄÖ", "İstanbul", "ﬁ", "Ǆ", "ß", "日本語", "中文字符", "한국어", "Русский", "ελληνικά"),
-    *("العربية", "עברית", "हिन्दी", "ไทย", "𝒳", "𐍈", "👍", "👍🏽", "👨\u200d👩\u200d👧", "🇩🇪", "☺\ufe0f"),
-    *("a" * 200, " " * 100, "ab" * 100, "\n" * 50, "." * 100, "🙂" * 30, "x " * 60, "aA" * 50, "1" * 90),
-    *("def f(x):\n    return x + 1\n", "http://example.org/a?b=c&d=%20", "C:\\Users\\x", "a@b.co", "| a | b |\n|---|---|", "- item\n- item"),
+    *(
+        "I'm you're he'll we've it's I'd",
+        "I'M YOU'RE",
+        "'s",
+        "'",
+        "''",
+        "'re're",
+        "don't'll",
+        "\u2019s",
+        "x's's",
+    ),
+    *(
+        "0",
+        "007",
+        "1234567890",
+        "3.14159",
+        "1,000,000",
+        "1e-5",
+        "½",
+        "²",
+        "٣٤٥",
+        "Ⅷ",
+        "x2y3",
+        "0x1F",
+    ),
+    *(
+        "...",
+        "!!!",
+        "?!?!",
+        "a.b.c",
+        "foo_bar",
+        "__init__",
+        "->",
+        "=>",
+        "//",
+        "/* */",
+        "#include <stdio.h>",
+        "{}[]()",
+        "`code`",
+        "\\n",
+        '"""',
+    ),
+    *(
+        "é",
+        "naïve café",
+        "Straße",
+        "ÅÄÖ",
+        "İstanbul",
+        "ﬁ",
+        "Ǆ",
+        "ß",
+        "日本語",
+        "中文字符",
+        "한국어",
+        "Русский",
+        "ελληνικά",
+    ),
+    *(
+        "العربية",
+        "עברית",
+        "हिन्दी",
+        "ไทย",
+        "𝒳",
+        "𐍈",
+        "👍",
+        "👍🏽",
+        "👨\u200d👩\u200d👧",
+        "🇩🇪",
+        "☺\ufe0f",
+    ),
+    *(
+        "a" * 200,
+        " " * 100,
+        "ab" * 100,
+        "\n" * 50,
+        "." * 100,
+        "🙂" * 30,
+        "x " * 60,
+        "aA" * 50,
+        "1" * 90,
+    ),
+    *(
+        "def f(x):\n    return x + 1\n",
+        "http://example.org/a?b=c&d=%20",
+        "C:\\Users\\x",
+        "a@b.co",
+        "| a | b |\n|---|---|",
+        "- item\n- item",
+    ),
 )
 
 
@@ -204,7 +340,9 @@ def conversations(count: int = CONVERSATIONS, seed: int = 0) -> Iterator[list[Me
 def mismatches(tokenizer: Tokenizer, path: Path, texts: Sequence[str]) -> list[str]:
     """The texts that llama.cpp cuts into other tokens than the tokenizer of the training data."""
     with Llama(path, read_header(path).context_length, threads=THREADS) as llama:
-        return [text for text in texts if llama.tokenize(text, special=False) != tokenizer.encode(text)]
+        return [
+            text for text in texts if llama.tokenize(text, special=False) != tokenizer.encode(text)
+        ]
 
 
 def check(
@@ -228,7 +366,7 @@ def check(
         if not found.kl <= max_kl:  # a NaN fails too
             bound = f"exceeds {max_kl:g}, its `max_kl` under `gguf:`"
             distance = f"KL from torch {found.kl:.3g} nats per token on {on}"
-            raise ValueError(f"{path.name} is not the model: {distance} {bound}")
+            raise UserError(f"{path.name} is not the model: {distance} {bound}")
         return found
 
     result = measure(ids, "text")
@@ -238,7 +376,11 @@ def check(
         "perplexity": result.perplexity,
         "torch_perplexity": result.torch_perplexity,
         "bytes": path.stat().st_size,
-        "tensors": dict(sorted(Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors).items())),
+        "tensors": dict(
+            sorted(
+                Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors).items()
+            )
+        ),
     }
     if conversations:
         talk = measure(conversations, "conversations")
@@ -261,13 +403,15 @@ def check_tokenizer(tokenizer: Tokenizer, path: Path, ids: Tensor) -> dict[str, 
     texts = list(strings(tokenizer, ids))
     bad = mismatches(tokenizer, path, texts)
     if bad:
-        raise ValueError(f"{path.name} cuts {len(bad)} of {len(texts)} texts into other tokens than tokenizer.json, the first is {bad[0][:80]!r}")
+        raise UserError(
+            f"{path.name} cuts {len(bad)} of {len(texts)} texts into other tokens than tokenizer.json, the first is {bad[0][:80]!r}"
+        )
     prompts = list(conversations())
     wrong = _wrong_prompts(tokenizer, path, prompts)
     if wrong:
         share = f"{len(wrong)} of {len(prompts)} prompts of conversations"
         first = f"the first is {wrong[0][:80]!r}"
-        raise ValueError(f"{path.name} cuts {share} into other tokens than the tuning, {first}")
+        raise UserError(f"{path.name} cuts {share} into other tokens than the tuning, {first}")
     return {"strings": len(texts), "prompts": len(prompts), "mismatches": len(bad) + len(wrong)}
 
 

@@ -19,8 +19,11 @@ from antimatter.export.config import FileType
 
 Kind = GGMLQuantizationType
 CHUNK = 1 << 22  # values that are converted at a time: 16 MB in float32
-_SMALLER_BLOCKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}  # 32 values in a block in place of 256
-_STATES = {  # as what ggml reads a state that it multiplies with a matrix of that type: vec_dot_type in ggml-cpu.c
+# 32 values in a block in place of 256
+_SMALLER_BLOCKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}
+# As what ggml reads a state that it multiplies with a matrix of that type: vec_dot_type in
+# ggml-cpu.c
+_STATES = {
     Kind.Q8_0: Kind.Q8_0,
     Kind.Q5_0: Kind.Q8_0,
     Kind.Q4_K: Kind.Q8_K,
@@ -90,7 +93,9 @@ def as_multiplied(states: np.ndarray, kind: Kind) -> np.ndarray:
 def _quantised(rows: np.ndarray, kind: Kind) -> np.ndarray:
     """(R, C) float32 -> (R, bytes of a row) uint8."""
     out = np.empty((len(rows), n_bytes(kind, rows.shape[1])), dtype=np.uint8)
-    written = _ggml().ggml_quantize_chunk(int(kind), rows.ctypes.data, out.ctypes.data, 0, len(rows), rows.shape[1], None)
+    written = _ggml().ggml_quantize_chunk(
+        int(kind), rows.ctypes.data, out.ctypes.data, 0, len(rows), rows.shape[1], None
+    )
     assert written == out.nbytes, f"ggml wrote {written} of {out.nbytes} bytes of {kind.name}"
     return out
 
@@ -118,7 +123,15 @@ def _ggml() -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         if hasattr(library, "ggml_quantize_chunk"):
             c, size = ctypes, ctypes.c_int64
-            library.ggml_quantize_chunk.argtypes = [c.c_int, c.c_void_p, c.c_void_p, size, size, size, c.c_void_p]
+            library.ggml_quantize_chunk.argtypes = [
+                c.c_int,
+                c.c_void_p,
+                c.c_void_p,
+                size,
+                size,
+                size,
+                c.c_void_p,
+            ]
             library.ggml_quantize_chunk.restype = c.c_size_t
             return library
     raise OSError(

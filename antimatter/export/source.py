@@ -15,26 +15,33 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from antimatter import params
+from antimatter.errors import UserError
 from antimatter.model import weights
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT
 
-_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # what DistributedDataParallel and torch.compile put before each name
-_INSIDE = ("model", "state_dict", "model_state_dict")  # where training states keep the weights among other things
+# What DistributedDataParallel and torch.compile put before each name
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
+# Where training states keep the weights among other things
+_INSIDE = ("model", "state_dict", "model_state_dict")
 
 
 @dataclass(frozen=True)
 class Source:
     config: GPTConfig
-    read: Callable[[str], Tensor]  # a tensor by its name in GPT.state_dict(), float32, not to be changed
+    # A tensor by its name in GPT.state_dict(), float32, not to be changed
+    read: Callable[[str], Tensor]
     origin: str  # as messages call it
-    provenance: dict[str, Any] = field(default_factory=dict)  # what made it, if its config.json tells
+    # What made it, if its config.json tells
+    provenance: dict[str, Any] = field(default_factory=dict)
     # How a chat with it begins (weights.CHAT); None: a base model, which continues text
     chat: dict[str, Any] | None = None
 
     def load(self) -> GPT:
         """The whole model, in eval mode."""
-        return weights.from_state({name: self.read(name) for name in _expected(self.config)}, self.config, self.origin)
+        return weights.from_state(
+            {name: self.read(name) for name in _expected(self.config)}, self.config, self.origin
+        )
 
 
 def of_model(model: GPT) -> Source:
@@ -61,7 +68,9 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
         if (path.parent / weights.CONFIG).is_file():
             # Of another program's folder this says more than that a file is missing
             weights.read_config(path.parent / weights.CONFIG)
-        raise FileNotFoundError(f"{path} is missing: name a checkpoint folder, a .safetensors file or a .pt file (`dvc repro checkpoints` makes one)")
+        raise FileNotFoundError(
+            f"{path} is missing: name a checkpoint folder, a .safetensors file or a .pt file (`dvc repro checkpoints` makes one)"
+        )
     everything = _safetensors if path.suffix == ".safetensors" else _torch_file
     state = everything(path, None)
     names = {_WRAPPERS.sub("", name): name for name in state}
@@ -86,7 +95,9 @@ def _safetensors(path: Path, only: str | None) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in ([only] if only else file.keys())}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}): is it whole? `dvc repro checkpoints` makes one anew") from None
+        raise UserError(
+            f"{path} is not a safetensors file ({error}): is it whole? `dvc repro checkpoints` makes one anew"
+        ) from None
 
 
 def _torch_file(path: Path, only: str | None) -> dict[str, Tensor]:
@@ -95,14 +106,20 @@ def _torch_file(path: Path, only: str | None) -> dict[str, Tensor]:
         with warnings.catch_warnings(action="ignore"):  # about what the errors below say better
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:  # torch's own words for it fill a screen
-        raise ValueError(f"{path} holds Python objects, and those could run code: save `model.state_dict()` instead of the model") from None
+        raise UserError(
+            f"{path} holds Python objects, and those could run code: save `model.state_dict()` instead of the model"
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError):
-        raise ValueError(f"{path} is damaged, or torch.save did not write it: name a checkpoint folder, a .safetensors or a .pt file") from None
+        raise UserError(
+            f"{path} is damaged, or torch.save did not write it: name a checkpoint folder, a .safetensors or a .pt file"
+        ) from None
     for name in _INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
     if not isinstance(found, Mapping) or not found or not all(map(_is_named_tensor, found.items())):
-        raise ValueError(f"{path} holds {_what(found)}, not the state dict of a GPT: save `model.state_dict()`")
+        raise UserError(
+            f"{path} holds {_what(found)}, not the state dict of a GPT: save `model.state_dict()`"
+        )
     return dict(found)
 
 
@@ -119,34 +136,60 @@ def _what(found: Any) -> str:
 def _is_tied(state: Mapping[str, Tensor], names: Mapping[str, str]) -> bool:
     """A state dict holds a tied head under two names, a file of ours under one."""
     return "head.weight" not in names or (
-        "token_embedding.weight" in names and torch.equal(state[names["head.weight"]], state[names["token_embedding.weight"]])
+        "token_embedding.weight" in names
+        and torch.equal(state[names["head.weight"]], state[names["token_embedding.weight"]])
     )
 
 
 def _from_shapes(shapes: Mapping[str, tuple[int, ...]], tied: bool, path: Path) -> GPTConfig:
     try:
-        (vocab_size, n_embd), (block_size, _) = shapes["token_embedding.weight"], shapes["position_embedding.weight"]
+        (vocab_size, n_embd), (block_size, _) = (
+            shapes["token_embedding.weight"],
+            shapes["position_embedding.weight"],
+        )
     except (KeyError, ValueError):
-        raise ValueError(f"{path} is not the state dict of a GPT of ours: it holds {', '.join(list(shapes)[:5]) or 'nothing'}") from None
+        raise UserError(
+            f"{path} is not the state dict of a GPT of ours: it holds {', '.join(list(shapes)[:5]) or 'nothing'}"
+        ) from None
     layers = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
     try:
         assumed = asdict(params.read(ModelConfig, "model"))
     except FileNotFoundError:
         absent = f"does not tell n_head and negative_slope, and there is no {params.PARAMS} here"
         fix = "put its config.json beside it, or name one with --config"
-        raise ValueError(f"{path} {absent}: {fix}") from None
-    known = {"vocab_size": vocab_size, "n_embd": n_embd, "block_size": block_size, "n_layer": len(layers), "tied_embeddings": tied}
+        raise UserError(f"{path} {absent}: {fix}") from None
+    known = {
+        "vocab_size": vocab_size,
+        "n_embd": n_embd,
+        "block_size": block_size,
+        "n_layer": len(layers),
+        "tied_embeddings": tied,
+    }
     try:
         return GPTConfig(**(assumed | known))
     except ValueError as error:
-        raise ValueError(f"{path} does not fit `model:` in params.yaml ({error}): put its config.json beside it, or name one with --config") from None
+        raise UserError(
+            f"{path} does not fit `model:` in params.yaml ({error}): put its config.json beside it, or name one with --config"
+        ) from None
 
 
 def _check(shapes: Mapping[str, tuple[int, ...]], config: GPTConfig, path: Path) -> None:
-    found = {name: shape for name, shape in shapes.items() if not (config.tied_embeddings and name == "head.weight")}
-    weights.from_state({name: torch.empty(shape, device="meta") for name, shape in found.items()}, config, str(path))
+    found = {
+        name: shape
+        for name, shape in shapes.items()
+        if not (config.tied_embeddings and name == "head.weight")
+    }
+    weights.from_state(
+        {name: torch.empty(shape, device="meta") for name, shape in found.items()},
+        config,
+        str(path),
+    )
 
 
 def _expected(config: GPTConfig) -> list[str]:
     with torch.device("meta"):
-        return [name for name in GPT(config).state_dict() if not (config.tied_embeddings and name == "head.weight")]
+        return [
+            name
+            for name in GPT(config).state_dict()
+            if not (config.tied_embeddings and name == "head.weight")
+        ]

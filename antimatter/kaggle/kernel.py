@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from antimatter import files, params
+from antimatter.errors import UserError
 from antimatter.kaggle import run
 from antimatter.repository.dvc import stale
 from antimatter.serve.ollama.install import SUMS
@@ -32,19 +33,29 @@ class Kernel:
     wheels: Path | None
     ollama: Path | None
     hours: float  # after which a run saves its state and ends
-    minutes: float  # to serve after the answers; 0: none, or in an interactive session all the hours
+    # To serve after the answers; 0: none, or in an interactive session all the hours
+    minutes: float
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.user):
-            raise ValueError(f"--user must be your Kaggle user name (letters, digits, - and _), got {self.user!r}")
-        if not re.fullmatch(r"[A-Za-z0-9]+([ -][A-Za-z0-9]+)*", self.title) or not 5 <= len(self.title) <= 44:
-            raise ValueError(f"--title must have 5 to 44 letters, digits, single spaces and hyphens, got {self.title!r}")
+            raise UserError(
+                f"--user must be your Kaggle user name (letters, digits, - and _), got {self.user!r}"
+            )
+        if (
+            not re.fullmatch(r"[A-Za-z0-9]+([ -][A-Za-z0-9]+)*", self.title)
+            or not 5 <= len(self.title) <= 44
+        ):
+            raise UserError(
+                f"--title must have 5 to 44 letters, digits, single spaces and hyphens, got {self.title!r}"
+            )
         if self.after and not re.fullmatch(r"([A-Za-z0-9_-]+/)?[a-z0-9-]+", self.after):
-            raise ValueError(f"--after must be the address of a kernel, such as antimatter-pipeline, got {self.after!r}")
+            raise UserError(
+                f"--after must be the address of a kernel, such as antimatter-pipeline, got {self.after!r}"
+            )
         if not 0 < self.hours <= 12:
-            raise ValueError(f"--hours must lie in (0, 12], Kaggle's limit, got {self.hours:g}")
+            raise UserError(f"--hours must lie in (0, 12], Kaggle's limit, got {self.hours:g}")
         if self.minutes < 0:
-            raise ValueError(f"--minutes must not be negative, got {self.minutes:g}")
+            raise UserError(f"--minutes must not be negative, got {self.minutes:g}")
 
     @property
     def slug(self) -> str:
@@ -60,7 +71,11 @@ class Kernel:
 
     def metadata(self) -> dict[str, object]:
         """kernel-metadata.json. Every switch is named: the documented defaults and those of the client differ."""
-        after = self.after if "/" in self.after or not self.after else f"{self.user.lower()}/{self.after}"
+        after = (
+            self.after
+            if "/" in self.after or not self.after
+            else f"{self.user.lower()}/{self.after}"
+        )
         return {
             "id": self.id,
             "title": self.title,
@@ -71,7 +86,8 @@ class Kernel:
             "enable_gpu": self.accelerator == "t4",
             "enable_tpu": False,
             "enable_internet": not self.offline,
-            **({"machine_shape": "NvidiaTeslaT4"} if self.accelerator == "t4" else {}),  # two of them
+            # Two of them
+            **({"machine_shape": "NvidiaTeslaT4"} if self.accelerator == "t4" else {}),
             "dataset_sources": [self.data_set],
             "competition_sources": [],
             "kernel_sources": [after] if after else [],
@@ -85,7 +101,8 @@ class Kernel:
             "data_set": self.data_set,
             "gpu": self.accelerator == "t4",
             "internet": not self.offline,
-            "exact": not self.data and params.load()["raw"]["source"] == "embedded",  # the corpus is that of the pinned packages, torch among them
+            # The corpus is that of the pinned packages, torch among them
+            "exact": not self.data and params.load()["raw"]["source"] == "embedded",
             "hours": self.hours,
             "minutes": self.minutes,
         }
@@ -98,13 +115,21 @@ def write(folder: Path, kernel: Kernel) -> str:
         ValueError: `folder` holds something else; changes that are not committed; shards that are not up to date.
         OSError: no Git repository; no model yet; a file that is missing.
     """
-    if folder.exists() and not (folder / "kernel-metadata.json").is_file() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something that `antimatter kaggle` did not write: name another folder")
+    if (
+        folder.exists()
+        and not (folder / "kernel-metadata.json").is_file()
+        and any(folder.iterdir())
+    ):
+        raise UserError(
+            f"{folder} holds something that `antimatter kaggle` did not write: name another folder"
+        )
     if not Path("dvc.yaml").is_file():
         raise FileNotFoundError("dvc.yaml is missing: run from the root of the repository")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE).splitlines()
     if changed:
-        raise ValueError(f"{changed[0][3:]} has changes that are not committed, and Kaggle would get the last commit: commit them first")
+        raise UserError(
+            f"{changed[0][3:]} has changes that are not committed, and Kaggle would get the last commit: commit them first"
+        )
     commit = _git("rev-parse", "HEAD").strip()
     with files.replacing(folder) as partial:
         data_set = partial / "dataset"
@@ -113,32 +138,53 @@ def write(folder: Path, kernel: Kernel) -> str:
         if kernel.data:
             _require(DATA, "run `dvc repro shards` first")
             if changed := stale("shards"):
-                raise ValueError(f"the stage {changed[0]} has changed since data/shards was made: run `dvc repro shards` first")
+                raise UserError(
+                    f"the stage {changed[0]} has changed since data/shards was made: run `dvc repro shards` first"
+                )
             _pack(data_set / "data.tar", DATA)
         if kernel.mode == "serve" and not kernel.after:
-            _require(MODELS, "run `dvc repro` first, or name the kernel that makes them with --after")
+            _require(
+                MODELS, "run `dvc repro` first, or name the kernel that makes them with --after"
+            )
             _pack(data_set / "models.tar", MODELS)
         if kernel.wheels is not None:
             wheels = sorted(kernel.wheels.glob("*.whl"))
             if not wheels:
-                raise FileNotFoundError(f"{kernel.wheels} holds no .whl file: docs/kaggle.md has the commands that fill it")
+                raise FileNotFoundError(
+                    f"{kernel.wheels} holds no .whl file: docs/kaggle.md has the commands that fill it"
+                )
             with tarfile.open(data_set / "wheels.tar", "w") as tar:
                 for wheel in wheels:
                     tar.add(wheel, f"wheels/{wheel.name}")
         if kernel.ollama is not None:
             if not re.match(r"ollama-linux-", kernel.ollama.name):
-                raise ValueError(f"{kernel.ollama} is not an Ollama archive, such as ollama-linux-amd64.tar.zst")
-            for path in (kernel.ollama, kernel.ollama.with_name(SUMS)):  # another version than the pinned one is known by its release's sums
+                raise UserError(
+                    f"{kernel.ollama} is not an Ollama archive, such as ollama-linux-amd64.tar.zst"
+                )
+            # Another version than the pinned one is known by its release's sums
+            for path in (kernel.ollama, kernel.ollama.with_name(SUMS)):
                 if path == kernel.ollama or path.is_file():
                     shutil.copyfile(path, data_set / path.name)
         script = Path(run.__file__).read_text(encoding="utf-8")
         assert script.count(BLANK) == 1
-        settings = "".join(f"    {json.dumps(key)}: {value!r},\n" for key, value in {**kernel.settings(), "commit": commit}.items())
-        (partial / "run.py").write_text(script.replace(BLANK, BLANK.replace("{}", f"{{\n{settings}}}")), encoding="utf-8")
+        settings = "".join(
+            f"    {json.dumps(key)}: {value!r},\n"
+            for key, value in {**kernel.settings(), "commit": commit}.items()
+        )
+        (partial / "run.py").write_text(
+            script.replace(BLANK, BLANK.replace("{}", f"{{\n{settings}}}")), encoding="utf-8"
+        )
         files.write_json(partial / "kernel-metadata.json", kernel.metadata())
-        description = f"Commit {commit} of Antimatter (MIT licence) and what its kernel {kernel.id} needs."
+        description = (
+            f"Commit {commit} of Antimatter (MIT licence) and what its kernel {kernel.id} needs."
+        )
         licence = [{"name": "other"}]  # Kaggle's list has no MIT; the description says it
-        metadata = {"title": f"{kernel.title} files", "id": kernel.data_set, "licenses": licence, "description": description}
+        metadata = {
+            "title": f"{kernel.title} files",
+            "id": kernel.data_set,
+            "licenses": licence,
+            "description": description,
+        }
         files.write_json(data_set / "dataset-metadata.json", metadata)
     return commit
 
@@ -146,7 +192,9 @@ def write(folder: Path, kernel: Kernel) -> str:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True)
     if done.returncode:
-        raise OSError(f"git {arguments[0]} failed ({' '.join(done.stderr.split())}): Kaggle gets the last commit, so this must be a Git repository")
+        raise OSError(
+            f"git {arguments[0]} failed ({' '.join(done.stderr.split())}): Kaggle gets the last commit, so this must be a Git repository"
+        )
     return done.stdout
 
 

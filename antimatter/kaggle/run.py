@@ -37,7 +37,8 @@ class Stop(Exception):
 
 
 def main() -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a shell's `&` would ignore it, and so would the training
+    # A child of a shell's `&` would ignore it, and so would the training
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(number, stop)
     signal.setitimer(signal.ITIMER_REAL, SETTINGS["hours"] * 3600)
@@ -55,7 +56,11 @@ def main() -> int:
 def stop(number: int, _frame: object) -> None:
     for each in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # once is enough
-    raise Stop("the session was ended" if number == signal.SIGTERM else f"{SETTINGS['hours']:g} hours are up")
+    raise Stop(
+        "the session was ended"
+        if number == signal.SIGTERM
+        else f"{SETTINGS['hours']:g} hours are up"
+    )
 
 
 def paused(reason: Stop) -> int:
@@ -100,7 +105,10 @@ def fetch(name: str, marker: str, target: Path) -> bool:
                 tar.extractall(target)
             return True
     roots = [path.parents[len(Path(marker).parts) - 1] for path in INPUT.rglob(marker)]
-    for root in (root for root in roots if not (root / "kept").is_dir() and "scratch" not in root.parts):  # that would be the output of a run
+    # That would be the output of a run
+    for root in (
+        root for root in roots if not (root / "kept").is_dir() and "scratch" not in root.parts
+    ):
         copy(root, target)
         return True
     return False
@@ -124,7 +132,9 @@ def remove(path: Path) -> None:
 
 def earlier() -> Path | None:
     """The output of a pipeline among what is attached: of several, the one that began last."""
-    runs = sorted((path.parents[1] for path in INPUT.rglob("kept/run.json")), key=begun, reverse=True)
+    runs = sorted(
+        (path.parents[1] for path in INPUT.rglob("kept/run.json")), key=begun, reverse=True
+    )
     if len(runs) > 1:
         say(f"{len(runs)} outputs are attached, the newest counts: {', '.join(map(str, runs))}")
     return runs[0] if runs else None
@@ -142,11 +152,22 @@ def prepare(place: Path) -> tuple[dict[str, str], Path]:
     """The environment in which this Python has what the project needs, and the project."""
     project = place / "project"
     if not fetch("source", "stages/checkpoints.py", project):
-        raise OSError(f"{INPUT} holds no source.tar: attach the data set {SETTINGS['data_set']}, once Kaggle says that it is ready")
-    (place / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')  # the `python` of dvc.yaml
+        raise OSError(
+            f"{INPUT} holds no source.tar: attach the data set {SETTINGS['data_set']}, once Kaggle says that it is ready"
+        )
+    # The `python` of dvc.yaml
+    (place / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (place / "bin" / "python").chmod(0o755)
     home = str(place / "home")
-    folders = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR")
+    folders = (
+        "HOME",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_DATA_HOME",
+        "XDG_STATE_HOME",
+        "DVC_SITE_CACHE_DIR",
+        "DVC_GLOBAL_CONFIG_DIR",
+    )
     environment = {
         **os.environ,
         **dict.fromkeys((*folders, "DVC_SYSTEM_CONFIG_DIR"), home),
@@ -171,20 +192,40 @@ def install(place: Path, project: Path, environment: dict[str, str]) -> None:
         wanted = {name: pins[name] for name in SERVING if name in pins and installed(name) is None}
     else:
         wanted = {name: pin for name, pin in pins.items() if installed(name) != pin}
-        if not SETTINGS["exact"]:  # then Kaggle's torch will do, which fits its driver; and so will its tools
-            wanted = {name: pin for name, pin in wanted.items() if name not in TOOLS and not (name == "torch" and torch_will_do())}
+        # Then Kaggle's torch will do, which fits its driver; and so will its tools
+        if not SETTINGS["exact"]:
+            wanted = {
+                name: pin
+                for name, pin in wanted.items()
+                if name not in TOOLS and not (name == "torch" and torch_will_do())
+            }
     if not wanted:
         return
     listed = place / "requirements.txt"
     listed.write_text("".join(f"{name}=={pin}\n" for name, pin in wanted.items()))
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(place / "site"), "--requirement", str(listed)]
-    if SETTINGS["mode"] == "pipeline" and "torch" not in wanted:  # torch wants CUDA libraries that the lock does not name; all else is in it
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--target",
+        str(place / "site"),
+        "--requirement",
+        str(listed),
+    ]
+    # torch wants CUDA libraries that the lock does not name; all else is in it
+    if SETTINGS["mode"] == "pipeline" and "torch" not in wanted:
         command.append("--no-deps")
     if fetch("wheels", "wheels/*.whl", place) or not SETTINGS["internet"]:
         command += ["--find-links", str(place / "wheels")]
     say(f"installing {len(wanted)} packages")
     if subprocess.run(command, env=environment).returncode:
-        way_out = "look at pip's lines above" if SETTINGS["internet"] else "with the internet off they must be in the data set: --wheels"
+        way_out = (
+            "look at pip's lines above"
+            if SETTINGS["internet"]
+            else "with the internet off they must be in the data set: --wheels"
+        )
         raise OSError(f"the packages could not be installed: {way_out}")
 
 
@@ -203,10 +244,14 @@ def torch_will_do() -> bool:
 def pipeline(place: Path) -> int:
     environment, project = prepare(place)
     torch = "import torch; print(torch.__version__, torch.cuda.device_count())"
-    version, gpus = subprocess.run([sys.executable, "-c", torch], env=environment, check=True, capture_output=True, text=True).stdout.split()
+    version, gpus = subprocess.run(
+        [sys.executable, "-c", torch], env=environment, check=True, capture_output=True, text=True
+    ).stdout.split()
     say(f"torch {version}, {gpus} GPUs")
     if SETTINGS["gpu"] and gpus == "0":
-        raise ValueError(f"a GPU was asked for and torch {version} sees none: hours of the quota would pass on a CPU")
+        raise ValueError(
+            f"a GPU was asked for and torch {version} sees none: hours of the quota would pass on a CPU"
+        )
     for name in ("dvc.lock", "metrics", "plots"):  # of another run, on another machine
         remove(project / name)
     previous = earlier()
@@ -225,9 +270,14 @@ def pipeline(place: Path) -> int:
     (project / ".dvc" / "config").write_text(config)
     dvc = [sys.executable, "-m", "dvc"]
     if previous is not None:  # what is damaged is left out here, and made again
-        for command in (["checkout", "--quiet", "--allow-missing"], ["gc", "--quiet", "--workspace", "--force"]):
+        for command in (
+            ["checkout", "--quiet", "--allow-missing"],
+            ["gc", "--quiet", "--workspace", "--force"],
+        ):
             subprocess.run([*dvc, *command], cwd=project, env=environment, check=True)
-    targets = ["--downstream", "checkpoints"] if fetch("data", "data/shards/index.json", project) else []
+    targets = (
+        ["--downstream", "checkpoints"] if fetch("data", "data/shards/index.json", project) else []
+    )
     try:
         with process([*dvc, "repro", *targets], project, environment) as repro:
             try:
@@ -245,7 +295,9 @@ def pipeline(place: Path) -> int:
     if status:
         raise OSError(f"`dvc repro` ended with status {status}, the lines above say why")
     figures = json.loads((project / "metrics" / "evaluation.json").read_text())["validation"]
-    say(f"done: perplexity {figures['perplexity']:.2f}, {figures['bits_per_byte']:.3f} bits per byte; the model is in {WORKING / 'models'}")
+    say(
+        f"done: perplexity {figures['perplexity']:.2f}, {figures['bits_per_byte']:.3f} bits per byte; the model is in {WORKING / 'models'}"
+    )
     return 0
 
 
@@ -254,18 +306,31 @@ def serve(place: Path) -> int:
     previous = earlier()
     if not fetch("models", "models/ollama/Modelfile", project):
         if previous is None or not (previous / "models/ollama/Modelfile").is_file():
-            raise OSError(f"{INPUT} holds no model: run `antimatter kaggle` where there is one, or --after the kernel that made it")
+            raise OSError(
+                f"{INPUT} holds no model: run `antimatter kaggle` where there is one, or --after the kernel that made it"
+            )
         copy(previous / "models", project / "models")
     archive = next((path for path in INPUT.rglob("ollama-linux-*") if path.is_file()), None)
     options: list[str] = []  # without an Ollama to install, the embedded llama.cpp
     if archive or SETTINGS["internet"]:
-        options = ["--install", *(["--archive", str(archive)] if archive else []), *([] if SETTINGS["gpu"] else ["--cpu-only"])]
-    with process([sys.executable, "-m", "antimatter.cli", "serve", "--port", "0", *options], project, environment, subprocess.PIPE) as server:
+        options = [
+            "--install",
+            *(["--archive", str(archive)] if archive else []),
+            *([] if SETTINGS["gpu"] else ["--cpu-only"]),
+        ]
+    with process(
+        [sys.executable, "-m", "antimatter.cli", "serve", "--port", "0", *options],
+        project,
+        environment,
+        subprocess.PIPE,
+    ) as server:
         assert server.stdout is not None
         line = server.stdout.readline().strip()
         found = re.search(r"serving .+ by (.+) at (http://\S+?)/", line)
         if found is None:
-            raise OSError(f"`antimatter serve` did not start, the lines above say why (status {server.wait(10)})")
+            raise OSError(
+                f"`antimatter serve` did not start, the lines above say why (status {server.wait(10)})"
+            )
         say(line)
         prompts = (project / "prompts" / "coherence.txt").read_text(encoding="utf-8").splitlines()
         with (WORKING / "answers.md").open("w", encoding="utf-8") as answers:
@@ -292,8 +357,11 @@ def serve(place: Path) -> int:
 def ask(address: str, prompt: str) -> tuple[str, bool]:
     """The answer and True, or why there is none, say for a prompt that is longer than a tiny model can read, and False."""
     body = json.dumps({"messages": [{"role": "user", "content": prompt}], "seed": 1}).encode()
-    request = urllib.request.Request(f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never behind a proxy
+    request = urllib.request.Request(
+        f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"}
+    )
+    # Loopback is never behind a proxy
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(request, timeout=900) as reply:
             return str(json.load(reply)["choices"][0]["message"]["content"]).strip(), True
@@ -302,9 +370,13 @@ def ask(address: str, prompt: str) -> tuple[str, bool]:
 
 
 @contextmanager
-def process(command: list[str], folder: Path, environment: dict[str, str], stdout: int | None = None) -> Iterator["subprocess.Popen[str]"]:
+def process(
+    command: list[str], folder: Path, environment: dict[str, str], stdout: int | None = None
+) -> Iterator["subprocess.Popen[str]"]:
     """A command in a process group of its own, of which nothing is left after the block."""
-    started = subprocess.Popen(command, cwd=folder, env=environment, stdout=stdout, text=True, start_new_session=True)
+    started = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=stdout, text=True, start_new_session=True
+    )
     try:
         yield started
     finally:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from antimatter.errors import UserError
 from antimatter.ladder.configs import Base, Rung
 from antimatter.ladder.forecast import Forecast, Target, forecast
 from antimatter.ladder.runner import Result
@@ -50,17 +51,33 @@ class Ladder:
 
 def assess(base: Base, results: Sequence[Result], target: Target) -> Ladder:
     """ValueError: too few rungs for a law, or for one without the largest."""
-    rungs = sorted((result for result in results if result.rung.kind == "rung"), key=lambda result: result.rung.flops)
+    rungs = sorted(
+        (result for result in results if result.rung.kind == "rung"),
+        key=lambda result: result.rung.flops,
+    )
 
     def law(of: Sequence[Result]) -> Law:
-        return fit([r.rung.weights for r in of], [data_bytes(base, r.rung) for r in of], [r.bits_per_byte * LN2 for r in of])
+        return fit(
+            [r.rung.weights for r in of],
+            [data_bytes(base, r.rung) for r in of],
+            [r.bits_per_byte * LN2 for r in of],
+        )
 
     if len(rungs) <= LEAST:
-        raise ValueError(f"{len(rungs)} rungs have run, and a law with a check needs {LEAST + 1} or more: `antimatter ladder` runs the others")
+        raise UserError(
+            f"{len(rungs)} rungs have run, and a law with a check needs {LEAST + 1} or more: `antimatter ladder` runs the others"
+        )
     whole = law(rungs)
     top = rungs[-1].rung
     check = law(rungs[:-1]).predict(top.weights, data_bytes(base, top))
-    return Ladder(base=base, results=results, law=whole, check=check, target=target, forecast=forecast(whole, target))
+    return Ladder(
+        base=base,
+        results=results,
+        law=whole,
+        check=check,
+        target=target,
+        forecast=forecast(whole, target),
+    )
 
 
 def data_bytes(base: Base, rung: Rung) -> float:

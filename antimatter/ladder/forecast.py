@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from antimatter import params
+from antimatter.errors import UserError
 from antimatter.ladder.configs import Base
 from antimatter.ladder.scaling import Interval, Law
 from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
@@ -13,7 +14,8 @@ from antimatter.planning import plan
 from antimatter.planning.gpus import Card
 from antimatter.training.config import OptimizerConfig
 
-# Text per token of a vocabulary that is not the ladder's own. 50,257: measured on 285 MB of C4 and RefinedWeb (docs/log.md).
+# Text per token of a vocabulary that is not the ladder's own. 50,257: measured on 285 MB of C4 and
+# RefinedWeb (docs/log.md).
 BYTES_PER_TOKEN = {50257: 4.47}
 
 
@@ -66,8 +68,15 @@ def read(path: Path, base: Base, devices: int, mfu: float) -> Target:
     size = planned.model.vocab_size
     own = base.bytes_per_token if size == base.model.vocab_size else BYTES_PER_TOKEN.get(size)
     if own is None:
-        raise ValueError(f"{path}: nobody knows the bytes in a token of its vocabulary of {size:,}: make its shards, and run the ladder on them")
-    return Target(name=path.stem, plan=planned, bytes_per_token=own, rate=params.read(OptimizerConfig, "optimizer", path).learning_rate)
+        raise UserError(
+            f"{path}: nobody knows the bytes in a token of its vocabulary of {size:,}: make its shards, and run the ladder on them"
+        )
+    return Target(
+        name=path.stem,
+        plan=planned,
+        bytes_per_token=own,
+        rate=params.read(OptimizerConfig, "optimizer", path).learning_rate,
+    )
 
 
 def forecast(law: Law, target: Target) -> Forecast:

@@ -41,8 +41,15 @@ class View:
             left += (1 - share) * self._seconds(one.rung)
         left += sum(map(self._seconds, work.waiting))
         done = self.total - len(work.waiting) - len(work.running) - len(work.failed)
-        about = f", about {clock(left / min(self.jobs, max(1, len(work.running))))} left" if self.speeds else ""
-        self._print(f"{done}/{self.total} done  {'  '.join(parts)}  {clock(now - self.begin)} gone{about}", last=False)
+        about = (
+            f", about {clock(left / min(self.jobs, max(1, len(work.running))))} left"
+            if self.speeds
+            else ""
+        )
+        self._print(
+            f"{done}/{self.total} done  {'  '.join(parts)}  {clock(now - self.begin)} gone{about}",
+            last=False,
+        )
 
     def _seconds(self, rung: Rung) -> float:
         if not self.speeds:

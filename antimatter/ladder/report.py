@@ -38,10 +38,16 @@ def _table(ladder: Ladder) -> list[str]:
             f"{rung.label:<12}{count(rung.weights):>7}{count(rung.tokens):>12}{rung.flops:>12.2e}{rung.learning_rate:>8.2g}"
             f"{result.loss:>8.3f}{fitted:>8.3f}{100 * (result.loss / fitted - 1):>+9.2f}%"
         )
-    lines.append("N: weights of matrix products, with the head. Loss: nats per token on the whole validation split.")
+    lines.append(
+        "N: weights of matrix products, with the head. Loss: nats per token on the whole validation split."
+    )
     epochs = max(result.rung.tokens for result in ladder.rungs) / ladder.base.train_tokens
     if epochs > 1:
-        worse = "beyond 4 the law becomes too pessimistic" if epochs > EPOCHS else "up to 4 that is nearly as good as new text"
+        worse = (
+            "beyond 4 the law becomes too pessimistic"
+            if epochs > EPOCHS
+            else "up to 4 that is nearly as good as new text"
+        )
         lines.append(f"The longest budget reads the corpus {epochs:.1f} times; {worse}.")
     return lines
 
@@ -64,7 +70,11 @@ def _forecast(ladder: Ladder) -> list[str]:
     loss, perplexity = found.loss(target.bytes_per_token), found.perplexity(target.bytes_per_token)
     best = Interval.of(ladder.law.optimum(float(target.weights) * target.data))
     size = f"N {count(target.weights)}, {count(target.plan.tokens)} tokens of {target.bytes_per_token:.2f} bytes, {target.flops:.2e} FLOPs"
-    further = [target.flops / largest.flops, target.weights / largest.weights, target.data / data_bytes(base, largest)]
+    further = [
+        target.flops / largest.flops,
+        target.weights / largest.weights,
+        target.data / data_bytes(base, largest),
+    ]
     far = [f"{float(f'{times:.3g}'):,g}" for times in further]
     lines = [
         f"forecast    {target.name}: {size}",
@@ -86,13 +96,30 @@ def write(folder: Path, ladder: Ladder) -> None:
     rows = []
     for result in ladder.results:
         rung = result.rung
-        sizes = (rung.kind, rung.model.n_layer, rung.model.n_embd, rung.weights, rung.tokens, f"{rung.flops:.6g}", rung.batch_size, rung.steps)
+        sizes = (
+            rung.kind,
+            rung.model.n_layer,
+            rung.model.n_embd,
+            rung.weights,
+            rung.tokens,
+            f"{rung.flops:.6g}",
+            rung.batch_size,
+            rung.steps,
+        )
         fitted = f"{ladder.fitted(rung):.6g}" if rung.kind == "rung" else ""
-        rows.append((rung.label, *sizes, rung.learning_rate, result.loss, result.bits_per_byte, fitted))
+        rows.append(
+            (rung.label, *sizes, rung.learning_rate, result.loss, result.bits_per_byte, fitted)
+        )
     files.write_csv(folder / "rungs.csv", ("run", *names), rows)
     files.write_metrics(folder / "ladder.json", _figures(ladder))
     points = [
-        plot.Point(result.rung.model.n_embd, result.rung.weights, data_bytes(ladder.base, result.rung), result.rung.flops, result.bits_per_byte)
+        plot.Point(
+            result.rung.model.n_embd,
+            result.rung.weights,
+            data_bytes(ladder.base, result.rung),
+            result.rung.flops,
+            result.bits_per_byte,
+        )
         for result in ladder.rungs
     ]
     target = plot.Target(ladder.target.name, ladder.target.flops, ladder.forecast.bits_per_byte())
@@ -103,8 +130,16 @@ def _figures(ladder: Ladder) -> dict[str, Any]:
     law, target, found, top = ladder.law, ladder.target, ladder.forecast, ladder.held_out
     check = ladder.check.times(ladder.ratio)
     return {
-        "law": {name: asdict(Interval.of(getattr(law, name))) for name in ("E", "A", "alpha", "B", "beta", "sigma")},
-        "check": {"rung": top.rung.label, "seen": top.loss, "predicted": asdict(check), "error": check.median / top.loss - 1},
+        "law": {
+            name: asdict(Interval.of(getattr(law, name)))
+            for name in ("E", "A", "alpha", "B", "beta", "sigma")
+        },
+        "check": {
+            "rung": top.rung.label,
+            "seen": top.loss,
+            "predicted": asdict(check),
+            "error": check.median / top.loss - 1,
+        },
         "forecast": {
             "run": target.name,
             "weights": target.weights,
@@ -114,9 +149,18 @@ def _figures(ladder: Ladder) -> dict[str, Any]:
             "loss": asdict(found.loss(target.bytes_per_token)),
             "perplexity": asdict(found.perplexity(target.bytes_per_token)),
         },
-        "best_rate": {str(one.width): None if one.rate is None else asdict(one.rate) for one in advice.best_rates(ladder.results, ladder.noise)},
+        "best_rate": {
+            str(one.width): None if one.rate is None else asdict(one.rate)
+            for one in advice.best_rates(ladder.results, ladder.noise)
+        },
     }
 
 
 def count(value: float) -> str:
-    return f"{value / 1e9:.2f} B" if value >= 1e9 else f"{value / 1e6:.2f} M" if value < 1e7 else f"{value / 1e6:.0f} M"
+    return (
+        f"{value / 1e9:.2f} B"
+        if value >= 1e9
+        else f"{value / 1e6:.2f} M"
+        if value < 1e7
+        else f"{value / 1e6:.0f} M"
+    )

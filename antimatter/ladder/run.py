@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from antimatter.errors import UserError
 from antimatter.ladder import configs, forecast, report, runner, throughput
 from antimatter.ladder.configs import Base, Rung
 from antimatter.ladder.fit import assess
@@ -28,12 +29,20 @@ class Options:
 
     def __post_init__(self) -> None:
         if not self.flops > 0:
-            raise ValueError(f"--flops must be above 0, got {self.flops:g}")
+            raise UserError(f"--flops must be above 0, got {self.flops:g}")
         if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"--jobs must be at least 1, got {self.jobs}")
+            raise UserError(f"--jobs must be at least 1, got {self.jobs}")
 
 
-def run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO, progress: TextIO, *, fit_only: bool) -> None:
+def run(
+    root: Path,
+    options: Options,
+    cards: Sequence[Card],
+    stream: TextIO,
+    progress: TextIO,
+    *,
+    fit_only: bool,
+) -> None:
     """Runs what has not run, then fits all, writes ladder/ and reports. ValueError or OSError, in one line, where that cannot be."""
     base = configs.read(root)
     rungs = configs.family(base, options.flops)
@@ -52,21 +61,34 @@ def run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO, pro
     report.write(root / "ladder", ladder)
     missing = len(rungs) - len(results)
     if missing:
-        stream.write(f"{missing} of {len(rungs)} runs are missing{''.join(f'; {name}: {words}' for name, words in failed.items())}\n\n")
+        stream.write(
+            f"{missing} of {len(rungs)} runs are missing{''.join(f'; {name}: {words}' for name, words in failed.items())}\n\n"
+        )
     stream.writelines(f"{line}\n" for line in report.report(ladder, cards))
 
 
-def _climb(repository: Repository, base: Base, waiting: Sequence[Rung], total: int, options: Options, progress: TextIO) -> dict[str, str]:
+def _climb(
+    repository: Repository,
+    base: Base,
+    waiting: Sequence[Rung],
+    total: int,
+    options: Options,
+    progress: TextIO,
+) -> dict[str, str]:
     jobs = _jobs(base, options)
     view = View(progress, repository.root, total, jobs)
-    view.say(f"{len(waiting)} of {total} runs to go, {min(jobs, len(waiting))} at a time; Ctrl-C stops, and the same command goes on")
+    view.say(
+        f"{len(waiting)} of {total} runs to go, {min(jobs, len(waiting))} at a time; Ctrl-C stops, and the same command goes on"
+    )
     work = Runner(repository, base, jobs, view.show, view.say)
     try:
         work.run(waiting)
         view.end()
     except KeyboardInterrupt:
         left = len(work.waiting) + len(work.running)
-        view.say(f"stopped with {total - left} of {total} runs done; `antimatter ladder` goes on, `antimatter ladder --fit` fits what there is")
+        view.say(
+            f"stopped with {total - left} of {total} runs done; `antimatter ladder` goes on, `antimatter ladder --fit` fits what there is"
+        )
         raise
     return work.failed
 
@@ -81,19 +103,27 @@ def dry_run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO)
     stream.write("run                             N      tokens       FLOPs    rate      time\n")
     for rung in rungs:
         words = "done" if rung in done else clock(rung.tokens / speeds[rung.model.n_embd])
-        stream.write(f"{rung.label:<26}{count(rung.weights):>7}{count(rung.tokens):>12}{rung.flops:>12.2e}{rung.learning_rate:>8.2g}{words:>10}\n")
+        stream.write(
+            f"{rung.label:<26}{count(rung.weights):>7}{count(rung.tokens):>12}{rung.flops:>12.2e}{rung.learning_rate:>8.2g}{words:>10}\n"
+        )
     left = [rung for rung in rungs if rung not in done]
     seconds = [rung.tokens / speeds[rung.model.n_embd] + throughput.OVERHEAD for rung in left]
     flops = sum(rung.flops for rung in left)
     about = clock(max([*seconds, sum(seconds) / jobs], default=0))
     stream.write(f"\n{flops:.2e} FLOPs: here, {jobs} at a time, about {about} by a short trial\n")
     if flops > WORTH_A_GPU:
-        stream.write(f"On one GPU, at an assumed MFU of {100 * options.mfu:.3g}% (small models reach less):\n")
+        stream.write(
+            f"On one GPU, at an assumed MFU of {100 * options.mfu:.3g}% (small models reach less):\n"
+        )
         hours = forecast.hours(flops, cards, options.mfu)
-        stream.writelines(f"{card.name:<9}{time:>8.1f} h{time * card.price:>10.2f} US$\n" for card, time in hours)
+        stream.writelines(
+            f"{card.name:<9}{time:>8.1f} h{time * card.price:>10.2f} US$\n" for card, time in hours
+        )
 
 
 def _jobs(base: Base, options: Options) -> int:
     """Rungs at a time: one a core that this process may use; macOS cannot tell which those are."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return options.jobs or (cores if base.cpu else 1)

@@ -18,7 +18,8 @@ from antimatter.ladder.configs import QUICK, Base, Rung
 from antimatter.repository.checkout import Repository
 from antimatter.repository.dvc import last_words
 
-BEGUN = "Reproducing experiment"  # what DVC says when the experiment has its own folder and the workspace is free again
+# What DVC says when the experiment has its own folder and the workspace is free again
+BEGUN = "Reproducing experiment"
 STARTS = 3  # of a rung that fails before that: another dvc may have held the lock
 GRACE = 60.0  # seconds for the trainings to save themselves
 
@@ -47,7 +48,11 @@ class Running:
 def results(repository: Repository, base: Base, rungs: Sequence[Rung]) -> list[Result]:
     """Of the rungs that have run, in their order."""
     known = repository.experiments()
-    return [_result(repository, rung, known[name]) for rung in rungs if (name := rung.experiment(base)) in known]
+    return [
+        _result(repository, rung, known[name])
+        for rung in rungs
+        if (name := rung.experiment(base)) in known
+    ]
 
 
 def _result(repository: Repository, rung: Rung, reference: str) -> Result:
@@ -104,7 +109,9 @@ class Runner:
         rung = self.waiting.pop(0)
         name = rung.experiment(self.base)
         self.starts[name] = self.starts.get(name, 0) + 1
-        process = self.repository.start(name, "evaluation", {**rung.values(), **QUICK}, logs / f"{name}.log")
+        process = self.repository.start(
+            name, "evaluation", {**rung.values(), **QUICK}, logs / f"{name}.log"
+        )
         one = Running(rung, process, logs / f"{name}.log", time.monotonic())
         self.running.append(one)
         while process.poll() is None and not one.begun():
@@ -120,23 +127,32 @@ class Runner:
             if name in known:  # whatever DVC says: it may have failed in tidying up
                 found = _result(self.repository, one.rung, known[name])
                 seconds = time.monotonic() - one.started
-                self.say(f"{one.rung.label}: loss {found.loss:.4f}, {found.bits_per_byte:.4f} bits per byte, after {clock(seconds)}")
+                self.say(
+                    f"{one.rung.label}: loss {found.loss:.4f}, {found.bits_per_byte:.4f} bits per byte, after {clock(seconds)}"
+                )
                 one.log.unlink()
             elif not one.begun() and self.starts[name] < STARTS:
                 self.waiting.insert(0, one.rung)
             else:
                 words = last_words(one.log.read_text(errors="replace"))
-                self.failed[one.rung.label] = f"{words} ({one.log.relative_to(self.repository.root)})"
+                self.failed[one.rung.label] = (
+                    f"{words} ({one.log.relative_to(self.repository.root)})"
+                )
                 self.say(f"{one.rung.label} failed: {self.failed[one.rung.label]}")
 
     def _stop(self) -> None:
         """Asks each training to save itself, and leaves nothing behind. A second Ctrl-C ends them at once."""
         alive = [one for one in self.running if one.process.poll() is None]
         if alive:
-            self.say(f"stopping: {', '.join(one.rung.label for one in alive)} will be saved and go on next time")
+            self.say(
+                f"stopping: {', '.join(one.rung.label for one in alive)} will be saved and go on next time"
+            )
         deadline = time.monotonic() + GRACE
         try:
-            while any(one.process.poll() is None and not one.begun() for one in alive) and time.monotonic() < deadline:
+            while (
+                any(one.process.poll() is None and not one.begun() for one in alive)
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.2)  # DVC is at work in the workspace
             for one in alive:
                 _signal(one, signal.SIGINT)  # DVC lets its stage answer it
@@ -152,7 +168,14 @@ class Runner:
 def progress(one: Running, root: Path) -> tuple[float, float]:
     """The share of a running rung's training that is done, and its tokens per second, from what it writes; zeros while nothing is known."""
     if one.folder is None:
-        one.folder = next((path for path in sorted((root / ".dvc/tmp/exps/standalone").glob("tmp*")) if _is_of(path, one.rung)), None)
+        one.folder = next(
+            (
+                path
+                for path in sorted((root / ".dvc/tmp/exps/standalone").glob("tmp*"))
+                if _is_of(path, one.rung)
+            ),
+            None,
+        )
     if one.folder is None:
         return 0.0, 0.0
     try:
@@ -165,7 +188,11 @@ def progress(one: Running, root: Path) -> tuple[float, float]:
 def _is_of(folder: Path, rung: Rung) -> bool:
     try:
         values = params.load(folder / params.PARAMS)
-        return all(values[section][name] == value for key, value in rung.values().items() for section, name in [key.split(".")])
+        return all(
+            values[section][name] == value
+            for key, value in rung.values().items()
+            for section, name in [key.split(".")]
+        )
     except (OSError, ValueError, KeyError):
         return False
 
@@ -181,7 +208,9 @@ def _check_orphans(logs: Path) -> None:
     for log in sorted(logs.glob("*.log")):
         if files.is_locked(log):
             group = log.read_text(errors="replace").partition("\n")[0].split()[-1]
-            raise BlockingIOError(f"{log.stem} still runs, left by a ladder that was killed: wait for it, or end it by `kill -INT -- -{group}`")
+            raise BlockingIOError(
+                f"{log.stem} still runs, left by a ladder that was killed: wait for it, or end it by `kill -INT -- -{group}`"
+            )
 
 
 def _signal(one: Running, number: int) -> None:
@@ -196,7 +225,9 @@ def _signals() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:

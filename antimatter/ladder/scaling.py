@@ -10,13 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from antimatter.errors import UserError
+
 Array = NDArray[np.float64]
 
-# What is believed of the exponents beforehand: published fits have alpha 0.34 and beta 0.28 (Hoffmann et al. 2022), 0.35 and 0.37 (Besiroglu et al.
-# 2024, of the same runs). Log-normal, so 90% of it lies within a factor of 2.1: alpha in 0.16-0.72, beta in 0.16-0.68.
+# What is believed of the exponents beforehand: published fits have alpha 0.34 and beta 0.28
+# (Hoffmann et al. 2022), 0.35 and 0.37 (Besiroglu et al.
+# 2024, of the same runs). Log-normal, so 90% of it lies within a factor of 2.1: alpha in 0.16-0.72,
+# beta in 0.16-0.68.
 ALPHA, BETA, SPREAD = 0.345, 0.325, 0.45
-GRID = np.exp(SPREAD * np.linspace(-3, 3, 41))  # where the exponents are looked at, as multiples of the two
-NOISE, NOISE_RUNS = 0.005, 4.0  # runs differ from the law by about 0.5% of the loss: worth as much as having seen that in 4 runs
+# Where the exponents are looked at, as multiples of the two
+GRID = np.exp(SPREAD * np.linspace(-3, 3, 41))
+# Runs differ from the law by about 0.5% of the loss: worth as much as having seen that in 4 runs
+NOISE, NOISE_RUNS = 0.005, 4.0
 DRAWS = 20_000
 LEAST = 4  # runs
 
@@ -73,7 +79,10 @@ class Law:
         """
         power = self.alpha + self.beta
         ratio = self.alpha * self.A / (self.beta * self.B)
-        return np.asarray((ratio * np.expand_dims(np.asarray(product, dtype=np.float64), -1) ** self.beta) ** (1 / power))
+        return np.asarray(
+            (ratio * np.expand_dims(np.asarray(product, dtype=np.float64), -1) ** self.beta)
+            ** (1 / power)
+        )
 
     def frontier(self, product: ArrayLike) -> Array:
         """The least loss for N x data = `product`, of the mean run: (S,), or (P, S)."""
@@ -82,7 +91,9 @@ class Law:
         return np.asarray(self.E + self.A * weights**-self.alpha + self.B * data**-self.beta)
 
 
-def fit(weights: Sequence[float], data: Sequence[float], losses: Sequence[float], seed: int = 1) -> Law:
+def fit(
+    weights: Sequence[float], data: Sequence[float], losses: Sequence[float], seed: int = 1
+) -> Law:
     """The laws that agree with these runs. The same numbers give the same sample.
 
     For given exponents the law is linear in E, A and B, so their posterior is known in closed form (Gelman et al., Bayesian Data Analysis, 14.2) and
@@ -94,26 +105,53 @@ def fit(weights: Sequence[float], data: Sequence[float], losses: Sequence[float]
     N, D, y = (np.asarray(values, dtype=np.float64) for values in (weights, data, losses))
     if len(y) < LEAST or len(set(N)) < 2 or len(set(D)) < 2:
         kinds = f"{len(y)}, of {len(set(N))} sizes and {len(set(D))} budgets"
-        raise ValueError(f"a scaling law needs at least {LEAST} rungs, of 2 sizes and 2 budgets or more; there are {kinds}: run `antimatter ladder`")
-    middle_n, middle_d, random = np.exp(np.log(N).mean()), np.exp(np.log(D).mean()), np.random.default_rng(seed)
-    alpha, beta = (exponent.ravel() for exponent in np.meshgrid(ALPHA * GRID, BETA * GRID, indexing="ij"))  # (G,) each
+        raise UserError(
+            f"a scaling law needs at least {LEAST} rungs, of 2 sizes and 2 budgets or more; there are {kinds}: run `antimatter ladder`"
+        )
+    middle_n, middle_d, random = (
+        np.exp(np.log(N).mean()),
+        np.exp(np.log(D).mean()),
+        np.random.default_rng(seed),
+    )
+    # (G,) each
+    alpha, beta = (
+        exponent.ravel() for exponent in np.meshgrid(ALPHA * GRID, BETA * GRID, indexing="ij")
+    )
     prior = np.log(GRID) / SPREAD
     belief = -0.5 * (prior[:, None] ** 2 + prior[None, :] ** 2).ravel()
-    columns = [np.ones((len(alpha), len(y))), (N / middle_n) ** -alpha[:, None], (D / middle_d) ** -beta[:, None]]
+    columns = [
+        np.ones((len(alpha), len(y))),
+        (N / middle_n) ** -alpha[:, None],
+        (D / middle_d) ** -beta[:, None],
+    ]
     X = np.stack(columns, axis=-1)  # (G, runs, 3)
     gram = X.transpose(0, 2, 1) @ X  # (G, 3, 3)
     inverse = np.linalg.inv(gram)
     centre = (inverse @ (X.transpose(0, 2, 1) @ y)[..., None])[..., 0]  # (G, 3), least squares
-    rest = ((y - (X @ centre[..., None])[..., 0]) ** 2).sum(axis=1) + NOISE_RUNS * (NOISE * y.mean()) ** 2
+    rest = ((y - (X @ centre[..., None])[..., 0]) ** 2).sum(axis=1) + NOISE_RUNS * (
+        NOISE * y.mean()
+    ) ** 2
     freedom = NOISE_RUNS + len(y) - 3
     evidence = belief - 0.5 * np.linalg.slogdet(gram)[1] - 0.5 * freedom * np.log(rest)
     share = np.exp(evidence - evidence.max())
     which = random.choice(len(alpha), size=8 * DRAWS, p=share / share.sum())
     sigma = np.sqrt(rest[which] / random.chisquare(freedom, len(which)))
     root = np.linalg.cholesky(inverse)
-    theta = centre[which] + sigma[:, None] * (root[which] @ random.standard_normal((len(which), 3, 1)))[..., 0]
+    theta = (
+        centre[which]
+        + sigma[:, None] * (root[which] @ random.standard_normal((len(which), 3, 1)))[..., 0]
+    )
     kept = np.flatnonzero((theta >= 0).all(axis=1))[:DRAWS]
     if len(kept) < DRAWS / 100:
-        raise ValueError("no scaling law fits these rungs: their loss does not fall with size and with text, so one went astray")
+        raise UserError(
+            "no scaling law fits these rungs: their loss does not fall with size and with text, so one went astray"
+        )
     which, (E, a, b) = which[kept], theta[kept].T
-    return Law(E, a * middle_n ** alpha[which], alpha[which], b * middle_d ** beta[which], beta[which], sigma[kept])
+    return Law(
+        E,
+        a * middle_n ** alpha[which],
+        alpha[which],
+        b * middle_d ** beta[which],
+        beta[which],
+        sigma[kept],
+    )

@@ -37,7 +37,9 @@ def _trial(base: Base, rung: Rung, runtime: TrainRuntime) -> float:
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     context = rung.model.block_size
     size = max(1, min(rung.batch_size, runtime.micro_batch, TOKENS // context))
-    ids = torch.randint(rung.model.vocab_size, (size, context), generator=torch.Generator().manual_seed(1)).to(device)
+    ids = torch.randint(
+        rung.model.vocab_size, (size, context), generator=torch.Generator().manual_seed(1)
+    ).to(device)
     objective, steps, begin = Objective(model), -1, 0.0  # the first step warms up
     while steps < 1 or time.perf_counter() - begin < ENOUGH:
         if steps == 0:

@@ -31,7 +31,8 @@ class Hangup:
     @contextmanager
     def watching(self, connected: socket.socket) -> Iterator[None]:
         """Raises ConnectionError if the call is given up already."""
-        own = socket.fromfd(connected.fileno(), connected.family, connected.type)  # http.client closes its number when it likes, and another takes it
+        # http.client closes its number when it likes, and another takes it
+        own = socket.fromfd(connected.fileno(), connected.family, connected.type)
         with own:
             with self._lock:
                 if self._given_up:
@@ -50,7 +51,13 @@ class Client:
     Every failure is a ConnectionError of one line that names the server; it keeps the server's own words, if there are any.
     """
 
-    def __init__(self, name: str, url: str, headers: dict[str, str] | None = None, hangup: Hangup | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        headers: dict[str, str] | None = None,
+        hangup: Hangup | None = None,
+    ) -> None:
         self.name = name  # as messages call it
         self.url = url.rstrip("/")
         self._headers = {"Content-Type": "application/json", **(headers or {})}
@@ -77,23 +84,36 @@ class Client:
             yield from response
 
     @contextmanager
-    def _request(self, method: str, route: str, body: dict[str, Any] | None, timeout: float) -> Iterator[http.client.HTTPResponse]:
+    def _request(
+        self, method: str, route: str, body: dict[str, Any] | None, timeout: float
+    ) -> Iterator[http.client.HTTPResponse]:
         parts = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        kind = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
         connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=min(CONNECT, timeout))
         try:
             connection.connect()
             connection.sock.settimeout(timeout)
             with self._hangup.watching(connection.sock):
-                connection.request(method, parts.path + route, None if body is None else json.dumps(body), self._headers)
+                connection.request(
+                    method,
+                    parts.path + route,
+                    None if body is None else json.dumps(body),
+                    self._headers,
+                )
                 with connection.getresponse() as response:
                     if response.status != 200:
-                        raise ConnectionError(f"{self.name} answered {response.status} to {route}: {_words(response.read())}")
+                        raise ConnectionError(
+                            f"{self.name} answered {response.status} to {route}: {_words(response.read())}"
+                        )
                     yield response
         except (http.client.HTTPException, OSError) as error:
             if type(error) is ConnectionError:  # ours, from above
                 raise
-            raise ConnectionError(f"{self.name} does not answer to {route} ({error or type(error).__name__}): is it running?") from None
+            raise ConnectionError(
+                f"{self.name} does not answer to {route} ({error or type(error).__name__}): is it running?"
+            ) from None
         finally:
             connection.close()
 
@@ -101,7 +121,9 @@ class Client:
         try:
             return json.loads(body)
         except ValueError:
-            raise ConnectionError(f"{self.name} did not answer in JSON: is another program listening there?") from None
+            raise ConnectionError(
+                f"{self.name} did not answer in JSON: is another program listening there?"
+            ) from None
 
 
 def _words(body: bytes) -> str:

@@ -11,13 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from antimatter.errors import UserError
+
 MAGIC = b"GGUF"
 VERSION = 3
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _STRING, _ARRAY = 8, 9
-_BYTES = {0: 4, 1: 2}  # of a value in F32 and F16; quantised types are taken as a quarter, which is less than any of them needs
+# Of a value in F32 and F16; quantised types are taken as a quarter, which is less than any of them
+# needs
+_BYTES = {0: 4, 1: 2}
 _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
-_MOST = 1 << 28  # no count or length of ours comes near; a damaged file would otherwise ask for terabytes
+# No count or length of ours comes near; a damaged file would otherwise ask for terabytes
+_MOST = 1 << 28
 
 
 # The keys of a model that was tuned to chat. A base model has none of them
@@ -48,14 +65,14 @@ def chat_facts(keys: Mapping[str, Any]) -> ChatFacts | None:
     texts = {key: keys.get(key, "") for key in (CHAT_SYSTEM, CHAT_GREETING)}
     for key, text in texts.items():
         if not isinstance(text, str):
-            raise ValueError(f"{key} must be a text, got {text!r:.60}")
+            raise UserError(f"{key} must be a text, got {text!r:.60}")
     try:
         starters = json.loads(keys[CHAT_STARTERS])
     except (TypeError, ValueError, RecursionError):
         starters = None
     if not _is_texts(starters):
         shown = f"{keys[CHAT_STARTERS]!r:.60}"
-        raise ValueError(f"{CHAT_STARTERS} must be a list of texts in JSON, got {shown}")
+        raise UserError(f"{CHAT_STARTERS} must be a list of texts in JSON, got {shown}")
     return ChatFacts(texts[CHAT_SYSTEM], texts[CHAT_GREETING], tuple(starters))
 
 
@@ -91,18 +108,28 @@ def read_header(path: Path) -> Header:
         ValueError: it is not a GGUF file, or it is cut short, or it tells no context length.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro gguf` to make it, or `dvc pull` to fetch it")
+        raise FileNotFoundError(
+            f"{path} is missing: run `dvc repro gguf` to make it, or `dvc pull` to fetch it"
+        )
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
-            raise ValueError(f"{path} is not a GGUF file: it does not begin with {MAGIC.decode()}; run `dvc repro gguf` to make it anew")
+            raise UserError(
+                f"{path} is not a GGUF file: it does not begin with {MAGIC.decode()}; run `dvc repro gguf` to make it anew"
+            )
         try:
             header, size = _read(file)
         except (struct.error, UnicodeDecodeError, ValueError, OverflowError, MemoryError) as error:
-            raise ValueError(f"{path} is a damaged GGUF file ({_one_line(error)}); run `dvc repro gguf` to make it anew") from None
+            raise UserError(
+                f"{path} is a damaged GGUF file ({_one_line(error)}); run `dvc repro gguf` to make it anew"
+            ) from None
     if path.stat().st_size < size:
-        raise ValueError(f"{path} is a damaged GGUF file (its tensors are cut short); run `dvc repro gguf` to make it anew")
+        raise UserError(
+            f"{path} is a damaged GGUF file (its tensors are cut short); run `dvc repro gguf` to make it anew"
+        )
     if f"{header.architecture}.context_length" not in header.keys:
-        raise ValueError(f"{path} is not a model: the key {header.architecture}.context_length is missing; run `dvc repro gguf` to make it anew")
+        raise UserError(
+            f"{path} is not a model: the key {header.architecture}.context_length is missing; run `dvc repro gguf` to make it anew"
+        )
     return header
 
 
@@ -110,7 +137,7 @@ def _read(file: BinaryIO) -> tuple[Header, int]:
     """The header, and the bytes that the file must have at least."""
     version, n_tensors, n_keys = _unpack(file, "<IQQ")
     if version != VERSION:
-        raise ValueError(f"version {version}, not {VERSION}")
+        raise UserError(f"version {version}, not {VERSION}")
     keys = {}
     for _ in range(_bounded(n_keys)):
         name = _string(file)
@@ -132,7 +159,7 @@ def _check(keys: dict[str, Any]) -> None:
 
     def demand(key: str, good: Callable[[Any], bool], kind: str) -> None:
         if key in keys and not good(keys[key]):
-            raise ValueError(f"{key} must be {kind}, got {keys[key]!r:.60}")
+            raise UserError(f"{key} must be {kind}, got {keys[key]!r:.60}")
 
     demand("general.architecture", lambda it: isinstance(it, str) and it.isprintable(), "a name")
     context_length = f"{keys.get('general.architecture')}.context_length"
@@ -165,7 +192,7 @@ def _value(file: BinaryIO, kind: int) -> Any:
 
 def _pattern(kind: int) -> str:
     if kind not in _SCALARS:
-        raise ValueError(f"a value of type {kind}")
+        raise UserError(f"a value of type {kind}")
     return _SCALARS[kind]
 
 
@@ -173,7 +200,7 @@ def _string(file: BinaryIO) -> str:
     length = _bounded(_unpack(file, "<Q")[0])
     data = file.read(length)
     if len(data) < length:
-        raise ValueError("it ends inside a text")
+        raise UserError("it ends inside a text")
     return data.decode("utf-8")
 
 
@@ -183,9 +210,13 @@ def _unpack(file: BinaryIO, pattern: str) -> tuple[Any, ...]:
 
 def _bounded(count: int, most: int = _MOST) -> int:
     if count > most:
-        raise ValueError(f"a count of {count}")
+        raise UserError(f"a count of {count}")
     return int(count)
 
 
 def _one_line(error: Exception) -> str:
-    return "it ends inside the header" if isinstance(error, struct.error) else " ".join(str(error).split())
+    return (
+        "it ends inside the header"
+        if isinstance(error, struct.error)
+        else " ".join(str(error).split())
+    )

@@ -22,16 +22,21 @@ def main() -> None:
     os._exit(0)  # without destructors: theirs is the one that hangs
 
 
-def _serve(path: str, n_ctx: int, embeddings: bool, threads: int | None, parallel: int, key: str) -> Any:
+def _serve(
+    path: str, n_ctx: int, embeddings: bool, threads: int | None, parallel: int, key: str
+) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = path
-    params.n_ctx = n_ctx * parallel  # llama.cpp divides it among the slots, and caps each share by the model's own context
+    # llama.cpp divides it among the slots, and caps each share by the model's own context
+    params.n_ctx = n_ctx * parallel
     params.n_parallel = parallel
     params.kv_unified = False  # else one long answer takes the memory of its neighbours
-    params.n_threads_http = parallel + 4  # an answer holds one until its end; the others count tokens
-    params.n_batch = params.n_ubatch = n_ctx if embeddings else min(n_ctx, 512)  # embeddings take a whole window in one batch, or answer 500
+    # An answer holds one until its end; the others count tokens
+    params.n_threads_http = parallel + 4
+    # Embeddings take a whole window in one batch, or answer 500
+    params.n_batch = params.n_ubatch = n_ctx if embeddings else min(n_ctx, 512)
     params.hostnames = ["127.0.0.1"]
     params.port = 0  # a free one
     params.api_keys = [key]

@@ -15,10 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from antimatter.errors import UserError
 from antimatter.llama import process
 from antimatter.llama.client import Client, Hangup
 
-TIMEOUT = 600.0  # seconds without a byte; a window of 1,024 tokens at 300M parameters takes 9 on two cores
+# Seconds without a byte; a window of 1,024 tokens at 300M parameters takes 9 on two cores
+TIMEOUT = 600.0
 
 
 class Llama:
@@ -35,10 +37,20 @@ class Llama:
         ValueError: llama.cpp refuses the file.
     """
 
-    def __init__(self, path: Path, n_ctx: int, *, embeddings: bool = False, threads: int | None = None, parallel: int = 1) -> None:
-        key = secrets.token_hex(16)  # another user, or a web page, on this machine finds a port but not this
+    def __init__(
+        self,
+        path: Path,
+        n_ctx: int,
+        *,
+        embeddings: bool = False,
+        threads: int | None = None,
+        parallel: int = 1,
+    ) -> None:
+        # Another user, or a web page, on this machine finds a port but not this
+        key = secrets.token_hex(16)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", process.__file__],  # -P: its neighbours here, gguf.py and client.py, are not for import by bare name
+            # -P: its neighbours here, gguf.py and client.py, are not for import by bare name
+            [sys.executable, "-P", process.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # its log would run through the answers
@@ -47,17 +59,28 @@ class Llama:
             env={
                 "GOMP_SPINCOUNT": "200",
                 **os.environ,
-            },  # its threads meet after every layer; spinning longer, they stood still beside a busy process
+                # Its threads meet after every layer; spinning longer, they stood still beside a busy
+                # process
+            },
         )
         assert self._process.stdin and self._process.stdout
-        request = {"path": str(path.absolute()), "n_ctx": n_ctx, "embeddings": embeddings, "threads": threads, "parallel": parallel, "key": key}
+        request = {
+            "path": str(path.absolute()),
+            "n_ctx": n_ctx,
+            "embeddings": embeddings,
+            "threads": threads,
+            "parallel": parallel,
+            "key": key,
+        }
         try:
             with contextlib.suppress(BrokenPipeError):  # it died at once; the empty answer tells
                 self._process.stdin.write(json.dumps(request) + "\n")
                 self._process.stdin.flush()
             answer = json.loads(self._process.stdout.readline() or '{"error": "it crashed"}')
             if "error" in answer:
-                raise ValueError(f"{path} is refused by llama.cpp ({answer['error']}): run `dvc repro gguf` to make it anew")
+                raise UserError(
+                    f"{path} is refused by llama.cpp ({answer['error']}): run `dvc repro gguf` to make it anew"
+                )
         except BaseException:
             self.close()
             raise
@@ -66,7 +89,12 @@ class Llama:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -92,11 +120,15 @@ class Llama:
         """The events of a streamed answer. Closing the iterator ends the generation."""
         for line in self._client.lines(route, body | {"stream": True}, TIMEOUT):
             if line.startswith(b"error:"):
-                raise ConnectionError(f"llama.cpp stopped: {line[6:].decode('utf-8', errors='replace').strip()}")
+                raise ConnectionError(
+                    f"llama.cpp stopped: {line[6:].decode('utf-8', errors='replace').strip()}"
+                )
             if line.startswith(b"data: {"):
                 yield json.loads(line[6:])
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids without [BOS]. `special`: a literal [EOS] becomes the token, as in a prompt; otherwise it is plain text."""
-        ids = self.post("/tokenize", {"content": text, "add_special": False, "parse_special": special})["tokens"]
+        ids = self.post(
+            "/tokenize", {"content": text, "add_special": False, "parse_special": special}
+        )["tokens"]
         return [int(i) for i in ids]

@@ -5,6 +5,8 @@ Apart from the code that they steer, so that values are checked without importin
 
 from dataclasses import dataclass
 
+from antimatter.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -20,13 +22,15 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_embd", "block_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd must be a multiple of n_head ({self.n_head}), got {self.n_embd}")
+            raise UserError(
+                f"n_embd must be a multiple of n_head ({self.n_head}), got {self.n_embd}"
+            )
         if not 0 <= self.negative_slope <= 1:
-            raise ValueError(f"negative_slope must lie in [0, 1], got {self.negative_slope}")
+            raise UserError(f"negative_slope must lie in [0, 1], got {self.negative_slope}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+            raise UserError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +43,17 @@ class LossConfig:
     """The rare-token balance. Bins of tokens by their frequency get weights that rise with their loss."""
 
     rare_token_power: float  # of a bin's loss relative to the mean; 0 is plain cross-entropy
-    rare_token_limit: float  # a bin's weight lies between 1 / this and this, before weights are scaled to average 1
+    # A bin's weight lies between 1 / this and this, before weights are scaled to average 1
+    rare_token_limit: float
     rare_token_decay: float  # of the moving average of a bin's loss, a step
 
     def __post_init__(self) -> None:
         if self.rare_token_power < 0:
-            raise ValueError(f"rare_token_power must not be negative, got {self.rare_token_power}")
+            raise UserError(f"rare_token_power must not be negative, got {self.rare_token_power}")
         if self.rare_token_limit < 1:
-            raise ValueError(f"rare_token_limit must be at least 1, got {self.rare_token_limit}")
+            raise UserError(f"rare_token_limit must be at least 1, got {self.rare_token_limit}")
         if not 0 <= self.rare_token_decay < 1:
-            raise ValueError(f"rare_token_decay must lie in [0, 1), got {self.rare_token_decay}")
+            raise UserError(f"rare_token_decay must lie in [0, 1), got {self.rare_token_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +65,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+            raise UserError(f"temperature must not be negative, got {self.temperature}")
         if self.top_k < 0:
-            raise ValueError(f"top_k must not be negative, got {self.top_k}")
+            raise UserError(f"top_k must not be negative, got {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise UserError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+            raise UserError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")

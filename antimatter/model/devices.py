@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from antimatter.errors import UserError
+
 
 def has_gpu() -> bool:
     """Whether torch sees a GPU."""
@@ -40,5 +42,7 @@ def count(devices: int, device_type: str) -> int:
 
     gpus = torch.cuda.device_count()
     if devices > gpus:
-        raise ValueError(f"runtime.devices is {devices}, but torch sees {gpus} GPUs here: lower it, or set it to 0 for all of them")
+        raise UserError(
+            f"runtime.devices is {devices}, but torch sees {gpus} GPUs here: lower it, or set it to 0 for all of them"
+        )
     return devices or max(1, gpus)

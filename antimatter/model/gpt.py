@@ -3,7 +3,8 @@
 Pre-LayerNorm blocks (Radford et al. 2019, GPT-2), learned absolute positions, and a feed-forward network with Leaky ReLU in place of GELU.
 """
 
-# B batch, T time, S time with the cached tokens before it, C channels, H heads, D channels per head, V vocabulary
+# B batch, T time, S time with the cached tokens before it, C channels, H heads, D channels per
+# head, V vocabulary
 import math
 
 import torch
@@ -15,7 +16,9 @@ from antimatter.model.config import GPTConfig
 # Of every weight matrix and embedding: the seed document's N(0, 0.02). GPT-2 divides that of the
 # projections into the residual stream by the square root of their number; here all have the same
 INIT_STD = 0.02
-SHORT = 512  # tokens; up to here a CPU computes attention faster with its whole (T, S) matrix in memory (benchmarks/train_step.py)
+# Tokens; up to here a CPU computes attention faster with its whole (T, S) matrix in memory
+# (benchmarks/train_step.py)
+SHORT = 512
 
 
 class KeyValueCache:
@@ -27,7 +30,14 @@ class KeyValueCache:
             batch: B, rows that are read side by side.
             like: a tensor of the device and type to keep them in.
         """
-        self.kept = like.new_empty(config.n_layer, 2, batch, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.kept = like.new_empty(
+            config.n_layer,
+            2,
+            batch,
+            config.n_head,
+            config.block_size,
+            config.n_embd // config.n_head,
+        )
         self.length = 0  # tokens read, the same in each layer
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,14 +71,25 @@ def attend(
         if apart is not None:
             # (B * H, T, S)
             mask = mask.masked_fill(apart, -math.inf).repeat_interleave(H, 0)
-        scores = torch.baddbmm(mask.expand(B * H, T, S), q.reshape(B * H, T, D), k.reshape(B * H, S, D).transpose(1, 2), alpha=D**-0.5)
+        scores = torch.baddbmm(
+            mask.expand(B * H, T, S),
+            q.reshape(B * H, T, D),
+            k.reshape(B * H, S, D).transpose(1, 2),
+            alpha=D**-0.5,
+        )
         return (scores.softmax(-1) @ v.reshape(B * H, S, D)).view(B, H, T, D)
     if apart is not None:
         seen = apart.logical_not().tril()[:, None]  # (B, 1, T, T)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
     if T == S:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T), dropout_p=dropout)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T),
+        dropout_p=dropout,
+    )
 
 
 class Attention(nn.Module):
@@ -90,7 +111,8 @@ class Attention(nn.Module):
         wanted: Tensor | None = None,
     ) -> Tensor:  # (B, T, C) -> (B, T, C), or (N, C) of the tokens that are wanted
         B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        # Each (B, H, T, D)
+        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # each (B, H, S, D)
         y = attend(q, k, v, self.dropout if self.training else 0.0, apart)
@@ -184,7 +206,9 @@ class GPT(nn.Module):
         """
         start = cache.length if cache is not None else 0
         end = start + ids.shape[1]
-        assert self.config.block_size >= end, f"{end} tokens exceed the context of {self.config.block_size}"
+        assert self.config.block_size >= end, (
+            f"{end} tokens exceed the context of {self.config.block_size}"
+        )
         positions = torch.arange(start, end, device=ids.device)
         apart = None
         if segments is not None:

@@ -17,13 +17,16 @@ from torch.nn import functional as F
 from antimatter.model.config import LossConfig
 from antimatter.model.gpt import GPT
 
-LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}  # held at once: a CPU's cache, or enough rows to fill a GPU
+# Held at once: a CPU's cache, or enough rows to fill a GPU
+LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
 ALIGNED = 128  # columns; a GPU multiplies by 50,304 of them faster than by 50,257
 
 Kernel = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
-def softmax_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def softmax_gradient(
+    logits: Tensor, targets: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Losses of some rows, (N,) in float32, and the gradient of their weighted sum, (N, V) in the type of the logits. One pass that can be compiled.
 
     The softmax is taken in float32: in bf16 its sum over V terms keeps three digits only.
@@ -34,9 +37,11 @@ def softmax_gradient(logits: Tensor, targets: Tensor, weights: Tensor | None) ->
         weights: (N, 1), or None for 1.
     """
     p = logits.softmax(-1, dtype=torch.float32)
-    log_sum = logits.amax(-1, keepdim=True).float() - p.amax(-1, keepdim=True).log()  # the largest p is at least 1 / V: its log is exact
+    # The largest p is at least 1 / V: its log is exact
+    log_sum = logits.amax(-1, keepdim=True).float() - p.amax(-1, keepdim=True).log()
     losses = log_sum - logits.gather(1, targets).float()
-    if p.is_cuda:  # a deterministic scatter sorts its indices there; this is one more term of a fused loop
+    # A deterministic scatter sorts its indices there; this is one more term of a fused loop
+    if p.is_cuda:
         gradient = p - (torch.arange(p.shape[1], device=p.device) == targets)
     else:
         gradient = p.scatter_add_(1, targets, p.new_full(targets.shape, -1.0))
@@ -47,15 +52,25 @@ class _HeadAndLoss(torch.autograd.Function):
     """Takes the gradients in forward, where the logits are at hand; backward only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor | None, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        weights: Tensor | None,
+        kernel: Kernel,
+    ) -> tuple[Tensor, Tensor]:
         matrix = _aligned(head, hidden.dtype)  # (V', C)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         for_hidden = torch.empty_like(hidden)
-        for_matrix = torch.zeros(matrix.shape, dtype=torch.float32, device=hidden.device)  # float32: a sum over many chunks
+        # float32: a sum over many chunks
+        for_matrix = torch.zeros(matrix.shape, dtype=torch.float32, device=hidden.device)
         for rows in _chunks(hidden, head):
             logits = hidden[rows] @ matrix.t()  # (N, V')
             logits[:, len(head) :] = -math.inf  # no token: probability and gradient 0
-            losses[rows], gradient = kernel(logits, targets[rows, None], None if weights is None else weights[rows, None])
+            losses[rows], gradient = kernel(
+                logits, targets[rows, None], None if weights is None else weights[rows, None]
+            )
             torch.mm(gradient, matrix, out=for_hidden[rows])
             for_matrix += gradient.t() @ hidden[rows]
         ctx.save_for_backward(for_hidden, for_matrix[: len(head)])
@@ -66,12 +81,17 @@ class _HeadAndLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         for_hidden, for_head = ctx.saved_tensors
-        scale = scale / len(for_hidden)  # only here: 1 / N would underflow in fp16 before it meets the loss scale
+        # Only here: 1 / N would underflow in fp16 before it meets the loss scale
+        scale = scale / len(for_hidden)
         return for_hidden * scale.to(for_hidden.dtype), for_head * scale, None, None, None
 
 
 def linear_cross_entropy(
-    hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor | None = None, kernel: Kernel = softmax_gradient
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    kernel: Kernel = softmax_gradient,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of hidden @ head.T against the targets, in nats, without ever holding the logits.
 
@@ -89,13 +109,25 @@ def linear_cross_entropy(
         The mean of weights x losses, to be differentiated; the losses without weights, (B, T), in float32.
     """
     device = hidden.device.type
-    rows = hidden.flatten(0, 1).to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype)  # (N, C)
+    # (N, C)
+    rows = hidden.flatten(0, 1).to(
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    )
     if torch.is_grad_enabled():
-        mean, losses = _HeadAndLoss.apply(rows, head, targets.flatten(), None if weights is None else weights.flatten(), kernel)  # type: ignore[no-untyped-call]
+        mean, losses = _HeadAndLoss.apply(
+            rows, head, targets.flatten(), None if weights is None else weights.flatten(), kernel
+        )  # type: ignore[no-untyped-call]
         return mean, losses.view_as(targets)
     matrix, flat = head.to(rows.dtype), targets.flatten()
-    losses = torch.cat([F.cross_entropy((rows[chunk] @ matrix.t()).float(), flat[chunk], reduction="none") for chunk in _chunks(rows, head)])
-    return (losses if weights is None else losses * weights.flatten()).mean(), losses.view_as(targets)
+    losses = torch.cat(
+        [
+            F.cross_entropy((rows[chunk] @ matrix.t()).float(), flat[chunk], reduction="none")
+            for chunk in _chunks(rows, head)
+        ]
+    )
+    return (losses if weights is None else losses * weights.flatten()).mean(), losses.view_as(
+        targets
+    )
 
 
 def _aligned(head: Tensor, dtype: torch.dtype) -> Tensor:
@@ -126,7 +158,10 @@ def sum_losses(
     device, training = model.head.weight.device, model.training
     bins = torch.zeros(model.config.vocab_size, dtype=torch.long) if bins is None else bins
     n_bins = int(bins.max()) + 1
-    sums, counts = torch.zeros(n_bins, dtype=torch.float64), torch.zeros(n_bins, dtype=torch.float64)
+    sums, counts = (
+        torch.zeros(n_bins, dtype=torch.float64),
+        torch.zeros(n_bins, dtype=torch.float64),
+    )
     model.eval()
     for inputs, targets, counted, segments in batches:
         segments = None if segments is None else segments.to(device)
@@ -159,7 +194,8 @@ class RareTokenBalance:
         """
         self.config = config
         self.bins = frequency_bins(counts)
-        self.share = torch.bincount(self.bins, counts.double()) / counts.double().sum()  # (F,) of the corpus
+        # (F,) of the corpus
+        self.share = torch.bincount(self.bins, counts.double()) / counts.double().sum()
         self.averages = torch.zeros_like(self.share)  # (F,) of the loss, nats; 0 is none yet
 
     def weights(self) -> Tensor:
@@ -169,15 +205,20 @@ class RareTokenBalance:
             return torch.ones(len(self.bins))
         mean = (self.share * self.averages)[known].sum() / self.share[known].sum()
         relative = torch.where(known, self.averages / mean, 1.0)
-        weights = (relative**self.config.rare_token_power).clamp(1 / self.config.rare_token_limit, self.config.rare_token_limit)
+        weights = (relative**self.config.rare_token_power).clamp(
+            1 / self.config.rare_token_limit, self.config.rare_token_limit
+        )
         return (weights / (self.share * weights).sum()).float()[self.bins]
 
     def update(self, sums: Tensor, counts: Tensor) -> None:
         """Takes in the unweighted losses of a step, over all ranks: (F,) sums in nats and (F,) counts."""
         met = counts > 0
         losses = sums / counts.clamp(min=1)
-        decay = torch.where(self.averages > 0, self.config.rare_token_decay, 0.0)  # the first loss of a bin is its average
-        self.averages = torch.where(met, decay * self.averages + (1 - decay) * losses, self.averages)
+        # The first loss of a bin is its average
+        decay = torch.where(self.averages > 0, self.config.rare_token_decay, 0.0)
+        self.averages = torch.where(
+            met, decay * self.averages + (1 - decay) * losses, self.averages
+        )
 
 
 def perplexity(loss: float) -> float:

@@ -14,7 +14,9 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    ranked, order = (logits / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    ranked, order = (
+        (logits / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    )
     if sampling.top_k:
         ranked[..., sampling.top_k :] = 0
     ranked = ranked / ranked.sum(-1, keepdim=True)
@@ -24,7 +26,14 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 @torch.no_grad()
-def generate(model: GPT, prompt: list[int], samples: int, sampling: Sampling, end: int, generator: torch.Generator) -> list[list[int]]:
+def generate(
+    model: GPT,
+    prompt: list[int],
+    samples: int,
+    sampling: Sampling,
+    end: int,
+    generator: torch.Generator,
+) -> list[list[int]]:
     """Continuations of a prompt, without the prompt itself; one that ended by itself has `end` as its last token.
 
     Past the model's context the oldest tokens fall out of sight, and what is left moves to other positions, so each token reads all of it anew.
@@ -41,7 +50,9 @@ def generate(model: GPT, prompt: list[int], samples: int, sampling: Sampling, en
         if cache.length + unread.shape[1] > context:
             cache.length, unread = 0, ids[:, -context:]
         logits = model.head(model.hidden(unread.to(weight.device), cache)[:, -1])  # (B, V)
-        unread = token = torch.multinomial(probabilities(logits.float().cpu(), sampling), 1, generator=generator)
+        unread = token = torch.multinomial(
+            probabilities(logits.float().cpu(), sampling), 1, generator=generator
+        )
         ids = torch.cat([ids, token], dim=1)
         ended |= token[:, 0] == end
         if ended.all():

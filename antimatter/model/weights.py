@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from antimatter import files
+from antimatter.errors import UserError
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
@@ -69,14 +70,18 @@ def load(folder: Path) -> GPT:
     try:
         config, _, _ = read_config(folder / CONFIG)
     except ValueError as error:
-        raise ValueError(f"{error}; run `dvc repro checkpoints` to make it anew") from None
+        raise UserError(f"{error}; run `dvc repro checkpoints` to make it anew") from None
     path = folder / FINAL
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro checkpoints` to make it, or `dvc pull` to fetch it")
+        raise FileNotFoundError(
+            f"{path} is missing: run `dvc repro checkpoints` to make it, or `dvc pull` to fetch it"
+        )
     try:
         state = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}); run `dvc repro checkpoints` to make it anew") from None
+        raise UserError(
+            f"{path} is not a safetensors file ({error}); run `dvc repro checkpoints` to make it anew"
+        ) from None
     return from_state(state, config, str(path))
 
 
@@ -91,53 +96,53 @@ def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any], dict[str, Any] |
     values = files.read_json(path)
     try:
         if not isinstance(values, dict):
-            raise ValueError(f"it must hold an object, got {values!r:.60}")
+            raise UserError(f"it must hold an object, got {values!r:.60}")
         made = values.pop(PROVENANCE, {})
         if not isinstance(made, dict):
-            raise ValueError(f"{PROVENANCE} must be an object, got {made!r:.60}")
+            raise UserError(f"{PROVENANCE} must be an object, got {made!r:.60}")
         chat = None
         if CHAT in values:
             chat = values.pop(CHAT)
             _check_chat(chat)
         return _config(values), made, chat
     except ValueError as error:
-        raise ValueError(f"{path} is not a model config: {error}") from None
+        raise UserError(f"{path} is not a model config: {error}") from None
 
 
 def _check_chat(chat: Any) -> None:
     """Raises ValueError if it is not as CHAT says."""
     keys = ("system", "greeting", "starters")
     if not isinstance(chat, Mapping) or sorted(chat) != sorted(keys):
-        raise ValueError(f"{CHAT} must be an object of {', '.join(keys)}, got {chat!r:.60}")
+        raise UserError(f"{CHAT} must be an object of {', '.join(keys)}, got {chat!r:.60}")
     for key in ("system", "greeting"):
         if not isinstance(chat[key], str):
-            raise ValueError(f"{CHAT}.{key} must be a text, got {chat[key]!r:.60}")
+            raise UserError(f"{CHAT}.{key} must be a text, got {chat[key]!r:.60}")
     starters = chat["starters"]
     texts = starters if isinstance(starters, list | tuple) else []
     if len(texts) != STARTERS or not all(isinstance(text, str) and text for text in texts):
-        raise ValueError(f"{CHAT}.starters must be {STARTERS} texts, got {starters!r:.60}")
+        raise UserError(f"{CHAT}.starters must be {STARTERS} texts, got {starters!r:.60}")
 
 
 def _config(values: dict[str, Any]) -> GPTConfig:
     """Raises ValueError if a key is missing or unknown, or has a value of another type."""
     if "model_type" in values:
-        raise ValueError(
+        raise UserError(
             f"model_type {values['model_type']!r:.60} is for Hugging Face's transformers, as "
             "`antimatter export --type hf` writes it; name the checkpoint that it was made of"
         )
     types = get_type_hints(GPTConfig)
     for key in [*types, *values]:
         if key not in values:
-            raise ValueError(f"{key} is missing")
+            raise UserError(f"{key} is missing")
         if key not in types:
-            raise ValueError(f"{key} is unknown")
+            raise UserError(f"{key} is unknown")
         value, kind = values[key], types[key]
         if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{key} must be of type {kind.__name__}, got {value!r:.60}")
+            raise UserError(f"{key} must be of type {kind.__name__}, got {value!r:.60}")
         if kind is int and key != "seed" and not 1 <= value <= _MOST:
-            raise ValueError(f"{key} must lie in [1, {_MOST:,}], got {value}")
+            raise UserError(f"{key} must lie in [1, {_MOST:,}], got {value}")
     if not -(2**63) <= values["seed"] < 2**63:
-        raise ValueError(f"seed must have at most 64 bits, got {values['seed']}")
+        raise UserError(f"seed must have at most 64 bits, got {values['seed']}")
     return GPTConfig(**values)
 
 
@@ -150,17 +155,21 @@ def from_state(state: Mapping[str, Tensor], config: GPTConfig, origin: str) -> G
     if config.n_layer > len(state):
         # Not left to the comparison below, which would build all of them first
         counts = f"n_layer is {config.n_layer}, it has {len(state)} tensors"
-        raise ValueError(f"{origin} does not fit its config: {counts}")
+        raise UserError(f"{origin} does not fit its config: {counts}")
     with torch.device("meta"):
         model = GPT(config)
-    expected = {name: tensor for name, tensor in model.state_dict().items() if not _is_tied_copy(model, name)}
+    expected = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not _is_tied_copy(model, name)
+    }
     for name in sorted(expected.keys() | state.keys()):
         if name not in state:
-            raise ValueError(f"{origin} does not fit its config: tensor {name} is missing")
+            raise UserError(f"{origin} does not fit its config: tensor {name} is missing")
         if name not in expected:
-            raise ValueError(f"{origin} does not fit its config: tensor {name} is unknown")
+            raise UserError(f"{origin} does not fit its config: tensor {name} is unknown")
         if state[name].shape != expected[name].shape:
-            raise ValueError(
+            raise UserError(
                 f"{origin} does not fit its config: {name} is {tuple(state[name].shape)}, the config asks for {tuple(expected[name].shape)}"
             )
     model.load_state_dict(state, strict=False, assign=True)

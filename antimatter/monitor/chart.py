@@ -18,16 +18,29 @@ class Glyphs(NamedTuple):
     axes: str  # side, side with a number, corner, bottom, bottom with a number
 
 
-UNICODE = Glyphs(((1, 2, 4, 64), (8, 16, 32, 128)), " " + "".join(map(chr, range(0x2801, 0x2900))), "●", "▲", "│┤└─┬")  # U+2800: braille
+# U+2800: braille
+UNICODE = Glyphs(
+    ((1, 2, 4, 64), (8, 16, 32, 128)),
+    " " + "".join(map(chr, range(0x2801, 0x2900))),
+    "●",
+    "▲",
+    "│┤└─┬",
+)
 ASCII = Glyphs(((1, 2),), " '.:", "o", "^", "|++-+")
 
 
-def chart(training: Rows, validation: Rows, backtracks: Rows, width: int, height: int, glyphs: Glyphs) -> list[str]:
+def chart(
+    training: Rows, validation: Rows, backtracks: Rows, width: int, height: int, glyphs: Glyphs
+) -> list[str]:
     """The loss over the steps, on a logarithmic axis; the curve is the mean of each column of dots."""
-    curve, marks = ([(step, math.log(loss)) for step, loss, *_ in rows if 0 < loss < math.inf] for rows in (training, validation))
+    curve, marks = (
+        [(step, math.log(loss)) for step, loss, *_ in rows if 0 < loss < math.inf]
+        for rows in (training, validation)
+    )
     if not curve + marks:
         return ["no loss yet: the first row comes after checkpoints.log_every steps"]
-    columns, rows, across, down = width - MARGIN, height - 3, len(glyphs.bits), len(glyphs.bits[0])  # 3: legend, axis, steps
+    # 3: legend, axis, steps
+    columns, rows, across, down = width - MARGIN, height - 3, len(glyphs.bits), len(glyphs.bits[0])
     steps = [step for step, *_ in [*curve, *marks, *backtracks]]
     first, last = min(steps), max(*steps, min(steps) + 1)
     bins: dict[int, list[float]] = {}
@@ -42,16 +55,28 @@ def chart(training: Rows, validation: Rows, backtracks: Rows, width: int, height
         cells[y // down][x // across] |= glyphs.bits[x % across][y % down]
     canvas = [[glyphs.cells[bits] for bits in row] for row in cells]
     for step, loss in marks:
-        canvas[_place(loss, top, low, rows * down) // down][_place(step, first, last, columns * across) // across] = glyphs.validation
+        canvas[_place(loss, top, low, rows * down) // down][
+            _place(step, first, last, columns * across) // across
+        ] = glyphs.validation
     side, numbered, corner, *bottom = list(glyphs.axes)
-    numbers = {row: f"{math.exp(top + (low - top) * row / (rows - 1)):.3f}"[: MARGIN - 2] for row in {*range(0, rows - 2, 4), rows - 1}}
-    legend = [f"{glyphs.cells[-1]} training", f"{glyphs.validation} validation", *[f"{glyphs.backtrack} backtrack"] * bool(backtracks)]
+    numbers = {
+        row: f"{math.exp(top + (low - top) * row / (rows - 1)):.3f}"[: MARGIN - 2]
+        for row in {*range(0, rows - 2, 4), rows - 1}
+    }
+    legend = [
+        f"{glyphs.cells[-1]} training",
+        f"{glyphs.validation} validation",
+        *[f"{glyphs.backtrack} backtrack"] * bool(backtracks),
+    ]
     axis, labels = _steps(first, last, columns, bottom)
     for step, *_ in backtracks:
         axis[_place(step, first, last, columns)] = glyphs.backtrack
     return [
         f"{'loss':>{MARGIN - 2}}  {'  '.join(legend)}",
-        *(f"{numbers.get(y, ''):>{MARGIN - 2}} {numbered if y in numbers else side}{''.join(row).rstrip()}" for y, row in enumerate(canvas)),
+        *(
+            f"{numbers.get(y, ''):>{MARGIN - 2}} {numbered if y in numbers else side}{''.join(row).rstrip()}"
+            for y, row in enumerate(canvas)
+        ),
         f"{corner:>{MARGIN}}{''.join(axis)}",
         f"{'step':>{MARGIN - 2}}  {labels}",
     ]
@@ -74,7 +99,10 @@ def _joined(points: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     yield from points[:1]
     for (x, y), (to_x, to_y) in pairwise(points):
         count = max(to_x - x, abs(to_y - y))
-        yield from ((x + round((to_x - x) * i / count), y + round((to_y - y) * i / count)) for i in range(1, count + 1))
+        yield from (
+            (x + round((to_x - x) * i / count), y + round((to_y - y) * i / count))
+            for i in range(1, count + 1)
+        )
 
 
 def _steps(first: float, last: float, columns: int, bottom: list[str]) -> tuple[list[str], str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files
+from antimatter.errors import UserError
 from antimatter.pipeline import closure, resume
 
 
@@ -60,7 +61,9 @@ def work(folder: Path) -> Work:
 
 def diff(work: Work) -> Iterator[str]:
     """What has changed in the code since the work was begun, as a unified diff."""
-    texts = files.read_json(work.folder / resume.CODE) if (work.folder / resume.CODE).exists() else {}
+    texts = (
+        files.read_json(work.folder / resume.CODE) if (work.folder / resume.CODE).exists() else {}
+    )
     for name in work.changed:
         old, path = texts.get(name, ""), Path(name)
         new = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -81,7 +84,7 @@ def adopt(folder: Path) -> Path:
     folder = known.folder
     with files.lock(folder / resume.LOCK, f"a stage in {folder}"):
         if not known.changed:
-            raise ValueError(f"{folder} needs no consent, its code is as it was: run `dvc repro`")
+            raise UserError(f"{folder} needs no consent, its code is as it was: run `dvc repro`")
         code = hashlib.sha256(json.dumps(known.identity["code"]).encode()).hexdigest()
         note: dict[str, Any] = {"code": code, "changed": known.changed}
         if known.step is not None:
@@ -91,7 +94,9 @@ def adopt(folder: Path) -> Path:
         place = resume.place_of(known.stage, identity)
         if (place / resume.IDENTITY).exists():
             fix = "delete it if this one is to go on instead"
-            raise FileExistsError(f"{place} holds a run that was begun under the present code: {fix}")
+            raise FileExistsError(
+                f"{place} holds a run that was begun under the present code: {fix}"
+            )
         files.remove(place)
         before = resume.record(folder).get("adopted", [])
         files.write_json(folder / resume.ADOPTED, [*before, note])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import params
+from antimatter.errors import UserError
 from antimatter.pipeline import resume
 
 # The class that reads a section, in a module that imports nothing slow
@@ -69,7 +70,7 @@ def once(path: Path = params.PARAMS, *, anew: bool = False) -> None:
     with noted.open("a", encoding="utf-8") as file:
         file.writelines(f"{digest}\n" for digest in good if digest not in known)
     if found:
-        raise ValueError("\nerror: ".join(found))
+        raise UserError("\nerror: ".join(found))
 
 
 def everything(
@@ -90,7 +91,9 @@ def everything(
         return [str(error)]
     sections = {*SECTIONS, "runtime"}
     names = ", ".join(sorted(sections))
-    found = [f"{path}: {name} is not a section; known: {names}" for name in values.keys() - sections]
+    found = [
+        f"{path}: {name} is not a section; known: {names}" for name in values.keys() - sections
+    ]
     for name, needed, check in _checks(values, path):
         text = json.dumps([name, *(values.get(section) for section in needed)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -110,7 +113,9 @@ def everything(
     return list(dict.fromkeys(found))
 
 
-def _checks(values: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Sequence[str], Callable[[], None]]]:
+def _checks(
+    values: Mapping[str, Any], path: Path
+) -> Iterator[tuple[str, Sequence[str], Callable[[], None]]]:
     """A name for each check, the sections that it looks at, and what raises ValueError or OSError."""
 
     def read(section: str) -> Any:
@@ -122,7 +127,7 @@ def _checks(values: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Sequen
         known = {field.name for name in RUNTIME for field in dataclasses.fields(_named(name))}
         for key in values["runtime"].keys() - known:
             names = ", ".join(sorted(known))
-            raise ValueError(f"{path}: runtime.{key} is not a parameter; known: {names}")
+            raise UserError(f"{path}: runtime.{key} is not a parameter; known: {names}")
 
     for section, name in SECTIONS.items():
         yield name, [section], partial(read, section)
@@ -158,13 +163,15 @@ def _vocabulary(tokenizer: Any) -> None:
     most = _named("antimatter.data.shards.config:MAX_VOCAB")
     if tokenizer.vocab_size > most:
         why = "as shards hold ids of 16 bits"
-        raise ValueError(f"tokenizer.vocab_size must be at most {most:,}, {why}; got {tokenizer.vocab_size:,}")
+        raise UserError(
+            f"tokenizer.vocab_size must be at most {most:,}, {why}; got {tokenizer.vocab_size:,}"
+        )
 
 
 def _served(gguf: Any, ollama: Any) -> None:
     if ollama.type not in gguf.types:
         types = ", ".join(gguf.types)
-        raise ValueError(f"ollama.type must be one of gguf.types ({types}), got {ollama.type!r}")
+        raise UserError(f"ollama.type must be one of gguf.types ({types}), got {ollama.type!r}")
 
 
 def _texts(raw: Any, cleaned: Any, evaluation: Any) -> None:

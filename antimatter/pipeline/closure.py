@@ -16,7 +16,9 @@ def files(module: str, root: Path = Path(".")) -> list[Path]:
         if path is not None and path not in found:
             found.add(path)
             waiting += _imports(root / path)
-    return sorted(path for path in found if path.name != "__init__.py" or (root / path).stat().st_size)
+    return sorted(
+        path for path in found if path.name != "__init__.py" or (root / path).stat().st_size
+    )
 
 
 def libraries(module: str, root: Path = Path(".")) -> list[str]:
@@ -27,7 +29,10 @@ def libraries(module: str, root: Path = Path(".")) -> list[str]:
 
 def digests(module: str, root: Path = Path(".")) -> dict[str, str]:
     """The closure's files, each with the sha256 of its content."""
-    return {path.as_posix(): hashlib.sha256((root / path).read_bytes()).hexdigest() for path in files(module, root)}
+    return {
+        path.as_posix(): hashlib.sha256((root / path).read_bytes()).hexdigest()
+        for path in files(module, root)
+    }
 
 
 def _imports(path: Path) -> list[str]:
@@ -44,4 +49,11 @@ def _path(name: str, root: Path) -> Path | None:
     if name.split(".")[0] not in OURS:
         return None
     base = Path(*name.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if (root / path).is_file()), None)
+    return next(
+        (
+            path
+            for path in (base.with_suffix(".py"), base / "__init__.py")
+            if (root / path).is_file()
+        ),
+        None,
+    )

@@ -14,7 +14,9 @@ from antimatter import params
 from antimatter.pipeline import closure
 
 
-def of(stage: str, sections: Sequence[str], data: Mapping[str, str], machine: Mapping[str, Any]) -> dict[str, Any]:
+def of(
+    stage: str, sections: Sequence[str], data: Mapping[str, str], machine: Mapping[str, Any]
+) -> dict[str, Any]:
     """The provenance of what a stage makes.
 
     Args:
@@ -32,6 +34,9 @@ def of(stage: str, sections: Sequence[str], data: Mapping[str, str], machine: Ma
         "code": hashlib.sha256(json.dumps(closure.digests(module)).encode()).hexdigest(),
         "params": {section: values[section] for section in sections},
         "data": dict(data),
-        "libraries": {name: str(importlib.import_module(name).__version__).split("+")[0] for name in closure.libraries(module)},
+        "libraries": {
+            name: str(importlib.import_module(name).__version__).split("+")[0]
+            for name in closure.libraries(module)
+        },
         "machine": dict(machine),
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import params
+from antimatter.errors import UserError
 
 LOCK = Path("dvc.lock")
 
@@ -25,7 +26,7 @@ def stages(root: Path = Path(".")) -> dict[str, Any]:
         raise FileNotFoundError(f"{LOCK} is missing: run `dvc repro`, or `git checkout {LOCK}`")
     found = params.load(root / LOCK).get("stages")
     if not isinstance(found, dict):
-        raise ValueError(f"{LOCK} holds no stages: run `dvc repro`, or `git checkout {LOCK}`")
+        raise UserError(f"{LOCK} holds no stages: run `dvc repro`, or `git checkout {LOCK}`")
     return found
 
 
@@ -59,7 +60,11 @@ def cache(root: Path, environ: Mapping[str, str] = os.environ) -> Path:
     .dvc/cache.
     """
     user = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dvc"
-    for folder, name in ((root / ".dvc", "config.local"), (root / ".dvc", "config"), (user, "config")):
+    for folder, name in (
+        (root / ".dvc", "config.local"),
+        (root / ".dvc", "config"),
+        (user, "config"),
+    ):
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         parser.read(folder / name, encoding="utf-8")
         if place := parser.get("cache", "dir", fallback="").strip("\"'"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files, params
+from antimatter.errors import UserError
 from antimatter.pipeline.recorded import LOCK
 
 RWLOCK = Path(".dvc/tmp/rwlock")
@@ -27,7 +28,7 @@ def mend(root: Path = Path(".")) -> Iterator[str]:
     if lock.is_file() and not _is_lock(lock):
         if "\n<<<<<<< " in f"\n{lock.read_text(encoding='utf-8', errors='replace')}":
             fix = f"`git checkout --ours {LOCK} metrics plots`, then `dvc repro`"
-            raise ValueError(f"{LOCK} holds a merge conflict: {fix}")
+            raise UserError(f"{LOCK} holds a merge conflict: {fix}")
         time.sleep(SETTLES)
         if not _is_lock(lock):
             rest = "what ran since then comes from DVC's run-cache, not computed again"
@@ -60,7 +61,11 @@ def _is_lock(path: Path) -> bool:
     except ValueError:
         return False
     stages = found.get("stages", {})
-    return found.get("schema") == "2.0" and isinstance(stages, dict) and all(map(_is_stage, stages.values()))
+    return (
+        found.get("schema") == "2.0"
+        and isinstance(stages, dict)
+        and all(map(_is_stage, stages.values()))
+    )
 
 
 def _is_stage(stage: Any) -> bool:

@@ -45,7 +45,9 @@ def kept(stage: str, outputs: Sequence[Path], **identity: Any) -> Iterator[Path]
     with files.lock(place / LOCK, holder=f"the stage {stage} with these parameters"):
         if (place / FINISHED).exists():
             origin = f"its results come from {place}"
-            print(f"note: {stage} had finished, but DVC did not record it: {origin}", file=sys.stderr)
+            print(
+                f"note: {stage} had finished, but DVC did not record it: {origin}", file=sys.stderr
+            )
         elif not (place / IDENTITY).exists():
             _tell_of_others(place, stage, json.loads(text))
             note_code(place, stage)
@@ -103,7 +105,10 @@ def place_of(stage: str, identity: str) -> Path:
 
 def note_code(place: Path, stage: str) -> None:
     """Keeps the text of a stage's code, so that one can see later what has changed since."""
-    texts = {path.as_posix(): path.read_text(encoding="utf-8") for path in closure.files(f"stages.{stage}")}
+    texts = {
+        path.as_posix(): path.read_text(encoding="utf-8")
+        for path in closure.files(f"stages.{stage}")
+    }
     files.write_json(place / CODE, texts)
 
 
@@ -154,7 +159,11 @@ def _tell_of_others(place: Path, stage: str, mine: dict[str, Any]) -> None:
         way_out = "undo that to resume it"
         if only_code:
             way_out = f"`antimatter resume {path.parent}` lets it go on under this code"
-        what = "finished work that DVC did not record" if (path.parent / FINISHED).exists() else "unfinished work"
+        what = (
+            "finished work that DVC did not record"
+            if (path.parent / FINISHED).exists()
+            else "unfinished work"
+        )
         print(
             f"note: {stage} starts afresh; {what} lies in {path.parent}, set apart by {', '.join(found[:3])}{more}: {way_out}, or delete the folder",
             file=sys.stderr,
@@ -165,7 +174,11 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """What sets two identities apart, each as `name old -> new`; of digests only the name."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        return [text for key in keys for text in differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)]
+        return [
+            text
+            for key in keys
+            for text in differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        ]
     if old == new:
         return []
     change = f"{name} {old} -> {new}"

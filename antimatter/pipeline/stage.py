@@ -7,7 +7,8 @@ from pathlib import Path
 
 from antimatter.pipeline import check, resume
 
-# Read by libgomp when torch is imported, which a stage does later. By default threads that wait spin for milliseconds; beside another busy
+# Read by libgomp when torch is imported, which a stage does later. By default threads that wait
+# spin for milliseconds; beside another busy
 # process a training then stands still (benchmarks/contention.py). No stage's result depends on it.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -18,13 +19,18 @@ def run(main: Callable[..., None]) -> None:
         check.once()
         resume.forget_recorded()
         main(*map(Path, sys.argv[1:]))
-    except InterruptedError as paused:  # no error: it says how to go on; but DVC must not take the stage for done
+    # No error: it says how to go on; but DVC must not take the stage for done
+    except InterruptedError as paused:
         print(paused, file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("ANTIMATTER_TRACEBACK"):
             raise
-        way_out = ": free some space and run again, what is finished is kept" if "No space left" in str(error) else ""
+        way_out = (
+            ": free some space and run again, what is finished is kept"
+            if "No space left" in str(error)
+            else ""
+        )
         print(f"error: {error}{way_out}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

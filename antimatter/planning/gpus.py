@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, replace
 
+from antimatter.errors import UserError
+
 
 @dataclass(frozen=True)
 class Card:
@@ -13,8 +15,10 @@ class Card:
     bf16: bool = True
 
 
-# Memory: NVIDIA's data sheets (B200: 180 of its 192 GB can be used). Prices: RunPod on demand in March 2026, from
-# https://deploybase.ai/articles/runpod-gpu-pricing; a T4 costs nothing at Kaggle, which lends two for 30 hours a week.
+# Memory: NVIDIA's data sheets (B200: 180 of its 192 GB can be used). Prices: RunPod on demand in
+# March 2026, from
+# https://deploybase.ai/articles/runpod-gpu-pricing; a T4 costs nothing at Kaggle, which lends two
+# for 30 hours a week.
 PRICED = "RunPod on demand, March 2026; T4: Kaggle lends two for 30 hours a week"
 CARDS = (
     Card("T4", "Tesla T4", 16, 0.0, bf16=False),
@@ -32,9 +36,11 @@ def choose(name: str | None, price: float | None) -> list[Card]:
     """All cards, or the one of that name; at their list prices, or all at `price` US$ per GPU-hour."""
     found = [card for card in CARDS if name is None or card.name.lower() == name.lower()]
     if not found:
-        raise ValueError(f"--gpu {name!r} is not known: take one of {', '.join(card.name for card in CARDS)}")
+        raise UserError(
+            f"--gpu {name!r} is not known: take one of {', '.join(card.name for card in CARDS)}"
+        )
     if price is None:
         return found
     if not 0 <= price < math.inf:
-        raise ValueError(f"--price must be 0 or more US$ per GPU-hour, got {price:g}")
+        raise UserError(f"--price must be 0 or more US$ per GPU-hour, got {price:g}")
     return [replace(card, price=price) for card in found]

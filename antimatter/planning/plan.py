@@ -6,6 +6,7 @@ from pathlib import Path
 
 from antimatter import files, params
 from antimatter.data.tokenizer_config import TokenizerConfig
+from antimatter.errors import UserError
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
 from antimatter.model.loss import LOGITS
@@ -14,7 +15,9 @@ from antimatter.training.config import TrainConfig, TuneConfig
 from antimatter.training.numerics import DTYPES
 
 CONVERSATIONS = Path("data/conversations/index.json")
-USABLE = 0.92  # of a device; the rest is for the CUDA context, gaps in the allocator and the gradients that backward hands from layer to layer
+# Of a device; the rest is for the CUDA context, gaps in the allocator and the gradients that
+# backward hands from layer to layer
+USABLE = 0.92
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class PlanRuntime:
 
     def __post_init__(self) -> None:
         if self.micro_batch < 1:
-            raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
+            raise UserError(f"micro_batch must be at least 1, got {self.micro_batch}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +43,17 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.devices < 1:
-            raise ValueError(f"--devices must be at least 1, got {self.devices}")
+            raise UserError(f"--devices must be at least 1, got {self.devices}")
         if not 0 < self.mfu <= 1:
-            raise ValueError(f"--mfu must lie in (0, 1], got {self.mfu:g}: 0.4 is 40% of the peak")
+            raise UserError(f"--mfu must lie in (0, 1], got {self.mfu:g}: 0.4 is 40% of the peak")
         batch = self.training.batch_size
         if batch % self.devices:
-            raise ValueError(f"--devices must divide checkpoints.batch_size ({batch}), got {self.devices}")
+            raise UserError(
+                f"--devices must divide checkpoints.batch_size ({batch}), got {self.devices}"
+            )
         if self.sequences % self.micro_batch:
             share = f"the {self.sequences} sequences of a device (checkpoints.batch_size {batch} / {self.devices})"
-            raise ValueError(f"runtime.micro_batch must divide {share}, got {self.micro_batch}")
+            raise UserError(f"runtime.micro_batch must divide {share}, got {self.micro_batch}")
 
     @property
     def sequences(self) -> int:
@@ -106,35 +111,54 @@ def activation_bytes(config: GPTConfig, tokens: int, width: int) -> int:
         width: bytes of a value in the matrix products: 2 under autocast, 4 in float32.
     """
     C = config.n_embd
-    norm = 4 * C + 8  # its input, the residual stream, which stays float32; mean and inverse deviation of it
-    attention = width * (C + 3 * C + C) + 4 * config.n_head  # the input of qkv; q, k, v; the output, which proj reads; logsumexp
+    # Its input, the residual stream, which stays float32; mean and inverse deviation of it
+    norm = 4 * C + 8
+    # The input of qkv; q, k, v; the output, which proj reads; logsumexp
+    attention = width * (C + 3 * C + C) + 4 * config.n_head
     ffn = width * (C + 4 * C + 4 * C)  # the input of up, of the Leaky ReLU, of down
     dropout = C if config.dropout else 0  # a mask of one byte a value (attention keeps a seed)
     layer = 2 * norm + attention + ffn + 2 * dropout
-    return tokens * (config.n_layer * layer + norm + dropout + 8)  # after the layers the last norm; 8: an id
+    # After the layers the last norm; 8: an id
+    return tokens * (config.n_layer * layer + norm + dropout + 8)
 
 
 def memory(plan: Plan, micro_batch: int) -> dict[str, int]:
     """Bytes on one device at the height of a step, by what they are for. DDP adds none: its buckets are the gradients themselves."""
     config, half = plan.model, plan.training.precision in DTYPES
-    n, tokens, width = sum(parameters(config).values()), micro_batch * config.block_size, 2 if half else 4
+    n, tokens, width = (
+        sum(parameters(config).values()),
+        micro_batch * config.block_size,
+        2 if half else 4,
+    )
     V, C = config.vocab_size, config.n_embd
-    logits = min(LOGITS["cuda"], tokens * V) * (2 * width + 4)  # of one chunk, their softmax in float32 and its gradient
+    # Of one chunk, their softmax in float32 and its gradient
+    logits = min(LOGITS["cuda"], tokens * V) * (2 * width + 4)
     return {
         "weights": 4 * n,
         "gradients": 4 * n,
         "AdamW's moments": 8 * n,
-        f"{plan.training.precision} copies": 2 * matmul_weights(config) if half else 0,  # that autocast makes
+        # That autocast makes
+        f"{plan.training.precision} copies": 2 * matmul_weights(config) if half else 0,
         "activations": activation_bytes(config, tokens, width),
-        "head": logits + 4 * V * C + 8 * tokens * C,  # the gradient of its matrix over the chunks; the last state and its gradient
+        # The gradient of its matrix over the chunks; the last state and its gradient
+        "head": logits + 4 * V * C + 8 * tokens * C,
     }
 
 
 def fitting(plan: Plan, card: Card) -> int | None:
     """The micro-batch of the parameters if the card holds it, else the largest power of two that it holds, else None."""
-    powers = [2**k for k in reversed(range(plan.micro_batch.bit_length())) if plan.sequences % 2**k == 0]
+    powers = [
+        2**k for k in reversed(range(plan.micro_batch.bit_length())) if plan.sequences % 2**k == 0
+    ]
     candidates = [plan.micro_batch, *(power for power in powers if power < plan.micro_batch)]
-    return next((size for size in candidates if sum(memory(plan, size).values()) <= USABLE * card.memory * 1e9), None)
+    return next(
+        (
+            size
+            for size in candidates
+            if sum(memory(plan, size).values()) <= USABLE * card.memory * 1e9
+        ),
+        None,
+    )
 
 
 def hours(plan: Plan, card: Card) -> float:
@@ -171,7 +195,9 @@ def _tuning(plan: Plan) -> list[str]:
     """What the stage `tuned` adds. How much there is to read only `conversations` can tell."""
     epochs, rows = plan.tuning.epochs, plan.conversations
     if rows is None:
-        return [f"tuning      {epochs:g} x what the stage conversations finds, which has not run yet"]
+        return [
+            f"tuning      {epochs:g} x what the stage conversations finds, which has not run yet"
+        ]
     tokens = epochs * rows * plan.model.block_size
     share = f"{tokens / plan.tokens:.1%} of the run on top"
     return [f"tuning      {epochs:g} x {rows:,} rows = {_count(tokens)} tokens: {share}"]
@@ -185,12 +211,17 @@ def table(plan: Plan, shown: Sequence[Card]) -> list[str]:
         "GPU       memory  micro-batch  peak TFLOP/s     hours  US$/GPU-hour        US$",
         *(_row(plan, card) for card in shown),
         "micro-batch: runtime.micro_batch, or the largest power of two that fits, or none.",
-        *([f"Prices: {PRICED}."] if set(shown) <= set(CARDS) else []),  # else they are the user's own
+        # Else they are the user's own
+        *([f"Prices: {PRICED}."] if set(shown) <= set(CARDS) else []),
     ]
 
 
 def _row(plan: Plan, card: Card) -> str:
-    start, size, precision = f"{card.name:<9}{card.memory:>4} GB", fitting(plan, card), plan.training.precision
+    start, size, precision = (
+        f"{card.name:<9}{card.memory:>4} GB",
+        fitting(plan, card),
+        plan.training.precision,
+    )
     if size is None:
         return f"{start}{'-':>13}  too small: micro-batch 1 needs {_bytes(sum(memory(plan, 1).values()))}"
     if precision == "fp32":

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files
+from antimatter.errors import UserError
 from antimatter.pipeline import recorded
 from antimatter.repository import history
 
 CHECKPOINTS, PROVENANCE = "models/checkpoints", "metrics/provenance.json"
 SOURCES_SHOWN = 12
-BASE = ("A base language model: it continues text, and was not trained to follow instructions or to be truthful.",)
+BASE = (
+    "A base language model: it continues text, and was not trained to follow instructions or to be truthful.",
+)
 TUNED = (
     "A small language model that was tuned to take its turn in a conversation. It says who it is,",
     "makes small talk, tells from the name of a function what it may do, and copies an answer from",
@@ -40,11 +43,19 @@ class Facts:
         self.root = root
         self.stages = recorded.stages(root)
         self.hashes = recorded.hashes(self.stages)
-        self.commit = history.commit_of(self.hashes[CHECKPOINTS], root) if CHECKPOINTS in self.hashes else None
+        self.commit = (
+            history.commit_of(self.hashes[CHECKPOINTS], root)
+            if CHECKPOINTS in self.hashes
+            else None
+        )
 
     def params(self, section: str) -> dict[str, Any]:
         """A section of params.yaml as it was in the run."""
-        return next(values[section] for stage in self.stages.values() if section in (values := stage.get("params", {}).get("params.yaml", {})))
+        return next(
+            values[section]
+            for stage in self.stages.values()
+            if section in (values := stage.get("params", {}).get("params.yaml", {}))
+        )
 
     def json(self, name: str) -> dict[str, Any]:
         return dict(files.read_json(self._checked(name)))
@@ -58,7 +69,9 @@ class Facts:
         if not path.is_file():
             raise FileNotFoundError(f"{name} is missing: run `dvc repro`, or `git checkout {name}`")
         if recorded.md5(path) != self.hashes.get(name):
-            raise ValueError(f"{name} is not the file that dvc.lock records: run `dvc repro`, or `git checkout {name} dvc.lock`")
+            raise UserError(
+                f"{name} is not the file that dvc.lock records: run `dvc repro`, or `git checkout {name} dvc.lock`"
+            )
         return path
 
 
@@ -69,7 +82,12 @@ def card(facts: Facts) -> str:
     conversation = (_tuning, _conversation) if is_tuned else ()
     sections = (_model, _data, _training, _evaluation, *conversation, _files, _provenance)
     lines = [
-        *("---", f"license: {gguf['license']}", f"language: {facts.params('cleaned')['language']['code']}", "pipeline_tag: text-generation"),
+        *(
+            "---",
+            f"license: {gguf['license']}",
+            f"language: {facts.params('cleaned')['language']['code']}",
+            "pipeline_tag: text-generation",
+        ),
         *("tags: [antimatter, gguf]", "---", ""),
         f"# {gguf['name']}",
         "",
@@ -83,31 +101,63 @@ def card(facts: Facts) -> str:
 
 def _model(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
     shape, known = made["params"]["model"], facts.json("metrics/checkpoints.json")
-    head = "the head shares its matrix with the token embedding" if shape["tied_embeddings"] else "the head has a matrix of its own"
+    head = (
+        "the head shares its matrix with the token embedding"
+        if shape["tied_embeddings"]
+        else "the head has a matrix of its own"
+    )
     yield from ("## Model", "")
     yield from _table(
         ("", ""),
         [
-            ("architecture", f"GPT, pre-LayerNorm, learned positions, Leaky ReLU with slope {shape['negative_slope']:g}; {head}"),
+            (
+                "architecture",
+                f"GPT, pre-LayerNorm, learned positions, Leaky ReLU with slope {shape['negative_slope']:g}; {head}",
+            ),
             ("parameters", f"{known['parameters']:,}"),
-            ("layers, heads, channels", f"{shape['n_layer']}, {shape['n_head']}, {shape['n_embd']}"),
+            (
+                "layers, heads, channels",
+                f"{shape['n_layer']}, {shape['n_head']}, {shape['n_embd']}",
+            ),
             ("context", f"{shape['block_size']:,} tokens"),
-            ("vocabulary", f"{facts.json('metrics/tokenizer.json')['vocab_size']:,} tokens, byte-level BPE"),
+            (
+                "vocabulary",
+                f"{facts.json('metrics/tokenizer.json')['vocab_size']:,} tokens, byte-level BPE",
+            ),
         ],
     )
 
 
 def _data(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
-    raw, cleaned, shards = (facts.json(f"metrics/{name}.json") for name in ("raw", "cleaned", "shards"))
+    raw, cleaned, shards = (
+        facts.json(f"metrics/{name}.json") for name in ("raw", "cleaned", "shards")
+    )
     train, validation = shards["train"], shards["validation"]
     sources = sorted(facts.csv("plots/sources.csv"), key=lambda row: -int(row["bytes"]))
     shown, rest = sources[:SOURCES_SHOWN], sources[SOURCES_SHOWN:]
     rows = [(row["source"], int(row["documents"]), int(row["bytes"])) for row in shown]
     if rest:
-        rows.append((f"{len(rest)} more", sum(int(row["documents"]) for row in rest), sum(int(row["bytes"]) for row in rest)))
-    yield from ("## Data", "", f"{_origin(facts)} {raw['documents']:,} documents, {_megabytes(raw['bytes'])}:", "")
-    yield from _table(("source", "documents", "text"), [(source, f"{documents:,}", _megabytes(size)) for source, documents, size in rows])
-    yield from ("", f"After cleaning and the removal of duplicates: {cleaned['documents_out']:,} documents, {_megabytes(cleaned['bytes_out'])}.")
+        rows.append(
+            (
+                f"{len(rest)} more",
+                sum(int(row["documents"]) for row in rest),
+                sum(int(row["bytes"]) for row in rest),
+            )
+        )
+    yield from (
+        "## Data",
+        "",
+        f"{_origin(facts)} {raw['documents']:,} documents, {_megabytes(raw['bytes'])}:",
+        "",
+    )
+    yield from _table(
+        ("source", "documents", "text"),
+        [(source, f"{documents:,}", _megabytes(size)) for source, documents, size in rows],
+    )
+    yield from (
+        "",
+        f"After cleaning and the removal of duplicates: {cleaned['documents_out']:,} documents, {_megabytes(cleaned['bytes_out'])}.",
+    )
     yield f"Split by a hash of the document: {train['tokens']:,} tokens to train on, and {validation['tokens']:,} for validation,"
     yield f"from {validation['documents']:,} documents that nothing in train resembles."
 
@@ -122,13 +172,28 @@ def _origin(facts: Facts) -> str:
 
 
 def _training(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
-    known, train, how = facts.json("metrics/checkpoints.json"), facts.json("metrics/shards.json")["train"], made["params"]
-    run, adamw, schedule, power = how["checkpoints"], how["optimizer"], how["schedule"], how["loss"]["rare_token_power"]
-    tokens, times, ratio = known["tokens"], known["tokens"] / train["tokens"], known["tokens"] / known["parameters"]
+    known, train, how = (
+        facts.json("metrics/checkpoints.json"),
+        facts.json("metrics/shards.json")["train"],
+        made["params"],
+    )
+    run, adamw, schedule, power = (
+        how["checkpoints"],
+        how["optimizer"],
+        how["schedule"],
+        how["loss"]["rare_token_power"],
+    )
+    tokens, times, ratio = (
+        known["tokens"],
+        known["tokens"] / train["tokens"],
+        known["tokens"] / known["parameters"],
+    )
     rows = {
         "tokens": f"{tokens:,}: each of train {times:.2f} times, {ratio:.1f} a parameter",
         "steps": f"{known['steps']:,} of {run['batch_size']:,} sequences",
-        "optimizer": "AdamW, betas {beta1:g} and {beta2:g}, weight decay {weight_decay:g}, gradient norm at most {grad_clip:g}".format(**adamw),
+        "optimizer": "AdamW, betas {beta1:g} and {beta2:g}, weight decay {weight_decay:g}, gradient norm at most {grad_clip:g}".format(
+            **adamw
+        ),
         "learning rate": f"{adamw['learning_rate']:g} after {schedule['warmup_steps']:,} steps, then "
         f"{schedule['decay']} to {schedule['final_fraction']:g} of it; the token embedding's is "
         f"{adamw['embedding_rate']:g} times that",
@@ -141,13 +206,29 @@ def _training(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _evaluation(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
-    sliding, said = facts.json("metrics/perplexity.json")["sliding"], facts.json("metrics/coherence.json")
+    sliding, said = (
+        facts.json("metrics/perplexity.json")["sliding"],
+        facts.json("metrics/coherence.json"),
+    )
     items = facts.json("metrics/cloze.json")["all"]
-    scores = {**facts.json("metrics/evaluation.json"), f"validation, in windows that slide by {sliding['stride']} tokens": sliding}
-    numbers = [(name, f"{score['loss']:.4f}", f"{score['perplexity']:.2f}", f"{score['bits_per_byte']:.4f}") for name, score in scores.items()]
+    scores = {
+        **facts.json("metrics/evaluation.json"),
+        f"validation, in windows that slide by {sliding['stride']} tokens": sliding,
+    }
+    numbers = [
+        (
+            name,
+            f"{score['loss']:.4f}",
+            f"{score['perplexity']:.2f}",
+            f"{score['bits_per_byte']:.4f}",
+        )
+        for name, score in scores.items()
+    ]
     yield from ("## Evaluation", "", "On the whole validation split, in float32:", "")
     yield from _table(("", "loss, nats per token", "perplexity", "bits per byte"), numbers)
-    shares = ", ".join(f"{said[verdict]:.0%} {verdict}" for verdict in ("fluent", "looping", "broken", "short"))
+    shares = ", ".join(
+        f"{said[verdict]:.0%} {verdict}" for verdict in ("fluent", "looping", "broken", "short")
+    )
     yield from ("", f"Samples of fixed prompts ([all of them](../metrics/samples.md)): {shares}.")
     chance = f"{items['accuracy']:.1%} where chance is {items['chance']:.1%} (p = {items['p_value']:.2g})"
     yield f"Sentences with a right and a wrong end: {items['correct']} of {items['items']} right, {chance}."
@@ -158,10 +239,20 @@ def _tuning(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
     found = facts.json("metrics/conversations.json")
     train = found["train"]
     listed = list(found["sources"].items())
-    rows = [(name, f"{one['conversations']:,}", f"{one['tokens']:,}", f"{one['held_out']:,}") for name, one in listed[:SOURCES_SHOWN]]
-    yield from ("## Tuning", "", "Conversations by source, and their tokens in an epoch without the shared system text:", "")
+    rows = [
+        (name, f"{one['conversations']:,}", f"{one['tokens']:,}", f"{one['held_out']:,}")
+        for name, one in listed[:SOURCES_SHOWN]
+    ]
+    yield from (
+        "## Tuning",
+        "",
+        "Conversations by source, and their tokens in an epoch without the shared system text:",
+        "",
+    )
     yield from _table(("source", "conversations", "tokens", "held out"), rows)
-    more = f" and {len(listed) - SOURCES_SHOWN} smaller sources" if len(listed) > SOURCES_SHOWN else ""
+    more = (
+        f" and {len(listed) - SOURCES_SHOWN} smaller sources" if len(listed) > SOURCES_SHOWN else ""
+    )
     yield from (
         "",
         f"With the above{more} {train['tokens']:,} tokens, of which {train['answer_tokens']:,} are",
@@ -197,29 +288,54 @@ def _files(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
     gguf, name = facts.json("metrics/gguf.json"), facts.params("gguf")["name"]
     yield from ("## Files for llama.cpp", "")
     rows = [
-        (f"{name}-{kind}.gguf", _megabytes(found["bytes"]), f"{found['kl']:g}", f"{found['top1_agreement']:.2%}", f"{found['perplexity']:.2f}")
+        (
+            f"{name}-{kind}.gguf",
+            _megabytes(found["bytes"]),
+            f"{found['kl']:g}",
+            f"{found['top1_agreement']:.2%}",
+            f"{found['perplexity']:.2f}",
+        )
         for kind in facts.params("gguf")["types"]
         if (found := gguf[kind])
     ]
-    yield from _table(("file", "size", "KL from torch, nats per token", "same first choice", "perplexity"), rows)
+    yield from _table(
+        ("file", "size", "KL from torch, nats per token", "same first choice", "perplexity"), rows
+    )
     some = gguf[facts.params("gguf")["types"][0]]
-    yield from ("", f"Measured in llama.cpp on windows of the validation split, where torch has perplexity {some['torch_perplexity']:.2f}.")
+    yield from (
+        "",
+        f"Measured in llama.cpp on windows of the validation split, where torch has perplexity {some['torch_perplexity']:.2f}.",
+    )
 
 
 def _provenance(facts: Facts, made: Mapping[str, Any]) -> Iterator[str]:
     machine, versions = made["machine"], made["libraries"]
-    commit = f"`{facts.commit}`, the first whose dvc.lock records these weights" if facts.commit else "none yet records these weights in its dvc.lock"
+    commit = (
+        f"`{facts.commit}`, the first whose dvc.lock records these weights"
+        if facts.commit
+        else "none yet records these weights in its dvc.lock"
+    )
     rows = {
         "commit": commit,
         "code of the training": f"sha256 `{made['code']}`",
-        **{f"until step {note['until_step']:,}": f"under other code, sha256 `{note['code']}`" for note in made.get("adopted", ())},
+        **{
+            f"until step {note['until_step']:,}": f"under other code, sha256 `{note['code']}`"
+            for note in made.get("adopted", ())
+        },
         "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "machine": f"{machine['kind']}; processes: {machine['devices']}, micro-batch: {machine['micro_batch']}",
         **{f"{name}, sha256": f"`{value}`" for name, value in made["data"].items()},
-        **{f"{name}, md5 in dvc.lock": f"`{value}`" for name, value in facts.hashes.items() if name.startswith(("data/", "models/"))},
+        **{
+            f"{name}, md5 in dvc.lock": f"`{value}`"
+            for name, value in facts.hashes.items()
+            if name.startswith(("data/", "models/"))
+        },
     }
     yield from ("## Provenance", "", *_table(("", ""), rows.items()))
-    yield from ("", "Check out the commit and run `antimatter verify`: it says whether your machine makes the same bytes.")
+    yield from (
+        "",
+        "Check out the commit and run `antimatter verify`: it says whether your machine makes the same bytes.",
+    )
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

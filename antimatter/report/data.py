@@ -36,25 +36,49 @@ def where_the_bytes_went(axes: Axes, runs: Runs) -> None:
     """Bars from the most bytes to the least, those of several runs side by side. They grow with the square root: small ones stay visible."""
     found, colours = [], []
     for run, colour in coloured(runs, "drops", "megabytes"):
-        found.append(dict(zip(run["drops"]["reason"], next(numbers(run["drops"], "megabytes")), strict=True)))
+        found.append(
+            dict(zip(run["drops"]["reason"], next(numbers(run["drops"], "megabytes")), strict=True))
+        )
         colours.append(colour)
-    most = {reason: max(megabytes.get(reason, 0.0) for megabytes in found) for reason in dict.fromkeys(r for megabytes in found for r in megabytes)}
+    most = {
+        reason: max(megabytes.get(reason, 0.0) for megabytes in found)
+        for reason in dict.fromkeys(r for megabytes in found for r in megabytes)
+    }
     shown = sorted(most, key=most.__getitem__)[-REASONS:]
     height = 0.8 / len(found)
     for i, (megabytes, colour) in enumerate(zip(found, colours, strict=True)):
         values = [megabytes.get(reason, 0.0) for reason in shown]
         places = np.arange(len(shown)) + height * ((len(found) - 1) / 2 - i)  # the first run on top
-        bars = axes.barh(places, values, height, color=colour if len(runs) > 1 else [_colour(reason) for reason in shown])
-        axes.bar_label(bars, [f" {value:,.2f}" for value in values], fontsize=8 if len(runs) == 1 else 5)
+        bars = axes.barh(
+            places,
+            values,
+            height,
+            color=colour if len(runs) > 1 else [_colour(reason) for reason in shown],
+        )
+        axes.bar_label(
+            bars, [f" {value:,.2f}" for value in values], fontsize=8 if len(runs) == 1 else 5
+        )
     axes.set_yticks(range(len(shown)), [reason.replace("_", " ") for reason in shown])
     axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-    axes.set(title="Where the bytes went", xlabel="megabytes (a bar grows with the square root)", xticks=[], xlim=(0, 1.3 * max(most.values())))
+    axes.set(
+        title="Where the bytes went",
+        xlabel="megabytes (a bar grows with the square root)",
+        xticks=[],
+        xlim=(0, 1.3 * max(most.values())),
+    )
 
 
 def document_lengths(axes: Axes, runs: Runs) -> None:
     for run, colour in coloured(runs, "lengths", "raw"):
         sizes, raw, cleaned = numbers(run["lengths"], "bytes", "raw", "cleaned")
-        axes.step(sizes, raw, ":" if len(runs) > 1 else "-", where="post", color=colour if len(runs) > 1 else BEFORE, label="raw")
+        axes.step(
+            sizes,
+            raw,
+            ":" if len(runs) > 1 else "-",
+            where="post",
+            color=colour if len(runs) > 1 else BEFORE,
+            label="raw",
+        )
         axes.step(sizes, cleaned, where="post", color=colour, label="cleaned")
     plotting.log(axes, "x")
     axes.set(title="Length of the documents", xlabel="bytes of text", ylabel="documents")

@@ -18,8 +18,10 @@ Runs = dict[str, Run]  # by revision
 
 PARTS = 40  # of a noisy curve, each drawn as its mean
 
-BEFORE, AFTER, KEPT = "#9ecae1", "#d94801", "#31a354"  # of one run: train or raw; validation or cleaned; what is left
-REVISIONS = ("#945dd6", "#13adc7", "#f46837", "#48bb78", "#4299e1", "#ed8936", "#f56565")  # of several: those of DVC's charts, in their order
+# Of one run: train or raw; validation or cleaned; what is left
+BEFORE, AFTER, KEPT = "#9ecae1", "#d94801", "#31a354"
+# Of several: those of DVC's charts, in their order
+REVISIONS = ("#945dd6", "#13adc7", "#f46837", "#48bb78", "#4299e1", "#ed8936", "#f56565")
 
 
 def table(text: str) -> Table:
@@ -50,8 +52,13 @@ def colours(revisions: Iterable[str]) -> list[tuple[str, str]]:
 
 def legend(figure: Figure, revisions: Iterable[str]) -> None:
     """Which colour is which revision, above all charts."""
-    lines = [Line2D([], [], color=colour, linewidth=3, label=revision) for revision, colour in colours(revisions)]
-    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 4), frameon=False)
+    lines = [
+        Line2D([], [], color=colour, linewidth=3, label=revision)
+        for revision, colour in colours(revisions)
+    ]
+    figure.legend(
+        handles=lines, loc="outside upper center", ncols=min(len(lines), 4), frameon=False
+    )
 
 
 def means(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +66,9 @@ def means(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     part = np.minimum(PARTS - 1, PARTS * np.sqrt(steps / steps.max())).astype(int)
     counts = np.bincount(part)
     there = counts > 0
-    return np.bincount(part, steps)[there] / counts[there], np.bincount(part, values)[there] / counts[there]
+    return np.bincount(part, steps)[there] / counts[there], np.bincount(part, values)[
+        there
+    ] / counts[there]
 
 
 def log(axes: Axes, *names: str) -> None:
@@ -78,4 +87,5 @@ def save(figure: Figure, path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
     with files.replacing(path) as partial:
-        figure.savefig(partial, format="png", metadata={"Software": None})  # the version of matplotlib would be in the bytes
+        # The version of matplotlib would be in the bytes
+        figure.savefig(partial, format="png", metadata={"Software": None})

@@ -25,7 +25,9 @@ def draw(sizes: Path, picture: Path) -> None:
 
 def perplexity(axes: Axes, runs: Runs) -> None:
     """What the largest file has is nought, so that revisions can be compared."""
-    _plot(axes, runs, "perplexity", lambda sizes, values: 100 * (values / values[sizes.argmax()] - 1))
+    _plot(
+        axes, runs, "perplexity", lambda sizes, values: 100 * (values / values[sizes.argmax()] - 1)
+    )
     axes.set(title="Perplexity of the GGUF files", ylabel="above that of the largest, %")
 
 
@@ -35,16 +37,27 @@ def divergence(axes: Axes, runs: Runs) -> None:
     axes.set(title="Distance of the GGUF files from torch", ylabel="KL, nats per token")
 
 
-def _plot(axes: Axes, runs: Runs, column: str, shown: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+def _plot(
+    axes: Axes, runs: Runs, column: str, shown: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> None:
     tops: dict[str, tuple[float, float]] = {}  # of each type, where its name stands
     for run, colour in coloured(runs, "gguf", column):
         sizes, values = numbers(run["gguf"], "megabytes", column)
         values = shown(sizes, values)
         axes.plot(sizes, values, "o-", color=colour)
         for name, size, value in zip(run["gguf"]["type"], sizes, values, strict=True):
-            tops[name] = max(tops.get(name, (size, value)), (size, value), key=lambda place: place[1])
+            tops[name] = max(
+                tops.get(name, (size, value)), (size, value), key=lambda place: place[1]
+            )
     for name, place in tops.items():
-        axes.annotate(name, place, xytext=(5, 5), textcoords="offset points", rotation=35, rotation_mode="anchor")
+        axes.annotate(
+            name,
+            place,
+            xytext=(5, 5),
+            textcoords="offset points",
+            rotation=35,
+            rotation_mode="anchor",
+        )
     plotting.log(axes, "x")
     axes.set(xlabel="megabytes")
     axes.margins(0.2)

@@ -7,12 +7,14 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from antimatter.errors import UserError
 from antimatter.report import data, plotting, quantization, training
 from antimatter.report.plotting import Run, Runs
 
 WORKSPACE = "workspace"  # the files as they are now, with or without Git
 COLUMNS = 3
-PANELS: list[tuple[Callable[[Axes, Runs], None], str, str, int]] = [  # what draws it, the table and the column without which it is nothing, its width
+# What draws it, the table and the column without which it is nothing, its width
+PANELS: list[tuple[Callable[[Axes, Runs], None], str, str, int]] = [
     (training.loss, "training", "loss", 2),
     (training.perplexity, "bins", "perplexity", 1),
     (training.learning_rate, "training", "learning_rate", 1),
@@ -56,10 +58,15 @@ def draw(revisions: Sequence[str], picture: Path) -> None:
 def read(revision: str) -> Run:
     """The tables of a revision, those that it has."""
     commit = None if revision == WORKSPACE else _commit(revision)
-    texts = {name: _workspace(name) if commit is None else _git("show", f"{commit}:./plots/{name}.csv") for name in NAMES}
+    texts = {
+        name: _workspace(name) if commit is None else _git("show", f"{commit}:./plots/{name}.csv")
+        for name in NAMES
+    }
     run = {name: plotting.table(text) for name, text in texts.items() if text}
     if not any(any(table.values()) for table in run.values()):
-        raise ValueError(f"{revision} has no plots/*.csv with numbers: `dvc repro` makes them, and `git commit` keeps them")
+        raise UserError(
+            f"{revision} has no plots/*.csv with numbers: `dvc repro` makes them, and `git commit` keeps them"
+        )
     return run
 
 
@@ -71,12 +78,22 @@ def _workspace(name: str) -> str:
 def _commit(revision: str) -> str:
     """Of what Git knows, or else of the newest experiment of that name, which DVC keeps at refs/exps/<2 digits of its base>/<the others>/<name>."""
     name = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    name = name or _git("for-each-ref", "--sort=-committerdate", "--count=1", "--format=%(objectname)", f"refs/exps/*/*/{revision}")
+    name = name or _git(
+        "for-each-ref",
+        "--sort=-committerdate",
+        "--count=1",
+        "--format=%(objectname)",
+        f"refs/exps/*/*/{revision}",
+    )
     if not name:
-        raise ValueError(f"{revision!r} is no commit and no experiment: see `git log` and `dvc exp list --all`; {WORKSPACE!r} is the files here")
+        raise UserError(
+            f"{revision!r} is no commit and no experiment: see `git log` and `dvc exp list --all`; {WORKSPACE!r} is the files here"
+        )
     return name.strip()
 
 
 def _git(*arguments: str) -> str:
     """What it says; nothing if it fails."""
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False).stdout
+    return subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False
+    ).stdout

@@ -6,13 +6,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from antimatter.errors import UserError
 from antimatter.report import plotting
 from antimatter.report.plotting import BEFORE, Runs, coloured, means, numbers
 
 FEW = 100  # tokens of validation: a perplexity over fewer is hollow
 
 
-def draw(training: Path, validation: Path, backtracks: Path, bins: Path, losses: Path, steps: Path) -> None:
+def draw(
+    training: Path, validation: Path, backtracks: Path, bins: Path, losses: Path, steps: Path
+) -> None:
     """Two PNGs: loss, and perplexity by frequency; learning rate, and gradient norm. The same numbers give the same bytes.
 
     Raises:
@@ -21,7 +24,7 @@ def draw(training: Path, validation: Path, backtracks: Path, bins: Path, losses:
     runs = {"": plotting.read(training, validation, backtracks, bins)}
     for path in (training, validation, bins):
         if not any(runs[""][path.stem].values()):
-            raise ValueError(f"{path} holds no row: run `dvc repro checkpoints` to make it anew")
+            raise UserError(f"{path} holds no row: run `dvc repro checkpoints` to make it anew")
     figure = Figure(figsize=(11, 4.5), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     loss(left, runs)
@@ -45,8 +48,20 @@ def loss(axes: Axes, runs: Runs) -> None:
             _faint_with_mean(axes, steps, losses, colour)
     for run, colour in coloured(runs, "validation", "loss"):
         steps, losses = numbers(run["validation"], "step", "loss")
-        axes.plot(steps, losses, "o-" if alone else "o--", color=colour, linewidth=2, markersize=3, label=f"validation, {losses[-1]:.3f} at the end")
-    axes.set(xlabel="step", ylabel="loss, nats per token", title="" if alone else "Train loss, and validation (dashed)")
+        axes.plot(
+            steps,
+            losses,
+            "o-" if alone else "o--",
+            color=colour,
+            linewidth=2,
+            markersize=3,
+            label=f"validation, {losses[-1]:.3f} at the end",
+        )
+    axes.set(
+        xlabel="step",
+        ylabel="loss, nats per token",
+        title="" if alone else "Train loss, and validation (dashed)",
+    )
     plotting.log(axes, "y")
     _mark_backtracks(axes, runs)
     axes.legend(frameon=False)
@@ -70,7 +85,9 @@ def gradient_norm(axes: Axes, runs: Runs) -> None:
 
 def throughput(axes: Axes, runs: Runs) -> None:
     for run, colour in coloured(runs, "throughput", "tokens_per_second"):
-        axes.plot(*numbers(run["throughput"], "step", "tokens_per_second"), color=colour, linewidth=1)
+        axes.plot(
+            *numbers(run["throughput"], "step", "tokens_per_second"), color=colour, linewidth=1
+        )
     axes.set(title="Tokens per second in training", xlabel="step", ylim=(0, None))
     axes.yaxis.set_major_formatter("{x:,.0f}")
 
@@ -82,7 +99,10 @@ def perplexity(axes: Axes, runs: Runs) -> None:
         axes.plot(occurrences, perplexities, color=colour, linewidth=2)
         faces = [colour if enough else "white" for enough in tokens >= FEW]
         axes.scatter(occurrences, perplexities, s=20, facecolors=faces, edgecolors=colour, zorder=3)
-    axes.set(xlabel=f"occurrences of the token in train, at most\n(hollow: seen under {FEW} times in validation)", ylabel="perplexity on validation")
+    axes.set(
+        xlabel=f"occurrences of the token in train, at most\n(hollow: seen under {FEW} times in validation)",
+        ylabel="perplexity on validation",
+    )
     plotting.log(axes, "x", "y")
 
 
@@ -95,4 +115,10 @@ def _mark_backtracks(axes: Axes, runs: Runs) -> None:
     """A dotted line where the loss spiked and training went back."""
     for run, colour in coloured(runs, "backtracks", "step"):
         for i, step in enumerate(next(numbers(run["backtracks"], "step"))):
-            axes.axvline(step, color=colour, linestyle=":", linewidth=1, label="_" if i else "loss spike: went back")
+            axes.axvline(
+                step,
+                color=colour,
+                linestyle=":",
+                linewidth=1,
+                label="_" if i else "loss spike: went back",
+            )

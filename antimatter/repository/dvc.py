@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from antimatter.errors import UserError
+
 COMMAND = (sys.executable, "-m", "dvc")
 
 
@@ -27,7 +29,7 @@ def stale(target: str, root: Path = Path(".")) -> list[str]:
         text=True,
     )
     if done.returncode:
-        raise ValueError(f"`dvc status` fails: {last_words(done.stdout + done.stderr)}")
+        raise UserError(f"`dvc status` fails: {last_words(done.stdout + done.stderr)}")
     return [stage for stage in json.loads(done.stdout or "{}") if stage != "checked"]
 
 

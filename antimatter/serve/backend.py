@@ -34,7 +34,8 @@ _TIMEOUT = 600.0  # seconds between two pieces of an answer: a cold 300M model m
 class Finish:
     """How an answer ended. Counts and speed are the engine's own, where it gives them."""
 
-    reason: Literal["stop", "length"]  # the model or a stop text ended it; or it reached its number of tokens
+    # The model or a stop text ended it; or it reached its number of tokens
+    reason: Literal["stop", "length"]
     prompt_tokens: int  # [BOS] included
     completion_tokens: int
     tokens_per_second: float  # of the completion
@@ -51,7 +52,9 @@ class Engine(Protocol):
         """Tokens of a prompt, [BOS] included."""
         ...
 
-    def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
+    def stream(
+        self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None
+    ) -> Generator[str, None, Finish]:
         """The continuation of `prompt`, piece by piece, at most `n_predict` tokens; then, as the generator's value, how it ended.
 
         Closing the generator ends the generation. Without a seed, the engine picks one.
@@ -83,7 +86,11 @@ class EmbeddedEngine:
         header = read_header(path)
         self.chat = header.chat
         self.n_ctx = min(num_ctx, header.context_length)
-        self._longest = max(20_000, self.n_ctx * max(map(len, header.keys.get("tokenizer.ggml.tokens", ())), default=128))  # bytes that could fit
+        # Bytes that could fit
+        self._longest = max(
+            20_000,
+            self.n_ctx * max(map(len, header.keys.get("tokenizer.ggml.tokens", ())), default=128),
+        )
         self.name, self.model = "llama.cpp", path.stem
         self.description = f"embedded llama.cpp, {path}"
         self._runtime = _Restarting(lambda: Llama(path, self.n_ctx, parallel=parallel))
@@ -105,9 +112,13 @@ class EmbeddedEngine:
         """Exact for whatever could fit. More is counted in pieces: each thread of llama.cpp keeps the memory of a text, 60 MB for one of 1 MB."""
         llama = self._llama
         pieces = range(0, max(len(text), 1), self._longest)
-        return sum(len(llama.tokenize(text[i : i + self._longest], special=True)) for i in pieces) + 1
+        return (
+            sum(len(llama.tokenize(text[i : i + self._longest], special=True)) for i in pieces) + 1
+        )
 
-    def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
+    def stream(
+        self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None
+    ) -> Generator[str, None, Finish]:
         stops = StopTexts(config.stop)
         body = {"prompt": prompt, "n_predict": n_predict, **_sampling(config, seed)}
         # Each event has the speed so far, which is the answer's if a stop text ends it there
@@ -151,7 +162,10 @@ class _Restarting:
             try:
                 self._llama, self._failure = self._start(), ""
             except (OSError, ValueError) as error:
-                self._failure, self._failed_at = f"llama.cpp died and does not start again: {error}", time.monotonic()
+                self._failure, self._failed_at = (
+                    f"llama.cpp died and does not start again: {error}",
+                    time.monotonic(),
+                )
         if self._failure:
             raise ConnectionError(self._failure)
 
@@ -179,9 +193,16 @@ class OllamaEngine:
         self.digest = models[self._model]  # the sha256 of its manifest; empty if Ollama is silent
         self.name, self.model = "Ollama", config.name
         self.description = f"Ollama at {url}, model {self._model}"
-        info: dict[str, Any] = self._client.post("/api/show", {"model": self._model, "verbose": True}, _TIMEOUT).get("model_info") or {}
+        info: dict[str, Any] = (
+            self._client.post("/api/show", {"model": self._model, "verbose": True}, _TIMEOUT).get(
+                "model_info"
+            )
+            or {}
+        )
         architecture = info.get("general.architecture", "")
-        self.n_ctx = min(config.num_ctx, int(info.get(f"{architecture}.context_length", config.num_ctx)))
+        self.n_ctx = min(
+            config.num_ctx, int(info.get(f"{architecture}.context_length", config.num_ctx))
+        )
         self.chat = chat_facts(info)
         self._counter = functools.cache(lambda: _counter(info))
 
@@ -206,11 +227,21 @@ class OllamaEngine:
     def count(self, text: str) -> int:
         return self._counter()(text) + 1
 
-    def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
+    def stream(
+        self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None
+    ) -> Generator[str, None, Finish]:
         options = {"num_ctx": self.n_ctx, "num_predict": n_predict, **_sampling(config, seed)}
         # Without a list of its own a request has the stop texts of the Modelfile
         options["stop"] = []
-        body = {"model": self._model, "prompt": prompt, "raw": True, "stream": True, "shift": False, "truncate": False, "options": options}
+        body = {
+            "model": self._model,
+            "prompt": prompt,
+            "raw": True,
+            "stream": True,
+            "shift": False,
+            "truncate": False,
+            "options": options,
+        }
         stops, pieces, began = StopTexts(config.stop), list[str](), 0.0
         for line in self._client.lines("/api/generate", body, _TIMEOUT):
             began = began or time.monotonic()
@@ -219,7 +250,9 @@ class OllamaEngine:
             except ValueError:
                 break
             if "error" in event:
-                raise ConnectionError(f"{self._client.name} stopped: {' '.join(str(event['error']).split())}")
+                raise ConnectionError(
+                    f"{self._client.name} stopped: {' '.join(str(event['error']).split())}"
+                )
             pieces.append(event.get("response", ""))
             done = event.get("done", False)
             if shown := stops.take(pieces[-1], last=done):
@@ -234,8 +267,11 @@ class OllamaEngine:
                 return self._finish(prompt, pieces, time.monotonic() - began)
         if rest := stops.take("", last=True):
             yield rest
-        # Ollama ends a stream like this after 30 equal tokens in a row, and (0.30 and later) where the model writes half a character
-        raise ConnectionError(f"{self._client.name} broke off the answer, as it does at endless repetition and broken characters: ask otherwise")
+        # Ollama ends a stream like this after 30 equal tokens in a row, and (0.30 and later) where
+        # the model writes half a character
+        raise ConnectionError(
+            f"{self._client.name} broke off the answer, as it does at endless repetition and broken characters: ask otherwise"
+        )
 
     def _finish(self, prompt: str, pieces: Sequence[str], seconds: float) -> Finish:
         """Of an answer that a stop text ended. Ollama counts at its own end, not awaited."""
@@ -361,7 +397,8 @@ def ollama_url(host: str) -> str:
     except ValueError:
         port = default
     name = parts.hostname or "127.0.0.1"
-    name = "127.0.0.1" if name == "0.0.0.0" else "::1" if name == "::" else name  # where a server listens is not where one calls it
+    # Where a server listens is not where one calls it
+    name = "127.0.0.1" if name == "0.0.0.0" else "::1" if name == "::" else name
     return f"{scheme}://{f'[{name}]' if ':' in name else name}:{port}{parts.path.rstrip('/')}"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
+from antimatter.errors import UserError
 from antimatter.llama.header import ChatFacts
 
 Render = Callable[[Sequence[Message]], str]
@@ -73,7 +74,7 @@ def fit(
         return [*system, *turns]
     if (n_tokens := tokens(last)) > room:
         reads = f"the model can read {room} and still answer"
-        raise ValueError(f"the text has {n_tokens} tokens, {reads}: shorten it")
+        raise UserError(f"the text has {n_tokens} tokens, {reads}: shorten it")
 
     def fits(start: int) -> bool:
         return tokens(start) <= room

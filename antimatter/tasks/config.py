@@ -6,6 +6,8 @@ Apart from the code that it steers, so that values are checked without importing
 from dataclasses import dataclass
 from typing import Literal
 
+from antimatter.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRuntime:
@@ -19,4 +21,4 @@ class EngineRuntime:
     def __post_init__(self) -> None:
         for name in ("workers", "memory_gb"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")

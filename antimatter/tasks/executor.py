@@ -30,6 +30,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 
 from antimatter import files
+from antimatter.errors import UserError
 from antimatter.tasks.config import EngineRuntime
 from antimatter.tasks.workers import processes
 
@@ -57,7 +58,9 @@ class Step(PipelineStep):
             files.write_text(self.progress / f"{task:05d}", str(done))
 
 
-def run(steps: Sequence[Step], sizes: Sequence[int], folder: Path, runtime: EngineRuntime, label: str) -> Counter[str]:
+def run(
+    steps: Sequence[Step], sizes: Sequence[int], folder: Path, runtime: EngineRuntime, label: str
+) -> Counter[str]:
     """Runs `steps` for task 0, 1, ... and returns the totals of their statistics. Blocks until all tasks are done, whatever the engine.
 
     Args:
@@ -90,15 +93,24 @@ def run(steps: Sequence[Step], sizes: Sequence[int], folder: Path, runtime: Engi
             raise
     if failed := len(sizes) - len(_done(folder / "completions")):
         _raise(errors)
-        raise OSError(f"{label}: {failed} of {len(sizes)} tasks did not end, perhaps for want of memory or time: see {folder}; run again to go on")
+        raise OSError(
+            f"{label}: {failed} of {len(sizes)} tasks did not end, perhaps for want of memory or time: see {folder}; run again to go on"
+        )
     totals = Counter[str]()
     for task in range(len(sizes)):
         for step in json.loads((folder / "stats" / f"{task:05d}.json").read_text()):
-            totals.update({name: int(value["total"] if isinstance(value, dict) else value) for name, value in step["stats"].items()})
+            totals.update(
+                {
+                    name: int(value["total"] if isinstance(value, dict) else value)
+                    for name, value in step["stats"].items()
+                }
+            )
     return totals
 
 
-def _executor(steps: list[Step], tasks: int, folder: Path, runtime: EngineRuntime, label: str) -> PipelineExecutor:
+def _executor(
+    steps: list[Step], tasks: int, folder: Path, runtime: EngineRuntime, label: str
+) -> PipelineExecutor:
     workers = min(runtime.workers, tasks)
     if runtime.executor == "local":
         return _Local(steps, tasks=tasks, workers=workers, logging_dir=str(folder))
@@ -158,22 +170,37 @@ class _Ray(_Task, LocalPipelineExecutor):
             import ray
         except ModuleNotFoundError:
             fix = "`pip install -c requirements.lock -e '.[ray]'`, or set runtime.executor to local"
-            raise ValueError(f"runtime.executor ray needs the package ray: {fix}") from None
+            raise UserError(f"runtime.executor ray needs the package ray: {fix}") from None
         if match := re.fullmatch(r"(.+):(\d+)", self.address):  # Ray itself would try for minutes
             try:
                 socket.create_connection((match[1], int(match[2])), timeout=10).close()
             except OSError as error:
-                raise OSError(f"runtime.address: no Ray cluster answers at {self.address} ({error}): start one with `ray start --head`") from None
-        where: dict[str, Any] = {"address": self.address} if self.address else {"num_cpus": self.workers, "include_dashboard": False}
+                raise OSError(
+                    f"runtime.address: no Ray cluster answers at {self.address} ({error}): start one with `ray start --head`"
+                ) from None
+        where: dict[str, Any] = (
+            {"address": self.address}
+            if self.address
+            else {"num_cpus": self.workers, "include_dashboard": False}
+        )
         try:
             ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise OSError(f"runtime.address: Ray does not start at {self.address!r} ({str(error).splitlines()[0]})") from None
+            raise OSError(
+                f"runtime.address: Ray does not start at {self.address!r} ({str(error).splitlines()[0]})"
+            ) from None
         try:
-            largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]) / 2**30
+            largest = (
+                max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+                / 2**30
+            )
             if largest < self.memory_gb:  # Ray would wait for such a machine for ever
-                raise ValueError(f"runtime.memory_gb is {self.memory_gb}, but the largest machine of the Ray cluster offers {largest:.1f}: lower it")
-            remote = ray.remote(num_cpus=1, memory=self.memory_gb * 2**30, max_retries=RETRIES)(_run_task)
+                raise UserError(
+                    f"runtime.memory_gb is {self.memory_gb}, but the largest machine of the Ray cluster offers {largest:.1f}: lower it"
+                )
+            remote = ray.remote(num_cpus=1, memory=self.memory_gb * 2**30, max_retries=RETRIES)(
+                _run_task
+            )
             executor, waiting = ray.put(self), self.get_incomplete_ranks()
             running: list[Any] = []
             while waiting or running:
@@ -203,25 +230,33 @@ class _Slurm(_Task, SlurmPipelineExecutor):
         try:
             while self.get_incomplete_ranks() and self._queued():
                 time.sleep(POLL_SECONDS)
-            time.sleep(POLL_SECONDS if self.get_incomplete_ranks() else 0)  # a shared file system may show the last marks late
+            # A shared file system may show the last marks late
+            time.sleep(POLL_SECONDS if self.get_incomplete_ranks() else 0)
         except BaseException:
             subprocess.run(["scancel", "--name", self.job_name], check=False)
             raise
 
     def launch_job(self) -> None:
         if which("sbatch") is None:
-            raise OSError("runtime.executor slurm needs sbatch on the PATH: run on a login node of the cluster, or set runtime.executor to local")
+            raise OSError(
+                "runtime.executor slurm needs sbatch on the PATH: run on a login node of the cluster, or set runtime.executor to local"
+            )
         try:
             super().launch_job()
         except subprocess.CalledProcessError as error:
-            raise OSError(f"sbatch refused the job (exit {error.returncode}): see {self.logging_dir.path}/launch_script.slurm and runtime:") from None
+            raise OSError(
+                f"sbatch refused the job (exit {error.returncode}): see {self.logging_dir.path}/launch_script.slurm and runtime:"
+            ) from None
 
     def launch_merge_stats(self) -> None:
         """run() reads the counts itself."""
 
     def _queued(self) -> bool:
-        listed = subprocess.run(["squeue", "--noheader", "--name", self.job_name], capture_output=True, text=True)
-        return listed.returncode != 0 or bool(listed.stdout.strip())  # a controller that does not answer has not lost the job
+        listed = subprocess.run(
+            ["squeue", "--noheader", "--name", self.job_name], capture_output=True, text=True
+        )
+        # A controller that does not answer has not lost the job
+        return listed.returncode != 0 or bool(listed.stdout.strip())
 
 
 class Report(Step):
@@ -235,7 +270,13 @@ class Report(Step):
         try:
             yield from data
         except Exception as error:
-            kind = "ValueError" if isinstance(error, ValueError) else "OSError" if isinstance(error, OSError) else ""
+            kind = (
+                "ValueError"
+                if isinstance(error, ValueError)
+                else "OSError"
+                if isinstance(error, OSError)
+                else ""
+            )
             words = str(error) if kind else traceback.format_exc()
             files.write_json(self.folder / f"{rank:05d}", {"kind": kind, "words": words})
             raise
@@ -245,7 +286,9 @@ def _raise(errors: Path) -> None:
     """The first error of the tasks, if one was written."""
     for path in sorted(errors.glob("[0-9]*")):
         error = files.read_json(path)
-        raise {"ValueError": ValueError, "OSError": OSError}.get(error["kind"], RuntimeError)(error["words"]) from None
+        raise {"ValueError": ValueError, "OSError": OSError}.get(error["kind"], RuntimeError)(
+            error["words"]
+        ) from None
 
 
 def _done(folder: Path) -> list[int]:
@@ -268,7 +311,9 @@ def _progress(folder: Path, sizes: Sequence[int], label: str) -> Iterator[None]:
     def done() -> int:
         finished = set(_done(folder / "completions"))
         begun = sum(
-            min(sizes[task], int(path.read_text())) for path in (folder / "progress").glob("[0-9]*") if (task := int(path.name)) not in finished
+            min(sizes[task], int(path.read_text()))
+            for path in (folder / "progress").glob("[0-9]*")
+            if (task := int(path.name)) not in finished
         )
         return begun + sum(sizes[task] for task in finished)
 
@@ -286,7 +331,11 @@ def _progress(folder: Path, sizes: Sequence[int], label: str) -> Iterator[None]:
             if (now := done()) > told:
                 told, rate = now, (now - before) / (time.monotonic() - begin)
                 left = time.strftime("%H:%M:%S", time.gmtime((sum(sizes) - now) / rate))
-                print(f"{label}: {megabytes(now)}, {rate / 1e6:.1f} MB/s, {left} left", file=sys.stderr, flush=True)
+                print(
+                    f"{label}: {megabytes(now)}, {rate / 1e6:.1f} MB/s, {left} left",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()

@@ -75,7 +75,9 @@ def processes(number: int) -> Iterator[ProcessPoolExecutor]:
         except BaseException as error:
             pool.end()
             if isinstance(error, BrokenProcessPool):
-                raise OSError("a worker was killed, perhaps for want of memory: lower runtime.workers, or run again to resume") from None
+                raise OSError(
+                    "a worker was killed, perhaps for want of memory: lower runtime.workers, or run again to resume"
+                ) from None
             raise
 
 

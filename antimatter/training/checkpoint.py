@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from antimatter import files
+from antimatter.errors import UserError
 
 
 class Checkpoints:
@@ -36,8 +37,15 @@ class Checkpoints:
             with files.replacing(path) as partial:
                 torch.save(state, partial)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            free, needed = shutil.disk_usage(self.folder).free, max((self.path(saved).stat().st_size for saved in self.steps()), default=0)
-            reason = f"the disk has {free / 1e6:,.0f} MB left" if free < needed else str(error).splitlines()[0]
+            free, needed = (
+                shutil.disk_usage(self.folder).free,
+                max((self.path(saved).stat().st_size for saved in self.steps()), default=0),
+            )
+            reason = (
+                f"the disk has {free / 1e6:,.0f} MB left"
+                if free < needed
+                else str(error).splitlines()[0]
+            )
             raise OSError(
                 f"could not save {path}: {reason}; free some space and run again, it goes on from step {max(self.steps(), default=0):,}"
             ) from None
@@ -50,7 +58,9 @@ class Checkpoints:
         """
         path = self.path(step)
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing on this machine: all machines of a training must see one folder {self.folder}")
+            raise FileNotFoundError(
+                f"{path} is missing on this machine: all machines of a training must see one folder {self.folder}"
+            )
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
     def newest(self, regular_up_to: int | None = None) -> int | None:
@@ -62,21 +72,36 @@ class Checkpoints:
         Raises:
             ValueError: there were states, and all are damaged. To begin anew then is the user's decision.
         """
-        candidates = [step for step in self.steps() if regular_up_to is None or (step <= regular_up_to and self._is_regular(step))]
+        candidates = [
+            step
+            for step in self.steps()
+            if regular_up_to is None or (step <= regular_up_to and self._is_regular(step))
+        ]
         for step in reversed(candidates):
             path = self.path(step)
             reason = _damage(path)
             if reason is None:
                 return step
-            print(f"warning: {path} is damaged ({reason}): going back to the one before", file=sys.stderr)
+            print(
+                f"warning: {path} is damaged ({reason}): going back to the one before",
+                file=sys.stderr,
+            )
             path.rename(path.with_suffix(".damaged"))
         if any(self.folder.glob("step-*.damaged")):
-            which = "every saved state" if regular_up_to is None else f"every stable state (up to step {regular_up_to})"
-            raise ValueError(f"{which} in {self.folder} is damaged: restore one from a backup, or delete the folder to begin at step 0")
+            which = (
+                "every saved state"
+                if regular_up_to is None
+                else f"every stable state (up to step {regular_up_to})"
+            )
+            raise UserError(
+                f"{which} in {self.folder} is damaged: restore one from a backup, or delete the folder to begin at step 0"
+            )
         return None
 
     def steps(self) -> list[int]:
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt"))
+        return sorted(
+            int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt")
+        )
 
     def stable(self, step: int, healthy: int, proven: int = 0) -> int | None:
         """The newest regular state, seen from `step`, that `healthy` steps without a spike
@@ -86,7 +111,14 @@ class Checkpoints:
             proven: states up to this step count as stable too: those that the run went back to. By
                 default only the untrained one.
         """
-        return max((saved for saved in self.steps() if self._is_regular(saved) and (saved <= proven or saved + healthy <= step)), default=None)
+        return max(
+            (
+                saved
+                for saved in self.steps()
+                if self._is_regular(saved) and (saved <= proven or saved + healthy <= step)
+            ),
+            default=None,
+        )
 
     def newest_stable(self, step: int, healthy: int, proven: int = 0) -> int | None:
         """As stable(), but whole."""
@@ -121,6 +153,13 @@ def _damage(path: Path) -> str | None:
         if broken is not None:
             return f"the checksum of {broken} is wrong"
         torch.load(path, map_location="meta", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return None

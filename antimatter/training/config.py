@@ -6,6 +6,7 @@ Apart from the code that it steers, so that values are checked without importing
 from dataclasses import dataclass
 from typing import Literal
 
+from antimatter.errors import UserError
 from antimatter.model import devices
 from antimatter.model.config import LossConfig
 from antimatter.training.schedule import ScheduleConfig
@@ -27,12 +28,12 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "embedding_rate", "epsilon", "grad_clip"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+                raise UserError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+            raise UserError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,17 @@ class TrainConfig:
     save_every: int  # steps between two saved states
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "threads", "validate_every", "validation_tokens", "log_every", "save_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "threads",
+            "validate_every",
+            "validation_tokens",
+            "log_every",
+            "save_every",
+        ):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +68,24 @@ class TrainRuntime:
     """How to run, not what to compute: here results agree to float tolerance, so a change does not retrain."""
 
     device: Literal["auto", "cpu", "cuda"]
-    devices: int  # processes that share the batch, one a device; 0 is all GPUs, or one process on a CPU
+    # Processes that share the batch, one a device; 0 is all GPUs, or one process on a CPU
+    devices: int
     micro_batch: int  # sequences in one forward pass: lower it when memory is short
     keep_states: int  # newest saved states that stay at least; the last stable one stays too
 
     def __post_init__(self) -> None:
         for name, least in (("devices", 0), ("micro_batch", 1), ("keep_states", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.device == "cuda" and not devices.has_gpu():
-            raise ValueError("device is cuda, but torch sees no GPU here: set it to auto or cpu")
+            raise UserError("device is cuda, but torch sees no GPU here: set it to auto or cpu")
 
     def device_type(self) -> str:
-        return "cuda" if self.device == "cuda" or (self.device == "auto" and devices.has_gpu()) else "cpu"
+        return (
+            "cuda"
+            if self.device == "cuda" or (self.device == "auto" and devices.has_gpu())
+            else "cpu"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +99,22 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.schedule.warmup_steps >= self.training.steps:
-            raise ValueError(f"schedule.warmup_steps must be below checkpoints.steps ({self.training.steps}), got {self.schedule.warmup_steps}")
+            raise UserError(
+                f"schedule.warmup_steps must be below checkpoints.steps ({self.training.steps}), got {self.schedule.warmup_steps}"
+            )
 
     def micro_batch(self, world: int) -> int:
         """Sequences in one forward pass of one of `world` devices."""
         batch = self.training.batch_size
         if batch % world:
-            raise ValueError(f"checkpoints.batch_size must be a multiple of the {world} devices, got {batch}: set runtime.devices to a divisor of it")
+            raise UserError(
+                f"checkpoints.batch_size must be a multiple of the {world} devices, got {batch}: set runtime.devices to a divisor of it"
+            )
         micro = min(self.runtime.micro_batch, batch // world)
         if (batch // world) % micro:
-            raise ValueError(f"runtime.micro_batch must divide the {batch // world} sequences of a device in a step, got {micro}")
+            raise UserError(
+                f"runtime.micro_batch must divide the {batch // world} sequences of a device in a step, got {micro}"
+            )
         return micro
 
 
@@ -116,14 +136,14 @@ class TuneConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "first_weight", "epochs"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.spike_factor <= 1:
-            raise ValueError(f"spike_factor must exceed 1, got {self.spike_factor}")
+            raise UserError(f"spike_factor must exceed 1, got {self.spike_factor}")
         if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction must lie in [0, 1), got {self.warmup_fraction}")
+            raise UserError(f"warmup_fraction must lie in [0, 1), got {self.warmup_fraction}")
         for name in ("weight_decay", "first_tokens"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("batch_size", "validate_every", "save_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -113,7 +113,16 @@ def _start_others(world: int, command: list[str]) -> list["subprocess.Popen[byte
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
     os.environ.update(common, RANK="0", LOCAL_RANK="0")
     return [
-        subprocess.Popen(command, env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), PARENT: str(os.getpid())})
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                **common,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                PARENT: str(os.getpid()),
+            },
+        )
         for rank in range(1, world)
     ]
 

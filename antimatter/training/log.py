@@ -15,7 +15,9 @@ from typing import Any, TextIO
 
 from antimatter import files
 
-SPEEDS = 200  # rows of the curve of tokens a second: each is a mean over so many steps that the noise of a single one is gone
+# Rows of the curve of tokens a second: each is a mean over so many steps that the noise of a single
+# one is gone
+SPEEDS = 200
 
 
 class Curve:
@@ -35,7 +37,10 @@ class Curve:
     def add(self, *values: float) -> None:
         """One row; floats at 6 significant digits."""
         if self.path is not None:
-            self._write(self.path, [f"{value:.6g}" if isinstance(value, float) else value for value in values])
+            self._write(
+                self.path,
+                [f"{value:.6g}" if isinstance(value, float) else value for value in values],
+            )
 
     def snapshot(self) -> str:
         return self.path.read_text(encoding="utf-8") if self.path is not None else ""
@@ -53,7 +58,13 @@ class Curve:
 class Curves:
     """plots/training.csv, validation.csv, backtracks.csv and throughput.csv."""
 
-    def __init__(self, training: Path | None, validation: Path | None, backtracks: Path | None, throughput: Path | None) -> None:
+    def __init__(
+        self,
+        training: Path | None,
+        validation: Path | None,
+        backtracks: Path | None,
+        throughput: Path | None,
+    ) -> None:
         self.training = Curve(training, ["step", "loss", "learning_rate", "gradient_norm"])
         self.validation = Curve(validation, ["step", "loss"])
         self.backtracks = Curve(backtracks, ["step", "loss", "back_to", "rate_scale"])
@@ -94,11 +105,22 @@ class Progress:
             quiet: say and write nothing: one process of several speaks.
             stream: None is stderr.
         """
-        self.total, self.tokens_per_step, self.flops_per_token, self.peak, self.memory = total, tokens_per_step, flops_per_token, peak, memory
+        self.total, self.tokens_per_step, self.flops_per_token, self.peak, self.memory = (
+            total,
+            tokens_per_step,
+            flops_per_token,
+            peak,
+            memory,
+        )
         self.live, self.quiet, self.stream = live, quiet, stream or sys.stderr
         self.speeds, self.speed_every = speeds, max(1, total // SPEEDS)
         self.interval = 0.2 if self.stream.isatty() else interval
-        self.figures: dict[str, Any] = {"state": "training", "step": 0, "steps": total, "sample": None}
+        self.figures: dict[str, Any] = {
+            "state": "training",
+            "step": 0,
+            "steps": total,
+            "sample": None,
+        }
         self.begin(0)
 
     def begin(self, done: int) -> None:
@@ -127,7 +149,9 @@ class Progress:
         elif self.speeds and step % self.speed_every == 0:
             begun, since = self.row
             trained = now - self.paused  # on a clock that stands still in a pause
-            self.speeds.add(step, (step - begun) * self.tokens_per_step / max(trained - since, 1e-9))
+            self.speeds.add(
+                step, (step - begun) * self.tokens_per_step / max(trained - since, 1e-9)
+            )
             self.row = step, trained
         if self.quiet or (now - self.shown < self.interval and step < self.total):
             return
@@ -135,7 +159,13 @@ class Progress:
         speed, memory = self.tokens_per_second(step), self.memory() / 1e9
         left = (self.total - step) * (now - self.started) / max(step - self.first, 1)
         mfu = speed * self.flops_per_token / self.peak if self.peak else None
-        self.figures |= {"step": step, "loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens_per_second": round(speed)}
+        self.figures |= {
+            "step": step,
+            "loss": loss,
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "tokens_per_second": round(speed),
+        }
         self.figures |= {"mfu": mfu, "memory_gb": round(memory, 3), "seconds_left": round(left)}
         self._write()
         self._print(
@@ -146,7 +176,11 @@ class Progress:
 
     def tokens_per_second(self, step: int) -> float:
         """Since the first step after begin(), without pauses."""
-        return (step - self.first) * self.tokens_per_step / max(time.monotonic() - self.started - self.paused, 1e-9)
+        return (
+            (step - self.first)
+            * self.tokens_per_step
+            / max(time.monotonic() - self.started - self.paused, 1e-9)
+        )
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -166,7 +200,8 @@ class Progress:
 
     def _write(self) -> None:
         now = time.monotonic()
-        if self.live is not None and not self.quiet and now - self.written >= 2:  # a terminal's line is renewed more often
+        # A terminal's line is renewed more often
+        if self.live is not None and not self.quiet and now - self.written >= 2:
             self.written = now
             files.write_json(self.live, {**self.figures, "updated": round(time.time())})
 

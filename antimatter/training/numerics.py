@@ -17,7 +17,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def pin(threads: int) -> None:
     """Makes the same program give the same bits again on the same kind of machine."""
     torch.set_num_threads(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by the next line on a GPU
+    # Asked for by the next line on a GPU
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a pass over every buffer
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -32,7 +33,10 @@ def machine(device_type: str, precision: Precision) -> tuple[str, Precision]:
     if device_type == "cuda":
         return torch.cuda.get_device_name(), native
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    vendor = next((line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("vendor_id")), platform.machine())
+    vendor = next(
+        (line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("vendor_id")),
+        platform.machine(),
+    )
     return f"{torch.backends.cpu.get_cpu_capability()}, {vendor}", native
 
 
@@ -54,7 +58,11 @@ def native_precision(device: torch.device, precision: Precision) -> Precision:
     native = {"bf16": torch.cpu._is_avx512_bf16_supported, "fp16": torch.cpu._is_amx_fp16_supported}
     if device.type == "cpu" and precision in native and not native[precision]():
         return "fp32"
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if (
+        precision == "bf16"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         return "fp16"
     return precision
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from antimatter.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
@@ -15,9 +17,9 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+            raise UserError(f"warmup_steps must not be negative, got {self.warmup_steps}")
         if not 0 <= self.final_fraction <= 1:
-            raise ValueError(f"final_fraction must lie in [0, 1], got {self.final_fraction}")
+            raise UserError(f"final_fraction must lie in [0, 1], got {self.final_fraction}")
 
 
 def rate_factor(step: int, steps: int, config: ScheduleConfig) -> float:

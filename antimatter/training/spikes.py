@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from antimatter.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpikeConfig:
@@ -15,13 +17,13 @@ class SpikeConfig:
 
     def __post_init__(self) -> None:
         if self.factor <= 1:
-            raise ValueError(f"factor must exceed 1, got {self.factor}")
+            raise UserError(f"factor must exceed 1, got {self.factor}")
         if self.window < 1:
-            raise ValueError(f"window must be at least 1, got {self.window}")
+            raise UserError(f"window must be at least 1, got {self.window}")
         if not 0 < self.rate_factor <= 1:
-            raise ValueError(f"rate_factor must lie in (0, 1], got {self.rate_factor}")
+            raise UserError(f"rate_factor must lie in (0, 1], got {self.rate_factor}")
         if self.max_backtracks < 0:
-            raise ValueError(f"max_backtracks must not be negative, got {self.max_backtracks}")
+            raise UserError(f"max_backtracks must not be negative, got {self.max_backtracks}")
 
 
 def is_spike(loss: float, history: Sequence[float], config: SpikeConfig) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from antimatter.data.batches import Batch
+from antimatter.errors import UserError
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance, linear_cross_entropy, softmax_gradient
 from antimatter.training.config import Precision
@@ -23,7 +24,9 @@ class Objective(nn.Module):
         """Raises ValueError where there is no compiler for torch.compile."""
         super().__init__()
         if compile and not any(shutil.which(name) for name in ("gcc", "g++", "clang", "clang++")):
-            raise ValueError("checkpoints.compile is true, but there is no C++ compiler here: install g++, or set it to false")
+            raise UserError(
+                "checkpoints.compile is true, but there is no C++ compiler here: install g++, or set it to false"
+            )
         self.model, self.compiled = model, compile
         self.hidden = torch.compile(model.hidden) if compile else model.hidden
         self.kernel = torch.compile(softmax_gradient) if compile else softmax_gradient
@@ -94,7 +97,9 @@ def accumulate_gradients(
     bins = None if balance is None else balance.bins.to(device)
     n_bins = 0 if balance is None else len(balance.share)
     total = torch.zeros((), device=device)
-    bin_losses, bin_counts = (torch.zeros(n_bins, dtype=torch.float64, device=device) for _ in range(2))
+    bin_losses, bin_counts = (
+        torch.zeros(n_bins, dtype=torch.float64, device=device) for _ in range(2)
+    )
     for number, (inputs, targets, own, segments) in enumerate(parts, 1):
         counts = own
         if weights is not None:
@@ -104,14 +109,19 @@ def accumulate_gradients(
             with objective.no_sync() if alone else nullcontext():  # type: ignore[attr-defined]
                 with autocast(device, precision):
                     mean, losses = objective(inputs, targets, counts, segments)
-                scaler.scale(mean / len(parts)).backward()  # backward() sums; the step wants the mean
+                # backward() sums; the step wants the mean
+                scaler.scale(mean / len(parts)).backward()
         except torch.OutOfMemoryError:
-            raise ValueError(f"{device} is out of memory with runtime.micro_batch {len(inputs)}: halve it, the step stays the same") from None
+            raise UserError(
+                f"{device} is out of memory with runtime.micro_batch {len(inputs)}: halve it, the step stays the same"
+            ) from None
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"torch.compile does not work here ({reason}): set checkpoints.compile to false") from error
+            raise UserError(
+                f"torch.compile does not work here ({reason}): set checkpoints.compile to false"
+            ) from error
         total += (losses if own is None else losses * own).mean() / len(parts)
         if bins is not None:
             # A product: sums in a fixed order on a GPU too
@@ -123,7 +133,9 @@ def accumulate_gradients(
     return Gradient(total, bin_losses, bin_counts)
 
 
-def clip(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, limit: float) -> Tensor:
+def clip(
+    model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, limit: float
+) -> Tensor:
     """Scales the gradient down to a global norm of `limit` at most; its norm before that, ()."""
     scaler.unscale_(optimizer)
     return nn.utils.clip_grad_norm_(model.parameters(), limit)

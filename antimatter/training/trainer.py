@@ -42,7 +42,8 @@ from antimatter.training.step import Gradient, Objective, accumulate_gradients, 
 PROMPT = 16  # tokens of the validation split that a sample continues
 SAMPLING = Sampling(temperature=0.8, top_k=40, top_p=1.0, max_new_tokens=48)
 SAMPLE_EVERY = 5  # validations
-# Of fp16. What overflows even there is no matter of scaling: the run has diverged (Megatron-LM stops
+# Of fp16. What overflows even there is no matter of scaling: the run has diverged (Megatron-LM
+# stops
 # there too)
 LEAST_LOSS_SCALE = 1.0
 
@@ -54,7 +55,9 @@ class State:
     step: int = 0  # steps done
     rate_scale: float = 1.0  # falls at each backtrack
     backtracks: int = 0
-    went_back_to: int = 0  # step of the state that the last backtrack took: stable, though few healthy steps may follow it by now
+    # Step of the state that the last backtrack took: stable, though few healthy steps may follow it
+    # by now
+    went_back_to: int = 0
     losses: list[float] = field(default_factory=list)  # the latest, oldest first
 
 
@@ -64,7 +67,8 @@ class Result:
 
     steps: int
     tokens: int
-    train_loss: float | None  # mean of the last spikes.window steps, nats per token; None before the first step
+    # Mean of the last spikes.window steps, nats per token; None before the first step
+    train_loss: float | None
     validation_loss: float  # at the training precision, on the first validation_tokens
     backtracks: int
 
@@ -133,7 +137,8 @@ class Places:
     saved: Path  # the folder of the states to resume from
     curves: Curves
     live: Path | None = None  # the latest figures, for `antimatter watch`
-    report: Callable[[Result], None] = lambda result: None  # called at each validation: `dvc metrics show` works meanwhile
+    # Called at each validation: `dvc metrics show` works meanwhile
+    report: Callable[[Result], None] = lambda result: None
 
 
 def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks = ALONE) -> Result:
@@ -145,17 +150,32 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         ValueError, OSError: a recipe that cannot run here; a disk that is full.
     """
     config, micro_batch = recipe.training, recipe.micro_batch(ranks.world)
-    device = torch.device("cpu") if recipe.runtime.device_type() == "cpu" else torch.device("cuda", ranks.local)
+    device = (
+        torch.device("cpu")
+        if recipe.runtime.device_type() == "cpu"
+        else torch.device("cuda", ranks.local)
+    )
     precision = native_precision(device, config.precision)
     numerics.pin(config.threads)
     numerics.keep_memory()
     model.to(device).train().requires_grad_(True)
     optimizer = adamw.build(model, recipe.optimizer)
     scaler = _scaler(device, precision)
-    balance = RareTokenBalance(recipe.loss, torch.from_numpy(data.counts.astype(np.int64))) if recipe.loss.rare_token_power else None
-    checkpoints, curves = Checkpoints(places.saved, config.save_every, recipe.runtime.keep_states), places.curves
+    balance = (
+        RareTokenBalance(recipe.loss, torch.from_numpy(data.counts.astype(np.int64)))
+        if recipe.loss.rare_token_power
+        else None
+    )
+    checkpoints, curves = (
+        Checkpoints(places.saved, config.save_every, recipe.runtime.keep_states),
+        places.curves,
+    )
     objective = Objective(model, config.compile)
-    parallel = DistributedDataParallel(objective, gradient_as_bucket_view=True) if ranks.world > 1 else objective
+    parallel = (
+        DistributedDataParallel(objective, gradient_as_bucket_view=True)
+        if ranks.world > 1
+        else objective
+    )
     state = State()
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     progress = Progress(
@@ -171,9 +191,16 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
 
     def save() -> None:
         if ranks.first:
-            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+            parts = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+            }
             balances = None if balance is None else balance.averages
-            checkpoints.save(state.step, {**parts, "balance": balances, "state": asdict(state), "curves": curves.snapshot()})
+            checkpoints.save(
+                state.step,
+                {**parts, "balance": balances, "state": asdict(state), "curves": curves.snapshot()},
+            )
 
     def restore(step: int) -> State:
         nonlocal scaler
@@ -198,7 +225,9 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
     def validate() -> Result:
         windows = data.held_out(micro_batch, model.config.block_size, config.validation_tokens)
         with progress.pause(), autocast(device, precision):
-            sums, counts = sum_losses(model, (pair for i, pair in enumerate(windows) if i % ranks.world == ranks.rank))
+            sums, counts = sum_losses(
+                model, (pair for i, pair in enumerate(windows) if i % ranks.world == ranks.rank)
+            )
             total, number = ranks.sum(torch.stack([sums.sum(), counts.sum()]).to(device)).tolist()
         curves.validation.add(state.step, total / number)
         recent = state.losses[-recipe.spikes.window :]
@@ -216,7 +245,14 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
     def sample() -> None:
         prompt = data.prompt(model.config.block_size)
         with progress.pause():
-            ids = generate(model.eval(), prompt, 1, SAMPLING, end=data.end, generator=torch.Generator().manual_seed(config.seed))[0]
+            ids = generate(
+                model.eval(),
+                prompt,
+                1,
+                SAMPLING,
+                end=data.end,
+                generator=torch.Generator().manual_seed(config.seed),
+            )[0]
             model.train()
             progress.sample(state.step, f"{data.decode(prompt)} ... {data.decode(ids)}")
 
@@ -224,7 +260,9 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         """The last stable state, from which the run goes on more slowly. What the failed run has learnt about itself survives the reload, or the next
         backtrack would halve nothing.
         """
-        back_to = ranks.agree(lambda: checkpoints.newest_stable(state.step, recipe.spikes.window, state.went_back_to))
+        back_to = ranks.agree(
+            lambda: checkpoints.newest_stable(state.step, recipe.spikes.window, state.went_back_to)
+        )
         if state.backtracks == recipe.spikes.max_backtracks or back_to is None:
             progress.end("diverged")
             raise TrainingDiverged(
@@ -234,18 +272,24 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
         slower = state.rate_scale * recipe.spikes.rate_factor
         curves.backtracks.add(state.step + 1, loss, back_to, slower)
         story = curves.backtracks.snapshot()
-        progress.note(f"loss spike {loss:.3f} at step {state.step + 1}: back to step {back_to}, learning rate x {slower:g}")
+        progress.note(
+            f"loss spike {loss:.3f} at step {state.step + 1}: back to step {back_to}, learning rate x {slower:g}"
+        )
         optimizer.zero_grad(set_to_none=True)
         stable = restore(back_to)
         curves.backtracks.restore(story)
         ranks.wait()  # all have read what is about to change
         if ranks.first:
             checkpoints.drop_after(back_to)
-        return replace(stable, rate_scale=slower, backtracks=state.backtracks + 1, went_back_to=back_to)
+        return replace(
+            stable, rate_scale=slower, backtracks=state.backtracks + 1, went_back_to=back_to
+        )
 
     found = ranks.agree(checkpoints.newest)
     if precision != config.precision:
-        progress.note(f"this device has no {config.precision} arithmetic: computing in {precision}, the curve will agree to about 1%")
+        progress.note(
+            f"this device has no {config.precision} arithmetic: computing in {precision}, the curve will agree to about 1%"
+        )
     if found is not None:
         state = restore(found)
         progress.note(f"going on from step {state.step:,} of {config.steps:,}")
@@ -257,13 +301,22 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
 
     with _StopRequest() as stop:
         while state.step < config.steps:
-            rate = recipe.optimizer.learning_rate * state.rate_scale * rate_factor(state.step + 1, config.steps, recipe.schedule)
+            rate = (
+                recipe.optimizer.learning_rate
+                * state.rate_scale
+                * rate_factor(state.step + 1, config.steps, recipe.schedule)
+            )
             adamw.set_learning_rate(optimizer, rate)
-            torch.manual_seed(config.seed + state.step + (ranks.rank << 32))  # dropout, too, is a function of the step
-            gradient = accumulate_gradients(parallel, batches.at(state.step), micro_batch, precision, scaler, balance)
+            # Dropout, too, is a function of the step
+            torch.manual_seed(config.seed + state.step + (ranks.rank << 32))
+            gradient = accumulate_gradients(
+                parallel, batches.at(state.step), micro_batch, precision, scaler, balance
+            )
             norm = clip(model, optimizer, scaler, recipe.optimizer.grad_clip)
             seen = _agreed(ranks, gradient, norm, stop.requested)
-            if is_spike(seen.loss, state.losses, recipe.spikes) or not (math.isfinite(seen.norm) or _can_rescale(scaler)):
+            if is_spike(seen.loss, state.losses, recipe.spikes) or not (
+                math.isfinite(seen.norm) or _can_rescale(scaler)
+            ):
                 state = backtrack(seen.loss, rate)
                 save()
                 ranks.wait()
@@ -276,7 +329,9 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
                 balance.update(seen.bin_losses, seen.bin_counts)
 
             state.step += 1
-            state.losses = [*state.losses, seen.loss][-max(recipe.spikes.window, config.log_every) :]
+            state.losses = [*state.losses, seen.loss][
+                -max(recipe.spikes.window, config.log_every) :
+            ]
             if state.step % config.log_every == 0:
                 recent = state.losses[-config.log_every :]
                 curves.training.add(state.step, sum(recent) / len(recent), rate, seen.norm)
@@ -293,7 +348,9 @@ def train(model: GPT, data: Data, recipe: Recipe, places: Places, ranks: Ranks =
             if seen.stop and state.step < config.steps:
                 progress.end("paused")
                 ranks.wait()
-                raise InterruptedError(f"paused at step {state.step} of {config.steps}, nothing is lost: run again to go on")
+                raise InterruptedError(
+                    f"paused at step {state.step} of {config.steps}, nothing is lost: run again to go on"
+                )
 
     batches.close()
     result = validate()
@@ -314,11 +371,20 @@ class _Seen:
 
 def _agreed(ranks: Ranks, gradient: Gradient, norm: torch.Tensor, stop: bool) -> _Seen:
     """One exchange between the ranks and one wait for the device a step: here."""
-    head = torch.stack([gradient.loss.double(), torch.tensor(float(stop), dtype=torch.float64, device=norm.device)])
+    head = torch.stack(
+        [gradient.loss.double(), torch.tensor(float(stop), dtype=torch.float64, device=norm.device)]
+    )
     own = torch.cat([head, gradient.bin_losses, gradient.bin_counts])
-    values = torch.cat([ranks.sum(own), norm.double()[None]]).cpu()  # the norm is that of the mean gradient, the same on each rank
+    # The norm is that of the mean gradient, the same on each rank
+    values = torch.cat([ranks.sum(own), norm.double()[None]]).cpu()
     bins = (len(values) - 3) // 2
-    return _Seen(float(values[0]) / ranks.world, float(values[-1]), float(values[1]) > 0, values[2 : 2 + bins], values[2 + bins : -1])
+    return _Seen(
+        float(values[0]) / ranks.world,
+        float(values[-1]),
+        float(values[1]) > 0,
+        values[2 : 2 + bins],
+        values[2 + bins : -1],
+    )
 
 
 def _scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
@@ -336,7 +402,9 @@ def _peak_memory(device: torch.device) -> float:
     """The most that this process has held, in bytes: of the GPU's memory, or of main memory."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 class _StopRequest:
@@ -346,7 +414,10 @@ class _StopRequest:
         self.requested = False
         self._before = {}
         if threading.current_thread() is threading.main_thread():  # signals can be set nowhere else
-            self._before = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {
+                number: signal.signal(number, self._request)
+                for number in (signal.SIGTERM, signal.SIGINT)
+            }
         return self
 
     def _request(self, number: int, frame: object) -> None:

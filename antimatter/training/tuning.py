@@ -12,6 +12,7 @@ import numpy as np
 
 from antimatter import files, params
 from antimatter.data.batches import Emphasis
+from antimatter.errors import UserError
 from antimatter.model.config import GPTConfig, LossConfig
 from antimatter.training.config import (
     OptimizerConfig,
@@ -45,14 +46,16 @@ class Conversations:
         path, entry = self.folder / name, self.index["files"].get(name)
         way_out = f"delete {self.folder} and run `dvc repro conversations`"
         if entry is None:
-            raise ValueError(f"{self.folder} is of another version, it has no {name}: {way_out}")
+            raise UserError(f"{self.folder} is of another version, it has no {name}: {way_out}")
         try:
             array: np.ndarray = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
-            raise ValueError(f"{path} is missing or damaged: {way_out}") from None
+            raise UserError(f"{path} is missing or damaged: {way_out}") from None
         if array.shape != (entry["rows"], self.context + 1):
             expected = (entry["rows"], self.context + 1)
-            raise ValueError(f"{path} is damaged, expected {expected}, found {array.shape}: {way_out}")
+            raise UserError(
+                f"{path} is damaged, expected {expected}, found {array.shape}: {way_out}"
+            )
         return array
 
     def data(self, config: TuneConfig, end: int, role: int) -> PackedData:
@@ -172,9 +175,11 @@ def check_start(
     own = made.get("data", {}).get("tokenizer")
     theirs = conversations.index["made_of"].get("tokenizer")
     if shape.vocab_size != conversations.vocab_size or (own and theirs and own != theirs):
-        raise ValueError(
+        raise UserError(
             f"{path} was trained with another vocabulary ({shape.vocab_size:,} tokens) than that of "
             f"{conversations.folder} ({conversations.vocab_size:,}), so it lacks its role tokens: {fix}"
         )
     if shape.block_size != conversations.context:
-        raise ValueError(f"{path} reads {shape.block_size} tokens, the conversations are packed for {conversations.context}: {fix}")
+        raise UserError(
+            f"{path} reads {shape.block_size} tokens, the conversations are packed for {conversations.context}: {fix}"
+        )

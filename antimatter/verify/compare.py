@@ -14,17 +14,34 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-DATA_STAGES = ("raw", "cleaned", "tokenizer", "shards")  # whole numbers and text: the same to the byte on any machine
-PICTURES = (".png",)  # drawn from outputs that are compared themselves; their compression may depend on the processor
+# Whole numbers and text: the same to the byte on any machine
+DATA_STAGES = ("raw", "cleaned", "tokenizer", "shards")
+# Drawn from outputs that are compared themselves; their compression may depend on the processor
+PICTURES = (".png",)
 TOLERANCE = 0.01  # relative, of what is a mean over all of the validation or training text
 
-# Of the numbers of the later stages, those that mean the same on any machine, each with the largest relative difference; 0: the same. Any other
-# is told, never judged: samples are drawn token by token and part at the first rounding, a bin of rare tokens holds few, KL is itself a rounding.
+# Of the numbers of the later stages, those that mean the same on any machine, each with the largest
+# relative difference; 0: the same. Any other
+# is told, never judged: samples are drawn token by token and part at the first rounding, a bin of
+# rare tokens holds few, KL is itself a rounding.
 BOUNDS: dict[str, dict[str, float]] = {
-    "metrics/checkpoints.json": {"parameters": 0, "steps": 0, "tokens": 0, "train_loss": TOLERANCE, "validation_loss": TOLERANCE},
-    "metrics/evaluation.json": dict.fromkeys(("validation.loss", "validation.perplexity", "validation.bits_per_byte"), TOLERANCE),
+    "metrics/checkpoints.json": {
+        "parameters": 0,
+        "steps": 0,
+        "tokens": 0,
+        "train_loss": TOLERANCE,
+        "validation_loss": TOLERANCE,
+    },
+    "metrics/evaluation.json": dict.fromkeys(
+        ("validation.loss", "validation.perplexity", "validation.bits_per_byte"), TOLERANCE
+    ),
     "metrics/frequencies.json": {"*.tokens": 0},
-    "metrics/gguf.json": {"*.tensors.*": 0, "tokenizer.*": 0, "*.perplexity": TOLERANCE, "*.torch_perplexity": TOLERANCE},
+    "metrics/gguf.json": {
+        "*.tensors.*": 0,
+        "tokenizer.*": 0,
+        "*.perplexity": TOLERANCE,
+        "*.torch_perplexity": TOLERANCE,
+    },
 }
 
 
@@ -35,7 +52,8 @@ class Number:
     name: str
     old: float | None  # None: there is none
     new: float | None
-    bound: float | None = None  # the largest relative difference on another machine; None: told, not judged
+    # The largest relative difference on another machine; None: told, not judged
+    bound: float | None = None
 
     @property
     def apart(self) -> float:
@@ -64,7 +82,8 @@ class Output:
     stage: str
     path: str
     identical: bool
-    numbers: tuple[Number, ...] = ()  # that differ: those with a bound first, then the largest difference first
+    # That differ: those with a bound first, then the largest difference first
+    numbers: tuple[Number, ...] = ()
     notes: tuple[str, ...] = ()  # what else differs, each a few words
     contradiction: bool = False  # Git and dvc.lock of the commit disagree about it
 
@@ -95,10 +114,20 @@ class Cache:
 
     def holds(self, md5: str) -> bool:
         """Whether the object and, of a folder, each of its files is there."""
-        return self.path(md5).is_file() and all(self.path(member).is_file() for member in self.members(md5).values())
+        return self.path(md5).is_file() and all(
+            self.path(member).is_file() for member in self.members(md5).values()
+        )
 
 
-def compare(stage: str, path: str, recorded: Recorded, md5: str | None, new: Path, old_cache: Cache, new_cache: Cache) -> Output:
+def compare(
+    stage: str,
+    path: str,
+    recorded: Recorded,
+    md5: str | None,
+    new: Path,
+    old_cache: Cache,
+    new_cache: Cache,
+) -> Output:
     """
     Args:
         path: of the output in the project.
@@ -106,8 +135,21 @@ def compare(stage: str, path: str, recorded: Recorded, md5: str | None, new: Pat
         new: the output itself, a file or a folder.
     """
     if md5 is None or recorded.md5 is None:
-        return Output(stage, path, False, notes=("no output of the stage any more" if md5 is None else "not in the dvc.lock of the commit",))
-    told = recorded.md5 if recorded.content is None else hashlib.md5(recorded.content, usedforsecurity=False).hexdigest()
+        return Output(
+            stage,
+            path,
+            False,
+            notes=(
+                "no output of the stage any more"
+                if md5 is None
+                else "not in the dvc.lock of the commit",
+            ),
+        )
+    told = (
+        recorded.md5
+        if recorded.content is None
+        else hashlib.md5(recorded.content, usedforsecurity=False).hexdigest()
+    )
     if md5 == told == recorded.md5:
         return Output(stage, path, True)
     contradiction = told != recorded.md5
@@ -133,7 +175,9 @@ def _contents(path: str, old: bytes, new: bytes) -> tuple[list[Number], list[str
     return [], []
 
 
-def numbers_of_json(old: Any, new: Any, bounds: Mapping[str, float]) -> tuple[list[Number], list[str]]:
+def numbers_of_json(
+    old: Any, new: Any, bounds: Mapping[str, float]
+) -> tuple[list[Number], list[str]]:
     """Every number of a JSON file that differs, under its dotted name, and the names of other values that do.
 
     Args:
@@ -145,8 +189,21 @@ def numbers_of_json(old: Any, new: Any, bounds: Mapping[str, float]) -> tuple[li
         was, now = before.get(name), after.get(name)
         if was == now:
             continue
-        if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in (was, now)):
-            numbers.append(Number(name, was, now, next((bound for pattern, bound in bounds.items() if fnmatchcase(name, pattern)), None)))
+        if all(
+            value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+            for value in (was, now)
+        ):
+            numbers.append(
+                Number(
+                    name,
+                    was,
+                    now,
+                    next(
+                        (bound for pattern, bound in bounds.items() if fnmatchcase(name, pattern)),
+                        None,
+                    ),
+                )
+            )
         else:
             notes.append(f"{name} differs")
     return sorted(numbers, key=lambda number: (number.bound is None, -number.apart)), notes
@@ -157,7 +214,11 @@ def _leaves(value: Any, name: str = "") -> dict[str, Any]:
         value = {str(i): item for i, item in enumerate(value)}
     if not isinstance(value, dict):
         return {name: value}
-    return {leaf: item for key, inner in value.items() for leaf, item in _leaves(inner, f"{name}.{key}" if name else key).items()}
+    return {
+        leaf: item
+        for key, inner in value.items()
+        for leaf, item in _leaves(inner, f"{name}.{key}" if name else key).items()
+    }
 
 
 def numbers_of_csv(old: str, new: str) -> tuple[list[Number], list[str]]:
@@ -165,7 +226,11 @@ def numbers_of_csv(old: str, new: str) -> tuple[list[Number], list[str]]:
     before, after = ([*csv.reader(io.StringIO(text))] for text in (old, new))
     if before[:1] != after[:1] or not before:
         return [], ["other columns"]
-    notes = [f"{len(after) - 1:,} rows, {len(before) - 1:,} are recorded"] if len(before) != len(after) else []
+    notes = (
+        [f"{len(after) - 1:,} rows, {len(before) - 1:,} are recorded"]
+        if len(before) != len(after)
+        else []
+    )
     worst: dict[str, Number] = {}
     words = 0
     for was, now in zip(before[1:], after[1:], strict=False):
@@ -190,11 +255,21 @@ def _folders(old: str, new: str, old_cache: Cache, new_cache: Cache) -> list[str
         before, after = old_cache.members(old), new_cache.members(new)
     except OSError:
         return ["the recorded files are not in the cache"]
-    different = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    different = [
+        name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)
+    ]
     notes = []
     for name in different[:3]:
-        text = name if name in before and name in after else f"{name} is {'new' if name in after else 'missing'}"
-        if text == name and name.endswith(".safetensors") and old_cache.path(before[name]).is_file():
+        text = (
+            name
+            if name in before and name in after
+            else f"{name} is {'new' if name in after else 'missing'}"
+        )
+        if (
+            text == name
+            and name.endswith(".safetensors")
+            and old_cache.path(before[name]).is_file()
+        ):
             text += f" ({weights(old_cache.path(before[name]), new_cache.path(after[name]))})"
         notes.append(text)
     return [*notes, f"and {len(different) - 3} more"] if len(different) > 3 else notes
@@ -204,7 +279,10 @@ def weights(old: Path, new: Path) -> str:
     """How far two safetensors files are apart, in words; a tensor at a time, so that memory stays small."""
     largest = difference = norm = 0.0
     try:
-        with safe_open(old, framework="numpy") as before, safe_open(new, framework="numpy") as after:
+        with (
+            safe_open(old, framework="numpy") as before,
+            safe_open(new, framework="numpy") as after,
+        ):
             if before.keys() != after.keys():
                 return "other tensors"
             for name in before.keys():  # noqa: SIM118, it is no dict
@@ -212,7 +290,10 @@ def weights(old: Path, new: Path) -> str:
                 if a.shape != b.shape:
                     return f"{name} is {b.shape}, {a.shape} is recorded"
                 largest = max(largest, float(np.abs(b - a).max(initial=0)))
-                difference, norm = difference + float(((b - a) ** 2).sum()), norm + float((a**2).sum())
+                difference, norm = (
+                    difference + float(((b - a) ** 2).sum()),
+                    norm + float((a**2).sum()),
+                )
     except SafetensorError as error:
         return f"not readable: {error}"
     return f"weights at most {largest:.2g} apart, {math.sqrt(difference / norm) if norm else math.inf:.2%} of their norm"
@@ -221,6 +302,19 @@ def weights(old: Path, new: Path) -> str:
 def as_json(output: Output) -> dict[str, Any]:
     """For `--json`; JSON knows no infinity, so a difference from 0 is null."""
     numbers = [
-        {"name": n.name, "old": n.old, "new": n.new, "apart": n.apart if math.isfinite(n.apart) else None, "bound": n.bound} for n in output.numbers
+        {
+            "name": n.name,
+            "old": n.old,
+            "new": n.new,
+            "apart": n.apart if math.isfinite(n.apart) else None,
+            "bound": n.bound,
+        }
+        for n in output.numbers
     ]
-    return {"path": output.path, "identical": output.identical, "within": output.within, "numbers": numbers, "notes": list(output.notes)}
+    return {
+        "path": output.path,
+        "identical": output.identical,
+        "within": output.within,
+        "numbers": numbers,
+        "notes": list(output.notes),
+    }

@@ -8,10 +8,13 @@ from typing import Any
 from antimatter.pipeline import resume
 
 PROVENANCE = "metrics/provenance.json"
-_LOCKED = {"code", "params", "data", "inputs"}  # in PROVENANCE too, but dvc.lock has them for each stage
+# In PROVENANCE too, but dvc.lock has them for each stage
+_LOCKED = {"code", "params", "data", "inputs"}
 
 
-def stale(old: Mapping[str, Any], new: Mapping[str, Any], made: Collection[str], known: Collection[str]) -> list[str]:
+def stale(
+    old: Mapping[str, Any], new: Mapping[str, Any], made: Collection[str], known: Collection[str]
+) -> list[str]:
     """What a stage's entry in dvc.lock was made with and the commit no longer has, or not as this run used it.
 
     Args:
@@ -19,9 +22,17 @@ def stale(old: Mapping[str, Any], new: Mapping[str, Any], made: Collection[str],
         made: outputs of the stages that ran before it, which are compared themselves.
         known: names of parameters that were changed on purpose.
     """
-    before, after = ({entry["path"]: entry.get("md5") for entry in stage.get("deps", [])} for stage in (old, new))
-    found = [f"file {path} is not the one of dvc.lock" for path in after if path not in made and before.get(path) != after[path]]
-    changed = resume.differences(old.get("params", {}).get("params.yaml", {}), new.get("params", {}).get("params.yaml", {}))
+    before, after = (
+        {entry["path"]: entry.get("md5") for entry in stage.get("deps", [])} for stage in (old, new)
+    )
+    found = [
+        f"file {path} is not the one of dvc.lock"
+        for path in after
+        if path not in made and before.get(path) != after[path]
+    ]
+    changed = resume.differences(
+        old.get("params", {}).get("params.yaml", {}), new.get("params", {}).get("params.yaml", {})
+    )
     return found + [f"parameter {text}" for text in changed if text.split(" ")[0] not in known]
 
 

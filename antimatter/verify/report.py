@@ -16,18 +16,25 @@ class Report:
     commit: str
     stages: tuple[str, ...]  # that were to run, in the pipeline's order
     outputs: tuple[Output, ...]  # of those that did
-    changes: tuple[str, ...]  # of parameters, code and packages against what dvc.lock and requirements.lock say
-    machine: tuple[str, ...] | None  # what metrics/provenance.json has otherwise; None: it is not there, or was not made anew
+    # Of parameters, code and packages against what dvc.lock and requirements.lock say
+    changes: tuple[str, ...]
+    # What metrics/provenance.json has otherwise; None: it is not there, or was not made anew
+    machine: tuple[str, ...] | None
     failed: str = ""  # the stage that did, and how
 
     @property
     def different(self) -> list[Output]:
         """The outputs that differ. What PROVENANCE records is a reason, no result."""
-        return [output for output in self.outputs if not output.identical and output.path != PROVENANCE]
+        return [
+            output for output in self.outputs if not output.identical and output.path != PROVENANCE
+        ]
 
     def status(self, exact: bool) -> int:
         """Of the process. 0: identical, or within the tolerance of another machine; `exact` asks for every byte, PROVENANCE included."""
-        return int(bool(self.failed) or not all(output.identical if exact else output.within for output in self.outputs))
+        return int(
+            bool(self.failed)
+            or not all(output.identical if exact else output.within for output in self.outputs)
+        )
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -35,7 +42,11 @@ def lines(report: Report) -> Iterator[str]:
     yield f"commit {report.commit[:12]}, reproduced {'in full' if report.stages[0] == 'raw' else f'from {report.stages[0]} on'}"
     width = max(map(len, report.stages))
     for stage in report.stages:
-        outputs = [output for output in report.outputs if output.stage == stage and output.path != PROVENANCE]
+        outputs = [
+            output
+            for output in report.outputs
+            if output.stage == stage and output.path != PROVENANCE
+        ]
         different = [output for output in outputs if not output.identical]
         if outputs:
             yield f"{stage:{width}}  {f'{len(different)} of {len(outputs)} outputs differ' if different else f'identical: {_count(len(outputs))}'}"
@@ -59,7 +70,13 @@ def _output(output: Output) -> Iterator[str]:
 
 def _number(number: Number) -> str:
     old, new = ("none" if value is None else f"{value:.7g}" for value in (number.old, number.new))
-    allowed = "" if number.bound is None else f", {number.bound:.0%} allowed" if number.bound else ", must be the same"
+    allowed = (
+        ""
+        if number.bound is None
+        else f", {number.bound:.0%} allowed"
+        if number.bound
+        else ", must be the same"
+    )
     return f"{number.name:26} {old:>12} -> {new:<12} {number.apart:.2%} apart{allowed}"
 
 
@@ -71,8 +88,17 @@ def _verdict(report: Report) -> str:
     first = report.different[0].stage
     beyond = [output for output in report.different if not output.within]
     if not beyond:
-        judged = [number.apart for output in report.different for number in output.numbers if number.bound is not None]
-        most = f"at most {max(judged):.2%} apart, {TOLERANCE:.0%} is allowed" if judged else "no number that it concerns differs"
+        judged = [
+            number.apart
+            for output in report.different
+            for number in output.numbers
+            if number.bound is not None
+        ]
+        most = (
+            f"at most {max(judged):.2%} apart, {TOLERANCE:.0%} is allowed"
+            if judged
+            else "no number that it concerns differs"
+        )
         return f"differs first in {first}; within the tolerance of another machine: {most}"
     return f"differs first in {first}; BEYOND the tolerance of another machine: {_why(beyond[0])}"
 
@@ -88,7 +114,11 @@ def _why(output: Output) -> str:
 def _reasons(report: Report) -> Iterator[str]:
     changes = [*report.changes, *(report.machine or ())]
     if changes:
-        yield "what differs in the environment:" if report.different else "although this differs in the environment:"
+        yield (
+            "what differs in the environment:"
+            if report.different
+            else "although this differs in the environment:"
+        )
         yield from (f"  {text}" for text in changes[:SHOWN])
         if len(changes) > SHOWN:
             yield f"  and {len(changes) - SHOWN} more"
@@ -110,5 +140,8 @@ def as_json(report: Report, exact: bool) -> dict[str, Any]:
         "failed": report.failed or None,
         "changes": list(report.changes),
         "machine": None if report.machine is None else list(report.machine),
-        "stages": {name: [compare.as_json(output) for output in report.outputs if output.stage == name] for name in report.stages},
+        "stages": {
+            name: [compare.as_json(output) for output in report.outputs if output.stage == name]
+            for name in report.stages
+        },
     }

@@ -1,7 +1,6 @@
 """The conversations of all sources as rows: weights, the split, and the same bytes for any workers."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import gguf_model
 
 from antimatter import files
 from antimatter.chat import collection, held_out
@@ -18,9 +18,6 @@ from antimatter.chat.conversation import Conversation
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message
 from antimatter.data.special_tokens import ASSISTANT, BEGINS, BOS, EOS, PAD, SYSTEM
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # shared by chat, export, serve and test_cli
-import tiny_gguf
 
 CONTEXT = 128
 CONFIG = ConversationsConfig(
@@ -42,14 +39,20 @@ def conversation(number: int, **changes: Any) -> Conversation:
     random = np.random.default_rng(number)
     asked, said = (" ".join(random.choice(WORDS, 3)) for _ in range(2))
     messages = (Message("user", f"{asked}?"), Message("assistant", f"{said} {number}."))
-    known = {"id": f"c/{number}", "source": "s", "kind": "open", "messages": messages, "licence": "mit"}
+    known = {
+        "id": f"c/{number}",
+        "source": "s",
+        "kind": "open",
+        "messages": messages,
+        "licence": "mit",
+    }
     return Conversation(**known | changes)
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("collection") / "tokenizer"
-    tiny_gguf.save_tokenizer(folder)
+    gguf_model.save_tokenizer(folder)
     return folder
 
 
@@ -62,7 +65,9 @@ def rows(folder: Path, split: str) -> Iterator[list[int]]:
         yield [int(id) for id in row if id != PAD]
 
 
-def test_any_number_of_workers_leaves_the_same_bytes(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_workers_leaves_the_same_bytes(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(collection, "CHUNK", 7)
     reports = []
     for workers in (1, 2):
@@ -77,7 +82,12 @@ def test_any_number_of_workers_leaves_the_same_bytes(tmp_path: Path, tokenizer: 
 
 
 def test_a_weight_is_how_often_a_conversation_stands(tmp_path: Path, tokenizer: Path) -> None:
-    sources = [Weighted([conversation(n, source=str(w), id=f"{w}/{n}", held_out=n < 2) for n in range(200)], w) for w in (0.25, 1.0, 2.5)]
+    sources = [
+        Weighted(
+            [conversation(n, source=str(w), id=f"{w}/{n}", held_out=n < 2) for n in range(200)], w
+        )
+        for w in (0.25, 1.0, 2.5)
+    ]
     report = write(tmp_path / "out", tokenizer, *sources)["sources"]
     tokens = {w: report[w]["tokens"] for w in ("0.25", "1.0", "2.5")}
     assert tokens["0.25"] / tokens["1.0"] == pytest.approx(0.25, abs=0.1)
@@ -100,10 +110,14 @@ def test_a_group_and_what_is_alike_are_on_one_side(tmp_path: Path, tokenizer: Pa
     assert report["look_alikes"] > 0
 
 
-def test_half_of_the_training_begins_with_the_system_text_and_nothing_held_out_does(tmp_path: Path, tokenizer: Path) -> None:
+def test_half_of_the_training_begins_with_the_system_text_and_nothing_held_out_does(
+    tmp_path: Path, tokenizer: Path
+) -> None:
     write(tmp_path / "out", tokenizer, Weighted([conversation(n) for n in range(200)], 1.0))
     ids = [id for row in rows(tmp_path / "out", "train") for id in row]
-    arrays = (np.load(tmp_path / "out" / f"train_{name}.npy").ravel() for name in ("tokens", "marks"))
+    arrays = (
+        np.load(tmp_path / "out" / f"train_{name}.npy").ravel() for name in ("tokens", "marks")
+    )
     # Whether the opening that each conversation shares has a system text
     with_system, has_one = [], False
     for id, mark in zip(*arrays, strict=True):
@@ -115,18 +129,29 @@ def test_half_of_the_training_begins_with_the_system_text_and_nothing_held_out_d
     assert ids.count(EOS) == ids.count(ASSISTANT)
 
 
-def test_every_conversation_is_listed_with_its_source_and_licence(tmp_path: Path, tokenizer: Path) -> None:
+def test_every_conversation_is_listed_with_its_source_and_licence(
+    tmp_path: Path, tokenizer: Path
+) -> None:
     made = [conversation(n, licence=f"l{n}") for n in range(30)]
     write(tmp_path / "out", tokenizer, Weighted(made, 1.0))
     listed = pq.read_table(tmp_path / "out" / collection.TABLE).to_pylist()
-    assert [(row["id"], row["licence"]) for row in listed] == [(one.id, one.licence) for one in made]
-    assert json.loads(listed[0]["messages"])[0] == {"role": "user", "content": made[0].messages[0].text}
+    assert [(row["id"], row["licence"]) for row in listed] == [
+        (one.id, one.licence) for one in made
+    ]
+    assert json.loads(listed[0]["messages"])[0] == {
+        "role": "user",
+        "content": made[0].messages[0].text,
+    }
 
 
-def test_what_is_too_long_is_counted_and_what_is_no_conversation_is_named(tmp_path: Path, tokenizer: Path) -> None:
+def test_what_is_too_long_is_counted_and_what_is_no_conversation_is_named(
+    tmp_path: Path, tokenizer: Path
+) -> None:
     long = (Message("user", "red " * 150), Message("assistant", "yes"))
     made = [conversation(n) for n in range(30)]
-    report = write(tmp_path / "out", tokenizer, Weighted([*made, conversation(99, messages=long)], 1.0))
+    report = write(
+        tmp_path / "out", tokenizer, Weighted([*made, conversation(99, messages=long)], 1.0)
+    )
     assert report["sources"]["s"]["too_long"] == 1
     silent = conversation(98, messages=(Message("user", "hi"), Message("assistant", " ")))
     with pytest.raises(ValueError, match=r"c/98 of s: message 2 \(assistant\) is empty"):

@@ -232,7 +232,9 @@ def test_an_opening_does_not_make_a_held_out_phrasing(tmp_path: Path) -> None:
 
 def test_another_conversation_may_follow_on_turns_of_the_persona(real: Persona) -> None:
     said = (Message("user", "What is it?"), Message("assistant", "It is a test."))
-    others = [Conversation(str(n), "docs", "recall", said, "BSD", held_out=True) for n in range(200)]
+    others = [
+        Conversation(str(n), "docs", "recall", said, "BSD", held_out=True) for n in range(200)
+    ]
     made = [persona.led(real, one, seed=1) for one in others]
     turns = [len(one.messages) // 2 for one in made]
     assert 130 < turns.count(1) < 170 and 12 < turns.count(2) < 38 and set(turns) == {1, 2, 4}

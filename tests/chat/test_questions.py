@@ -220,7 +220,9 @@ def test_an_installed_package_gives_the_same_for_any_number_of_workers() -> None
 
 
 def test_every_phrasing_is_asked_and_one_is_held_out() -> None:
-    code = "".join(f'def turn_{n}(x):\n    """Turn the picture to the left {n} times."""\n' for n in range(40))
+    code = "".join(
+        f'def turn_{n}(x):\n    """Turn the picture to the left {n} times."""\n' for n in range(40)
+    )
     found = conversations([library(a=code)])
     assert {one.kind for one in found} == {"recall"}
     rows = [[form.replace("{what}", "function") for form in row] for row in DOES]
@@ -231,7 +233,9 @@ def test_every_phrasing_is_asked_and_one_is_held_out() -> None:
         texts = {one.messages[0].text: one.held_out for one in asked}
         filled = [[form.format(**names, package="pic") for form in row] for row in rows]
         [unseen] = [row for row in filled if texts[row[0]]]
-        assert texts == {text: row is unseen for row in filled for text in row if row is not unseen} | {unseen[0]: True}
+        assert texts == {
+            text: row is unseen for row in filled for text in row if row is not unseen
+        } | {unseen[0]: True}
         held_out.add(filled.index(unseen))
     assert len(held_out) == len(DOES)
 
@@ -239,7 +243,10 @@ def test_every_phrasing_is_asked_and_one_is_held_out() -> None:
 def test_what_is_named_longer_is_for_evaluation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEST_KNOWN", 2)
     monkeypatch.setattr(module, "OTHERS", 1)
-    code = "".join(f'def t{"u" * n}rn(x):\n    """Turn the picture to the left {n} times."""\n' for n in range(5))
+    code = "".join(
+        f'def t{"u" * n}rn(x):\n    """Turn the picture to the left {n} times."""\n'
+        for n in range(5)
+    )
     found = conversations([library(a=code)])
     kinds = {one.more["name"]: (one.kind, one.held_out) for one in found if one.held_out}
     assert kinds == {

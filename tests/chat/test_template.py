@@ -13,7 +13,7 @@ import jinja2
 import jinja2.sandbox
 import pytest
 import tokenizers
-from tiny_gguf import CHAT, CONTEXT, Tiny, make
+from helpers.gguf_model import CHAT, CONTEXT, Tiny, make
 
 from antimatter.chat import template
 from antimatter.chat.template import Message

@@ -15,7 +15,9 @@ def test_a_batch_is_a_function_of_the_step_alone() -> None:
     walked = [there.at(step) for step in range(60)]  # 143 windows: the third epoch begins
     jumped = Batches(FILES, batch_size=4, block_size=10, seed=1).at(59)
     assert torch.equal(walked[59][0], jumped[0])
-    assert not torch.equal(walked[59][0], Batches(FILES, batch_size=4, block_size=10, seed=2).at(59)[0])
+    assert not torch.equal(
+        walked[59][0], Batches(FILES, batch_size=4, block_size=10, seed=2).at(59)[0]
+    )
 
 
 def test_targets_are_the_next_tokens_and_windows_stay_in_their_file() -> None:
@@ -23,13 +25,20 @@ def test_targets_are_the_next_tokens_and_windows_stay_in_their_file() -> None:
     for step in range(60):
         inputs, targets, *_ = batches.at(step)
         assert inputs.shape == targets.shape == (4, 10)
-        assert torch.equal(targets, inputs + 1)  # the files count upwards, and one window never mixes two
-        assert all(bool((row < 1000).all() or (row >= 1000).all()) for row in torch.cat([inputs, targets], dim=1))
+        # The files count upwards, and one window never mixes two
+        assert torch.equal(targets, inputs + 1)
+        assert all(
+            bool((row < 1000).all() or (row >= 1000).all())
+            for row in torch.cat([inputs, targets], dim=1)
+        )
 
 
 def test_an_epoch_sees_each_window_once_and_the_next_cuts_them_elsewhere() -> None:
     batches = Batches(FILES, batch_size=1, block_size=10, seed=1)
-    starts = [[int(batches.at(epoch * batches.windows + i)[0][0, 0]) for i in range(batches.windows)] for epoch in range(2)]
+    starts = [
+        [int(batches.at(epoch * batches.windows + i)[0][0, 0]) for i in range(batches.windows)]
+        for epoch in range(2)
+    ]
     assert len(set(starts[0])) == batches.windows == 99 + 44
     assert {start % 10 for start in starts[0]} != {start % 10 for start in starts[1]}
     assert starts[0] != sorted(starts[0])
@@ -38,7 +47,10 @@ def test_an_epoch_sees_each_window_once_and_the_next_cuts_them_elsewhere() -> No
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_ranks_share_one_global_batch(world: int) -> None:
     whole = Batches(FILES, batch_size=8, block_size=10, seed=1).at(3)
-    parts = [Batches(FILES, batch_size=8, block_size=10, seed=1, rank=rank, world=world).at(3) for rank in range(world)]
+    parts = [
+        Batches(FILES, batch_size=8, block_size=10, seed=1, rank=rank, world=world).at(3)
+        for rank in range(world)
+    ]
     assert torch.equal(torch.cat([part[0] for part in parts]), whole[0])
 
 
@@ -50,17 +62,29 @@ def test_too_little_text_and_an_unequal_share_are_refused() -> None:
 
 
 def test_in_order_makes_every_token_but_the_first_a_target_once() -> None:
-    seen = torch.cat([targets.flatten() for _, targets, *_ in in_order(FILES, batch_size=3, block_size=10)])
+    seen = torch.cat(
+        [targets.flatten() for _, targets, *_ in in_order(FILES, batch_size=3, block_size=10)]
+    )
     assert seen.tolist() == [*range(1, 1000), *range(1001, 1450)]
-    first = torch.cat([targets.flatten() for _, targets, *_ in in_order(FILES, batch_size=3, block_size=10, tokens=95)])
+    first = torch.cat(
+        [
+            targets.flatten()
+            for _, targets, *_ in in_order(FILES, batch_size=3, block_size=10, tokens=95)
+        ]
+    )
     assert first.tolist() == list(range(1, 101))
 
 
-def test_reading_by_memory_map_gives_the_same_batches(tmp_path: object, token_file: Callable[..., np.ndarray]) -> None:
+def test_reading_by_memory_map_gives_the_same_batches(
+    tmp_path: object, token_file: Callable[..., np.ndarray]
+) -> None:
     tokens = token_file(500)
     np.save(f"{tmp_path}/tokens.npy", tokens)
     mapped = np.load(f"{tmp_path}/tokens.npy", mmap_mode="r")
-    assert torch.equal(Batches([mapped], batch_size=2, block_size=8, seed=1).at(5)[0], Batches([tokens], batch_size=2, block_size=8, seed=1).at(5)[0])
+    assert torch.equal(
+        Batches([mapped], batch_size=2, block_size=8, seed=1).at(5)[0],
+        Batches([tokens], batch_size=2, block_size=8, seed=1).at(5)[0],
+    )
 
 
 def packed(rows: int = 7, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +112,10 @@ def test_each_row_comes_once_an_epoch_and_what_counts_averages_to_one() -> None:
 def test_the_ranks_of_a_packed_batch_are_slices_of_it() -> None:
     tokens, marks = packed()
     whole = RowBatches(tokens, marks, batch_size=4, seed=1).at(3)
-    parts = [RowBatches(tokens, marks, batch_size=4, seed=1, rank=rank, world=2).at(3) for rank in range(2)]
+    parts = [
+        RowBatches(tokens, marks, batch_size=4, seed=1, rank=rank, world=2).at(3)
+        for rank in range(2)
+    ]
     for which in range(3):
         assert torch.equal(whole[which], torch.cat([part[which] for part in parts]))
 

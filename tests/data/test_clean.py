@@ -50,15 +50,31 @@ COMET = (
 )
 CLEAN = {"lighthouse": LIGHTHOUSE, "bread": BREAD, "comet": COMET}
 NOISE = {
-    "lorem": ("lorem_ipsum", LIGHTHOUSE.replace("lighthouse", "mill") + "\nLorem ipsum dolor sit amet, consectetur adipiscing elit."),
-    "code": ("curly_bracket", BREAD.replace("bread", "cake") + "\nfunction bake() { return heat(oven); } is how it ends."),
-    "javascript": ("too_few_sentences", "Please enable JavaScript to see this page.\nThis site needs JavaScript. It does. Turn it on. Now. Please."),
+    "lorem": (
+        "lorem_ipsum",
+        LIGHTHOUSE.replace("lighthouse", "mill")
+        + "\nLorem ipsum dolor sit amet, consectetur adipiscing elit.",
+    ),
+    "code": (
+        "curly_bracket",
+        BREAD.replace("bread", "cake") + "\nfunction bake() { return heat(oven); } is how it ends.",
+    ),
+    "javascript": (
+        "too_few_sentences",
+        "Please enable JavaScript to see this page.\nThis site needs JavaScript. It does. Turn it on. Now. Please.",
+    ),
     "cookies": (
         "too_few_sentences",
         "This site uses cookies to serve you. Do you accept?\nRead our privacy policy. It is long. It is fun. It is safe.",
     ),
-    "menu": ("too_few_sentences", "Home\nProducts\nAbout us\nContact\nSign in\nBasket (0)\nThe best shop in the whole of the town"),
-    "short": ("gopher_short_doc", "This is short. It is also good. It was written by hand. There is no more to say."),
+    "menu": (
+        "too_few_sentences",
+        "Home\nProducts\nAbout us\nContact\nSign in\nBasket (0)\nThe best shop in the whole of the town",
+    ),
+    "short": (
+        "gopher_short_doc",
+        "This is short. It is also good. It was written by hand. There is no more to say.",
+    ),
     "numbers": (
         "gopher_below_alpha_threshold",
         "The table of the year says that it was so. "
@@ -71,13 +87,27 @@ NOISE = {
         "Der Leuchtturm am nördlichen Kap wurde im Jahr des großen Sturms gebaut. Sein Wärter stieg jeden Abend zweihundert Stufen hinauf. "
         "Im Winter rüttelte der Wind am Turm. Er schrieb das Wetter auf und was er geträumt hatte. Nach vierzig Jahren gab er den Schlüssel ab.",
     ),
-    "chant": ("duplicated_5_n_grams", BREAD + " Row, row, row your boat gently down the stream. Row, row, row your boat gently down the stream." * 2),
-    "repeats": ("char_dup_ratio", "\n".join(["We have the lowest prices of the whole town, so be quick and buy with us today."] * 9 + [COMET])),
+    "chant": (
+        "duplicated_5_n_grams",
+        BREAD
+        + " Row, row, row your boat gently down the stream. Row, row, row your boat gently down the stream."
+        * 2,
+    ),
+    "repeats": (
+        "char_dup_ratio",
+        "\n".join(
+            ["We have the lowest prices of the whole town, so be quick and buy with us today."] * 9
+            + [COMET]
+        ),
+    ),
     "empty": ("empty", " \n\u0000 "),
 }
 DUPLICATES = {
     "exact": ("exact_duplicate", COMET.replace("Every", "EVERY").replace(". ", ".  ")),
-    "near": ("near_duplicate", BREAD.replace("an hour before you cut it", "an hour before you eat it")),
+    "near": (
+        "near_duplicate",
+        BREAD.replace("an hour before you cut it", "an hour before you eat it"),
+    ),
 }
 
 
@@ -90,7 +120,10 @@ def rules(tmp_path):
 def write_raw(folder, texts, kind="text"):
     """Two files, so that duplicates stand in different tasks."""
     folder.mkdir()
-    rows = [{"id": name, "text": text, "source": "tests", "licence": "MIT", "kind": kind} for name, text in texts.items()]
+    rows = [
+        {"id": name, "text": text, "source": "tests", "licence": "MIT", "kind": kind}
+        for name, text in texts.items()
+    ]
     half = (len(rows) + 1) // 2
     for number, part in enumerate((rows[:half], rows[half:])):
         pq.write_table(pa.Table.from_pylist(part), folder / f"{number:05d}.parquet")
@@ -98,7 +131,11 @@ def write_raw(folder, texts, kind="text"):
 
 
 def read(folder):
-    return {row["id"]: row["text"] for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()}
+    return {
+        row["id"]: row["text"]
+        for path in sorted(folder.glob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    }
 
 
 def test_noise_is_dropped_for_its_reason_and_good_text_kept(tmp_path, rules, runtime):
@@ -116,36 +153,72 @@ def test_noise_is_dropped_for_its_reason_and_good_text_kept(tmp_path, rules, run
 @pytest.mark.parametrize("name", NOISE)
 def test_each_noise_has_the_reason_of_its_own(tmp_path, rules, runtime, name):
     reason, text = NOISE[name]
-    with pytest.raises(ValueError, match=f"nothing is left of 1 documents, 1 were dropped for {reason}"):
+    with pytest.raises(
+        ValueError, match=f"nothing is left of 1 documents, 1 were dropped for {reason}"
+    ):
         clean(write_raw(tmp_path / "raw", {name: text}), tmp_path / "work", rules, runtime)
 
 
 def test_every_byte_is_accounted_for(tmp_path, rules, runtime):
-    raw = write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()})
+    raw = write_raw(
+        tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()}
+    )
     report = clean(raw, tmp_path / "work", rules, runtime)
-    assert report.bytes_in == report.bytes_out + report.bytes_trimmed + sum(report.dropped_bytes.values())
+    assert report.bytes_in == report.bytes_out + report.bytes_trimmed + sum(
+        report.dropped_bytes.values()
+    )
     assert report.dropped_bytes["language"] == len(NOISE["german"][1].encode())
     assert report.bytes_trimmed == 0  # what passes here passes whole
-    assert sum(n for _, n, _ in report.lengths) == report.documents_in and sum(n for _, _, n in report.lengths) == report.documents_out
+    assert (
+        sum(n for _, n, _ in report.lengths) == report.documents_in
+        and sum(n for _, _, n in report.lengths) == report.documents_out
+    )
 
 
 def test_each_reason_has_an_example_and_a_duplicate_its_original(tmp_path, rules, runtime):
     planted = NOISE | DUPLICATES
-    clean(write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in planted.items()}), tmp_path / "work", rules, runtime)
-    examples = [json.loads(line) for line in (tmp_path / "work/cleaned/examples.jsonl").read_text().splitlines()]
-    assert {example["id"]: example["reason"] for example in examples} == {name: reason for name, (reason, _) in planted.items()}
-    assert {example["id"]: example["repeats"] for example in examples if "repeats" in example} == {"exact": "comet", "near": "bread"}
-    assert next(example["text"] for example in examples if example["id"] == "code") == NOISE["code"][1]  # as it was found
+    clean(
+        write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in planted.items()}),
+        tmp_path / "work",
+        rules,
+        runtime,
+    )
+    examples = [
+        json.loads(line)
+        for line in (tmp_path / "work/cleaned/examples.jsonl").read_text().splitlines()
+    ]
+    assert {example["id"]: example["reason"] for example in examples} == {
+        name: reason for name, (reason, _) in planted.items()
+    }
+    assert {example["id"]: example["repeats"] for example in examples if "repeats" in example} == {
+        "exact": "comet",
+        "near": "bread",
+    }
+    # As it was found
+    assert (
+        next(example["text"] for example in examples if example["id"] == "code") == NOISE["code"][1]
+    )
 
 
 def test_documents_that_quote_an_evaluation_text_are_dropped(tmp_path, rules, runtime):
-    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "Answer: " + re.sub(r"[.,]", "", COMET.split(". ")[1]).upper()}))
-    config = dataclasses.replace(rules, decontamination=DecontaminationConfig(texts=(str(tmp_path / "*.jsonl"),), text_column="text", ngram=9))
+    (tmp_path / "test.jsonl").write_text(
+        json.dumps({"text": "Answer: " + re.sub(r"[.,]", "", COMET.split(". ")[1]).upper()})
+    )
+    config = dataclasses.replace(
+        rules,
+        decontamination=DecontaminationConfig(
+            texts=(str(tmp_path / "*.jsonl"),), text_column="text", ngram=9
+        ),
+    )
     report = clean(write_raw(tmp_path / "raw", CLEAN), tmp_path / "work", config, runtime)
     assert report.dropped == {"contaminated": 1}
     assert set(read(tmp_path / "work" / "cleaned")) == {"lighthouse", "bread"}
-    with pytest.raises(FileNotFoundError, match=r"cleaned\.decontamination\.texts: .*none/\* matches no file"):
-        clean_config.texts(dataclasses.replace(config.decontamination, texts=(str(tmp_path / "none/*"),)))
+    with pytest.raises(
+        FileNotFoundError, match=r"cleaned\.decontamination\.texts: .*none/\* matches no file"
+    ):
+        clean_config.texts(
+            dataclasses.replace(config.decontamination, texts=(str(tmp_path / "none/*"),))
+        )
 
 
 CHAT = [
@@ -166,19 +239,31 @@ def test_a_conversation_is_cut_at_its_bad_turns(tmp_path, rules, runtime):
     assert report.turns_dropped == {"biography": 2}
     assert (report.turns_in, report.turns_changed) == (10, 7)
     assert (report.documents_in, report.documents_out) == (3, 2)
-    assert report.bytes_in == report.bytes_out + report.bytes_trimmed + sum(report.dropped_bytes.values())
-    (example,) = map(json.loads, (tmp_path / "work/cleaned/examples.jsonl").read_text().splitlines())
+    assert report.bytes_in == report.bytes_out + report.bytes_trimmed + sum(
+        report.dropped_bytes.values()
+    )
+    (example,) = map(
+        json.loads, (tmp_path / "work/cleaned/examples.jsonl").read_text().splitlines()
+    )
     assert example["text"] == "\n\n".join(CHAT[4:6])
     (table,) = map(pq.read_table, (tmp_path / "work/cleaned").glob("*.parquet"))
     assert table["kind"].to_pylist() == ["conversation"] * 2
 
 
-def test_conversations_pass_no_rule_of_the_web_but_may_repeat_none_and_quote_no_test(tmp_path, rules, runtime):
+def test_conversations_pass_no_rule_of_the_web_but_may_repeat_none_and_quote_no_test(
+    tmp_path, rules, runtime
+):
     (tmp_path / "test.txt").write_text("I like books about ships.")
     given = DecontaminationConfig(texts=(str(tmp_path / "*.txt"),), text_column="text", ngram=5)
-    texts = {"one": "\n\n".join(CHAT[:4]), "two": "\n\n".join(CHAT[:4]), "three": "\n\n".join(CHAT[6:])}
+    texts = {
+        "one": "\n\n".join(CHAT[:4]),
+        "two": "\n\n".join(CHAT[:4]),
+        "three": "\n\n".join(CHAT[6:]),
+    }
     raw = write_raw(tmp_path / "raw", texts, "conversation")
-    report = clean(raw, tmp_path / "work", dataclasses.replace(rules, decontamination=given), runtime)
+    report = clean(
+        raw, tmp_path / "work", dataclasses.replace(rules, decontamination=given), runtime
+    )
     assert report.dropped == {"contaminated": 1, "exact_duplicate": 1} and report.documents_out == 1
 
 
@@ -189,13 +274,17 @@ def test_personal_data_in_text_is_replaced_and_counted(tmp_path, rules, runtime)
     config = dataclasses.replace(rules, personal=dataclasses.replace(rules.personal, email=True))
     report = clean(tmp_path / "raw", tmp_path / "work", config, runtime)
     expected = LIGHTHOUSE + " Write to email@example.com or to email@example.com."
-    assert report.personal == {"email": 2} and read(tmp_path / "work" / "cleaned") == {"a": expected}
+    assert report.personal == {"email": 2} and read(tmp_path / "work" / "cleaned") == {
+        "a": expected
+    }
     assert report.bytes_in == report.bytes_out + report.bytes_trimmed
 
 
 def test_a_killed_task_is_all_that_is_done_again(tmp_path, rules, runtime):
     """The first file is done when the second turns out to be broken; mended, it is the only one that is read."""
-    raw = write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()})
+    raw = write_raw(
+        tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()}
+    )
     expected = clean(raw, tmp_path / "undisturbed", rules, runtime)
     whole = (raw / "00001.parquet").read_bytes()
     (raw / "00001.parquet").write_bytes(whole[:-100])
@@ -205,13 +294,23 @@ def test_a_killed_task_is_all_that_is_done_again(tmp_path, rules, runtime):
     (raw / "00001.parquet").write_bytes(whole)
     assert clean(raw, tmp_path / "work", rules, runtime) == expected
     assert (tmp_path / "work/passed/00000.parquet").stat().st_mtime_ns == before
-    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name / "cleaned").iterdir()} for name in ("undisturbed", "work"))
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "cleaned").iterdir()}
+        for name in ("undisturbed", "work")
+    )
     assert one == two and len(one) > 0
 
 
 def test_workers_do_not_change_the_bytes(tmp_path, rules, runtime):
-    raw = write_raw(tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()})
-    reports = [clean(raw, tmp_path / f"work{workers}", rules, dataclasses.replace(runtime, workers=workers)) for workers in (1, 2)]
+    raw = write_raw(
+        tmp_path / "raw", CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items()}
+    )
+    reports = [
+        clean(
+            raw, tmp_path / f"work{workers}", rules, dataclasses.replace(runtime, workers=workers)
+        )
+        for workers in (1, 2)
+    ]
     one, two = (sorted((tmp_path / f"work{workers}" / "cleaned").iterdir()) for workers in (1, 2))
     assert reports[0] == reports[1]
     assert [path.name for path in one] == [path.name for path in two]  # and no log folder
@@ -219,9 +318,18 @@ def test_workers_do_not_change_the_bytes(tmp_path, rules, runtime):
 
 
 def test_broken_unicode_is_repaired(tmp_path, rules, runtime):
-    broken = LIGHTHOUSE.replace("the year", "the “year”").encode().decode("windows-1252", errors="ignore")
+    broken = (
+        LIGHTHOUSE.replace("the year", "the “year”")
+        .encode()
+        .decode("windows-1252", errors="ignore")
+    )
     assert broken != LIGHTHOUSE
-    clean(write_raw(tmp_path / "raw", {"a": broken.replace("cup", "cafe\u0301 &amp; cup")}), tmp_path / "work", rules, runtime)
+    clean(
+        write_raw(tmp_path / "raw", {"a": broken.replace("cup", "cafe\u0301 &amp; cup")}),
+        tmp_path / "work",
+        rules,
+        runtime,
+    )
     text = read(tmp_path / "work" / "cleaned")["a"]
     assert "caf\u00e9 & cup" in text and "â€" not in text
 
@@ -229,16 +337,33 @@ def test_broken_unicode_is_repaired(tmp_path, rules, runtime):
 def test_what_is_switched_off_drops_nothing(tmp_path, rules, runtime):
     off = {
         name: dataclasses.replace(getattr(rules, name), enabled=False)
-        for name in ("language", "c4", "gopher", "repetition", "fineweb", "rubbish", "near_duplicates")
+        for name in (
+            "language",
+            "c4",
+            "gopher",
+            "repetition",
+            "fineweb",
+            "rubbish",
+            "near_duplicates",
+        )
     }
-    texts = CLEAN | {name: text for name, (_, text) in (NOISE | DUPLICATES).items() if name != "empty"}
-    report = clean(write_raw(tmp_path / "raw", texts), tmp_path / "work", dataclasses.replace(rules, **off, exact_duplicates=False), runtime)
+    texts = CLEAN | {
+        name: text for name, (_, text) in (NOISE | DUPLICATES).items() if name != "empty"
+    }
+    report = clean(
+        write_raw(tmp_path / "raw", texts),
+        tmp_path / "work",
+        dataclasses.replace(rules, **off, exact_duplicates=False),
+        runtime,
+    )
     assert report.dropped == {}
     assert read(tmp_path / "work" / "cleaned") == texts
 
 
 def test_an_empty_folder_is_an_error(tmp_path, rules, runtime):
-    with pytest.raises(FileNotFoundError, match=r"raw holds no \.parquet file: run `dvc repro raw`"):
+    with pytest.raises(
+        FileNotFoundError, match=r"raw holds no \.parquet file: run `dvc repro raw`"
+    ):
         clean(tmp_path / "raw", tmp_path / "work", rules, runtime)
 
 

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hub_server
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import Fault, Repository
+from helpers import hub_server
+from helpers.hub_server import Fault, Repository
 from test_hub import Reader, serve
 
 from antimatter.chat import hub_conversations

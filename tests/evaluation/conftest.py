@@ -1,11 +1,11 @@
 """A tokenizer, a random model for it, and shards at a size one can read."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import gguf_model
 
 from antimatter import files
 from antimatter.data.shards.reader import DOCUMENT, DOCUMENTS, Shards
@@ -14,17 +14,14 @@ from antimatter.data.tokenizer import Tokenizer
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tiny_gguf is shared by export, serve and test_cli
-import tiny_gguf
-
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `dvc repro evaluation` finds it: params.yaml, a tokenizer, a model of 64 tokens of context."""
     folder = tmp_path_factory.mktemp("a project")
     (folder / "params.yaml").write_bytes(Path("params.yaml").read_bytes())
-    tiny_gguf.save_tokenizer(folder / "data" / "tokenizer")
-    weights.save(tiny_gguf.gpt(), folder / "models" / "checkpoints")
+    gguf_model.save_tokenizer(folder / "data" / "tokenizer")
+    weights.save(gguf_model.gpt(), folder / "models" / "checkpoints")
     return folder
 
 
@@ -35,26 +32,45 @@ def tokenizer(project: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def model() -> GPT:
-    return tiny_gguf.gpt()
+    return gguf_model.gpt()
 
 
 @pytest.fixture
-def make_shards(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Callable[[list[int], np.ndarray], Shards]:
+def make_shards(
+    tmp_path: Path, token_file: Callable[..., np.ndarray]
+) -> Callable[[list[int], np.ndarray], Shards]:
     """Validation documents of the given lengths in two files, from two sources in turn; the n-th has 10 + n bytes."""
 
     def make(lengths: list[int], counts: np.ndarray) -> Shards:
-        documents = [np.array([BOS, *(3 + token_file(n, 61, seed)), EOS], np.uint16) for seed, n in enumerate(lengths)]
+        documents = [
+            np.array([BOS, *(3 + token_file(n, 61, seed)), EOS], np.uint16)
+            for seed, n in enumerate(lengths)
+        ]
         entries = []
-        for number, part in enumerate((documents[: len(documents) // 2], documents[len(documents) // 2 :])):
+        for number, part in enumerate(
+            (documents[: len(documents) // 2], documents[len(documents) // 2 :])
+        ):
             name = f"validation-{number:05d}.npy"
             np.save(tmp_path / name, np.concatenate(part))
             entries.append({"name": name, "tokens": sum(map(len, part)), "documents": len(part)})
         table = np.array([(n % 2, 10 + n) for n in range(len(documents))], DOCUMENT)
         np.save(tmp_path / DOCUMENTS, table)
         np.save(tmp_path / "token_counts.npy", counts.astype(np.uint64))
-        split = {"files": entries, "documents": len(documents), "bytes": int(table["bytes"].sum()), "tokens": sum(map(len, documents))}
-        index = {"vocab_size": 64, "bos": BOS, "eos": EOS, "splits": {"train": {"files": []}, "validation": split}}
-        files.write_json(tmp_path / "index.json", {**index, "documents": {"sources": ["even", "odd"]}})
+        split = {
+            "files": entries,
+            "documents": len(documents),
+            "bytes": int(table["bytes"].sum()),
+            "tokens": sum(map(len, documents)),
+        }
+        index = {
+            "vocab_size": 64,
+            "bos": BOS,
+            "eos": EOS,
+            "splits": {"train": {"files": []}, "validation": split},
+        }
+        files.write_json(
+            tmp_path / "index.json", {**index, "documents": {"sources": ["even", "odd"]}}
+        )
         return Shards(tmp_path)
 
     return make

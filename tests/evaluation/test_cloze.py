@@ -23,7 +23,15 @@ CHANCES = [item.chance for item in ITEMS]
 def test_the_projects_own_items_are_many_and_of_many_kinds() -> None:
     kinds = Counter(item.category for item in ITEMS)
     assert len(ITEMS) >= 80 and min(kinds.values()) >= 12
-    assert {"negation", "comparison", "counting", "order", "cause", "agreement", "deduction"} <= set(kinds)
+    assert {
+        "negation",
+        "comparison",
+        "counting",
+        "order",
+        "cause",
+        "agreement",
+        "deduction",
+    } <= set(kinds)
     assert len({(item.context, item.endings) for item in ITEMS}) == len(ITEMS)
 
 
@@ -50,9 +58,15 @@ def words(text: str) -> list[str]:
 
 COPYING: dict[str, Callable[[Item, str], float]] = {
     "mentioned last": lambda item, ending: item.context.lower().rfind(ending.lower().strip(".")),
-    "mentioned first": lambda item, ending: -(item.context.lower().find(ending.lower().strip(".")) % 10_000),
-    "most words of the context": lambda item, ending: sum(word in words(item.context) for word in words(ending)) / len(words(ending)),
-    "fewest words of the context": lambda item, ending: -sum(word in words(item.context) for word in words(ending)) / len(words(ending)),
+    "mentioned first": lambda item, ending: (
+        -(item.context.lower().find(ending.lower().strip(".")) % 10_000)
+    ),
+    "most words of the context": lambda item, ending: (
+        sum(word in words(item.context) for word in words(ending)) / len(words(ending))
+    ),
+    "fewest words of the context": lambda item, ending: (
+        -sum(word in words(item.context) for word in words(ending)) / len(words(ending))
+    ),
 }
 
 
@@ -69,8 +83,13 @@ def test_no_trivial_strategy_beats_chance(name: str) -> None:
         assert right == pytest.approx(sum(CHANCES))
 
 
-def test_the_score_is_the_likelihood_of_the_ending_after_the_context(model: GPT, tokenizer: Tokenizer) -> None:
-    items = [Item("k", "return the", ("parser", "action group", "é")), Item("k", "import", ("sys", "os"))]
+def test_the_score_is_the_likelihood_of_the_ending_after_the_context(
+    model: GPT, tokenizer: Tokenizer
+) -> None:
+    items = [
+        Item("k", "return the", ("parser", "action group", "é")),
+        Item("k", "import", ("sys", "os")),
+    ]
     answers = cloze.answer(model, tokenizer, items)
     assert [found.item for found in answers] == items
     for found in answers:
@@ -78,33 +97,56 @@ def test_the_score_is_the_likelihood_of_the_ending_after_the_context(model: GPT,
             whole = [BOS, *tokenizer.encode(f"{found.item.context} {ending}")]
             asked = len(tokenizer.encode(" " + ending))
             with torch.no_grad():
-                losses = F.cross_entropy(model(torch.tensor([whole[:-1]]))[0].double(), torch.tensor(whole[1:]), reduction="none")
+                losses = F.cross_entropy(
+                    model(torch.tensor([whole[:-1]]))[0].double(),
+                    torch.tensor(whole[1:]),
+                    reduction="none",
+                )
             assert nats == pytest.approx(losses[-asked:].sum().item(), rel=1e-5)
 
 
-def test_a_long_context_loses_its_beginning_and_a_long_ending_is_refused(model: GPT, tokenizer: Tokenizer) -> None:
+def test_a_long_context_loses_its_beginning_and_a_long_ending_is_refused(
+    model: GPT, tokenizer: Tokenizer
+) -> None:
     item = Item("k", "return the action " * 50, ("parser", "group"))
     (found,) = cloze.answer(model, tokenizer, [item])
-    ids = [BOS, *tokenizer.encode(item.context.strip() + " ")]  # longer than the context, so that only its end counts
+    # Longer than the context, so that only its end counts
+    ids = [BOS, *tokenizer.encode(item.context.strip() + " ")]
     assert len(ids) > 64 and all(math.isfinite(nats) for nats in found.nats)
     (other,) = cloze.answer(model, tokenizer, [Item("k", "unlike " + item.context, item.endings)])
     assert other.nats == pytest.approx(found.nats)
-    with pytest.raises(ValueError, match=r"the ending 'parser parser .* has \d+ tokens, the model reads 64: shorten it"):
+    with pytest.raises(
+        ValueError,
+        match=r"the ending 'parser parser .* has \d+ tokens, the model reads 64: shorten it",
+    ):
         cloze.answer(model, tokenizer, [Item("k", "a", ("parser " * 64, "b"))])
 
 
 def test_the_order_of_the_endings_decides_nothing_and_a_tie_is_wrong() -> None:
     item = Item("k", "c", ("abcd", "ab"))
-    assert Answer(item, (2.0, 3.0)).correct() and not Answer(item, (3.0, 2.0)).correct() and not Answer(item, (2.0, 2.0)).correct()
+    assert (
+        Answer(item, (2.0, 3.0)).correct()
+        and not Answer(item, (3.0, 2.0)).correct()
+        and not Answer(item, (2.0, 2.0)).correct()
+    )
     assert Answer(item, (3.0, 2.0)).correct_per_byte()  # 0.75 against 1 nat a byte
-    assert not Answer(item, (4.0, 1.0)).correct_per_byte() and not Answer(item, (4.0, 2.0)).correct_per_byte()
+    assert (
+        not Answer(item, (4.0, 1.0)).correct_per_byte()
+        and not Answer(item, (4.0, 2.0)).correct_per_byte()
+    )
 
 
 def test_a_model_that_knows_nothing_beats_chance_nowhere(model: GPT, tokenizer: Tokenizer) -> None:
     found = cloze.summary(cloze.answer(model, tokenizer, ITEMS))
-    assert found["all"]["items"] == len(ITEMS) and found["all"]["low"] < found["all"]["chance"] < found["all"]["high"]
+    assert (
+        found["all"]["items"] == len(ITEMS)
+        and found["all"]["low"] < found["all"]["chance"] < found["all"]["high"]
+    )
     assert found["all"]["p_value"] > 0.05
-    assert sum(found[category]["correct"] for category in found if category != "all") == found["all"]["correct"]
+    assert (
+        sum(found[category]["correct"] for category in found if category != "all")
+        == found["all"]["correct"]
+    )
 
 
 def test_the_p_value_is_the_tail_of_the_binomial() -> None:
@@ -116,25 +158,40 @@ def test_the_p_value_is_the_tail_of_the_binomial() -> None:
 
 
 def test_items_of_several_chances_are_counted_exactly() -> None:
-    assert cloze.p_value(2, [1 / 2, 1 / 3, 1 / 4]) == pytest.approx((1 * 1 * 3 + 1 * 2 * 1 + 1 * 1 * 1 + 1 * 1 * 1) / 24)
+    assert cloze.p_value(2, [1 / 2, 1 / 3, 1 / 4]) == pytest.approx(
+        (1 * 1 * 3 + 1 * 2 * 1 + 1 * 1 * 1 + 1 * 1 * 1) / 24
+    )
     chances = [0.5] * 5 + [0.25] * 7
     draw = random.Random(0)
-    guessed = sum(sum(draw.random() < chance for chance in chances) >= 6 for _ in range(20_000)) / 20_000
+    guessed = (
+        sum(sum(draw.random() < chance for chance in chances) >= 6 for _ in range(20_000)) / 20_000
+    )
     assert cloze.p_value(6, chances) == pytest.approx(guessed, abs=0.01)
 
 
 @pytest.mark.parametrize(
     ("correct", "n", "low", "high"),
-    [(0, 10, 0.0, 0.3085), (5, 10, 0.1871, 0.8129), (8, 10, 0.4439, 0.9748), (10, 10, 0.6915, 1.0), (1, 20, 0.0013, 0.2487), (4, 20, 0.0573, 0.4366)],
+    [
+        (0, 10, 0.0, 0.3085),
+        (5, 10, 0.1871, 0.8129),
+        (8, 10, 0.4439, 0.9748),
+        (10, 10, 0.6915, 1.0),
+        (1, 20, 0.0013, 0.2487),
+        (4, 20, 0.0573, 0.4366),
+    ],
 )
-def test_the_interval_is_that_of_clopper_and_pearson(correct: int, n: int, low: float, high: float) -> None:
+def test_the_interval_is_that_of_clopper_and_pearson(
+    correct: int, n: int, low: float, high: float
+) -> None:
     """Values of R's binom.test."""
     assert cloze.interval(correct, n) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_items_stand_one_a_line_under_their_category(tmp_path: Path) -> None:
     path = tmp_path / "items.txt"
-    path.write_text("\ufeff# Colours\nThe sky is | blue | red\n\n# Numbers\nOne and one | is two. | is three. | is four. | is five.\n")
+    path.write_text(
+        "\ufeff# Colours\nThe sky is | blue | red\n\n# Numbers\nOne and one | is two. | is three. | is four. | is five.\n"
+    )
     assert cloze.read_items(path) == [
         Item("Colours", "The sky is", ("blue", "red")),
         Item("Numbers", "One and one", ("is two.", "is three.", "is four.", "is five.")),

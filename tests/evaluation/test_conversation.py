@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_gguf
 import torch
 import yaml
+from helpers import gguf_model
 
 from antimatter import files
 from antimatter.chat import held_out, template
@@ -322,7 +322,12 @@ def test_wrong_endings_are_other_texts_of_other_conversations() -> None:
 
 def test_a_right_answer_to_the_same_topic_is_no_wrong_ending() -> None:
     topics = [f"t{i // 3}" for i in range(15)]
-    conversations = [talk("Hello", "Hi", f"Question {i}?", f"Answer {i}!", id=f"{i}", kind="persona", topic=topic) for i, topic in enumerate(topics)]
+    conversations = [
+        talk(
+            "Hello", "Hi", f"Question {i}?", f"Answer {i}!", id=f"{i}", kind="persona", topic=topic
+        )
+        for i, topic in enumerate(topics)
+    ]
     found = next_turn.choices(conversations, 100)
     # The last turn of each, and not the greeting before it
     assert len(found) == 15 and {one.kind for one in found} == {"persona"}
@@ -332,7 +337,7 @@ def test_a_right_answer_to_the_same_topic_is_no_wrong_ending() -> None:
 
 
 def test_a_model_that_knows_nothing_guesses(model: GPT, tokenizer: Tokenizer) -> None:
-    words = tiny_gguf.TEXT.split()
+    words = gguf_model.TEXT.split()
     pieces = [" ".join(words[i : i + 5]) for i in range(0, 600, 5)]
     pairs = zip(pieces[::2], pieces[1::2], strict=True)
     asked = next_turn.choices([talk(*pair, id=pair[0]) for pair in pairs], 60)
@@ -377,7 +382,9 @@ def test_the_prompts_are_conversations_of_four_turns_and_more() -> None:
     assert found[0].turns[0] == "Hello! Who are you?" and found[0].turns[-1] == "Thanks, bye!"
 
 
-@pytest.mark.parametrize(("key", "value"), [("items", 0), ("choices", 0), ("seeds", ()), ("temperature", -1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("items", 0), ("choices", 0), ("seeds", ()), ("temperature", -1)]
+)
 def test_values_that_make_no_sense_are_refused(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         replace(CONFIG, **{key: value})  # type: ignore[arg-type]
@@ -388,7 +395,7 @@ def ran(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the stage has run."""
     folder = tmp_path_factory.mktemp("answers")
     held_out.write(folder / "conversations" / held_out.NAME, every_kind())
-    weights.save(tiny_gguf.gpt(seed=2), folder / "tuned")
+    weights.save(gguf_model.gpt(seed=2), folder / "tuned")
     (folder / "prompts.txt").write_text("# A greeting\nHello\nAnd?\n")
     values = {"answers": CONFIG.__dict__ | {"seeds": [1, 2]}, "runtime": {"device": "cpu"}}
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
@@ -446,7 +453,7 @@ def test_identity_can_be_asked_alone(ran: Path, model: GPT, tokenizer: Tokenizer
 
 
 def test_a_model_of_another_vocabulary_is_refused(ran: Path, project: Path) -> None:
-    config = tiny_gguf.gpt().config
+    config = gguf_model.gpt().config
     weights.save(GPT(replace(config, vocab_size=401)), ran / "other" / "tuned")
     held_out.write(ran / "other" / "conversations" / held_out.NAME, every_kind())
     for name in ("params.yaml", "prompts.txt"):

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_gguf
 import torch
+from helpers import gguf_model
 
 pytest.importorskip("lm_eval", reason="the extra is not installed: docs/lm-eval.md")
 
@@ -30,15 +30,17 @@ from antimatter.model.gpt import GPT
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "prompts" / "lm-eval"
-T = tiny_gguf.CONTEXT
+T = gguf_model.CONTEXT
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A checkpoint and its tokenizer."""
     path = tmp_path_factory.mktemp("harness")
-    tiny_gguf.save_tokenizer(path / "tokenizer")
-    weights.save(tiny_gguf.gpt(gain=10.0), path / "checkpoints")  # far from uniform, so that no two choices are alike
+    gguf_model.save_tokenizer(path / "tokenizer")
+    weights.save(
+        gguf_model.gpt(gain=10.0), path / "checkpoints"
+    )  # far from uniform, so that no two choices are alike
     yield path
 
 
@@ -50,11 +52,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def lm(folder: Path) -> Antimatter:
-    return Antimatter(weights.load(folder / "checkpoints"), Tokenizer.load(folder / "tokenizer"), batch_size=3)
+    return Antimatter(
+        weights.load(folder / "checkpoints"), Tokenizer.load(folder / "tokenizer"), batch_size=3
+    )
 
 
 def requests(kind: Any, *arguments: tuple[Any, ...]) -> list[Instance]:
-    return [Instance(request_type=kind, doc={}, arguments=given, idx=i) for i, given in enumerate(arguments)]
+    return [
+        Instance(request_type=kind, doc={}, arguments=given, idx=i)
+        for i, given in enumerate(arguments)
+    ]
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -82,7 +89,10 @@ def test_the_scores_of_the_projects_own_tasks_are_those_of_plain_sums(lm: Antima
     encode = lm.tokenizer.encode
     right = right_by_character = 0
     for row in rows("own_choice.jsonl"):
-        values = [log_likelihood(lm.model, [BOS, *encode(row["text"])], encode(f" {choice}")) for choice in row["choices"]]
+        values = [
+            log_likelihood(lm.model, [BOS, *encode(row["text"])], encode(f" {choice}"))
+            for choice in row["choices"]
+        ]
         lengths = [len(choice) for choice in row["choices"]]
         right += int(np.argmax(values)) == row["answer"]
         right_by_character += int(np.argmax(np.array(values) / lengths)) == row["answer"]
@@ -107,26 +117,42 @@ def test_the_scores_of_the_projects_own_tasks_are_those_of_plain_sums(lm: Antima
 
 def test_answers_are_compared_by_the_harness(lm: Antimatter, tmp_path: Path) -> None:
     texts = ["def add(", "if name is", "for action in", "return self"]
-    answers = [lm.tokenizer.decode(greedy(lm.model, [BOS, *lm.tokenizer.encode(text)], 6)) for text in texts]
-    lines = [{"text": text, "answer": answer if i else "nobody says this"} for i, (text, answer) in enumerate(zip(texts, answers, strict=True))]
+    answers = [
+        lm.tokenizer.decode(greedy(lm.model, [BOS, *lm.tokenizer.encode(text)], 6))
+        for text in texts
+    ]
+    lines = [
+        {"text": text, "answer": answer if i else "nobody says this"}
+        for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
+    ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "a.yaml").write_text(
-        "task: a\ndataset_path: json\ndataset_kwargs: {data_files: {test: " + str(tmp_path / "a.jsonl") + "}}\ntest_split: test\n"
+        "task: a\ndataset_path: json\ndataset_kwargs: {data_files: {test: "
+        + str(tmp_path / "a.jsonl")
+        + "}}\ntest_split: test\n"
         "output_type: generate_until\ndoc_to_text: '{{text}}'\ndoc_to_target: '{{answer}}'\n"
         "generation_kwargs: {until: [never], max_gen_toks: 6}\nmetric_list: [{metric: exact_match}]\n"
     )
     found = harness.run(lm, [str(tmp_path / "a.yaml")])
     assert found["results"]["a"]["exact_match,none"] == 0.75
     assert found["n-samples"]["a"] == {"original": 4, "effective": 4}
-    assert harness.run(lm, ["a"], include_path=tmp_path, limit=0.5)["n-samples"]["a"]["effective"] == 2
+    assert (
+        harness.run(lm, ["a"], include_path=tmp_path, limit=0.5)["n-samples"]["a"]["effective"] == 2
+    )
 
 
-def test_a_rolling_log_likelihood_is_the_sum_of_the_losses_that_evaluation_scores(lm: Antimatter) -> None:
-    ids = lm.tokenizer.encode(tiny_gguf.TEXT)
-    text = lm.tokenizer.decode(ids[: 3 * T])  # whole windows: where the last is shorter, the harness moves it back and the stage does not
+def test_a_rolling_log_likelihood_is_the_sum_of_the_losses_that_evaluation_scores(
+    lm: Antimatter,
+) -> None:
+    ids = lm.tokenizer.encode(gguf_model.TEXT)
+    text = lm.tokenizer.decode(
+        ids[: 3 * T]
+    )  # whole windows: where the last is shorter, the harness moves it back and the stage does not
     assert lm.tokenizer.encode(text) == ids[: 3 * T]
     tokens = np.array([BOS, *ids[: 3 * T]], dtype=np.uint16)
-    losses = np.concatenate([scored.losses for scored in perplexity.score(lm.model, perplexity.sliding([tokens], T, T))])
+    losses = np.concatenate(
+        [scored.losses for scored in perplexity.score(lm.model, perplexity.sliding([tokens], T, T))]
+    )
     assert len(losses) == 3 * T
     (total,) = lm.loglikelihood_rolling(requests("loglikelihood_rolling", (text,)))
     assert -total == pytest.approx(losses.sum(), rel=1e-6)
@@ -135,16 +161,21 @@ def test_a_rolling_log_likelihood_is_the_sum_of_the_losses_that_evaluation_score
 @pytest.mark.parametrize("length", [1, T - 1, T, T + 1, 3 * T, 3 * T + 5])
 def test_each_token_is_scored_once_in_the_harnesss_own_windows(length: int) -> None:
     ids = list(range(100, 100 + length))
-    ours = [(window.ids[:-1], window.ids[-window.scored :]) for window in harness.windows(0, [BOS], ids, T)]
+    ours = [
+        (window.ids[:-1], window.ids[-window.scored :])
+        for window in harness.windows(0, [BOS], ids, T)
+    ]
     assert ours == list(get_rolling_token_windows(ids, BOS, T, 1))
     assert [token for _, targets in ours for token in targets] == ids
 
 
 def test_a_context_that_is_too_long_loses_its_oldest_tokens(lm: Antimatter) -> None:
-    context, continuation = tiny_gguf.TEXT[:600].rstrip(), " else return"
+    context, continuation = gguf_model.TEXT[:600].rstrip(), " else return"
     ids, scored = lm.tokenizer.encode(context + continuation), lm.tokenizer.encode(continuation)
     assert len(ids) > 2 * T and ids[-len(scored) :] == scored
-    logits = lm.model(torch.tensor([ids[-T - 1 : -1]]))[0].double()  # one window for all scored tokens
+    logits = lm.model(torch.tensor([ids[-T - 1 : -1]]))[
+        0
+    ].double()  # one window for all scored tokens
     expected = logits.log_softmax(-1)[range(T - len(scored), T), scored].sum()
     ((found, _),) = lm.loglikelihood(requests("loglikelihood", (context, continuation)))
     assert found == pytest.approx(float(expected), rel=1e-5)
@@ -164,7 +195,9 @@ def test_a_context_that_is_too_long_loses_its_oldest_tokens(lm: Antimatter) -> N
         ("é", "\u0301", "é"),
     ],
 )
-def test_context_and_continuation_are_the_tokens_of_the_whole_text(lm: Antimatter, context: str, continuation: str, read: str) -> None:
+def test_context_and_continuation_are_the_tokens_of_the_whole_text(
+    lm: Antimatter, context: str, continuation: str, read: str
+) -> None:
     encode = lm.tokenizer.encode
     before, scored = lm._pair(context, continuation)
     assert before[0] == BOS and before[1:] + scored == encode(context + continuation)
@@ -183,10 +216,18 @@ def test_greedy_is_what_greedy_decoding_would_write(lm: Antimatter) -> None:
 
 
 def test_the_size_of_a_batch_changes_nothing(folder: Path, lm: Antimatter) -> None:
-    pairs = [(row["text"], f" {choice}") for row in rows("own_choice.jsonl") for choice in row["choices"]]
-    alone = Antimatter(lm.model, lm.tokenizer, batch_size=1).loglikelihood(requests("loglikelihood", *pairs))
-    together = Antimatter(lm.model, lm.tokenizer, batch_size=32).loglikelihood(requests("loglikelihood", *pairs))
-    assert [total for total, _ in together] == pytest.approx([total for total, _ in alone], rel=1e-5)
+    pairs = [
+        (row["text"], f" {choice}") for row in rows("own_choice.jsonl") for choice in row["choices"]
+    ]
+    alone = Antimatter(lm.model, lm.tokenizer, batch_size=1).loglikelihood(
+        requests("loglikelihood", *pairs)
+    )
+    together = Antimatter(lm.model, lm.tokenizer, batch_size=32).loglikelihood(
+        requests("loglikelihood", *pairs)
+    )
+    assert [total for total, _ in together] == pytest.approx(
+        [total for total, _ in alone], rel=1e-5
+    )
     assert [likeliest for _, likeliest in together] == [likeliest for _, likeliest in alone]
 
 
@@ -196,32 +237,48 @@ def test_an_answer_ends_before_the_first_of_its_ends(lm: Antimatter) -> None:
     assert len(whole) > 30
     for end in (whole[8:10], whole[25:28]):  # within the first tokens, and later
         settings = {"until": ["\x00", end, ""], "max_gen_toks": most}
-        assert lm.generate_until(requests("generate_until", (context, settings))) == [whole[: whole.index(end)]]
-    assert lm.generate_until(requests("generate_until", (context, {"until": "\x00", "max_gen_toks": most}))) == [whole]
-    early, late = sorted((whole[4:7], whole[8:11]), key=whole.index)  # both in what is written at first
+        assert lm.generate_until(requests("generate_until", (context, settings))) == [
+            whole[: whole.index(end)]
+        ]
+    assert lm.generate_until(
+        requests("generate_until", (context, {"until": "\x00", "max_gen_toks": most}))
+    ) == [whole]
+    early, late = sorted(
+        (whole[4:7], whole[8:11]), key=whole.index
+    )  # both in what is written at first
     both = {"until": [late, early], "max_gen_toks": most}
-    assert lm.generate_until(requests("generate_until", (context, both))) == [whole[: whole.index(early)]]
+    assert lm.generate_until(requests("generate_until", (context, both))) == [
+        whole[: whole.index(early)]
+    ]
 
 
-def test_an_answer_ends_with_the_models_own_end(lm: Antimatter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_ends_with_the_models_own_end(
+    lm: Antimatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     best = greedy(lm.model, [BOS, *lm.tokenizer.encode("def add(")], 40)
     fifth = best.index(best[4])
     with monkeypatch.context() as patch:
         patch.setattr(harness, "EOS", best[fifth])
-        (answer,) = lm.generate_until(requests("generate_until", ("def add(", {"until": [], "max_gen_toks": 40})))
+        (answer,) = lm.generate_until(
+            requests("generate_until", ("def add(", {"until": [], "max_gen_toks": 40}))
+        )
     assert answer == lm.tokenizer.decode(best[: fifth + 1])
     lm.model.norm.weight.data.zero_()  # the state no longer depends on the text
     lm.model.norm.bias.data.copy_(lm.model.token_embedding.weight[EOS] * 100)
-    assert lm.generate_until(requests("generate_until", ("def add(", {"until": [], "max_gen_toks": 30}))) == [""]
+    assert lm.generate_until(
+        requests("generate_until", ("def add(", {"until": [], "max_gen_toks": 30}))
+    ) == [""]
 
 
 @pytest.mark.parametrize("most", [10, 100])  # 100 tokens are more than the context
 def test_a_prompt_makes_room_for_the_answer(lm: Antimatter, most: int) -> None:
-    ids = lm.tokenizer.encode(tiny_gguf.TEXT)[: 2 * T]
+    ids = lm.tokenizer.encode(gguf_model.TEXT)[: 2 * T]
     context = lm.tokenizer.decode(ids)
     assert lm.tokenizer.encode(context) == ids
     kept = ids[-(T - 10) :] if most == 10 else ids[-T // 2 :]
-    (answer,) = lm.generate_until(requests("generate_until", (context, {"until": [], "max_gen_toks": most})))
+    (answer,) = lm.generate_until(
+        requests("generate_until", (context, {"until": [], "max_gen_toks": most}))
+    )
     assert answer == lm.tokenizer.decode(greedy(lm.model, kept, most))
 
 
@@ -240,32 +297,77 @@ def test_settings_that_are_not_built_are_refused_by_name(lm: Antimatter) -> None
 
 def test_the_number_of_examples_is_the_tasks_own_unless_it_is_given(lm: Antimatter) -> None:
     assert harness.run(lm, ["own_answer"], include_path=OWN, limit=1)["n-shot"] == {"own_answer": 2}
-    assert harness.run(lm, ["own_answer"], include_path=OWN, limit=1, num_fewshot=1)["n-shot"] == {"own_answer": 1}
+    assert harness.run(lm, ["own_answer"], include_path=OWN, limit=1, num_fewshot=1)["n-shot"] == {
+        "own_answer": 1
+    }
 
 
-def test_the_command_prints_a_table_and_writes_every_digit(folder: Path, tmp_path: Path, lm: Antimatter, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table_and_writes_every_digit(
+    folder: Path, tmp_path: Path, lm: Antimatter, capsys: pytest.CaptureFixture[str]
+) -> None:
     places = ["--checkpoint", str(folder / "checkpoints"), "--tokenizer", str(folder / "tokenizer")]
-    given = ["--tasks", "own_text,own_choice", "--include-path", str(OWN), "--limit", "3", "--output", str(tmp_path / "a.json")]
+    given = [
+        "--tasks",
+        "own_text,own_choice",
+        "--include-path",
+        str(OWN),
+        "--limit",
+        "3",
+        "--output",
+        str(tmp_path / "a.json"),
+    ]
     assert cli.main(["lm-eval", *places, *given]) == 0
     assert "|own_text  |" in capsys.readouterr().out
     written = json.loads((tmp_path / "a.json").read_text())
-    assert written["results"] == harness.run(lm, ["own_text", "own_choice"], include_path=OWN, limit=3)["results"]
+    assert (
+        written["results"]
+        == harness.run(lm, ["own_text", "own_choice"], include_path=OWN, limit=3)["results"]
+    )
     assert written["n-samples"]["own_choice"] == {"original": 20, "effective": 3}
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--tasks", "own_txt", "--include-path", str(OWN)], "there is no task 'own_txt': did you mean own_text?"),
+        (
+            ["--tasks", "own_txt", "--include-path", str(OWN)],
+            "there is no task 'own_txt': did you mean own_text?",
+        ),
         (["--tasks", "own", "--include-path", "absent"], "--include-path absent is no folder"),
-        (["--tasks", "own", "--include-path", str(OWN), "--limit", "0"], "--limit must exceed 0, got 0"),
-        (["--tasks", "own", "--include-path", str(OWN), "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
-        (["--tasks", "own", "--include-path", str(OWN), "--num-fewshot", "-1"], "--num-fewshot must not be negative, got -1"),
-        (["--tasks", "own", "--include-path", str(OWN), "--checkpoint", "absent"], "absent is missing"),
+        (
+            ["--tasks", "own", "--include-path", str(OWN), "--limit", "0"],
+            "--limit must exceed 0, got 0",
+        ),
+        (
+            ["--tasks", "own", "--include-path", str(OWN), "--batch-size", "0"],
+            "--batch-size must be at least 1, got 0",
+        ),
+        (
+            ["--tasks", "own", "--include-path", str(OWN), "--num-fewshot", "-1"],
+            "--num-fewshot must not be negative, got -1",
+        ),
+        (
+            ["--tasks", "own", "--include-path", str(OWN), "--checkpoint", "absent"],
+            "absent is missing",
+        ),
     ],
 )
-def test_a_bad_option_is_one_line(folder: Path, given: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["lm-eval", "--checkpoint", str(folder / "checkpoints"), "--tokenizer", str(folder / "tokenizer"), *given]) == 1
+def test_a_bad_option_is_one_line(
+    folder: Path, given: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        cli.main(
+            [
+                "lm-eval",
+                "--checkpoint",
+                str(folder / "checkpoints"),
+                "--tokenizer",
+                str(folder / "tokenizer"),
+                *given,
+            ]
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert error.startswith(f"error: {words}") and error.count("\n") == 1
 
@@ -275,10 +377,32 @@ def test_a_task_of_the_hub_without_a_network_is_one_line(folder: Path, tmp_path:
         "task: far\ndataset_path: nobody/nothing\ntest_split: test\noutput_type: loglikelihood_rolling\n"
         "doc_to_text: ''\ndoc_to_target: '{{text}}'\nmetric_list: [{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}]\n"
     )
-    command = [sys.executable, "-m", "antimatter.cli", "lm-eval", "--tasks", str(tmp_path / "far.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "antimatter.cli",
+        "lm-eval",
+        "--tasks",
+        str(tmp_path / "far.yaml"),
+    ]
     places = ["--checkpoint", str(folder / "checkpoints"), "--tokenizer", str(folder / "tokenizer")]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run([*command, *places], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    done = subprocess.run(
+        [*command, *places],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: Couldn't reach 'nobody/nothing' on the Hub") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error: Couldn't reach 'nobody/nothing' on the Hub")
+        and done.stderr.count("\n") == 1
+    )
     assert "without a network only tasks with local data work" in done.stderr

@@ -1,13 +1,9 @@
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tiny_gguf is shared by export, serve and test_cli
-import tiny_gguf
+from helpers import gguf_model
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny_gguf.Tiny]:
-    yield tiny_gguf.make(tmp_path_factory.mktemp("tiny"))
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gguf_model.Tiny]:
+    yield gguf_model.make(tmp_path_factory.mktemp("tiny"))

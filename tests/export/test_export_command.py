@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_gguf import CHAT, CONTEXT, Tiny, gpt, windows
+from helpers.gguf_model import CHAT, CONTEXT, Tiny, gpt, windows
 from transformers import AutoModelForCausalLM
 
 from antimatter import cli, files
@@ -34,43 +34,95 @@ def project(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shards.mkdir(parents=True)
     stream = windows(tiny.tokenizer).flatten().numpy().astype(np.uint16)
     np.save(shards / "validation-00000.npy", stream)
-    splits = {"train": {"files": []}, "validation": {"files": [{"name": "validation-00000.npy", "tokens": len(stream)}]}}
+    splits = {
+        "train": {"files": []},
+        "validation": {"files": [{"name": "validation-00000.npy", "tokens": len(stream)}]},
+    }
     files.write_json(shards / "index.json", {"vocab_size": 400, "bos": 1, "splits": splits})
     torch.save(tiny.model.state_dict(), tmp_path / "final.pt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_a_pt_file_becomes_files_that_are_named_measured_and_whole(project: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    made = ["--checkpoint", "final.pt", "--name", "mine", "--type", "f16", "--type", "q8_0", "--output", "out"]
+def test_a_pt_file_becomes_files_that_are_named_measured_and_whole(
+    project: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [
+        "--checkpoint",
+        "final.pt",
+        "--name",
+        "mine",
+        "--type",
+        "f16",
+        "--type",
+        "q8_0",
+        "--output",
+        "out",
+    ]
     assert cli.main(["export", *made, "--windows", "0"]) == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["out/mine-f16.gguf", "out/mine-q8_0.gguf"]
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "out/mine-f16.gguf",
+        "out/mine-q8_0.gguf",
+    ]
     header = read_header(project / "out" / "mine-q8_0.gguf")
     assert header.keys["general.name"] == "mine"
     assert header.n_parameters == read_header(tiny.path).n_parameters
 
 
-def test_a_pt_file_becomes_a_folder_for_transformers(project: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["export", "--checkpoint", "final.pt", "--name", "mine", "--type", "hf", "--windows", "0"]) == 0
-    assert capsys.readouterr().out == "mine-hf: for AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained\n"
+def test_a_pt_file_becomes_a_folder_for_transformers(
+    project: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        cli.main(
+            [
+                "export",
+                "--checkpoint",
+                "final.pt",
+                "--name",
+                "mine",
+                "--type",
+                "hf",
+                "--windows",
+                "0",
+            ]
+        )
+        == 0
+    )
+    assert (
+        capsys.readouterr().out
+        == "mine-hf: for AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained\n"
+    )
     theirs: Any = AutoModelForCausalLM.from_pretrained(project / "mine-hf")
     ids = windows(tiny.tokenizer)[:, :CONTEXT]
     torch.testing.assert_close(theirs(ids).logits, tiny.model(ids), rtol=1e-5, atol=1e-5)
 
 
-def test_an_export_is_compared_with_torch_where_there_are_shards(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_is_compared_with_torch_where_there_are_shards(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["export", "--checkpoint", "final.pt", "--type", "f16", "--windows", "2"]) == 0
     assert "; in llama.cpp KL " in capsys.readouterr().out
 
 
-def test_without_shards_it_says_that_nothing_was_compared(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_shards_it_says_that_nothing_was_compared(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files.remove(project / "data" / "shards")
     assert cli.main(["export", "--checkpoint", "final.pt", "--type", "f16"]) == 0
     assert "not compared with torch, since data/shards is missing" in capsys.readouterr().out
 
 
-def test_a_tokenizer_that_does_not_fit_is_one_line_and_leaves_no_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({**gpt().state_dict(), "token_embedding.weight": torch.zeros(500, 64), "head.weight": torch.zeros(500, 64)}, project / "other.pt")
+def test_a_tokenizer_that_does_not_fit_is_one_line_and_leaves_no_file(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(
+        {
+            **gpt().state_dict(),
+            "token_embedding.weight": torch.zeros(500, 64),
+            "head.weight": torch.zeros(500, 64),
+        },
+        project / "other.pt",
+    )
     assert cli.main(["export", "--checkpoint", "other.pt", "--type", "f16", "--windows", "0"]) == 1
     assert "has 400 tokens, the checkpoint was trained with 500" in capsys.readouterr().err
     assert not list(project.glob("*.gguf"))
@@ -112,14 +164,24 @@ def test_a_tuned_model_that_does_not_tell_of_its_chat_is_named(project: Path) ->
 
 def test_a_checkpoint_that_is_recorded_takes_its_commit_along(project: Path) -> None:
     weights.save(gpt(), project / "checkpoint", {"code": "12ab"})
-    (project / "dvc.lock").write_text(f"stages: {{checkpoints: {{outs: [{{path: checkpoint, md5: {recorded.md5(project / 'checkpoint')}}}]}}}}\n")
+    (project / "dvc.lock").write_text(
+        f"stages: {{checkpoints: {{outs: [{{path: checkpoint, md5: {recorded.md5(project / 'checkpoint')}}}]}}}}\n"
+    )
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["init", "--quiet"], ["add", "dvc.lock"], [*identity, "commit", "--quiet", "--message", "made"]):
+    for command in (
+        ["init", "--quiet"],
+        ["add", "dvc.lock"],
+        [*identity, "commit", "--quiet", "--message", "made"],
+    ):
         subprocess.run(["git", *command], check=True)
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     arguments = ["export", "--type", "f16", "--windows", "0", "--checkpoint"]
     assert (
-        cli.main([*arguments, "checkpoint", "--name", "recorded"]) == cli.main([*arguments, "checkpoint/final.safetensors", "--name", "loose"]) == 0
+        cli.main([*arguments, "checkpoint", "--name", "recorded"])
+        == cli.main([*arguments, "checkpoint/final.safetensors", "--name", "loose"])
+        == 0
     )
     keys = read_header(project / "recorded-f16.gguf").keys
     assert (keys["antimatter.commit"], keys["antimatter.code"]) == (head, "12ab")

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny_gguf
-from tiny_gguf import CHAT, Tiny, gpt
+from helpers import gguf_model
+from helpers.gguf_model import CHAT, Tiny, gpt
 
 from antimatter.chat import template
 from antimatter.export import gguf, ollama
@@ -49,16 +49,28 @@ def test_the_store_is_byte_for_byte_what_ollama_create_writes(tiny: Tiny, tmp_pa
     system = CONFIG.system.encode()
     layers = ",".join(
         f'{{"mediaType":"application/vnd.ollama.image.{kind}","digest":"sha256:{digest(content)}","size":{len(content)}}}'
-        for kind, content in (("model", model), ("template", go), ("system", system), ("params", params))
+        for kind, content in (
+            ("model", model),
+            ("template", go),
+            ("system", system),
+            ("params", params),
+        )
     )
     manifest = (
         '{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json",'
         f'"config":{{"mediaType":"application/vnd.docker.container.image.v1+json","digest":"sha256:{digest(config)}","size":{len(config)}}},'
         f'"layers":[{layers}]}}\n'
     )
-    expected = {f"blobs/sha256-{digest(content)}": content for content in (model, go, system, params, config)}
+    expected = {
+        f"blobs/sha256-{digest(content)}": content
+        for content in (model, go, system, params, config)
+    }
     expected["manifests/registry.ollama.ai/library/antimatter/latest"] = manifest.encode()
-    assert {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()} == expected
+    assert {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file()
+    } == expected
 
 
 def test_the_modelfile_says_the_same(tiny: Tiny, tmp_path: Path) -> None:
@@ -87,7 +99,7 @@ def test_a_chat_model_has_its_roles_and_its_own_system_text(
     """The text of `ollama.system` is for a model that was tuned without one."""
     path = tmp_path / "a-f16.gguf"
     source = replace(of_model(gpt()), chat={**CHAT, "system": system})
-    gguf.write(source, tiny.tokenizer_folder / "tokenizer.json", path, "f16", tiny_gguf.CONFIG)
+    gguf.write(source, tiny.tokenizer_folder / "tokenizer.json", path, "f16", gguf_model.CONFIG)
     ollama.write(path, tmp_path / "ollama", CONFIG)
     modelfile = (tmp_path / "ollama" / "Modelfile").read_text(encoding="utf-8")
     words = system or CONFIG.system
@@ -101,14 +113,19 @@ def test_a_chat_model_has_its_roles_and_its_own_system_text(
 
 def test_without_system_text_there_is_no_system_layer(tiny: Tiny, tmp_path: Path) -> None:
     ollama.write(tiny.path, tmp_path / "ollama", replace(CONFIG, system=""))
-    kinds = [layer["mediaType"].rsplit(".", 1)[1] for layer in ollama.verify(tmp_path / "ollama" / "models", "antimatter")["layers"]]
+    kinds = [
+        layer["mediaType"].rsplit(".", 1)[1]
+        for layer in ollama.verify(tmp_path / "ollama" / "models", "antimatter")["layers"]
+    ]
     assert kinds == ["model", "template", "params"]
     assert "SYSTEM" not in (tmp_path / "ollama" / "Modelfile").read_text()
 
 
 def test_the_weights_stand_on_the_disk_once(tiny: Tiny, tmp_path: Path) -> None:
     ollama.write(tiny.path, tmp_path / "ollama", CONFIG)
-    blob = ollama.blob_path(tmp_path / "ollama" / "models", "sha256:" + digest(tiny.path.read_bytes()))
+    blob = ollama.blob_path(
+        tmp_path / "ollama" / "models", "sha256:" + digest(tiny.path.read_bytes())
+    )
     assert os.path.samefile(blob, tiny.path)
 
 
@@ -150,7 +167,15 @@ def test_the_source_is_the_one_file_of_its_type(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("n", "words"),
-    [(999, "999"), (5_330, "5K"), (5_330_432, "5.33M"), (7_000_000, "7M"), (406_286_336, "406.29M"), (8_030_261_312, "8.0B"), (10**9, "1B")],
+    [
+        (999, "999"),
+        (5_330, "5K"),
+        (5_330_432, "5.33M"),
+        (7_000_000, "7M"),
+        (406_286_336, "406.29M"),
+        (8_030_261_312, "8.0B"),
+        (10**9, "1B"),
+    ],
 )
 def test_sizes_are_named_as_ollama_names_them(n: int, words: str) -> None:
     assert ollama._human_number(n) == words
@@ -159,8 +184,22 @@ def test_sizes_are_named_as_ollama_names_them(n: int, words: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("name", "Anti Matter"), ("temperature", -0.1), ("top_p", 0.0), ("top_p", 1.1), ("top_k", 0), ("num_ctx", 0), ("num_predict", 0)),
-        *(("repeat_penalty", 0.0), ("stop", ("a\nb",)), ("stop", ("",)), ("stop", ('say "x"',)), ("system", 'a """ b')),
+        *(
+            ("name", "Anti Matter"),
+            ("temperature", -0.1),
+            ("top_p", 0.0),
+            ("top_p", 1.1),
+            ("top_k", 0),
+            ("num_ctx", 0),
+            ("num_predict", 0),
+        ),
+        *(
+            ("repeat_penalty", 0.0),
+            ("stop", ("a\nb",)),
+            ("stop", ("",)),
+            ("stop", ('say "x"',)),
+            ("system", 'a """ b'),
+        ),
     ],
 )
 def test_bad_parameters_name_their_key(key: str, value: object) -> None:

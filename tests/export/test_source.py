@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_gguf import CHAT, gpt, save_tokenizer
+from helpers.gguf_model import CHAT, gpt, save_tokenizer
 
 from antimatter.export import huggingface, source
 from antimatter.model import weights
@@ -25,7 +25,9 @@ PARAMS = """model:
 
 def same(first: GPT, second: GPT) -> bool:
     mine, theirs = first.state_dict(), second.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(mine[name], theirs[name]) for name in mine
+    )
 
 
 @pytest.fixture
@@ -92,7 +94,12 @@ def test_a_pt_file_is_the_model_whatever_wraps_it(project: Path, tied: bool, wra
     model = gpt(tied=tied)
     torch.save(wrap(model.state_dict()), project / "a.pt")
     opened = source.open_checkpoint(project / "a.pt")
-    assert (opened.config.n_layer, opened.config.n_embd, opened.config.block_size, opened.config.vocab_size) == (2, 64, 64, 400)  # from the shapes
+    assert (
+        opened.config.n_layer,
+        opened.config.n_embd,
+        opened.config.block_size,
+        opened.config.vocab_size,
+    ) == (2, 64, 64, 400)  # from the shapes
     assert (opened.config.n_head, opened.config.negative_slope) == (2, 0.1)  # from params.yaml
     assert opened.config.tied_embeddings == tied
     assert same(opened.load(), model)
@@ -103,7 +110,10 @@ def test_a_config_beside_the_weights_or_named_wins_over_params(project: Path) ->
     torch.save(model.state_dict(), project / "a.pt")
     assert source.open_checkpoint(project / "a.pt").config.negative_slope == 0.1
     weights.save(model, project / "other")
-    assert source.open_checkpoint(project / "a.pt", project / "other" / "config.json").config == model.config
+    assert (
+        source.open_checkpoint(project / "a.pt", project / "other" / "config.json").config
+        == model.config
+    )
     (project / "other" / "config.json").rename(project / "config.json")
     assert source.open_checkpoint(project / "a.pt").config == model.config
 
@@ -114,7 +124,9 @@ def test_a_file_of_old_torch_is_read_too(project: Path) -> None:
 
 
 def test_half_precision_becomes_float32(project: Path) -> None:
-    torch.save({name: tensor.bfloat16() for name, tensor in gpt().state_dict().items()}, project / "a.pt")
+    torch.save(
+        {name: tensor.bfloat16() for name, tensor in gpt().state_dict().items()}, project / "a.pt"
+    )
     assert source.open_checkpoint(project / "a.pt").read("norm.weight").dtype == torch.float32
 
 
@@ -127,14 +139,18 @@ def test_nothing_in_a_file_is_executed(project: Path) -> None:
     torch.save({"model": gpt().state_dict(), "trap": Trap()}, project / "a.pt")
     (project / "b.pt").write_bytes(pickle.dumps(Trap()))
     for name in ("a.pt", "b.pt"):
-        with pytest.raises(ValueError, match=rf"{name} holds Python objects, and those could run code"):
+        with pytest.raises(
+            ValueError, match=rf"{name} holds Python objects, and those could run code"
+        ):
             source.open_checkpoint(project / name)
     assert not (project / "sprung").exists()
 
 
 def test_a_whole_model_is_refused_with_the_way_out(project: Path) -> None:
     torch.save(gpt(), project / "a.pt")
-    with pytest.raises(ValueError, match=r"a\.pt holds Python objects.*save `model\.state_dict\(\)`"):
+    with pytest.raises(
+        ValueError, match=r"a\.pt holds Python objects.*save `model\.state_dict\(\)`"
+    ):
         source.open_checkpoint(project / "a.pt")
 
 
@@ -146,17 +162,38 @@ def test_what_is_no_checkpoint_is_one_line_that_names_it(project: Path) -> None:
     torch.save(model.state_dict(), project / "whole.pt")
     (project / "cut.pt").write_bytes((project / "whole.pt").read_bytes()[:5000])
     for name in ("rubbish.pt", "cut.pt"):
-        with pytest.raises(ValueError, match=rf"^[^\n]*{name} is damaged, or torch\.save did not write it[^\n]*$"):
+        with pytest.raises(
+            ValueError, match=rf"^[^\n]*{name} is damaged, or torch\.save did not write it[^\n]*$"
+        ):
             source.open_checkpoint(project / name)
-    for found, words in (({"a": 1}, "a dict of a"), ({}, "an empty dict"), ([1, 2], "a list"), (torch.zeros(3), "a Tensor")):
+    for found, words in (
+        ({"a": 1}, "a dict of a"),
+        ({}, "an empty dict"),
+        ([1, 2], "a list"),
+        (torch.zeros(3), "a Tensor"),
+    ):
         torch.save(found, project / "other.pt")
-        with pytest.raises(ValueError, match=rf"other\.pt holds {words}, not the state dict of a GPT"):
+        with pytest.raises(
+            ValueError, match=rf"other\.pt holds {words}, not the state dict of a GPT"
+        ):
             source.open_checkpoint(project / "other.pt")
     torch.save({"conv.weight": torch.zeros(3)}, project / "other.pt")
-    with pytest.raises(ValueError, match=r"other\.pt is not the state dict of a GPT of ours: it holds conv\.weight"):
+    with pytest.raises(
+        ValueError, match=r"other\.pt is not the state dict of a GPT of ours: it holds conv\.weight"
+    ):
         source.open_checkpoint(project / "other.pt")
-    torch.save({name: tensor for name, tensor in model.state_dict().items() if name != "blocks.1.ffn.up.bias"}, project / "other.pt")
-    with pytest.raises(ValueError, match=r"other\.pt does not fit its config: tensor blocks\.1\.ffn\.up\.bias is missing"):
+    torch.save(
+        {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if name != "blocks.1.ffn.up.bias"
+        },
+        project / "other.pt",
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"other\.pt does not fit its config: tensor blocks\.1\.ffn\.up\.bias is missing",
+    ):
         source.open_checkpoint(project / "other.pt")
     (project / "a.safetensors").write_bytes(b"rubbish" * 10)
     with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
@@ -191,8 +228,13 @@ def test_a_state_dict_with_other_names_than_texts_is_refused(project: Path) -> N
 
 def test_heads_that_do_not_divide_the_channels_name_params_and_the_way_out(project: Path) -> None:
     torch.save(gpt().state_dict(), project / "a.pt")
-    (project / "params.yaml").write_text(PARAMS.replace("n_head: 2", "n_head: 3").replace("n_embd: 8", "n_embd: 9"))
-    with pytest.raises(ValueError, match=r"a\.pt does not fit `model:` in params\.yaml \(n_embd must be a multiple of .*, got 64\).*--config"):
+    (project / "params.yaml").write_text(
+        PARAMS.replace("n_head: 2", "n_head: 3").replace("n_embd: 8", "n_embd: 9")
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"a\.pt does not fit `model:` in params\.yaml \(n_embd must be a multiple of .*, got 64\).*--config",
+    ):
         source.open_checkpoint(project / "a.pt")
     (project / "config.json").write_text(json.dumps({"n_layer": 1}))
     with pytest.raises(ValueError, match=r"config\.json is not a model config"):

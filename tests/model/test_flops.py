@@ -11,9 +11,12 @@ from antimatter.model.gpt import GPT
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_flops_are_three_times_what_torch_counts_forward(tiny_config: GPTConfig, tied: bool) -> None:
+def test_flops_are_three_times_what_torch_counts_forward(
+    tiny_config: GPTConfig, tied: bool
+) -> None:
     config = replace(tiny_config, n_layer=3, tied_embeddings=tied)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused attention
+    # The counter does not know the CPU's fused attention
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         GPT(config)(torch.zeros(2, config.block_size, dtype=torch.long))
     assert 3 * counter.get_total_flops() == flops_per_token(config) * 2 * config.block_size
 
@@ -38,6 +41,15 @@ def test_torchs_name_of_a_device_leads_to_its_peak(name: str, teraflops: float) 
     assert peak_flops(name) == teraflops * 1e12
 
 
-@pytest.mark.parametrize("name", ["NVIDIA L40", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GH200 480GB", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA L40",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GH200 480GB",
+        "",
+    ],
+)
 def test_a_device_that_only_resembles_a_known_one_has_no_peak(name: str) -> None:
     assert peak_flops(name) is None

@@ -29,7 +29,9 @@ def test_the_future_cannot_change_the_past(tiny_gpt: GPT) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_logits_equal_those_of_hugging_face_gpt2_with_its_activation_swapped(tiny_config: GPTConfig, tied: bool) -> None:
+def test_logits_equal_those_of_hugging_face_gpt2_with_its_activation_swapped(
+    tiny_config: GPTConfig, tied: bool
+) -> None:
     ours = randomise(GPT(replace(tiny_config, tied_embeddings=tied)).eval())
     theirs = GPT2LMHeadModel(
         GPT2Config(
@@ -48,7 +50,8 @@ def test_logits_equal_those_of_hugging_face_gpt2_with_its_activation_swapped(tin
         for old, new in names.items():
             mine = mine.replace(old, new)
         value = state[mine]
-        parameter.copy_(value.T if ".c_" in name and value.ndim == 2 else value)  # their Conv1D keeps matrices transposed
+        # Their Conv1D keeps matrices transposed
+        parameter.copy_(value.T if ".c_" in name and value.ndim == 2 else value)
     ids = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
@@ -64,9 +67,19 @@ def test_the_seed_decides_the_first_weights(tiny_config: GPTConfig) -> None:
 
 
 @pytest.mark.parametrize(("tied", "millions"), [(True, 355.9), (False, 407.3)])
-def test_the_300m_preset_has_as_many_parameters_as_the_readme_says(tied: bool, millions: float) -> None:
+def test_the_300m_preset_has_as_many_parameters_as_the_readme_says(
+    tied: bool, millions: float
+) -> None:
     config = GPTConfig(
-        n_layer=24, n_head=16, n_embd=1024, block_size=2048, negative_slope=0.01, dropout=0.0, tied_embeddings=tied, seed=1, vocab_size=50257
+        n_layer=24,
+        n_head=16,
+        n_embd=1024,
+        block_size=2048,
+        negative_slope=0.01,
+        dropout=0.0,
+        tied_embeddings=tied,
+        seed=1,
+        vocab_size=50257,
     )
     with torch.device("meta"):
         model = GPT(config)
@@ -76,20 +89,33 @@ def test_the_300m_preset_has_as_many_parameters_as_the_readme_says(tied: bool, m
 def test_short_attention_equals_torchs_own() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 4, 12, 8, generator=generator)
-    torch.testing.assert_close(attend(q, k, v, 0.0), F.scaled_dot_product_attention(q, k, v, is_causal=True), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        attend(q, k, v, 0.0),
+        F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        rtol=1e-5,
+        atol=1e-6,
+    )
     whole = attend(q, k, v, 0.0)
-    torch.testing.assert_close(attend(q[:, :, 9:], k, v, 0.0), whole[:, :, 9:], rtol=1e-5, atol=1e-6)  # the last three among all
+    # The last three among all
+    torch.testing.assert_close(
+        attend(q[:, :, 9:], k, v, 0.0), whole[:, :, 9:], rtol=1e-5, atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("short", [0, 512])  # torch's attention, and that for short contexts on a CPU
-def test_with_a_cache_the_logits_are_those_without(tiny_gpt: GPT, short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+# torch's attention, and that for short contexts on a CPU
+@pytest.mark.parametrize("short", [0, 512])
+def test_with_a_cache_the_logits_are_those_without(
+    tiny_gpt: GPT, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gpt, "SHORT", short)
     ids = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(0))
     randomise(tiny_gpt)
     with torch.no_grad():
         cache = KeyValueCache(tiny_gpt.config, 3, like=tiny_gpt.head.weight)
         parts = [tiny_gpt.hidden(part, cache) for part in ids.split([5, 1, 1, 3, 6], dim=1)]
-        torch.testing.assert_close(tiny_gpt.head(torch.cat(parts, 1)), tiny_gpt(ids), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            tiny_gpt.head(torch.cat(parts, 1)), tiny_gpt(ids), rtol=1e-5, atol=1e-5
+        )
     assert cache.length == 16
 
 
@@ -102,6 +128,8 @@ def test_with_a_cache_the_logits_are_those_without(tiny_gpt: GPT, short: int, mo
         ({"dropout": 1.0}, "dropout"),
     ],
 )
-def test_an_impossible_shape_is_refused(tiny_config: GPTConfig, change: dict[str, float], words: str) -> None:
+def test_an_impossible_shape_is_refused(
+    tiny_config: GPTConfig, change: dict[str, float], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         replace(tiny_config, **change)  # type: ignore[arg-type]

@@ -23,8 +23,14 @@ def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     random = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 5, 8, generator=random, dtype=torch.float64).to(dtype).requires_grad_()
-    head = torch.randn(21, 8, generator=random, dtype=torch.float64).to(dtype).requires_grad_()  # no multiple of anything
-    return hidden, head, torch.randint(21, (2, 5), generator=random), torch.rand(2, 5, generator=random) + 0.5
+    # No multiple of anything
+    head = torch.randn(21, 8, generator=random, dtype=torch.float64).to(dtype).requires_grad_()
+    return (
+        hidden,
+        head,
+        torch.randint(21, (2, 5), generator=random),
+        torch.rand(2, 5, generator=random) + 0.5,
+    )
 
 
 @pytest.mark.usefixtures("chunks")
@@ -33,8 +39,12 @@ def test_loss_and_gradients_are_those_of_torchs_cross_entropy(weighted: bool) ->
     hidden, head, targets, weights = inputs()
     mean, losses = linear_cross_entropy(hidden, head, targets, weights if weighted else None)
     (3 * mean).backward()  # as a loss scale does
-    plain_hidden, plain_head = (value.detach().double().requires_grad_() for value in (hidden, head))
-    plain = F.cross_entropy((plain_hidden @ plain_head.t()).flatten(0, 1), targets.flatten(), reduction="none").view(2, 5)
+    plain_hidden, plain_head = (
+        value.detach().double().requires_grad_() for value in (hidden, head)
+    )
+    plain = F.cross_entropy(
+        (plain_hidden @ plain_head.t()).flatten(0, 1), targets.flatten(), reduction="none"
+    ).view(2, 5)
     (3 * (plain * weights if weighted else plain).mean()).backward()
     torch.testing.assert_close(losses.double(), plain, rtol=1e-5, atol=1e-6)
     for ours, theirs in ((hidden, plain_hidden), (head, plain_head)):
@@ -47,8 +57,12 @@ def test_without_gradients_it_is_the_same_loss() -> None:
     hidden, head, targets, _ = inputs()
     with torch.no_grad():
         mean, losses = linear_cross_entropy(hidden, head, targets)
-    torch.testing.assert_close(mean, linear_cross_entropy(hidden, head, targets)[0], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(losses, linear_cross_entropy(hidden, head, targets)[1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        mean, linear_cross_entropy(hidden, head, targets)[0], rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(
+        losses, linear_cross_entropy(hidden, head, targets)[1], rtol=1e-6, atol=1e-6
+    )
 
 
 def test_under_autocast_products_are_half_and_the_heads_gradient_is_float32() -> None:
@@ -78,32 +92,54 @@ def test_losses_are_summed_by_bin(tiny_gpt: GPT, token_file: Callable[..., np.nd
 
 
 def test_bins_are_powers_of_four() -> None:
-    assert frequency_bins(torch.tensor([0, 1, 3, 4, 15, 16, 63, 64, 4**15 - 1, 4**15])).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 14, 15]
+    assert frequency_bins(
+        torch.tensor([0, 1, 3, 4, 15, 16, 63, 64, 4**15 - 1, 4**15])
+    ).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 14, 15]
 
 
 def test_weights_follow_the_losses_and_average_one_over_the_corpus() -> None:
     counts = torch.tensor([2, 2, 96])  # two rare tokens and a frequent one
-    balance = RareTokenBalance(LossConfig(rare_token_power=1.0, rare_token_limit=100.0, rare_token_decay=0.5), counts)
+    balance = RareTokenBalance(
+        LossConfig(rare_token_power=1.0, rare_token_limit=100.0, rare_token_decay=0.5), counts
+    )
     assert balance.weights().tolist() == [1, 1, 1]  # nothing is known yet
     sums, met = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
-    sums[0], met[0], sums[3], met[3] = 20.0, 2, 30.0, 10  # a rare token costs 10 nats, the frequent one 3
+    # A rare token costs 10 nats, the frequent one 3
+    sums[0], met[0], sums[3], met[3] = 20.0, 2, 30.0, 10
     balance.update(sums, met)
     weights = balance.weights()
     assert weights[0] / weights[2] == pytest.approx(10 / 3)
     assert (counts * weights).sum() / counts.sum() == pytest.approx(1)
-    sums[0], met[0], sums[3], met[3] = 0.0, 0, 50.0, 10  # no rare token in this step: its average stays; the other moves half way to 5
+    # No rare token in this step: its average stays; the other moves half way to 5
+    sums[0], met[0], sums[3], met[3] = 0.0, 0, 50.0, 10
     balance.update(sums, met)
     assert balance.averages[[0, 3]].tolist() == [10, 4]
 
 
 def test_a_weight_has_its_limits() -> None:
-    balance = RareTokenBalance(LossConfig(rare_token_power=2.0, rare_token_limit=2.0, rare_token_decay=0.0), torch.tensor([1, 64]))
-    balance.update(torch.tensor([100.0, 0, 0, 1.0], dtype=torch.float64), torch.tensor([1.0, 0, 0, 1.0], dtype=torch.float64))
+    balance = RareTokenBalance(
+        LossConfig(rare_token_power=2.0, rare_token_limit=2.0, rare_token_decay=0.0),
+        torch.tensor([1, 64]),
+    )
+    balance.update(
+        torch.tensor([100.0, 0, 0, 1.0], dtype=torch.float64),
+        torch.tensor([1.0, 0, 0, 1.0], dtype=torch.float64),
+    )
     weights = balance.weights()
     assert weights[0] / weights[1] == pytest.approx(4)  # 2 against 1 / 2
 
 
-@pytest.mark.parametrize(("key", "value"), [("rare_token_power", -1.0), ("rare_token_limit", 0.5), ("rare_token_decay", 1.0)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rare_token_power", -1.0), ("rare_token_limit", 0.5), ("rare_token_decay", 1.0)],
+)
 def test_an_impossible_balance_is_refused(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=key):
-        LossConfig(**{"rare_token_power": 0.5, "rare_token_limit": 3.0, "rare_token_decay": 0.9, key: value})
+        LossConfig(
+            **{
+                "rare_token_power": 0.5,
+                "rare_token_limit": 3.0,
+                "rare_token_decay": 0.9,
+                key: value,
+            }
+        )

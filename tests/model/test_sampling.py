@@ -16,17 +16,24 @@ LOGITS = torch.tensor([0.5, 0.2, 0.25, 0.05]).log()
     [
         ({}, [0.5, 0.2, 0.25, 0.05]),
         ({"top_k": 2}, [2 / 3, 0, 1 / 3, 0]),
-        ({"top_p": 0.6}, [2 / 3, 0, 1 / 3, 0]),  # 0.5 alone is not 0.6; the token that crosses stays
+        # 0.5 alone is not 0.6; the token that crosses stays
+        ({"top_p": 0.6}, [2 / 3, 0, 1 / 3, 0]),
         ({"top_p": 0.45}, [1.0, 0, 0, 0]),
         ({"temperature": 0.5}, [0.25 / 0.355, 0.04 / 0.355, 0.0625 / 0.355, 0.0025 / 0.355]),
         ({"temperature": 0.0}, [1.0, 0, 0, 0]),
     ],
 )
-def test_probabilities_at_points_worked_out_by_hand(change: dict[str, float], expected: list[float]) -> None:
-    torch.testing.assert_close(probabilities(LOGITS, replace(ALL, **change)), torch.tensor(expected), rtol=1e-5, atol=1e-6)  # type: ignore[arg-type]
+def test_probabilities_at_points_worked_out_by_hand(
+    change: dict[str, float], expected: list[float]
+) -> None:
+    torch.testing.assert_close(
+        probabilities(LOGITS, replace(ALL, **change)), torch.tensor(expected), rtol=1e-5, atol=1e-6
+    )  # type: ignore[arg-type]
 
 
-def test_greedy_text_is_the_most_likely_token_each_time_and_outlives_the_context(tiny_gpt: GPT) -> None:
+def test_greedy_text_is_the_most_likely_token_each_time_and_outlives_the_context(
+    tiny_gpt: GPT,
+) -> None:
     greedy = replace(ALL, temperature=0.0, max_new_tokens=30)
     (row,) = generate(tiny_gpt, [5, 6], 1, greedy, end=-1, generator=torch.Generator())
     ids = [5, 6]
@@ -42,5 +49,8 @@ def test_a_row_ends_with_its_first_end_token(tiny_gpt: GPT) -> None:
 
 
 def test_the_seed_decides_the_draw(tiny_gpt: GPT) -> None:
-    one, same, other = (generate(tiny_gpt, [5], 3, ALL, end=-1, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, same, other = (
+        generate(tiny_gpt, [5], 3, ALL, end=-1, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    )
     assert one == same != other

@@ -14,7 +14,9 @@ from antimatter.model.gpt import GPT
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_loaded_model_is_the_saved_one(tmp_path: Path, tiny_config: GPTConfig, tied: bool) -> None:
+def test_a_loaded_model_is_the_saved_one(
+    tmp_path: Path, tiny_config: GPTConfig, tied: bool
+) -> None:
     model = GPT(replace(tiny_config, tied_embeddings=tied)).eval()
     weights.save(model, tmp_path)
     loaded = weights.load(tmp_path)
@@ -33,7 +35,9 @@ def test_a_model_is_loaded_without_torchs_compiler(tmp_path: Path, tiny_gpt: GPT
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
-def test_others_may_read_the_weights_as_they_may_read_the_config(tmp_path: Path, tiny_gpt: GPT) -> None:
+def test_others_may_read_the_weights_as_they_may_read_the_config(
+    tmp_path: Path, tiny_gpt: GPT
+) -> None:
     weights.save(tiny_gpt, tmp_path)
     modes = {path.name: oct(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert len(modes) == 2 and len(set(modes.values())) == 1, modes
@@ -42,14 +46,21 @@ def test_others_may_read_the_weights_as_they_may_read_the_config(tmp_path: Path,
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path, tiny_gpt: GPT) -> None:
     for name in ("a", "b"):
         weights.save(tiny_gpt, tmp_path / name)
-    assert (tmp_path / "a" / weights.FINAL).read_bytes() == (tmp_path / "b" / weights.FINAL).read_bytes()
+    assert (tmp_path / "a" / weights.FINAL).read_bytes() == (
+        tmp_path / "b" / weights.FINAL
+    ).read_bytes()
 
 
-def test_a_checkpoint_that_does_not_fit_its_config_is_refused(tmp_path: Path, tiny_gpt: GPT) -> None:
+def test_a_checkpoint_that_does_not_fit_its_config_is_refused(
+    tmp_path: Path, tiny_gpt: GPT
+) -> None:
     weights.save(tiny_gpt, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "n_embd": 64}))
-    with pytest.raises(ValueError, match=r"final\.safetensors does not fit its config: .* is \(32,\), the config asks for \(64,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"final\.safetensors does not fit its config: .* is \(32,\), the config asks for \(64,\)",
+    ):
         weights.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**config, "n_layer": 3}))
     with pytest.raises(ValueError, match=r"blocks\.2\.attn\.proj\.bias is missing"):
@@ -86,7 +97,9 @@ SORTS: dict[str, list[object]] = {
 
 
 @pytest.mark.parametrize("key", SORTS)
-def test_a_value_of_the_wrong_kind_is_one_line_that_names_its_key(tmp_path: Path, tiny_gpt: GPT, key: str) -> None:
+def test_a_value_of_the_wrong_kind_is_one_line_that_names_its_key(
+    tmp_path: Path, tiny_gpt: GPT, key: str
+) -> None:
     weights.save(tiny_gpt, tmp_path)
     config, (good, *bad) = json.loads((tmp_path / "config.json").read_text()), SORTS[key]
     (tmp_path / "config.json").write_text(json.dumps({**config, key: good}))

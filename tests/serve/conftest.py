@@ -9,13 +9,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # serve_fuzz
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tiny_gguf is shared by export, serve and test_cli
-import tiny_gguf
+from helpers import gguf_model
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny_gguf.Tiny]:
-    yield tiny_gguf.make(tmp_path_factory.mktemp("tiny"))
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gguf_model.Tiny]:
+    yield gguf_model.make(tmp_path_factory.mktemp("tiny"))
 
 
 OpenPage = Callable[..., "Page"]
@@ -39,13 +38,30 @@ def open_page(browser: "Browser") -> Iterator[OpenPage]:
         page = context.new_page()
         if init:
             page.add_init_script(init)
-        page.on("request", lambda request: request.url.startswith(f"{origin}/") or problems.append(f"asks {request.url}"))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith(f"{origin}/") or problems.append(f"asks {request.url}")
+            ),
+        )
         page.on("pageerror", lambda error: problems.append(f"throws {error}"))
-        page.on("console", lambda said: said.type in ("error", "warning") and "Failed to load" not in said.text and problems.append(said.text))
-        page.on("dialog", lambda dialog: (problems.append(f"opens a dialog: {dialog.message}"), dialog.dismiss()))
+        page.on(
+            "console",
+            lambda said: (
+                said.type in ("error", "warning")
+                and "Failed to load" not in said.text
+                and problems.append(said.text)
+            ),
+        )
+        page.on(
+            "dialog",
+            lambda dialog: (problems.append(f"opens a dialog: {dialog.message}"), dialog.dismiss()),
+        )
         page.goto(url)
         # It has heard what the model is, or says why not: a test that asks sooner races with that
-        page.locator("#empty h2:not(:empty), #status p:not(:empty)").first.wait_for(state="attached")
+        page.locator("#empty h2:not(:empty), #status p:not(:empty)").first.wait_for(
+            state="attached"
+        )
         return page
 
     yield open_

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import fake_ollama
 import pytest
+from helpers import fake_ollama
+from helpers.gguf_model import CONTEXT, Tiny
 from test_engine import CONFIG
-from tiny_gguf import CONTEXT, Tiny
 
 from antimatter import files
 from antimatter.chat import template
@@ -43,7 +43,9 @@ class Echo:
     def count(self, text: str) -> int:
         return len(text.split()) + 1
 
-    def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
+    def stream(
+        self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None
+    ) -> Generator[str, None, Finish]:
         self.prompts.append(prompt)
         self.allowed.append(n_predict)
         yield prompt.replace("[ASSISTANT]", "").split()[-1]
@@ -82,17 +84,23 @@ def test_data_in_a_pipe_cannot_steer_the_chat(text: str) -> None:
 
 def test_odd_lines_are_read_as_they_are_and_blank_ones_skipped() -> None:
     engine, output = Echo(), io.StringIO()
-    chat.pipe(engine, CONFIG, io.StringIO("a\x00b\r\n\x1b\x07\n \x00 \n\ufffdx", newline=None), output)
+    chat.pipe(
+        engine, CONFIG, io.StringIO("a\x00b\r\n\x1b\x07\n \x00 \n\ufffdx", newline=None), output
+    )
     assert engine.prompts == ["a\x00b", "\ufffdx"]
     chat.pipe(engine, CONFIG, io.StringIO(""), output)
     assert output.getvalue() == "ab!\n\ufffdx!\n"
 
 
-def test_a_line_that_fails_is_named_and_the_others_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_fails_is_named_and_the_others_are_answered(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     engine, output = Echo(), io.StringIO()
     with pytest.raises(ValueError, match=r"^2 of 4 lines could not be answered$"):
         chat.pipe(engine, CONFIG, io.StringIO(f"one\n\n{'x ' * 50}\ntwo\nbreak\n"), output)
-    assert output.getvalue() == "one!\ntwo!\nbreak\n"  # what was said before it broke ends its own line
+    assert (
+        output.getvalue() == "one!\ntwo!\nbreak\n"
+    )  # what was said before it broke ends its own line
     assert capsys.readouterr().err == (
         "line 3: the text has 51 tokens, the model can read 10 and still answer: shorten it\nline 5: echo broke off the answer: ask again\n"
     )
@@ -114,7 +122,9 @@ class Screen(io.StringIO):
         return True
 
 
-def test_what_turns_the_direction_of_writing_does_not_reach_a_screen_but_does_reach_a_file() -> None:
+def test_what_turns_the_direction_of_writing_does_not_reach_a_screen_but_does_reach_a_file() -> (
+    None
+):
     screen, file = Screen(), io.StringIO()
     for output in (screen, file):
         editor.write(output, "a\u202eb\u2066c\u2028d\u200f\x1b[2Jé\t\n")
@@ -122,7 +132,12 @@ def test_what_turns_the_direction_of_writing_does_not_reach_a_screen_but_does_re
     assert file.getvalue() == "a\u202eb\u2066c\u2028d\u200f[2Jé\t\n"
 
 
-def talk(monkeypatch: pytest.MonkeyPatch, engine: Echo, *lines: str | type[BaseException], system: str = "Be kind.") -> None:
+def talk(
+    monkeypatch: pytest.MonkeyPatch,
+    engine: Echo,
+    *lines: str | type[BaseException],
+    system: str = "Be kind.",
+) -> None:
     said = iter(lines)
 
     def ask(_: str = "") -> str:
@@ -138,7 +153,9 @@ def talk(monkeypatch: pytest.MonkeyPatch, engine: Echo, *lines: str | type[BaseE
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_conversation_remembers_and_ends_with_ctrl_d(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_conversation_remembers_and_ends_with_ctrl_d(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = Echo()
     talk(monkeypatch, engine, "one", "", "two")
     assert engine.prompts == ["Be kind.\n\none", "Be kind.\n\none\n\none!\n\ntwo"]
@@ -147,66 +164,152 @@ def test_a_conversation_remembers_and_ends_with_ctrl_d(monkeypatch: pytest.Monke
     assert shown.err.count("(2 tokens, 10 tokens/s)") == 2
 
 
-def test_ctrl_c_stops_an_answer_and_not_the_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_stops_an_answer_and_not_the_chat(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = Echo()
     talk(monkeypatch, engine, "stop", KeyboardInterrupt, "two")
-    assert engine.prompts == ["Be kind.\n\nstop", "Be kind.\n\nstop\n\nstop\n\ntwo"]  # what was said before the interruption counts
+    assert engine.prompts == [
+        "Be kind.\n\nstop",
+        "Be kind.\n\nstop\n\nstop\n\ntwo",
+    ]  # what was said before the interruption counts
     shown = capsys.readouterr()
     assert shown.out == "stop\ntwo!\n"
     assert "(stopped)" in shown.err
 
 
-def test_a_text_that_is_too_long_is_reported_and_forgotten(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_that_is_too_long_is_reported_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = Echo()
     talk(monkeypatch, engine, "x " * 50, "two")
     assert "error: the text has 53 tokens, the model can read 10" in capsys.readouterr().err
     assert engine.prompts == ["Be kind.\n\ntwo"]
 
 
-def test_an_engine_that_breaks_off_is_reported_and_what_it_said_counts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_breaks_off_is_reported_and_what_it_said_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = Echo()
     talk(monkeypatch, engine, "break", "two", system="")
     assert "error: echo broke off the answer: ask again" in capsys.readouterr().err
     assert engine.prompts[1] == "break\n\nbreak\n\ntwo"
 
 
-def test_reset_forgets_the_conversation_and_not_the_system_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reset_forgets_the_conversation_and_not_the_system_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = Echo()
-    talk(monkeypatch, engine, "one", "/reset", "two", "/set system Be brief.", "three", '/set system ""', "/reset", "four")
-    assert engine.prompts == ["Be kind.\n\none", "Be kind.\n\ntwo", "Be brief.\n\ntwo\n\ntwo!\n\nthree", "four"]
+    talk(
+        monkeypatch,
+        engine,
+        "one",
+        "/reset",
+        "two",
+        "/set system Be brief.",
+        "three",
+        '/set system ""',
+        "/reset",
+        "four",
+    )
+    assert engine.prompts == [
+        "Be kind.\n\none",
+        "Be kind.\n\ntwo",
+        "Be brief.\n\ntwo\n\ntwo!\n\nthree",
+        "four",
+    ]
 
 
-def test_retry_answers_the_last_text_again_as_if_it_were_new(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_answers_the_last_text_again_as_if_it_were_new(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = Echo()
-    talk(monkeypatch, engine, "/retry", "one", "two", "/retry", "/retry", "stop", "/retry", "/reset", "/retry", system="")
+    talk(
+        monkeypatch,
+        engine,
+        "/retry",
+        "one",
+        "two",
+        "/retry",
+        "/retry",
+        "stop",
+        "/retry",
+        "/reset",
+        "/retry",
+        system="",
+    )
     second = "one\n\none!\n\ntwo"
-    assert engine.prompts == ["one", second, second, second, f"{second}\n\ntwo!\n\nstop", f"{second}\n\ntwo!\n\nstop"]
-    assert capsys.readouterr().err.count("error: there is no text yet that could be answered again") == 2
+    assert engine.prompts == [
+        "one",
+        second,
+        second,
+        second,
+        f"{second}\n\ntwo!\n\nstop",
+        f"{second}\n\ntwo!\n\nstop",
+    ]
+    assert (
+        capsys.readouterr().err.count("error: there is no text yet that could be answered again")
+        == 2
+    )
 
 
-def test_two_slashes_send_a_text_that_begins_with_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_slashes_send_a_text_that_begins_with_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = Echo()
-    talk(monkeypatch, engine, "//help", "/hlep", "/", "/usr/bin/python is a file", "/bye", "never", system="")
+    talk(
+        monkeypatch,
+        engine,
+        "//help",
+        "/hlep",
+        "/",
+        "/usr/bin/python is a file",
+        "/bye",
+        "never",
+        system="",
+    )
     assert engine.prompts == ["/help"]
     error = capsys.readouterr().err
-    assert "error: there is no command /hlep (did you mean /help?): /help shows all, //hlep is text for the model\n" in error
+    assert (
+        "error: there is no command /hlep (did you mean /help?): /help shows all, //hlep is text for the model\n"
+        in error
+    )
     assert "error: there is no command /: /help shows all" in error
     assert "error: there is no command /usr/bin/python: /help shows all" in error
 
 
 def test_a_backslash_joins_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Echo()
-    talk(monkeypatch, engine, "one\\", "two\\", "  three", "a\\ ", "dropped\\", KeyboardInterrupt, "last\\", EOFError, system="")
+    talk(
+        monkeypatch,
+        engine,
+        "one\\",
+        "two\\",
+        "  three",
+        "a\\ ",
+        "dropped\\",
+        KeyboardInterrupt,
+        "last\\",
+        EOFError,
+        system="",
+    )
     assert engine.prompts[0] == "one\ntwo\n  three"
     assert engine.prompts[1].endswith("\n\na\\")  # a blank after it: it stays
     assert len(engine.prompts) == 2
 
 
-def test_turns_that_no_longer_fit_are_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_turns_that_no_longer_fit_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = Echo()
     talk(monkeypatch, engine, "a b c", "d e", "f g h", system="")
     assert engine.prompts == ["a b c", "a b c\n\nc!\n\nd e", "d e\n\ne!\n\nf g h"]
-    assert capsys.readouterr().err.count("the oldest 2 turns no longer fit 20 tokens and were left out") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "the oldest 2 turns no longer fit 20 tokens and were left out"
+        )
+        == 1
+    )
 
 
 TALKER = ChatFacts("Be kind.", "Hello! I am é.", ("Who are you?", "What can you do?", "Bye!"))
@@ -253,10 +356,22 @@ def test_a_text_to_go_on_with_has_no_roles_whatever_the_model_is() -> None:
     ("finish", "words"),
     [
         (Finish("stop", 5, 30, 99.6), "30 tokens, 100 tokens/s"),
-        (Finish("length", 5, 20, 10.0), "20 tokens, 10 tokens/s; stopped at its length: /set num_predict allows more"),
-        (Finish("length", 5, 15, 10.0), "15 tokens, 10 tokens/s; stopped as the context of 256 tokens is full"),
-        (Finish("stop", 5, 1, 1e6), "1 token; the model ended the text at once: /retry, or write more"),
-        (Finish("stop", 5, 0, 0.0), "0 tokens; the model ended the text at once: /retry, or write more"),
+        (
+            Finish("length", 5, 20, 10.0),
+            "20 tokens, 10 tokens/s; stopped at its length: /set num_predict allows more",
+        ),
+        (
+            Finish("length", 5, 15, 10.0),
+            "15 tokens, 10 tokens/s; stopped as the context of 256 tokens is full",
+        ),
+        (
+            Finish("stop", 5, 1, 1e6),
+            "1 token; the model ended the text at once: /retry, or write more",
+        ),
+        (
+            Finish("stop", 5, 0, 0.0),
+            "0 tokens; the model ended the text at once: /retry, or write more",
+        ),
     ],
 )
 def test_how_an_answer_ended_is_said(finish: Finish, words: str) -> None:
@@ -267,7 +382,9 @@ def test_room_is_kept_for_the_answer_and_old_turns_make_way() -> None:
     engine = Echo(n_ctx=20)
     messages = [Message("user", f"turn {i} says") for i in range(6)]
     assert "".join(chat.answer(engine, messages, replace(CONFIG, num_predict=100)))
-    assert messages == [Message("user", f"turn {i} says") for i in (3, 4, 5)]  # 9 words and [BOS]: half of the context
+    assert messages == [
+        Message("user", f"turn {i} says") for i in (3, 4, 5)
+    ]  # 9 words and [BOS]: half of the context
 
 
 def test_prompt_and_answer_never_exceed_the_context_and_use_it_all_if_asked() -> None:
@@ -275,7 +392,9 @@ def test_prompt_and_answer_never_exceed_the_context_and_use_it_all_if_asked() ->
     for _ in range(500):
         engine, n_ctx, n_predict = Echo(), generator.randint(4, 60), generator.randint(1, 80)
         engine.n_ctx = n_ctx
-        messages = [Message(role, "x " * generator.randint(1, 20)) for role in ("user", "assistant", "user")]
+        messages = [
+            Message(role, "x " * generator.randint(1, 20)) for role in ("user", "assistant", "user")
+        ]
         try:
             list(chat.answer(engine, messages, replace(CONFIG, num_predict=n_predict)))
         except ValueError:
@@ -292,7 +411,10 @@ def test_both_engines_are_asked_for_no_more_than_their_context(tiny: Tiny, is_ch
     """With llama.cpp itself: it says at 64 tokens that the answer reached its length, and has shifted nothing."""
     path = tiny.chat_path if is_chat else tiny.path
     config = replace(CONFIG, num_predict=1000, stop=("\x00",))
-    messages = [Message("user" if i % 2 == 0 else "assistant", f"the function returns {i}") for i in range(9)]
+    messages = [
+        Message("user" if i % 2 == 0 else "assistant", f"the function returns {i}")
+        for i in range(9)
+    ]
     embedded = EmbeddedEngine(path, 2048)
     try:
         shortened = [*messages]
@@ -355,4 +477,9 @@ def test_what_was_held_back_for_a_stop_text_is_shown(tiny: Tiny) -> None:
 def test_the_chat_starts_without_torch_and_without_numpy() -> None:
     heavy = ("torch", "numpy", "gguf", "tokenizers", "xllamacpp")
     code = f"import sys, antimatter.cli, antimatter.serve.terminal.chat, antimatter.serve.backend; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

@@ -51,16 +51,31 @@ def test_a_seed_is_a_number_or_random() -> None:
         ("top_p 0", "top_p must lie in (0, 1], got 0.0: it stays 0.9"),
         ("top_k 4.5", "top_k must be a whole number, got '4.5': it stays 40"),
         ("top_k 0", "top_k must lie in [1, 2147483647], got 0: it stays 40"),
-        ("num_predict 99999999999", "num_predict must lie in [1, 2147483647], got 99999999999: it stays 20"),
-        (f"num_predict {'9' * 5000}", f"num_predict must be a whole number, got '{'9' * 40}…': it stays 20"),
+        (
+            "num_predict 99999999999",
+            "num_predict must lie in [1, 2147483647], got 99999999999: it stays 20",
+        ),
+        (
+            f"num_predict {'9' * 5000}",
+            f"num_predict must be a whole number, got '{'9' * 40}…': it stays 20",
+        ),
         ("seed -1", "seed must lie in [0, 2147483647] or random, got -1: it stays random"),
         ("seed x", "seed must be a whole number or random, got 'x': it stays random"),
-        ('system a"""b', 'system must not hold """, which ends it in a Modelfile, got \'a"""b\': it stays ""'),
-        ("temprature 1", "there is no setting temprature (did you mean temperature?): known are temperature, top_p, "),
+        (
+            'system a"""b',
+            'system must not hold """, which ends it in a Modelfile, got \'a"""b\': it stays ""',
+        ),
+        (
+            "temprature 1",
+            "there is no setting temprature (did you mean temperature?): known are temperature, top_p, ",
+        ),
         ("temp 1", "there is no setting temp (did you mean temperature?): known are "),
         ("num_ctx 4096", "there is no setting num_ctx (did you mean num_predict?): known are "),
         ("name x", "there is no setting name: known are "),
-        ("temperature=1", "there is no setting temperature=1 (did you mean temperature?): known are "),
+        (
+            "temperature=1",
+            "there is no setting temperature=1 (did you mean temperature?): known are ",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_is_one_line_that_names_the_key(words: str, message: str) -> None:
@@ -73,7 +88,15 @@ def test_set_alone_shows_every_setting_and_every_setting_is_one_of_the_parameter
     same, shown = commands.change(Settings(CONFIG, 5), "")
     assert same == Settings(CONFIG, 5)
     names = [line.split()[0] for line in shown.splitlines()]
-    assert names == ["temperature", "top_p", "top_k", "repeat_penalty", "num_predict", "seed", "system"]
+    assert names == [
+        "temperature",
+        "top_p",
+        "top_k",
+        "repeat_penalty",
+        "num_predict",
+        "seed",
+        "system",
+    ]
     assert set(names) - {"seed"} < {field.name for field in dataclasses.fields(OllamaConfig)}
     assert commands.change(START, "top_k") == (START, shown.splitlines()[2])
 
@@ -89,4 +112,9 @@ def test_help_names_every_command_and_every_command_is_known() -> None:
 def test_tab_completes_commands_at_the_start_and_settings_after_set() -> None:
     assert commands.completions("", "/r") == ["/retry ", "/reset "]
     assert commands.completions("/set ", "top") == ["top_p ", "top_k "]
-    assert commands.completions("/set top_k ", "t") == commands.completions("a text ", "/r") == commands.completions("", "h") == []
+    assert (
+        commands.completions("/set top_k ", "t")
+        == commands.completions("a text ", "/r")
+        == commands.completions("", "h")
+        == []
+    )

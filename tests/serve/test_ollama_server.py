@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fake_program
-import fake_release
 import pytest
-from tiny_gguf import Tiny
+from helpers import fake_program, fake_release
+from helpers.gguf_model import Tiny
 
 from antimatter import files
 from antimatter.export import ollama
@@ -51,14 +50,27 @@ def binary(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(store: Path, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OllamaServer]]:
+def start(
+    store: Path, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., OllamaServer]]:
     """Starts a server that misbehaves as the plan says. Whatever happens, nothing is left when the test ends."""
     monkeypatch.setattr(keeper, "GRACE", 0.5)
     made: list[OllamaServer] = []
 
-    def make(plan: dict[str, Any] | None = None, environ: dict[str, str] | None = None, **options: Any) -> OllamaServer:
+    def make(
+        plan: dict[str, Any] | None = None, environ: dict[str, str] | None = None, **options: Any
+    ) -> OllamaServer:
         given = {**os.environ, **(environ or {}), "FAKE_OLLAMA": json.dumps(plan or {})}
-        made.append(OllamaServer(binary, options.pop("store", store), CONFIG, options.pop("folder", tmp_path / "serve"), environ=given, **options))
+        made.append(
+            OllamaServer(
+                binary,
+                options.pop("store", store),
+                CONFIG,
+                options.pop("folder", tmp_path / "serve"),
+                environ=given,
+                **options,
+            )
+        )
         return made[-1]
 
     yield make
@@ -94,17 +106,25 @@ def one_line(caught: "pytest.ExceptionInfo[Exception]") -> str:
 # a good life
 
 
-def test_it_is_ready_when_the_model_has_answered_and_gone_after_close(start: Callable[..., OllamaServer], tmp_path: Path) -> None:
+def test_it_is_ready_when_the_model_has_answered_and_gone_after_close(
+    start: Callable[..., OllamaServer], tmp_path: Path
+) -> None:
     server = start()
     folder = tmp_path / "serve"
     routes = [json.loads(line) for line in (folder / "requests").read_text().splitlines()]
     assert [route for route, _ in routes] == ["/api/show", "/api/generate"]
-    assert routes[1][1]["options"]["num_predict"] == 1 and routes[1][1]["options"]["num_ctx"] == server.engine.n_ctx == 64
+    assert (
+        routes[1][1]["options"]["num_predict"] == 1
+        and routes[1][1]["options"]["num_ctx"] == server.engine.n_ctx == 64
+    )
     assert "".join(server.engine.stream("Once", CONFIG, 5)) == "a"
     assert server.url.startswith("http://127.0.0.1:") and server.url in server.engine.description
     program, runner = pids(folder)
     assert alive(program) and alive(runner)
-    assert os.getsid(program) not in (os.getsid(0), os.getsid(server._process.pid))  # Ctrl-C in a terminal reaches neither
+    assert os.getsid(program) not in (
+        os.getsid(0),
+        os.getsid(server._process.pid),
+    )  # Ctrl-C in a terminal reaches neither
     assert "server config" in server.log.read_text()
     server.close()
     assert not alive(program) and not alive(runner) and not alive(server._process.pid)
@@ -113,7 +133,9 @@ def test_it_is_ready_when_the_model_has_answered_and_gone_after_close(start: Cal
         again.bind(("127.0.0.1", int(server.url.rpartition(":")[2])))
 
 
-def test_the_next_start_keeps_one_old_log(start: Callable[..., OllamaServer], tmp_path: Path) -> None:
+def test_the_next_start_keeps_one_old_log(
+    start: Callable[..., OllamaServer], tmp_path: Path
+) -> None:
     for i in range(3):
         start({"number": i}).close()
         (tmp_path / "serve" / "ollama.log").write_text(f"run {i}")
@@ -121,7 +143,9 @@ def test_the_next_start_keeps_one_old_log(start: Callable[..., OllamaServer], tm
     assert logs == {"ollama.log": "run 2", "ollama.log.1": "run 1"}
 
 
-def test_it_lives_on_when_the_thread_that_started_it_ends(start: Callable[..., OllamaServer], tmp_path: Path) -> None:
+def test_it_lives_on_when_the_thread_that_started_it_ends(
+    start: Callable[..., OllamaServer], tmp_path: Path
+) -> None:
     thread = threading.Thread(target=start)
     thread.start()
     thread.join()
@@ -139,7 +163,9 @@ def test_a_given_port_is_used_also_just_after_it_was(start: Callable[..., Ollama
         server.close()
 
 
-def test_nothing_inherited_changes_its_answers_or_its_place(start: Callable[..., OllamaServer], tmp_path: Path) -> None:
+def test_nothing_inherited_changes_its_answers_or_its_place(
+    start: Callable[..., OllamaServer], tmp_path: Path
+) -> None:
     alien = {
         "OLLAMA_HOST": "0.0.0.0:80",
         "OLLAMA_MODELS": "/elsewhere",
@@ -154,7 +180,11 @@ def test_nothing_inherited_changes_its_answers_or_its_place(start: Callable[...,
     server = start(environ=alien, parallel=3)
     seen: dict[str, str] = json.loads((tmp_path / "serve" / "environ").read_text())
     folder = str(tmp_path / "serve")
-    assert {name: value for name, value in seen.items() if name.startswith(("OLLAMA", "LLAMA", "CUDA")) or name == "HOME"} == {
+    assert {
+        name: value
+        for name, value in seen.items()
+        if name.startswith(("OLLAMA", "LLAMA", "CUDA")) or name == "HOME"
+    } == {
         "HOME": f"{folder}/home",
         "OLLAMA_HOST": server.url.removeprefix("http://"),
         "OLLAMA_MODELS": f"{folder}/models",
@@ -169,7 +199,9 @@ def test_nothing_inherited_changes_its_answers_or_its_place(start: Callable[...,
     }
 
 
-def test_a_home_that_cannot_be_written_does_not_matter(start: Callable[..., OllamaServer], tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_does_not_matter(
+    start: Callable[..., OllamaServer], tmp_path: Path
+) -> None:
     start(environ={"HOME": "/proc/nowhere"})
     assert (tmp_path / "serve/home/.ollama/id_ed25519").is_file()
 
@@ -182,7 +214,14 @@ def facts(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
         content = path.read_bytes() if path.is_file() else b""
-        found[str(path)] = (content, status.st_ino, status.st_nlink, status.st_mtime_ns, status.st_mode, status.st_ctime_ns)
+        found[str(path)] = (
+            content,
+            status.st_ino,
+            status.st_nlink,
+            status.st_mtime_ns,
+            status.st_mode,
+            status.st_ctime_ns,
+        )
     return found
 
 
@@ -200,7 +239,9 @@ def test_dvcs_output_stays_as_it_is_whatever_ollama_does_to_its_store(
         assert f"sha256:{files.sha256(blob)}" == layer["digest"]
     server.close()
     if vandal:
-        assert ollama.manifest_path(mine, CONFIG.name).read_bytes() == b"overwritten in place" and not list((mine / "blobs").iterdir())
+        assert ollama.manifest_path(
+            mine, CONFIG.name
+        ).read_bytes() == b"overwritten in place" and not list((mine / "blobs").iterdir())
     assert (facts(store.parent), facts(tiny.path.parent)) == before
     start()  # makes its store anew
 
@@ -217,7 +258,9 @@ def test_weights_that_a_file_system_cannot_link_are_copied(
     assert len(found) > 1 and not any(path.is_symlink() for path in found)
 
 
-def test_a_missing_or_damaged_store_is_one_line_and_starts_nothing(start: Callable[..., OllamaServer], store: Path, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_store_is_one_line_and_starts_nothing(
+    start: Callable[..., OllamaServer], store: Path, tmp_path: Path
+) -> None:
     with pytest.raises(FileNotFoundError) as absent:
         start(store=tmp_path / "absent")
     assert "is missing: run `dvc repro`" in one_line(absent)
@@ -237,14 +280,28 @@ def test_a_missing_or_damaged_store_is_one_line_and_starts_nothing(start: Callab
 @pytest.mark.parametrize(
     ("plan", "words"),
     [
-        ({"die": "Error: could not do it"}, "Ollama ended before it was ready (exit status 1): Error: could not do it; its log is "),
         (
-            {"die": 'time=2026-01-01T00:00:00Z level=ERROR source=a.go:1 msg="no good" error="it broke"\ntime=2026 level=INFO msg=bye'},
+            {"die": "Error: could not do it"},
+            "Ollama ended before it was ready (exit status 1): Error: could not do it; its log is ",
+        ),
+        (
+            {
+                "die": 'time=2026-01-01T00:00:00Z level=ERROR source=a.go:1 msg="no good" error="it broke"\ntime=2026 level=INFO msg=bye'
+            },
             'Ollama ended before it was ready (exit status 1): msg="no good" error="it broke"; its log is ',
         ),
-        ({"die": "Your new public key is:\nkilled by magic"}, "Ollama ended before it was ready (exit status 1): killed by magic; its log is "),
-        ({"crash": "panic: out of memory"}, "Ollama ended before it was ready (exit status 2): panic: out of memory; its log is "),
-        ({"refuse": "llama-server has\nterminated"}, "answered 500 to /api/generate: llama-server has terminated; its log is "),
+        (
+            {"die": "Your new public key is:\nkilled by magic"},
+            "Ollama ended before it was ready (exit status 1): killed by magic; its log is ",
+        ),
+        (
+            {"crash": "panic: out of memory"},
+            "Ollama ended before it was ready (exit status 2): panic: out of memory; its log is ",
+        ),
+        (
+            {"refuse": "llama-server has\nterminated"},
+            "answered 500 to /api/generate: llama-server has terminated; its log is ",
+        ),
         ({"digest": "f" * 64}, f"shows antimatter:latest with digest {'f' * 64}, ours is "),
     ],
 )
@@ -253,20 +310,26 @@ def test_a_bad_start_is_one_line_with_its_last_words_and_leaves_nothing(
 ) -> None:
     with pytest.raises(ConnectionError) as caught:
         start(plan)
-    assert words in one_line(caught) and str(caught.value).endswith(f"; its log is {tmp_path / 'serve' / 'ollama.log'}")
+    assert words in one_line(caught) and str(caught.value).endswith(
+        f"; its log is {tmp_path / 'serve' / 'ollama.log'}"
+    )
     found = pids(tmp_path / "serve")
     assert len(found) > 0 and not any(map(alive, found))
     start()  # the folder is free again
 
 
-def test_a_program_that_is_gone_is_one_line(start: Callable[..., OllamaServer], binary: Path) -> None:
+def test_a_program_that_is_gone_is_one_line(
+    start: Callable[..., OllamaServer], binary: Path
+) -> None:
     binary.unlink()
     with pytest.raises(ConnectionError) as caught:
         start()
     assert f"FileNotFoundError: [Errno 2] No such file or directory: '{binary}'" in one_line(caught)
 
 
-def test_a_slow_start_is_waited_for_but_not_for_ever(start: Callable[..., OllamaServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_start_is_waited_for_but_not_for_ever(
+    start: Callable[..., OllamaServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start({"slow": 0.5}).close()
     monkeypatch.setattr(ollama_server, "_LOOK", 0.2)
     with pytest.raises(ConnectionError) as caught:
@@ -276,7 +339,9 @@ def test_a_slow_start_is_waited_for_but_not_for_ever(start: Callable[..., Ollama
     assert len(found) > 0 and not any(map(alive, found))
 
 
-def test_a_port_that_is_taken_is_one_line_with_the_way_out(start: Callable[..., OllamaServer], tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_one_line_with_the_way_out(
+    start: Callable[..., OllamaServer], tmp_path: Path
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -294,7 +359,9 @@ def test_a_port_that_is_taken_is_one_line_with_the_way_out(start: Callable[..., 
 def test_a_port_that_another_program_takes_in_the_last_moment_is_one_line(
     start: Callable[..., OllamaServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with fake_release.serving(fake_release.Behaviour({"/api/version": b"{}", "/api/tags": b'{"models": []}'})) as url:
+    with fake_release.serving(
+        fake_release.Behaviour({"/api/version": b"{}", "/api/tags": b'{"models": []}'})
+    ) as url:
         monkeypatch.setattr(ollama_server, "_free", lambda _: int(url.rpartition(":")[2]))
         with pytest.raises(ConnectionError) as caught:
             start()
@@ -305,20 +372,31 @@ def test_one_folder_serves_one(start: Callable[..., OllamaServer], tmp_path: Pat
     start()
     with pytest.raises(BlockingIOError) as caught:
         start()
-    assert f"an Ollama that serves from {tmp_path / 'serve'} is already running as process {os.getpid()}" in one_line(caught)
+    assert (
+        f"an Ollama that serves from {tmp_path / 'serve'} is already running as process {os.getpid()}"
+        in one_line(caught)
+    )
 
 
-def test_a_runtime_folder_that_cannot_be_written_is_one_line(start: Callable[..., OllamaServer], tmp_path: Path) -> None:
+def test_a_runtime_folder_that_cannot_be_written_is_one_line(
+    start: Callable[..., OllamaServer], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError) as caught:
         start(folder=tmp_path / "file" / "serve")
-    assert "cannot be written (Not a directory): Ollama's log and HOME belong into" in one_line(caught)
+    assert "cannot be written (Not a directory): Ollama's log and HOME belong into" in one_line(
+        caught
+    )
 
 
-def test_a_runtime_folder_on_a_read_only_disk_is_one_line(start: Callable[..., OllamaServer], tmp_path: Path) -> None:
+def test_a_runtime_folder_on_a_read_only_disk_is_one_line(
+    start: Callable[..., OllamaServer], tmp_path: Path
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("may not mount")
     try:
         with pytest.raises(OSError) as caught:
@@ -332,9 +410,18 @@ def test_a_runtime_folder_on_a_read_only_disk_is_one_line(start: Callable[..., O
 
 
 @pytest.mark.parametrize(
-    "plan", [{"stubborn": True}, {"runner": "forgotten"}, {"runner": "escapes"}, {"stubborn": True, "runner": "escapes"}], ids=str
+    "plan",
+    [
+        {"stubborn": True},
+        {"runner": "forgotten"},
+        {"runner": "escapes"},
+        {"stubborn": True, "runner": "escapes"},
+    ],
+    ids=str,
 )
-def test_nothing_is_left_of_one_that_does_not_want_to_end(start: Callable[..., OllamaServer], tmp_path: Path, plan: dict[str, Any]) -> None:
+def test_nothing_is_left_of_one_that_does_not_want_to_end(
+    start: Callable[..., OllamaServer], tmp_path: Path, plan: dict[str, Any]
+) -> None:
     server = start(plan)
     began = time.monotonic()
     server.close()
@@ -344,7 +431,9 @@ def test_nothing_is_left_of_one_that_does_not_want_to_end(start: Callable[..., O
 
 
 @pytest.mark.parametrize("runner", ["", "escapes"])
-def test_nothing_is_left_of_one_that_was_killed(start: Callable[..., OllamaServer], tmp_path: Path, runner: str) -> None:
+def test_nothing_is_left_of_one_that_was_killed(
+    start: Callable[..., OllamaServer], tmp_path: Path, runner: str
+) -> None:
     server = start({"runner": runner})
     found = pids(tmp_path / "serve")
     os.kill(found[0], signal.SIGKILL)
@@ -355,7 +444,9 @@ def test_nothing_is_left_of_one_that_was_killed(start: Callable[..., OllamaServe
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's word on a parent's death")
-def test_nothing_is_left_when_the_keeper_is_killed(start: Callable[..., OllamaServer], tmp_path: Path) -> None:
+def test_nothing_is_left_when_the_keeper_is_killed(
+    start: Callable[..., OllamaServer], tmp_path: Path
+) -> None:
     server = start()
     found = pids(tmp_path / "serve")
     assert len(found) == 2 and all(map(alive, found))
@@ -365,11 +456,13 @@ def test_nothing_is_left_when_the_keeper_is_killed(start: Callable[..., OllamaSe
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("plan", [{}, {"stubborn": True, "runner": "escapes"}], ids=str)
-def test_nothing_is_left_when_we_are_killed(store: Path, binary: Path, tmp_path: Path, number: signal.Signals, plan: dict[str, Any]) -> None:
+def test_nothing_is_left_when_we_are_killed(
+    store: Path, binary: Path, tmp_path: Path, number: signal.Signals, plan: dict[str, Any]
+) -> None:
     code = (
         "import sys, threading, time\nfrom pathlib import Path\nfrom antimatter.export.ollama import OllamaConfig\n"
-        "from antimatter.serve import ollama_process, ollama_server\nollama_process.GRACE = 0.5\n"
-        f"with ollama_server.OllamaServer(Path({str(binary)!r}), Path({str(store)!r}), {CONFIG!r}, Path({str(tmp_path / 'serve')!r})):\n"
+        "from antimatter.serve.ollama import keeper, server\nkeeper.GRACE = 0.5\n"
+        f"with server.OllamaServer(Path({str(binary)!r}), Path({str(store)!r}), {CONFIG!r}, Path({str(tmp_path / 'serve')!r})):\n"
         "    print('ready', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen(
@@ -389,36 +482,69 @@ def test_nothing_is_left_when_we_are_killed(store: Path, binary: Path, tmp_path:
 # the whole
 
 
-def test_the_way_from_nothing_to_an_answer(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_from_nothing_to_an_answer(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(keeper, "GRACE", 0.5)
     monkeypatch.setattr("antimatter.serve.ollama.install._architecture", lambda: "amd64")
     release = tmp_path / "release" / fake_release.NAME
     release.parent.mkdir()
     program = fake_program.install_to(tmp_path / "program").read_bytes()
-    release.write_bytes(fake_release.archive([fake_release.member("bin/ollama", program, mode=0o755), *fake_release.members()[4:]]))
+    release.write_bytes(
+        fake_release.archive(
+            [fake_release.member("bin/ollama", program, mode=0o755), *fake_release.members()[4:]]
+        )
+    )
     (release.parent / "sha256sum.txt").write_text(f"{files.sha256(release)}  ./{release.name}\n")
-    places: dict[str, Any] = {"store": store, "prefix": tmp_path / "prefix", "folder": tmp_path / "serve"}
+    places: dict[str, Any] = {
+        "store": store,
+        "prefix": tmp_path / "prefix",
+        "folder": tmp_path / "serve",
+    }
     environ = {"PATH": "", "OLLAMA_HOST": "127.0.0.1:1"}
     said: list[str] = []
-    with pytest.raises(FileNotFoundError) as caught, open_ollama(CONFIG, said.append, **places, environ=environ):
+    with (
+        pytest.raises(FileNotFoundError) as caught,
+        open_ollama(CONFIG, said.append, **places, environ=environ),
+    ):
         pass
-    assert "there is no `ollama` on the PATH or in" in one_line(caught) and "`--install` downloads one there (1.4 GB)" in str(caught.value)
-    with open_ollama(CONFIG, said.append, **places, environ=environ, install_it=True, archive=str(release)) as engine:
+    assert "there is no `ollama` on the PATH or in" in one_line(
+        caught
+    ) and "`--install` downloads one there (1.4 GB)" in str(caught.value)
+    with open_ollama(
+        CONFIG, said.append, **places, environ=environ, install_it=True, archive=str(release)
+    ) as engine:
         assert "".join(engine.stream("Once", CONFIG, 5)) == "a"
         found = pids(tmp_path / "serve")
         running = engine.description.split()[2].removeprefix("http://").rstrip(",")
-        with open_ollama(CONFIG, said.append, **places, environ={"OLLAMA_HOST": running}) as same:  # one that runs already
+        with open_ollama(
+            CONFIG, said.append, **places, environ={"OLLAMA_HOST": running}
+        ) as same:  # one that runs already
             assert same.description == engine.description
         assert pids(tmp_path / "serve") == found and all(map(alive, found))
     assert not any(map(alive, found))
     said.clear()
-    with open_ollama(CONFIG, said.append, **places, environ=environ, port=0):  # found in the prefix now
+    with open_ollama(
+        CONFIG, said.append, **places, environ=environ, port=0
+    ):  # found in the prefix now
         pass
-    assert said == [f"starting {tmp_path / 'prefix/bin/ollama'}, its log is {tmp_path / 'serve/ollama.log'}"]
+    assert said == [
+        f"starting {tmp_path / 'prefix/bin/ollama'}, its log is {tmp_path / 'serve/ollama.log'}"
+    ]
     said.clear()
-    with open_ollama(CONFIG, said.append, **places, environ=environ, port=0, install_it=True, archive=str(release)):
+    with open_ollama(
+        CONFIG,
+        said.append,
+        **places,
+        environ=environ,
+        port=0,
+        install_it=True,
+        archive=str(release),
+    ):
         pass
-    assert said[0].startswith(f"{tmp_path / 'prefix/bin/ollama'} is there already: {release} is not installed")
+    assert said[0].startswith(
+        f"{tmp_path / 'prefix/bin/ollama'} is there already: {release} is not installed"
+    )
 
 
 def test_a_running_ollama_with_another_model_of_the_name_is_not_used(
@@ -428,9 +554,19 @@ def test_a_running_ollama_with_another_model_of_the_name_is_not_used(
     running = start(store=tmp_path / "other" / "models", folder=tmp_path / "elsewhere")
     said: list[str] = []
     environ = {"PATH": str(binary.parent), "OLLAMA_HOST": running.url}
-    with open_ollama(CONFIG, said.append, store=store, prefix=tmp_path / "prefix", folder=tmp_path / "serve", environ=environ) as engine:
+    with open_ollama(
+        CONFIG,
+        said.append,
+        store=store,
+        prefix=tmp_path / "prefix",
+        folder=tmp_path / "serve",
+        environ=environ,
+    ) as engine:
         assert running.url not in engine.description
-    assert said[0] == f"Ollama at {running.url} has another antimatter:latest than {store}: it is not used"
+    assert (
+        said[0]
+        == f"Ollama at {running.url} has another antimatter:latest than {store}: it is not used"
+    )
     assert said[1].startswith(f"starting {binary}")
     running.close()
     said.clear()
@@ -447,4 +583,9 @@ def test_a_running_ollama_with_another_model_of_the_name_is_not_used(
 def test_it_starts_without_torch_numpy_and_pyarrow() -> None:
     heavy = ("torch", "numpy", "pyarrow", "gguf", "tokenizers", "xllamacpp")
     code = f"import sys, antimatter.serve.ollama.server; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

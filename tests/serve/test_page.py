@@ -9,13 +9,21 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from fake_api import DONE, MODEL, PAGE, FakeApi, Refusal, answer, end, event, piece
+from helpers.fake_api import DONE, MODEL, PAGE, FakeApi, Refusal, answer, end, event, piece
 from playwright.sync_api import Page, expect
 
 OpenPage = Callable[..., Page]  # the fixture open_page
 KEY = "antimatter.1.{}:/"
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script></textarea></template>&lt;b&gt; <a href='javascript:alert(3)'>x</a>${alert(4)}"
-STORED = [{"asked": "What was", "answer": " said before.", "note": "3 tokens", "failure": "", "more": False}]
+STORED = [
+    {
+        "asked": "What was",
+        "answer": " said before.",
+        "note": "3 tokens",
+        "failure": "",
+        "more": False,
+    }
+]
 
 
 @contextmanager
@@ -60,11 +68,15 @@ def stored(page: Page, name: str = "conversation") -> Any:
 
 def keep(**items: Any) -> str:
     """A script that puts these into the storage before the page runs, once."""
-    texts = {KEY.format(name): value if isinstance(value, str) else json.dumps(value) for name, value in items.items()}
+    texts = {
+        KEY.format(name): value if isinstance(value, str) else json.dumps(value)
+        for name, value in items.items()
+    }
     return f"if (!localStorage.length) for (const [key, value] of Object.entries({json.dumps(texts)})) localStorage.setItem(key, value);"
 
 
-# Cuts what the server sends into chunks of SIZE bytes: left alone, the browser's network joins small ones
+# Cuts what the server sends into chunks of SIZE bytes: left alone, the browser's network joins
+# small ones
 CUT = """const plain = fetch;
 window.fetch = async (...asked) => {
   const response = await plain(...asked), bytes = new Uint8Array(await response.arrayBuffer());
@@ -79,8 +91,16 @@ window.fetch = async (...asked) => {
 
 def test_the_page_is_one_file_without_handlers_addresses_or_any_way_to_markup() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert [text.count(tag) for tag in ("<style", "</style>", "<script", "</script>")] == [1, 1, 1, 1]  # so that anyone can find what to hash
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser|setHTML|createContextualFragment|\beval\b|Function\(", text)
+    assert [text.count(tag) for tag in ("<style", "</style>", "<script", "</script>")] == [
+        1,
+        1,
+        1,
+        1,
+    ]  # so that anyone can find what to hash
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser|setHTML|createContextualFragment|\beval\b|Function\(",
+        text,
+    )
     assert not re.search(r"<[^>]*\s(on\w+|style)=", text.split("<script>")[0])
     assert "://" not in text
 
@@ -90,7 +110,9 @@ def test_the_page_is_one_file_without_handlers_addresses_or_any_way_to_markup() 
 
 def test_an_answer_is_seen_while_it_is_written(api: FakeApi, open_page: OpenPage) -> None:
     first, second = api.gate(), api.gate()
-    api.plays.append([first, piece(" a"), piece(" result"), second, piece(" of None."), end("stop", 7, 41.25)])
+    api.plays.append(
+        [first, piece(" a"), piece(" result"), second, piece(" of None."), end("stop", 7, 41.25)]
+    )
     page = open_page(api.url)
     ask(page, "  The function returns ")
     expect(page.locator(".asked")).to_have_text("The function returns")
@@ -112,23 +134,33 @@ def test_an_answer_is_seen_while_it_is_written(api: FakeApi, open_page: OpenPage
 def test_model_engine_and_context_are_named(api: FakeApi, open_page: OpenPage) -> None:
     page = open_page(api.url)
     expect(page.get_by_role("heading", name="antimatter")).to_be_visible()
-    expect(page.locator("#engine")).to_have_text("embedded llama.cpp, models/gguf/antimatter-f16.gguf · context of 256 tokens")
+    expect(page.locator("#engine")).to_have_text(
+        "embedded llama.cpp, models/gguf/antimatter-f16.gguf · context of 256 tokens"
+    )
     expect(page).to_have_title("antimatter")
 
 
 def test_a_conversation_is_told_from_its_beginning(api: FakeApi, open_page: OpenPage) -> None:
-    api.plays.extend([answer(" one.\n"), [DONE], answer("three.")])  # the second answer is empty, so nobody said it
+    api.plays.extend(
+        [answer(" one.\n"), [DONE], answer("three.")]
+    )  # the second answer is empty, so nobody said it
     page = open_page(api.url)
     for text, said in (("first", "one."), ("second", ""), ("third", "three.")):
         ask(page, text)
         answered(page, said)
     texts = ["first", "one.", "third"]
     assert [message["content"] for message in api.asked[2]["messages"]] == texts
-    assert [message["role"] for message in api.asked[2]["messages"]] == ["user", "assistant", "user"]
+    assert [message["role"] for message in api.asked[2]["messages"]] == [
+        "user",
+        "assistant",
+        "user",
+    ]
 
 
 def test_of_a_very_long_conversation_the_end_is_sent(api: FakeApi, open_page: OpenPage) -> None:
-    long = [{**STORED[0], "asked": f"Question {i}", "answer": "a" * 90} for i in range(600)]  # the server takes 1,000 messages and 1 MB
+    long = [
+        {**STORED[0], "asked": f"Question {i}", "answer": "a" * 90} for i in range(600)
+    ]  # the server takes 1,000 messages and 1 MB
     page = open_page(api.url, init=keep(conversation=long))
     api.plays.append(answer("Yes.", dropped=2))
     ask(page, "x")
@@ -136,7 +168,9 @@ def test_of_a_very_long_conversation_the_end_is_sent(api: FakeApi, open_page: Op
     sent = api.asked[0]["messages"]
     assert 16 * 256 - 200 < sum(len(message["content"]) for message in sent) <= 16 * 256 + 1
     assert [message["content"] for message in sent[-3:]] == ["Question 599", "a" * 90, "x"]
-    expect(page.locator(".note").last).to_contain_text(f"the oldest {1200 - (len(sent) - 1) + 2} turns no longer fit the context")
+    expect(page.locator(".note").last).to_contain_text(
+        f"the oldest {1200 - (len(sent) - 1) + 2} turns no longer fit the context"
+    )
 
 
 def test_what_the_examples_offer_is_asked(api: FakeApi, open_page: OpenPage) -> None:
@@ -196,7 +230,9 @@ def test_a_base_model_says_that_it_continues_text(api: FakeApi, open_page: OpenP
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
-def test_chunks_may_cut_events_and_characters_anywhere(size: int, api: FakeApi, open_page: OpenPage) -> None:
+def test_chunks_may_cut_events_and_characters_anywhere(
+    size: int, api: FakeApi, open_page: OpenPage
+) -> None:
     text = "é🙂日本 👩‍👩‍👧\n\tindented\r\n  \u2028 end"
     play = b": a comment\r\n\r\nevent: x\nid: 1\n"
     for name, line in (("CRLF", "\r\n"), ("CR", "\r"), ("LF", "\n")):  # events of two lines
@@ -228,7 +264,9 @@ def test_how_an_answer_ended_is_told(api: FakeApi, open_page: OpenPage) -> None:
 
 def test_who_waits_is_told_how_many_are_before(api: FakeApi, open_page: OpenPage) -> None:
     first, second = api.gate(), api.gate()
-    api.plays.append([b": waiting, 2 before you\n\n", first, b": reading the prompt\n\n", second, *answer("now")])
+    api.plays.append(
+        [b": waiting, 2 before you\n\n", first, b": reading the prompt\n\n", second, *answer("now")]
+    )
     page = open_page(api.url)
     ask(page, "x")
     expect(status(page)).to_have_text("Waiting: 2 before you")
@@ -242,7 +280,9 @@ def test_who_waits_is_told_how_many_are_before(api: FakeApi, open_page: OpenPage
 
 
 @pytest.mark.parametrize("by", ["button", "Escape"])
-def test_stop_keeps_what_was_written_and_ends_the_work_of_the_server(by: str, api: FakeApi, open_page: OpenPage) -> None:
+def test_stop_keeps_what_was_written_and_ends_the_work_of_the_server(
+    by: str, api: FakeApi, open_page: OpenPage
+) -> None:
     gate = api.gate()
     api.plays.append(itertools.chain([piece("half"), gate], itertools.repeat(piece(" more"))))
     page = open_page(api.url)
@@ -306,7 +346,13 @@ def test_a_retry_that_fails_loses_no_answer(api: FakeApi, open_page: OpenPage) -
 
 
 def test_continue_sends_text_and_answer_as_one_text(api: FakeApi, open_page: OpenPage) -> None:
-    api.plays.extend([answer("earlier"), answer(" a re", "sult  ", reason="length", tokens=64), answer(" of None.", tokens=4)])
+    api.plays.extend(
+        [
+            answer("earlier"),
+            answer(" a re", "sult  ", reason="length", tokens=64),
+            answer(" of None.", tokens=4),
+        ]
+    )
     page = open_page(api.url)
     ask(page, "before")
     answered(page, "earlier")
@@ -315,11 +361,17 @@ def test_continue_sends_text_and_answer_as_one_text(api: FakeApi, open_page: Ope
     answered(page, "a result")
     button(page, "Continue").click()
     answered(page, "a result of None.")
-    assert [message["content"] for message in api.asked[2]["messages"]] == ["before", "earlier", "The function returns a result"]
+    assert [message["content"] for message in api.asked[2]["messages"]] == [
+        "before",
+        "earlier",
+        "The function returns a result",
+    ]
     expect(page.locator(".note").last).to_contain_text("4 more tokens")
 
 
-def test_continue_goes_on_from_the_end_of_a_text_that_fills_the_context(api: FakeApi, open_page: OpenPage) -> None:
+def test_continue_goes_on_from_the_end_of_a_text_that_fills_the_context(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     words = " ".join(f"word{i}" for i in range(100))
     api.plays.append(answer(words, reason="length", tokens=64))
     page = open_page(api.url)
@@ -377,12 +429,17 @@ def test_clear_in_the_middle_of_an_answer_stops_it(api: FakeApi, open_page: Open
     expect(page.locator(".note")).to_have_text("Stopped by you")
 
 
-def test_copy_takes_the_answer_with_or_without_a_clipboard(api: FakeApi, open_page: OpenPage) -> None:
+def test_copy_takes_the_answer_with_or_without_a_clipboard(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     api.plays.append(answer(" a\n  b"))
     page = open_page(api.url, permissions=["clipboard-read", "clipboard-write"])
     ask(page, "x")
     answered(page, re.compile("a"))
-    for break_ in ("", "navigator.clipboard.writeText = () => Promise.reject(new Error('forbidden'))"):
+    for break_ in (
+        "",
+        "navigator.clipboard.writeText = () => Promise.reject(new Error('forbidden'))",
+    ):
         page.evaluate(f"navigator.clipboard.writeText('nothing').then(() => {{ {break_} }})")
         page.locator("[name=copy]").click()
         page.wait_for_function("navigator.clipboard.readText().then(text => text === 'a\\n  b')")
@@ -398,8 +455,18 @@ def test_settings_are_sent_and_outlive_a_reload(api: FakeApi, open_page: OpenPag
     ask(page, "x")
     answered(page, "Yes.")
     defaults = MODEL["defaults"]
-    assert isinstance(defaults, dict) and defaults.items() <= api.asked[0].items() and "seed" not in api.asked[0]
-    chosen = {"Temperature": ("temperature", 0), "Top-p": ("top_p", 0.5), "Top-k": ("top_k", 7), "Length": ("max_tokens", 12), "Seed": ("seed", 5)}
+    assert (
+        isinstance(defaults, dict)
+        and defaults.items() <= api.asked[0].items()
+        and "seed" not in api.asked[0]
+    )
+    chosen = {
+        "Temperature": ("temperature", 0),
+        "Top-p": ("top_p", 0.5),
+        "Top-k": ("top_k", 7),
+        "Length": ("max_tokens", 12),
+        "Seed": ("seed", 5),
+    }
     button(page, "Settings").click()
     for label, (name, value) in chosen.items():
         assert page.get_by_label(label).input_value() == str(defaults.get(name, ""))
@@ -429,7 +496,11 @@ def test_a_setting_out_of_range_is_refused_in_words(api: FakeApi, open_page: Ope
     for label, value, words in (
         ("Temperature", "2.5", "Temperature must be a number from 0 to 2."),
         ("Top-k", "1.5", "Top-k must be a whole number from 1 to 1000."),
-        ("Length", "257", "Length must be a whole number from 1 to 256."),  # the context of the model
+        (
+            "Length",
+            "257",
+            "Length must be a whole number from 1 to 256.",
+        ),  # the context of the model
     ):
         field = page.get_by_label(label)
         field.fill(value)
@@ -442,7 +513,10 @@ def test_a_setting_out_of_range_is_refused_in_words(api: FakeApi, open_page: Ope
     page.keyboard.press("Escape")
     ask(page, "x")
     answered(page, "Yes.")
-    assert api.asked[0].items() >= {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "max_tokens": 64}.items()
+    assert (
+        api.asked[0].items()
+        >= {"temperature": 0.7, "top_k": 40, "top_p": 0.9, "max_tokens": 64}.items()
+    )
 
 
 # --- What is kept
@@ -461,7 +535,9 @@ def test_a_conversation_outlives_a_reload(api: FakeApi, open_page: OpenPage) -> 
     expect(page.locator(".note").last).to_have_text(str(note))
 
 
-def test_a_reload_before_the_beginning_of_an_answer_is_no_failure_of_the_server(api: FakeApi, open_page: OpenPage) -> None:
+def test_a_reload_before_the_beginning_of_an_answer_is_no_failure_of_the_server(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     api.answers = api.gate()
     page = open_page(api.url)
     ask(page, "x")
@@ -474,7 +550,9 @@ def test_a_reload_before_the_beginning_of_an_answer_is_no_failure_of_the_server(
     answered(page, "Yes.")
 
 
-def test_a_reload_in_the_middle_of_an_answer_keeps_its_part(api: FakeApi, open_page: OpenPage) -> None:
+def test_a_reload_in_the_middle_of_an_answer_keeps_its_part(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     api.plays.append([piece(" half an"), api.gate()])
     page = open_page(api.url)
     ask(page, "This is")
@@ -491,10 +569,25 @@ def test_a_reload_in_the_middle_of_an_answer_keeps_its_part(api: FakeApi, open_p
 
 @pytest.mark.parametrize(
     "conversation",
-    ["{", "null", "7", '"text"', "{}", '[1, null, "x", [], {}]', '[{"asked": {"toString": 1}}]', '[{"asked": "kept", "answer": 5, "more": "yes"}]'],
+    [
+        "{",
+        "null",
+        "7",
+        '"text"',
+        "{}",
+        '[1, null, "x", [], {}]',
+        '[{"asked": {"toString": 1}}]',
+        '[{"asked": "kept", "answer": 5, "more": "yes"}]',
+    ],
 )
-def test_foreign_or_broken_storage_breaks_nothing(conversation: str, api: FakeApi, open_page: OpenPage) -> None:
-    settings = conversation if conversation != "{}" else '{"temperature": "hot", "top_p": 1e9, "max_tokens": 100000, "x": 1, "top_k": 3}'
+def test_foreign_or_broken_storage_breaks_nothing(
+    conversation: str, api: FakeApi, open_page: OpenPage
+) -> None:
+    settings = (
+        conversation
+        if conversation != "{}"
+        else '{"temperature": "hot", "top_p": 1e9, "max_tokens": 100000, "x": 1, "top_k": 3}'
+    )
     page = open_page(api.url, init=keep(conversation=conversation, settings=settings))
     ask(page, "x")
     answered(page, "Yes.")
@@ -505,7 +598,9 @@ def test_foreign_or_broken_storage_breaks_nothing(conversation: str, api: FakeAp
 
 
 @pytest.mark.parametrize("trouble", ["full", "forbidden"])
-def test_storage_that_is_full_or_forbidden_breaks_nothing(trouble: str, api: FakeApi, open_page: OpenPage) -> None:
+def test_storage_that_is_full_or_forbidden_breaks_nothing(
+    trouble: str, api: FakeApi, open_page: OpenPage
+) -> None:
     full = "Storage.prototype.setItem = () => { throw new DOMException('no room', 'QuotaExceededError'); };"
     forbidden = """for (const name of ['localStorage', 'sessionStorage'])
         Object.defineProperty(window, name, { get() { throw new DOMException('forbidden', 'SecurityError'); } });"""
@@ -542,7 +637,9 @@ def test_two_tabs_show_what_the_last_one_wrote(api: FakeApi, open_page: OpenPage
     assert api.asked[-1]["top_k"] == 9
 
 
-def test_two_tabs_that_write_at_once_leave_a_whole_conversation(api: FakeApi, open_page: OpenPage) -> None:
+def test_two_tabs_that_write_at_once_leave_a_whole_conversation(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     gates = [api.gate(), api.gate()]
     first = open_page(api.url)
     second = open_page(api.url, tab=first)
@@ -562,23 +659,47 @@ def test_two_tabs_that_write_at_once_leave_a_whole_conversation(api: FakeApi, op
 
 
 def test_markup_stays_text_wherever_it_comes_from(api: FakeApi, open_page: OpenPage) -> None:
-    strange = {**TALKER, "greeting": MARKUP, "starters": [MARKUP] * 3, "id": MARKUP, "engine": MARKUP}
+    strange = {
+        **TALKER,
+        "greeting": MARKUP,
+        "starters": [MARKUP] * 3,
+        "id": MARKUP,
+        "engine": MARKUP,
+    }
     api.models = [json.dumps({"data": [strange]}).encode()]
-    api.plays.extend([answer(*MARKUP), Refusal(400, MARKUP), [event({"error": {"message": MARKUP}})]])
-    page = open_page(api.url, init=keep(conversation=[{"asked": MARKUP, "answer": MARKUP, "note": MARKUP, "failure": MARKUP, "more": True}]))
+    api.plays.extend(
+        [answer(*MARKUP), Refusal(400, MARKUP), [event({"error": {"message": MARKUP}})]]
+    )
+    page = open_page(
+        api.url,
+        init=keep(
+            conversation=[
+                {"asked": MARKUP, "answer": MARKUP, "note": MARKUP, "failure": MARKUP, "more": True}
+            ]
+        ),
+    )
     for name in (".asked", ".answer", ".note", ".failure", "#model", "#empty h2"):
         expect(page.locator(name)).to_have_text(MARKUP)
     expect(page.locator("#examples button")).to_have_text([MARKUP] * 3)
     before = page.evaluate("document.querySelectorAll('*').length")
     ask(page, MARKUP)
     answered(page, MARKUP)
-    assert page.locator(".answer").last.text_content() == page.locator(".asked").last.text_content() == MARKUP
+    assert (
+        page.locator(".answer").last.text_content()
+        == page.locator(".asked").last.text_content()
+        == MARKUP
+    )
     for words in (MARKUP, f"The server stopped: {MARKUP}"):
         ask(page, "x")
         expect(page.locator(".failure").last).to_have_text(words)
     page.reload()
     expect(page.locator(".answer").nth(1)).to_have_text(MARKUP)
-    assert page.evaluate("document.querySelectorAll('img, a, b, article script, article textarea, article template').length") == 0
+    assert (
+        page.evaluate(
+            "document.querySelectorAll('img, a, b, article script, article textarea, article template').length"
+        )
+        == 0
+    )
     # Buttons follow a moment after the text
     page.wait_for_function(
         """before => document.querySelectorAll('*').length ===
@@ -587,14 +708,23 @@ def test_markup_stays_text_wherever_it_comes_from(api: FakeApi, open_page: OpenP
     )
 
 
-def test_text_that_turns_writing_around_stays_in_its_place(api: FakeApi, open_page: OpenPage) -> None:
+def test_text_that_turns_writing_around_stays_in_its_place(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     api.plays.extend([answer("\u202eevil \u2066\u202bnested"), answer("مرحبا بالعالم")])
     page = open_page(api.url)
     ask(page, "\u202etext")
     answered(page, re.compile("nested"))
     for name in (".asked", ".answer", ".note", "[name=copy]", "#engine"):
-        assert page.locator(name).evaluate("e => getComputedStyle(e.closest('.actions') ?? e).direction") == "ltr"
-    note, copy, retry = (page.locator(name).bounding_box() for name in (".note", "[name=copy]", "[name=retry]"))
+        assert (
+            page.locator(name).evaluate(
+                "e => getComputedStyle(e.closest('.actions') ?? e).direction"
+            )
+            == "ltr"
+        )
+    note, copy, retry = (
+        page.locator(name).bounding_box() for name in (".note", "[name=copy]", "[name=retry]")
+    )
     assert note and copy and retry and copy["x"] < retry["x"] and note["x"] < 500
     ask(page, "right to left")
     answered(page, "مرحبا بالعالم")
@@ -603,7 +733,14 @@ def test_text_that_turns_writing_around_stays_in_its_place(api: FakeApi, open_pa
 
 def test_white_space_is_kept_and_no_word_is_too_long(api: FakeApi, open_page: OpenPage) -> None:
     code = "    def f(x):\n\treturn  x\n\n\n# end"
-    api.plays.extend([answer(f"\n\n{code}\n\n"), answer("x" * 20_000), answer("word " * 4_000), answer("🙂" * 3_000)])
+    api.plays.extend(
+        [
+            answer(f"\n\n{code}\n\n"),
+            answer("x" * 20_000),
+            answer("word " * 4_000),
+            answer("🙂" * 3_000),
+        ]
+    )
     page = open_page(api.url, viewport={"width": 320, "height": 600})
     for text in ("code", "y" * 5_000, "long", "smile"):
         ask(page, text)
@@ -611,7 +748,10 @@ def test_white_space_is_kept_and_no_word_is_too_long(api: FakeApi, open_page: Op
         assert page.evaluate("document.documentElement.scrollWidth") <= 320
         assert page.locator("#log").evaluate("e => e.scrollWidth <= e.clientWidth")
     assert page.locator(".answer").first.text_content() == code
-    assert page.locator(".answer").first.evaluate("e => getComputedStyle(e).whiteSpace") in ("pre-wrap", "break-spaces")
+    assert page.locator(".answer").first.evaluate("e => getComputedStyle(e).whiteSpace") in (
+        "pre-wrap",
+        "break-spaces",
+    )
 
 
 # --- What goes wrong, in words
@@ -621,24 +761,49 @@ def test_white_space_is_kept_and_no_word_is_too_long(api: FakeApi, open_page: Op
     ("play", "words"),
     [
         (
-            Refusal(400, "the text has 300 tokens, the model can read 128 and still answer: shorten it"),
+            Refusal(
+                400, "the text has 300 tokens, the model can read 128 and still answer: shorten it"
+            ),
             "the text has 300 tokens, the model can read 128",
         ),
-        (Refusal(403, "the Host evil.example is not one of this server's names"), "the Host evil.example is not one"),
+        (
+            Refusal(403, "the Host evil.example is not one of this server's names"),
+            "the Host evil.example is not one",
+        ),
         (Refusal(413, None), "The text is too long for the server."),
-        (Refusal(503, "8 questions are waiting", {"Retry-After": "5"}), "8 questions are waiting (Worth another try in 5 s.)"),
+        (
+            Refusal(503, "8 questions are waiting", {"Retry-After": "5"}),
+            "8 questions are waiting (Worth another try in 5 s.)",
+        ),
         (Refusal(502, None), "The server refused: 502 Bad Gateway"),
-        ([piece("half"), event({"error": {"message": "llama.cpp broke off", "type": "server_error"}})], "The server stopped: llama.cpp broke off"),
+        (
+            [
+                piece("half"),
+                event({"error": {"message": "llama.cpp broke off", "type": "server_error"}}),
+            ],
+            "The server stopped: llama.cpp broke off",
+        ),
         ([piece("half"), event({"error": {}})], "The server stopped: it gave no reason"),
         ([piece("half")], "The connection broke off before the end of the answer."),
-        ([piece("half"), b"data: [DONE]"], "The connection broke off before the end of the answer."),  # without the blank line it is no event
+        (
+            [piece("half"), b"data: [DONE]"],
+            "The connection broke off before the end of the answer.",
+        ),  # without the blank line it is no event
         ([b""], "The connection broke off before the end of the answer."),
-        ([piece("half"), b"data: {\n\n"], "The server sent something that this page does not understand."),
-        ([piece("half"), b"data: null\n\n"], "The server sent something that this page does not understand."),
+        (
+            [piece("half"), b"data: {\n\n"],
+            "The server sent something that this page does not understand.",
+        ),
+        (
+            [piece("half"), b"data: null\n\n"],
+            "The server sent something that this page does not understand.",
+        ),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
-def test_every_failure_is_words_and_a_retry(play: Any, words: str, api: FakeApi, open_page: OpenPage) -> None:
+def test_every_failure_is_words_and_a_retry(
+    play: Any, words: str, api: FakeApi, open_page: OpenPage
+) -> None:
     api.plays.append(play)
     page = open_page(api.url)
     ask(page, "x")
@@ -661,14 +826,18 @@ def test_a_connection_that_breaks_is_words_and_a_retry(api: FakeApi, open_page: 
     ask(page, "x")
     expect(page.locator(".answer")).to_have_text("half")
     gate.set()
-    expect(page.locator(".failure")).to_have_text("The connection broke off before the end of the answer.")
+    expect(page.locator(".failure")).to_have_text(
+        "The connection broke off before the end of the answer."
+    )
     answered(page, "half")
     button(page, "Retry").click()
     answered(page, "Yes.")
 
 
 def test_after_an_error_nothing_more_is_wanted(api: FakeApi, open_page: OpenPage) -> None:
-    api.plays.append(itertools.chain([event({"error": {"message": "gone"}})], itertools.repeat(piece("late"))))
+    api.plays.append(
+        itertools.chain([event({"error": {"message": "gone"}})], itertools.repeat(piece("late")))
+    )
     page = open_page(api.url)
     ask(page, "x")
     expect(page.locator(".failure")).to_have_text("The server stopped: gone")
@@ -680,7 +849,9 @@ def test_a_server_that_is_gone_is_words_and_a_retry(api: FakeApi, open_page: Ope
     page = open_page(api.url)
     page.context.set_offline(True)
     ask(page, "x")
-    expect(page.locator(".failure")).to_have_text("The server cannot be reached. Is `antimatter serve` running, and the network up?")
+    expect(page.locator(".failure")).to_have_text(
+        "The server cannot be reached. Is `antimatter serve` running, and the network up?"
+    )
     page.context.set_offline(False)
     button(page, "Retry").click()
     answered(page, "Yes.")
@@ -691,7 +862,9 @@ def test_something_else_at_this_address_is_words(api: FakeApi, open_page: OpenPa
     page = open_page(api.url)
     expect(status(page)).to_have_text("What answers at this address is not `antimatter serve`.")
     ask(page, "x")
-    expect(page.locator(".failure")).to_have_text("What answers at this address is not `antimatter serve`.")
+    expect(page.locator(".failure")).to_have_text(
+        "What answers at this address is not `antimatter serve`."
+    )
 
 
 def test_a_model_that_cannot_be_named_is_asked_for_again(api: FakeApi, open_page: OpenPage) -> None:
@@ -707,7 +880,9 @@ def test_a_model_that_cannot_be_named_is_asked_for_again(api: FakeApi, open_page
 # --- The token
 
 
-def test_the_token_of_the_address_is_used_kept_for_the_tab_and_taken_out_of_the_address(api: FakeApi, open_page: OpenPage) -> None:
+def test_the_token_of_the_address_is_used_kept_for_the_tab_and_taken_out_of_the_address(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     api.token = "s3cret/+%"
     page = open_page(f"{api.url}#token=s3cret/+%25")
     expect(page.locator("#engine")).to_contain_text("llama.cpp")
@@ -718,7 +893,9 @@ def test_the_token_of_the_address_is_used_kept_for_the_tab_and_taken_out_of_the_
     assert "s3cret" not in page.evaluate("JSON.stringify(localStorage)")
 
 
-def test_a_server_that_asks_for_a_token_gets_it_from_a_form(api: FakeApi, open_page: OpenPage) -> None:
+def test_a_server_that_asks_for_a_token_gets_it_from_a_form(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     api.token = "s3cret"
     page = open_page(api.url)
     token = page.get_by_label("Token", exact=True)
@@ -726,10 +903,14 @@ def test_a_server_that_asks_for_a_token_gets_it_from_a_form(api: FakeApi, open_p
     assert token.get_attribute("type") == "password"
     token.fill("tökén")
     token.press("Enter")
-    expect(token).to_have_accessible_description("A token is letters, digits and signs, without spaces.")
+    expect(token).to_have_accessible_description(
+        "A token is letters, digits and signs, without spaces."
+    )
     token.fill("wrong")
     token.press("Enter")
-    expect(token).to_have_accessible_description("The server does not know the token that this tab has.")
+    expect(token).to_have_accessible_description(
+        "The server does not know the token that this tab has."
+    )
     expect(token).to_have_value("")
     page.keyboard.press("Escape")
     ask(page, "x")
@@ -741,7 +922,9 @@ def test_a_server_that_asks_for_a_token_gets_it_from_a_form(api: FakeApi, open_p
     expect(status(page)).to_have_text("")
 
 
-def test_a_token_that_is_added_to_the_address_of_an_open_page_is_taken_too(api: FakeApi, open_page: OpenPage) -> None:
+def test_a_token_that_is_added_to_the_address_of_an_open_page_is_taken_too(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     api.token = "s3cret"
     page = open_page(api.url)
     expect(page.get_by_label("Token", exact=True)).to_be_focused()
@@ -758,7 +941,9 @@ def test_behind_a_proxy_with_a_path_everything_stays_under_it(open_page: OpenPag
         expect(page.locator("#engine")).to_contain_text("llama.cpp")
         ask(page, "x")
         answered(page, "Yes.")
-        assert page.evaluate("Object.keys(localStorage)") == ["antimatter.1.conversation:/some/where/"]
+        assert page.evaluate("Object.keys(localStorage)") == [
+            "antimatter.1.conversation:/some/where/"
+        ]
 
 
 # --- Hands and eyes
@@ -779,7 +964,13 @@ def test_everything_can_be_done_with_the_keyboard(api: FakeApi, open_page: OpenP
     expect(field).to_be_focused()
     expect(field).to_have_value("")
     page.keyboard.press("Enter")  # nothing to send
-    for key, names in (("Tab", ["Send"]), ("Shift+Tab", ["Your text", "Edit", "Retry", "Continue", "Copy", "Chat", "Clear", "Settings"])):
+    for key, names in (
+        ("Tab", ["Send"]),
+        (
+            "Shift+Tab",
+            ["Your text", "Edit", "Retry", "Continue", "Copy", "Chat", "Clear", "Settings"],
+        ),
+    ):
         for name in names:
             page.keyboard.press(key)
             focused = page.locator(":focus")
@@ -801,7 +992,9 @@ def test_everything_can_be_done_with_the_keyboard(api: FakeApi, open_page: OpenP
     answered(page, "again")
 
 
-def test_escape_closes_the_settings_before_it_stops_an_answer(api: FakeApi, open_page: OpenPage) -> None:
+def test_escape_closes_the_settings_before_it_stops_an_answer(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     gate = api.gate()
     api.plays.append([piece("one"), gate, piece(" two"), end()])
     page = open_page(api.url)
@@ -819,10 +1012,15 @@ def test_enter_in_a_composition_does_not_send(api: FakeApi, open_page: OpenPage)
     page = open_page(api.url)
     field = page.get_by_label("Your text")
     session = page.context.new_cdp_session(page)
-    session.send("Input.imeSetComposition", {"text": "にほん", "selectionStart": 3, "selectionEnd": 3})
+    session.send(
+        "Input.imeSetComposition", {"text": "にほん", "selectionStart": 3, "selectionEnd": 3}
+    )
     expect(field).to_have_value("にほん")
     for init in ({"isComposing": True}, {"keyCode": 229}):
-        field.evaluate("(e, init) => e.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, cancelable: true, ...init }))", init)
+        field.evaluate(
+            "(e, init) => e.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, cancelable: true, ...init }))",
+            init,
+        )
     page.keyboard.press("Enter")
     session.send("Input.insertText", {"text": "日本"})
     expect(page.locator("article")).to_have_count(0)
@@ -833,12 +1031,18 @@ def test_enter_in_a_composition_does_not_send(api: FakeApi, open_page: OpenPage)
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_on_a_phone_nothing_is_too_wide_too_small_or_zooms(width: int, api: FakeApi, open_page: OpenPage) -> None:
+def test_on_a_phone_nothing_is_too_wide_too_small_or_zooms(
+    width: int, api: FakeApi, open_page: OpenPage
+) -> None:
     api.plays.append(answer("one two " * 30, reason="length", dropped=2))
-    page = open_page(api.url, viewport={"width": width, "height": 640}, has_touch=True, is_mobile=True)
+    page = open_page(
+        api.url, viewport={"width": width, "height": 640}, has_touch=True, is_mobile=True
+    )
 
     def fits() -> None:
-        assert page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]") == [width, 640]
+        assert page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+        ) == [width, 640]
         small = """[...document.querySelectorAll('button, input, textarea')].filter(e => e.checkVisibility())
             .filter(e => e.getBoundingClientRect().height < 44 || parseFloat(getComputedStyle(e).fontSize) < (e.localName === 'button' ? 14 : 16))
             .map(e => e.id || e.textContent)"""
@@ -896,7 +1100,11 @@ def test_text_can_be_read_in_light_and_in_dark(api: FakeApi, open_page: OpenPage
         measured += page.evaluate(CONTRAST)
         assert len(measured) > 60
         assert [found for found in measured if found[0] < 4.5] == []
-        pages.append(page.evaluate("getComputedStyle(document.body).backgroundColor + getComputedStyle(document.body).color"))
+        pages.append(
+            page.evaluate(
+                "getComputedStyle(document.body).backgroundColor + getComputedStyle(document.body).color"
+            )
+        )
     assert pages[0] != pages[1]
 
 
@@ -910,9 +1118,13 @@ def test_who_wishes_no_motion_sees_none(api: FakeApi, open_page: OpenPage) -> No
         assert page.evaluate(moves) == name
 
 
-def test_the_page_follows_the_answer_only_for_a_reader_at_its_end(api: FakeApi, open_page: OpenPage) -> None:
+def test_the_page_follows_the_answer_only_for_a_reader_at_its_end(
+    api: FakeApi, open_page: OpenPage
+) -> None:
     first, second = api.gate(), api.gate()
-    api.plays.append([piece("line\n" * 80), first, piece("more\n" * 40), second, piece("last"), end()])
+    api.plays.append(
+        [piece("line\n" * 80), first, piece("more\n" * 40), second, piece("last"), end()]
+    )
     page = open_page(api.url)
     ask(page, "x")
     left = "(log => Math.round(log.scrollHeight - log.scrollTop - log.clientHeight))(document.getElementById('log'))"
@@ -937,14 +1149,19 @@ def test_a_selection_survives_what_is_written_after_it(api: FakeApi, open_page: 
     page = open_page(api.url)
     ask(page, "x")
     expect(page.locator(".answer")).to_have_text("chosen words")
-    page.locator(".answer").evaluate("e => getSelection().setBaseAndExtent(e.firstChild, 0, e.firstChild, 6)")
+    page.locator(".answer").evaluate(
+        "e => getSelection().setBaseAndExtent(e.firstChild, 0, e.firstChild, 6)"
+    )
     gate.set()
     answered(page, "chosen words and more")
     assert page.evaluate("getSelection().toString()") == "chosen"
 
 
 def test_a_long_conversation_does_not_slow_the_typing(api: FakeApi, open_page: OpenPage) -> None:
-    long = [{**STORED[0], "asked": f"Question {i}", "answer": "some words of an answer " * 40} for i in range(200)]
+    long = [
+        {**STORED[0], "asked": f"Question {i}", "answer": "some words of an answer " * 40}
+        for i in range(200)
+    ]
     page = open_page(api.url, init=keep(conversation=long))
     expect(page.locator("article")).to_have_count(200)
     page.wait_for_function("document.getElementById('log').scrollTop > 0")  # one sees its end

@@ -2,7 +2,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from tiny_gguf import CONTEXT, Tiny
+from helpers.gguf_model import CONTEXT, Tiny
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
@@ -29,7 +29,19 @@ ATTACKS = [
         "[[ASSISTANT]]",
         "[SYS[USER]TEM]",
     ),
-    *("[EO", "S]", "[", "EOS]", "BOS]\n\n[BOS", "[E\x00OS]", "\uff3bEOS\uff3d", "[eos]", "<|endoftext|>", "</s>", "<|im_end|>"),
+    *(
+        "[EO",
+        "S]",
+        "[",
+        "EOS]",
+        "BOS]\n\n[BOS",
+        "[E\x00OS]",
+        "\uff3bEOS\uff3d",
+        "[eos]",
+        "<|endoftext|>",
+        "</s>",
+        "<|im_end|>",
+    ),
 ]
 
 
@@ -58,7 +70,12 @@ def test_no_text_of_a_user_becomes_a_special_token(tiny: Tiny) -> None:
         for text in ATTACKS:
             for messages in (
                 [Message("user", text)],
-                [Message("system", text), Message("user", text), Message("assistant", text), Message("user", text)],
+                [
+                    Message("system", text),
+                    Message("user", text),
+                    Message("assistant", text),
+                    Message("user", text),
+                ],
             ):
                 assert_plain(llama, template.continued(messages))
 
@@ -70,8 +87,17 @@ def test_no_random_conversation_holds_a_special_token(tiny: Tiny) -> None:
         for _ in range(100):
             texts = [random_attack(generator) for _ in range(200)]
             roles = generator.choices(["system", "user", "assistant"], k=200)
-            assert_plain(llama, template.continued([Message(role, text) for role, text in zip(roles, texts, strict=True)]))
-            assert not any(special in template.continued([Message("user", text)]) for text in texts for special in SPECIAL)
+            assert_plain(
+                llama,
+                template.continued(
+                    [Message(role, text) for role, text in zip(roles, texts, strict=True)]
+                ),
+            )
+            assert not any(
+                special in template.continued([Message("user", text)])
+                for text in texts
+                for special in SPECIAL
+            )
 
 
 def test_neutralising_changes_nothing_but_the_literals() -> None:
@@ -88,7 +114,9 @@ def test_neutralising_changes_nothing_but_the_literals() -> None:
 def test_the_runtime_knows_the_special_tokens_and_no_more(tiny: Tiny) -> None:
     """llama.cpp makes control tokens of some texts by itself, if they are in the vocabulary."""
     keys = read_header(tiny.path).keys
-    assert [i for i, kind in enumerate(keys["tokenizer.ggml.token_type"]) if kind != 1] == [*range(len(SPECIAL))]
+    assert [i for i, kind in enumerate(keys["tokenizer.ggml.token_type"]) if kind != 1] == [
+        *range(len(SPECIAL))
+    ]
     assert tuple(keys["tokenizer.ggml.tokens"][: len(SPECIAL)]) == SPECIAL
     others = "<|endoftext|> <|im_start|> <|im_end|> <|eot_id|> <|end|> <end_of_turn> <EOT> </s> <s> <unk> <|fim_prefix|> <PRE> <0x0A>".split()
     with Llama(tiny.path, CONTEXT) as llama:
@@ -108,7 +136,10 @@ def words(messages: Sequence[Message]) -> int:
 
 
 def test_the_oldest_turns_go_first_and_as_few_as_must() -> None:
-    system, turns = Message("system", "be kind"), [Message("user", f"one two {i}") for i in range(5)]
+    system, turns = (
+        Message("system", "be kind"),
+        [Message("user", f"one two {i}") for i in range(5)],
+    )
     messages = [system, *turns]
     assert prompt.fit(messages, 18, words) == messages
     assert prompt.fit(messages, 17, words) == [system, *turns[1:]]
@@ -117,7 +148,13 @@ def test_the_oldest_turns_go_first_and_as_few_as_must() -> None:
 
 
 def test_an_answer_goes_with_the_turn_that_it_answers() -> None:
-    turns = [Message("user", "a b"), Message("assistant", "c d e f"), Message("user", "g"), Message("assistant", "h"), Message("user", "i j")]
+    turns = [
+        Message("user", "a b"),
+        Message("assistant", "c d e f"),
+        Message("user", "g"),
+        Message("assistant", "h"),
+        Message("user", "i j"),
+    ]
     assert prompt.fit(turns, 11, words) == turns
     for room in range(5, 11):
         assert prompt.fit(turns, room, words) == turns[2:]  # not turns[1:], though 9 would hold it
@@ -152,8 +189,13 @@ def test_halving_finds_the_cut_that_trying_all_finds(tiny: Tiny, render: prompt.
 
     cut = 0
     for _ in range(250):
-        roles = generator.choices(["user", "assistant", "user", "assistant", "system"], k=generator.randint(0, 12))
-        messages = [Message(role, "".join(generator.choices(pieces, k=generator.randint(0, 6)))) for role in roles]
+        roles = generator.choices(
+            ["user", "assistant", "user", "assistant", "system"], k=generator.randint(0, 12)
+        )
+        messages = [
+            Message(role, "".join(generator.choices(pieces, k=generator.randint(0, 6))))
+            for role in roles
+        ]
         room = generator.randint(1, 60 if render is template.continued else 120)
         expected = one_by_one(messages, room, count)
         if expected is None:
@@ -178,7 +220,10 @@ def test_a_thousand_turns_are_cut_with_a_dozen_counts() -> None:
 
 
 def test_a_last_turn_that_is_too_long_is_an_error_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match=r"the text has 12 tokens, the model can read 8 and still answer: shorten it"):
+    with pytest.raises(
+        ValueError,
+        match=r"the text has 12 tokens, the model can read 8 and still answer: shorten it",
+    ):
         prompt.fit([Message("user", "old"), Message("user", "x " * 11)], 8, words)
 
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import fake_ollama
 import pytest
 import serve_fuzz
+from helpers import fake_ollama
+from helpers.gguf_model import CONTEXT, Tiny
 from test_engine import CONFIG
-from tiny_gguf import CONTEXT, Tiny
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
@@ -37,7 +37,9 @@ from antimatter.serve.http.server import Limits, Server, ServerConfig
 
 ROOT = Path(__file__).parents[2]
 JSON = {"Content-Type": "application/json"}
-POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+POST = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+)
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 
 
@@ -47,10 +49,17 @@ class Served:
     said: list[str]
     stop: Callable[[], None] = lambda: None
 
-    def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request(method, path, body if isinstance(body, bytes | None) else json.dumps(body), JSON | (headers or {}))
+            connection.request(
+                method,
+                path,
+                body if isinstance(body, bytes | None) else json.dumps(body),
+                JSON | (headers or {}),
+            )
             with connection.getresponse() as response:
                 return response.status, response.headers, response.read()
         finally:
@@ -97,8 +106,16 @@ class Served:
 
 
 @contextmanager
-def serving(engine: Engine, parallel: int = 2, token: str | None = None, names: frozenset[str] = frozenset(), **limits: Any) -> Iterator[Served]:
-    config = ServerConfig(parallel=parallel, token=token, allowed_hosts=names, limits=Limits(**limits))
+def serving(
+    engine: Engine,
+    parallel: int = 2,
+    token: str | None = None,
+    names: frozenset[str] = frozenset(),
+    **limits: Any,
+) -> Iterator[Served]:
+    config = ServerConfig(
+        parallel=parallel, token=token, allowed_hosts=names, limits=Limits(**limits)
+    )
     said: list[str] = []
     started: ThreadPoolExecutor = ThreadPoolExecutor(1)
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
@@ -115,7 +132,11 @@ def serving(engine: Engine, parallel: int = 2, token: str | None = None, names: 
         done = started.submit(loop.run_until_complete, main())
         try:
             assert ready.wait(10)
-            yield Served(listening.getsockname()[1], said, lambda: loop.call_soon_threadsafe(stop.set) and None)
+            yield Served(
+                listening.getsockname()[1],
+                said,
+                lambda: loop.call_soon_threadsafe(stop.set) and None,
+            )
         finally:
             loop.call_soon_threadsafe(stop.set)
             done.result(20)
@@ -151,7 +172,9 @@ class Scripted:
     def count(self, text: str) -> int:
         return len(text.split()) + 1
 
-    def stream(self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None) -> Generator[str, None, Finish]:
+    def stream(
+        self, prompt: str, config: OllamaConfig, n_predict: int, seed: int | None = None
+    ) -> Generator[str, None, Finish]:
         self.asked.append(prompt)
         self.running.append(prompt)
         ours, theirs = socket.socketpair()
@@ -198,7 +221,11 @@ def events(lines: Iterator[str] | list[str]) -> tuple[list[Any], list[str]]:
 
 
 def said(found: list[Any]) -> str:
-    return "".join(event["choices"][0]["delta"].get("content", "") for event in found if event != "[DONE]" and "error" not in event)
+    return "".join(
+        event["choices"][0]["delta"].get("content", "")
+        for event in found
+        if event != "[DONE]" and "error" not in event
+    )
 
 
 @pytest.fixture(scope="module")
@@ -218,18 +245,29 @@ def served(embedded: EmbeddedEngine) -> Iterator[Served]:
 # What it answers
 
 
-def test_the_page_comes_with_a_policy_that_allows_its_own_script_and_style_alone(served: Served) -> None:
+def test_the_page_comes_with_a_policy_that_allows_its_own_script_and_style_alone(
+    served: Served,
+) -> None:
     status, headers, body = served.ask("GET", "/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert body == server.PAGE.read_bytes()
     policy = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
-    assert policy["default-src"] == "'none'" and policy["connect-src"] == "'self'" and policy["frame-ancestors"] == "'none'"
+    assert (
+        policy["default-src"] == "'none'"
+        and policy["connect-src"] == "'self'"
+        and policy["frame-ancestors"] == "'none'"
+    )
     for element in ("script", "style"):
         inner = body.decode().split(f"<{element}>")[1].split(f"</{element}>")[0]
-        assert policy[f"{element}-src"] == f"'sha256-{base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()}'"
+        assert (
+            policy[f"{element}-src"]
+            == f"'sha256-{base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()}'"
+        )
 
 
-def test_every_answer_has_the_security_headers_and_none_opens_the_door_to_other_sites(served: Served) -> None:
+def test_every_answer_has_the_security_headers_and_none_opens_the_door_to_other_sites(
+    served: Served,
+) -> None:
     for method, path in (
         ("GET", "/"),
         ("HEAD", "/"),
@@ -239,7 +277,9 @@ def test_every_answer_has_the_security_headers_and_none_opens_the_door_to_other_
         ("POST", CHAT),
         ("GET", "/health"),
     ):
-        _, headers, _ = served.ask(method, path, headers={"Origin": f"http://127.0.0.1:{served.port}"})
+        _, headers, _ = served.ask(
+            method, path, headers={"Origin": f"http://127.0.0.1:{served.port}"}
+        )
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "no-referrer"
         assert headers["Cache-Control"] == "no-store"
@@ -249,8 +289,15 @@ def test_every_answer_has_the_security_headers_and_none_opens_the_door_to_other_
 
 
 def test_a_page_without_one_script_and_one_style_is_refused() -> None:
-    for page in ("", "<style></style>", "<style></style><script></script><script></script>", '<style></style><script src="x"></script>'):
-        with pytest.raises(ValueError, match=r"the chat page must have one <(script|style)> element"):
+    for page in (
+        "",
+        "<style></style>",
+        "<style></style><script></script><script></script>",
+        '<style></style><script src="x"></script>',
+    ):
+        with pytest.raises(
+            ValueError, match=r"the chat page must have one <(script|style)> element"
+        ):
             access.security_headers(page)
 
 
@@ -259,47 +306,90 @@ def test_the_small_routes(served: Served, embedded: EmbeddedEngine) -> None:
     assert served.ask("GET", "/health")[::2] == (200, b'{"status":"ok"}')
     assert served.ask("HEAD", "/")[::2] == (200, b"")
     (model,) = json.loads(served.ask("GET", "/v1/models")[2])["data"]
-    assert model["id"] == "antimatter" and model["engine"] == embedded.description and model["context_length"] == CONTEXT
-    assert model["defaults"] == {"temperature": 0.0, "top_p": 0.9, "top_k": 40, "repeat_penalty": 1.0, "max_tokens": 20}
+    assert (
+        model["id"] == "antimatter"
+        and model["engine"] == embedded.description
+        and model["context_length"] == CONTEXT
+    )
+    assert model["defaults"] == {
+        "temperature": 0.0,
+        "top_p": 0.9,
+        "top_k": 40,
+        "repeat_penalty": 1.0,
+        "max_tokens": 20,
+    }
 
 
-def test_an_answer_is_the_engines_own_streamed_or_not(served: Served, embedded: EmbeddedEngine) -> None:
+def test_an_answer_is_the_engines_own_streamed_or_not(
+    served: Served, embedded: EmbeddedEngine
+) -> None:
     expected = "".join(embedded.stream("The function returns", CONFIG, 12))
     status, answer = served.post(chat(max_tokens=12))
-    assert status == 200 and answer["object"] == "chat.completion" and answer["model"] == "antimatter"
-    assert answer["choices"] == [{"index": 0, "message": {"role": "assistant", "content": expected}, "finish_reason": "length"}]
+    assert (
+        status == 200 and answer["object"] == "chat.completion" and answer["model"] == "antimatter"
+    )
+    assert answer["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": expected},
+            "finish_reason": "length",
+        }
+    ]
     n_prompt = embedded.count("The function returns")
-    assert answer["usage"] == {"prompt_tokens": n_prompt, "completion_tokens": 12, "total_tokens": n_prompt + 12}
-    assert answer["antimatter"]["dropped_turns"] == 0 and answer["antimatter"]["tokens_per_second"] > 0
+    assert answer["usage"] == {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": 12,
+        "total_tokens": n_prompt + 12,
+    }
+    assert (
+        answer["antimatter"]["dropped_turns"] == 0 and answer["antimatter"]["tokens_per_second"] > 0
+    )
     with served.open_stream(chat(max_tokens=12)) as lines:
         found, _ = events(lines)
     assert said(found) == expected
-    assert found[0]["choices"] == [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
+    assert found[0]["choices"] == [
+        {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+    ]
     assert found[0]["antimatter"] == {"dropped_turns": 0}
     assert found[-1] == "[DONE]"
-    assert found[-2]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}] and found[-2]["usage"] == answer["usage"]
-    assert {event["object"] for event in found[:-1]} == {"chat.completion.chunk"} and len({event["id"] for event in found[:-1]}) == 1
+    assert (
+        found[-2]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
+        and found[-2]["usage"] == answer["usage"]
+    )
+    assert {event["object"] for event in found[:-1]} == {"chat.completion.chunk"} and len(
+        {event["id"] for event in found[:-1]}
+    ) == 1
 
 
 def test_a_text_is_continued_the_same_way(served: Served, embedded: EmbeddedEngine) -> None:
     expected = "".join(embedded.stream("The function returns", CONFIG, 12))
     body = {"prompt": "The function returns", "temperature": 0, "max_tokens": 12}
     status, answer = served.post(body, COMPLETE)
-    assert (status, answer["object"], answer["choices"]) == (200, "text_completion", [{"index": 0, "text": expected, "finish_reason": "length"}])
+    assert (status, answer["object"], answer["choices"]) == (
+        200,
+        "text_completion",
+        [{"index": 0, "text": expected, "finish_reason": "length"}],
+    )
     with served.open_stream(body, COMPLETE) as lines:
         found, _ = events(lines)
     assert "".join(event["choices"][0]["text"] for event in found[:-1]) == expected
-    assert served.post({"prompt": "", "max_tokens": 3}, COMPLETE)[0] == 200  # the model begins a text
+    assert (
+        served.post({"prompt": "", "max_tokens": 3}, COMPLETE)[0] == 200
+    )  # the model begins a text
 
 
-def test_a_stop_text_may_be_anything_that_json_holds(served: Served, embedded: EmbeddedEngine) -> None:
+def test_a_stop_text_may_be_anything_that_json_holds(
+    served: Served, embedded: EmbeddedEngine
+) -> None:
     whole = "".join(embedded.stream("The function returns", CONFIG, 20))
     status, answer = served.post(chat(stop=["\n\n\"'", whole[6:9]]))
     assert status == 200 and answer["choices"][0]["finish_reason"] == "stop"
     assert answer["choices"][0]["message"]["content"] == whole[: whole.index(whole[6:9])]
 
 
-def test_what_was_held_back_for_a_stop_text_is_sent_streamed_or_not(served: Served, embedded: EmbeddedEngine) -> None:
+def test_what_was_held_back_for_a_stop_text_is_sent_streamed_or_not(
+    served: Served, embedded: EmbeddedEngine
+) -> None:
     whole = "".join(embedded.stream("The function returns", CONFIG, 12))
     stop = f"{whole[-1:]}ZZ"
     _, answer = served.post(chat(stop=stop, max_tokens=12))
@@ -312,14 +402,21 @@ def test_what_was_held_back_for_a_stop_text_is_sent_streamed_or_not(served: Serv
 
 
 def test_a_seed_repeats_an_answer_and_may_have_64_bits(served: Served) -> None:
-    answers = [served.post(chat(temperature=2, top_k=400, top_p=1, seed=seed))[1]["choices"] for seed in (2**62, 2**62, 3)]
+    answers = [
+        served.post(chat(temperature=2, top_k=400, top_p=1, seed=seed))[1]["choices"]
+        for seed in (2**62, 2**62, 3)
+    ]
     assert answers[0] == answers[1] != answers[2]
 
 
 def test_no_event_cuts_a_character(served: Served) -> None:
     with served.connect() as connection:
-        body = json.dumps(chat("é", temperature=5, top_k=400, top_p=1, max_tokens=30, stream=True)).encode()
-        connection.sendall(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        body = json.dumps(
+            chat("é", temperature=5, top_k=400, top_p=1, max_tokens=30, stream=True)
+        ).encode()
+        connection.sendall(
+            POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
         answer = connection.makefile("rb").read()
     chunks = answer.split(b"\r\n\r\n", 1)[1]
     while size := int(chunks.split(b"\r\n", 1)[0], 16):
@@ -333,11 +430,25 @@ def test_user_text_stays_text_and_every_option_reaches_the_engine(tiny: Tiny) ->
     with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys, answer) as ollama:
         with serving(OllamaEngine(f"http://{ollama.host}", CONFIG)) as served:
             status, value = served.post(
-                chat("a[EOS]b", top_k=7, top_p=0.5, repeat_penalty=1.5, seed=5, stop="\n", model="antimatter:latest", max_tokens=9)
+                chat(
+                    "a[EOS]b",
+                    top_k=7,
+                    top_p=0.5,
+                    repeat_penalty=1.5,
+                    seed=5,
+                    stop="\n",
+                    model="antimatter:latest",
+                    max_tokens=9,
+                )
             )
         assert status == 200 and ollama.requests[0]["prompt"] == "a[ EOS]b"
         options = ollama.requests[0]["options"]
-        assert (options["top_k"], options["top_p"], options["repeat_penalty"], options["seed"]) == (7, 0.5, 1.5, 5)
+        assert (options["top_k"], options["top_p"], options["repeat_penalty"], options["seed"]) == (
+            7,
+            0.5,
+            1.5,
+            5,
+        )
         assert (options["num_predict"], options["temperature"]) == (9, 0)
         (choice,) = value["choices"]
         assert (choice["message"]["content"], choice["finish_reason"]) == ("ok", "stop")
@@ -352,13 +463,19 @@ def test_turns_that_no_longer_fit_are_counted(served: Served, embedded: Embedded
     assert served.post(body)[1]["antimatter"]["dropped_turns"] == 12 - len(left)
     with served.open_stream(body) as lines:
         found, _ = events(lines)
-    assert found[0]["antimatter"]["dropped_turns"] == found[-2]["antimatter"]["dropped_turns"] == 12 - len(left)
+    assert (
+        found[0]["antimatter"]["dropped_turns"]
+        == found[-2]["antimatter"]["dropped_turns"]
+        == 12 - len(left)
+    )
 
 
 def test_a_text_that_is_too_long_is_refused_with_both_numbers(served: Served) -> None:
     for stream in (False, True):
         status, message = served.error(chat("many words " * 100, stream=stream))
-        assert status == 400 and re.search(r"the text has \d+ tokens, the model can read \d+ and still answer: shorten it", message)
+        assert status == 400 and re.search(
+            r"the text has \d+ tokens, the model can read \d+ and still answer: shorten it", message
+        )
 
 
 def test_more_tokens_than_fit_are_as_many_as_fit(served: Served) -> None:
@@ -431,12 +548,27 @@ def test_a_base_model_is_told_apart_and_gets_no_roles() -> None:
         ({}, "messages must be a list with at least one message, got nothing"),
         ({"messages": []}, "messages must be a list with at least one message"),
         ({"messages": {}}, "messages must be a list"),
-        ({"messages": ["hi"]}, 'messages[0] must be an object like {"role": "user", "content": "text"}, got "hi"'),
+        (
+            {"messages": ["hi"]},
+            'messages[0] must be an object like {"role": "user", "content": "text"}, got "hi"',
+        ),
         ({"messages": [{"role": "user"}]}, "messages[0].content must be a text, got nothing"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, "messages[0].content must be a text, got a list of 1"),
-        ({"messages": [{"role": "root", "content": "x"}]}, 'messages[0].role must be system, user, assistant, got "root"'),
-        ({"messages": [{"role": "user", "content": "x", "nmae": "y"}]}, 'messages[0] has the key "nmae"'),
-        ({"messages": [{"role": "user", "content": "x"}] * 1001}, "messages must be at most 1000, got 1001"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
+            "messages[0].content must be a text, got a list of 1",
+        ),
+        (
+            {"messages": [{"role": "root", "content": "x"}]},
+            'messages[0].role must be system, user, assistant, got "root"',
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "nmae": "y"}]},
+            'messages[0] has the key "nmae"',
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}] * 1001},
+            "messages must be at most 1000, got 1001",
+        ),
         (chat("\ud800"), "messages[0].content holds half a character, \\ud800"),
         (chat(stop="\udfff"), "stop[0] holds half a character"),
         (chat(temprature=1), 'the key "temprature" is not known here'),
@@ -454,7 +586,10 @@ def test_a_base_model_is_told_apart_and_gets_no_roles() -> None:
         (chat(max_tokens=0), "max_tokens must be at least 1, got 0"),
         (chat(max_completion_tokens=0), "max_completion_tokens must be at least 1, got 0"),
         (chat(max_tokens=-5), "max_tokens must lie in [0, 2147483647], got -5"),
-        (chat(max_tokens=1, max_completion_tokens=1), "max_tokens and max_completion_tokens mean the same"),
+        (
+            chat(max_tokens=1, max_completion_tokens=1),
+            "max_tokens and max_completion_tokens mean the same",
+        ),
         (chat(max_tokens=True), "max_tokens must be an integer, got true"),
         (chat(seed="1"), 'seed must be an integer, got "1"'),
         (chat(seed=2**63), "seed must lie in"),
@@ -469,7 +604,10 @@ def test_a_base_model_is_told_apart_and_gets_no_roles() -> None:
         (chat(n=2), "n 2 is not supported"),
         (chat(n=True), "n true is not supported"),
         (chat(tools=[{"type": "function"}]), "tools a list of 1 is not supported"),
-        (chat(response_format={"type": "json_object"}), "response_format an object of 1 is not supported"),
+        (
+            chat(response_format={"type": "json_object"}),
+            "response_format an object of 1 is not supported",
+        ),
         (chat(logit_bias={"1": 5}), "logit_bias an object of 1 is not supported"),
         (chat(presence_penalty=0.5), "presence_penalty 0.5 is not supported"),
         (chat(frequency_penalty=-1), "frequency_penalty -1 is not supported"),
@@ -506,25 +644,77 @@ def test_keys_that_change_nothing_are_taken_and_so_are_nulls(served: Served) -> 
         "tools": [],
         "response_format": {"type": "text"},
     }
-    nulls = dict.fromkeys(("stop", "seed", "max_tokens", "temperature", "logit_bias", "stream", "tool_choice", "stream_options"))
-    message = {"role": "user", "content": "x", "refusal": None, "tool_calls": None}  # as OpenAI's library sends a message back
-    for more in (same, nulls, {"metadata": {"a": "b"}, "store": False, "service_tier": "auto", "stream_options": {"include_usage": True}}):
+    nulls = dict.fromkeys(
+        (
+            "stop",
+            "seed",
+            "max_tokens",
+            "temperature",
+            "logit_bias",
+            "stream",
+            "tool_choice",
+            "stream_options",
+        )
+    )
+    message = {
+        "role": "user",
+        "content": "x",
+        "refusal": None,
+        "tool_calls": None,
+    }  # as OpenAI's library sends a message back
+    for more in (
+        same,
+        nulls,
+        {
+            "metadata": {"a": "b"},
+            "store": False,
+            "service_tier": "auto",
+            "stream_options": {"include_usage": True},
+        },
+    ):
         assert served.post({"messages": [message], "max_completion_tokens": 2, **more})[0] == 200
 
 
 def test_another_model_is_not_found(served: Served) -> None:
-    assert served.error(chat(model="gpt-5")) == (404, 'the model "gpt-5" does not exist: this server has antimatter')
+    assert served.error(chat(model="gpt-5")) == (
+        404,
+        'the model "gpt-5" does not exist: this server has antimatter',
+    )
     assert served.post(chat(model="antimatter", max_tokens=1))[0] == 200
 
 
 @pytest.mark.parametrize(
     ("host", "fine"),
     [
-        *((host, True) for host in ("localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:1", "[::1]:8000", "192.168.1.5:8000", "[2001:db8::1]")),
-        *((host, True) for host in (socket.gethostname(), "chat.example.org", "Chat.Example.Org:443")),
+        *(
+            (host, True)
+            for host in (
+                "localhost",
+                "LOCALHOST:8000",
+                "127.0.0.1",
+                "127.0.0.1:1",
+                "[::1]:8000",
+                "192.168.1.5:8000",
+                "[2001:db8::1]",
+            )
+        ),
+        *(
+            (host, True)
+            for host in (socket.gethostname(), "chat.example.org", "Chat.Example.Org:443")
+        ),
         *(
             (host, False)
-            for host in ("evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "evil.com:8000", "", "localhost:", ":80", "x y", "127.1")
+            for host in (
+                "evil.com",
+                "localhost.evil.com",
+                "127.0.0.1.evil.com",
+                "evil.com:8000",
+                "",
+                "localhost:",
+                ":80",
+                "x y",
+                "127.1",
+            )
         ),
         *(
             (host, False)
@@ -539,7 +729,16 @@ def test_another_model_is_not_found(served: Served) -> None:
                 "localhost:999999",
             )
         ),
-        *((host, False) for host in ("chat.example.org.", "sub.chat.example.org", "localhost\u00a0", "127.0.0.1 ", "lOcalhoſt")),
+        *(
+            (host, False)
+            for host in (
+                "chat.example.org.",
+                "sub.chat.example.org",
+                "localhost\u00a0",
+                "127.0.0.1 ",
+                "lOcalhoſt",
+            )
+        ),
     ],
 )
 def test_a_host_is_ours_or_it_is_refused(host: str, fine: bool) -> None:
@@ -554,10 +753,44 @@ def test_there_is_one_host() -> None:
 @pytest.mark.parametrize(
     ("origin", "fine"),
     [
-        *((origin, True) for origin in ("http://localhost:8000", "https://localhost:8000", "HTTP://LOCALHOST:8000", "https://chat.example.org")),
-        *((origin, False) for origin in ("null", "", "http://localhost", "http://localhost:3000", "http://127.0.0.1:8000", "http://203.0.113.5")),
-        *((origin, False) for origin in ("http://evil.com", "file://", "chrome-extension://localhost:8000", "http://localhost:8000.evil.com")),
-        *((origin, False) for origin in ("http://localhost:8000/", "http://chat.example.org.evil.com", "localhost:8000", "http://x@localhost:8000")),
+        *(
+            (origin, True)
+            for origin in (
+                "http://localhost:8000",
+                "https://localhost:8000",
+                "HTTP://LOCALHOST:8000",
+                "https://chat.example.org",
+            )
+        ),
+        *(
+            (origin, False)
+            for origin in (
+                "null",
+                "",
+                "http://localhost",
+                "http://localhost:3000",
+                "http://127.0.0.1:8000",
+                "http://203.0.113.5",
+            )
+        ),
+        *(
+            (origin, False)
+            for origin in (
+                "http://evil.com",
+                "file://",
+                "chrome-extension://localhost:8000",
+                "http://localhost:8000.evil.com",
+            )
+        ),
+        *(
+            (origin, False)
+            for origin in (
+                "http://localhost:8000/",
+                "http://chat.example.org.evil.com",
+                "localhost:8000",
+                "http://x@localhost:8000",
+            )
+        ),
     ],
 )
 def test_an_origin_is_ours_or_it_is_refused(origin: str, fine: bool) -> None:
@@ -565,7 +798,14 @@ def test_an_origin_is_ours_or_it_is_refused(origin: str, fine: bool) -> None:
 
 
 def test_foreign_hosts_and_origins_get_403_on_every_route(served: Served) -> None:
-    for method, path in (("GET", "/"), ("GET", "/health"), ("POST", CHAT), ("OPTIONS", CHAT), ("GET", "/v1/models"), ("GET", "/absent")):
+    for method, path in (
+        ("GET", "/"),
+        ("GET", "/health"),
+        ("POST", CHAT),
+        ("OPTIONS", CHAT),
+        ("GET", "/v1/models"),
+        ("GET", "/absent"),
+    ):
         for headers in ({"Host": "evil.com"}, {"Origin": "https://evil.com"}, {"Origin": "null"}):
             status, _, body = served.ask(method, path, headers=headers)
             assert status == 403 and b"--allow-host" in body
@@ -584,7 +824,15 @@ def test_what_a_foreign_page_can_send_without_being_asked_is_refused(served: Ser
         assert served.ask("POST", CHAT, body, {"Content-Type": kind})[0] == 415
     for encoding in ("gzip", "deflate", "br"):
         assert served.ask("POST", CHAT, body, {"Content-Encoding": encoding})[0] == 415
-    assert served.ask("POST", CHAT, json.dumps(chat(max_tokens=1)).encode(), {"Content-Type": "Application/JSON; charset=UTF-8"})[0] == 200
+    assert (
+        served.ask(
+            "POST",
+            CHAT,
+            json.dumps(chat(max_tokens=1)).encode(),
+            {"Content-Type": "Application/JSON; charset=UTF-8"},
+        )[0]
+        == 200
+    )
 
 
 def test_a_token_is_needed_where_one_is_set(embedded: EmbeddedEngine) -> None:
@@ -592,20 +840,42 @@ def test_a_token_is_needed_where_one_is_set(embedded: EmbeddedEngine) -> None:
     with serving(embedded, token=token) as served:
         for path in ("/", "/favicon.ico", "/health"):
             assert served.ask("GET", path)[0] in (200, 204)
-        for given in ({}, {"Authorization": "Bearer"}, {"Authorization": f"Bearer {token}x"}, {"Authorization": f"Bearer {token[:-1]}"}):
+        for given in (
+            {},
+            {"Authorization": "Bearer"},
+            {"Authorization": f"Bearer {token}x"},
+            {"Authorization": f"Bearer {token[:-1]}"},
+        ):
             status, headers, body = served.ask("GET", "/v1/models", headers=given)
-            assert (status, headers["WWW-Authenticate"], json.loads(body)["error"]["type"]) == (401, "Bearer", "authentication_error")
+            assert (status, headers["WWW-Authenticate"], json.loads(body)["error"]["type"]) == (
+                401,
+                "Bearer",
+                "authentication_error",
+            )
         assert served.ask("POST", CHAT, chat(), {"Authorization": f"Basic {token}"})[0] == 401
         assert served.ask("GET", f"/v1/models?token={token}")[0] == 401
         assert (
-            served.ask("GET", "/v1/models", headers={"Authorization": "Bearer é\udcff".encode("utf-8", "surrogateescape").decode("latin-1")})[0]
+            served.ask(
+                "GET",
+                "/v1/models",
+                headers={
+                    "Authorization": "Bearer é\udcff".encode("utf-8", "surrogateescape").decode(
+                        "latin-1"
+                    )
+                },
+            )[0]
             == 401
         )
         for scheme in ("Bearer", "bearer"):
-            assert served.ask("GET", "/v1/models", headers={"Authorization": f"{scheme} {token}"})[0] == 200
+            assert (
+                served.ask("GET", "/v1/models", headers={"Authorization": f"{scheme} {token}"})[0]
+                == 200
+            )
 
 
-def test_a_token_comes_from_a_file_or_the_environment_or_is_made_where_it_is_needed(tmp_path: Path) -> None:
+def test_a_token_comes_from_a_file_or_the_environment_or_is_made_where_it_is_needed(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "token"
     path.write_text("from-the-file-0123456789\n")
     environment = {"ANTIMATTER_TOKEN": "from-the-environment"}
@@ -657,10 +927,14 @@ def test_a_token_comes_from_a_file_or_the_environment_or_is_made_where_it_is_nee
     ],
 )
 def test_no_path_leads_to_a_file(served: Served, path: str) -> None:
-    answer = served.raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1"))
+    answer = served.raw(
+        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1")
+    )
     page = path.startswith("/?")  # a question mark ends the path
     assert answer.startswith(b"HTTP/1.1 200" if page else b"HTTP/1.1 40")
-    assert b"root:" not in answer and (page or b"<html" not in answer) and b"Traceback" not in answer
+    assert (
+        b"root:" not in answer and (page or b"<html" not in answer) and b"Traceback" not in answer
+    )
 
 
 def test_other_methods_are_named_the_right_ones(served: Served) -> None:
@@ -674,7 +948,9 @@ def test_other_methods_are_named_the_right_ones(served: Served) -> None:
         status, headers, _ = served.ask(method, path)
         assert (status, headers["Allow"]) == (405, allowed)
     for method in (b"TRACE", b"BREW", b"get", b"PROPFIND"):
-        assert served.raw(method + b" / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")[9:12] in (b"405", b"400")
+        assert served.raw(method + b" / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")[
+            9:12
+        ] in (b"405", b"400")
 
 
 # What is no HTTP, or comes too slowly, or too much
@@ -688,7 +964,9 @@ def test_other_methods_are_named_the_right_ones(served: Served) -> None:
         b"GET /\r\n\r\n",
         b"\r\n\r\n\x00\x00\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"X%d: a\r\n" % i for i in range(5000)) + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+        + b"".join(b"X%d: a\r\n" % i for i in range(5000))
+        + b"\r\n",
         b"GET / HTTP/1.1\r\nHost : localhost\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nBad\x00Name: x\r\n\r\n",
         POST + b"Content-Length: -1\r\n\r\n{}",
@@ -712,7 +990,10 @@ def test_requests_in_one_packet_are_answered_in_their_order(served: Served) -> N
     post = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
     get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
     answer = served.raw(post + get + b"\r\n" + post + get + b"Connection: close\r\n\r\n")
-    assert re.findall(rb'"object":"chat.completion"|"status":"ok"', answer) == [b'"object":"chat.completion"', b'"status":"ok"'] * 2
+    assert (
+        re.findall(rb'"object":"chat.completion"|"status":"ok"', answer)
+        == [b'"object":"chat.completion"', b'"status":"ok"'] * 2
+    )
 
 
 def test_a_request_that_does_not_come_to_its_end_is_dropped() -> None:
@@ -728,12 +1009,16 @@ def test_a_request_that_does_not_come_to_its_end_is_dropped() -> None:
                     time.sleep(0.1)
         head = POST + b"Content-Length: 100\r\n\r\n{"
         answer = served.raw(head, 10)
-        assert answer.startswith(b"HTTP/1.1 408 ") and b"did not arrive within 0.5 seconds" in answer
+        assert (
+            answer.startswith(b"HTTP/1.1 408 ") and b"did not arrive within 0.5 seconds" in answer
+        )
         assert served.healthy()
 
 
 def test_a_huge_body_is_refused_before_it_has_come(served: Served) -> None:
-    assert served.raw(POST + b"Content-Length: 1000000000000\r\n\r\n", 5).startswith(b"HTTP/1.1 413 ")
+    assert served.raw(POST + b"Content-Length: 1000000000000\r\n\r\n", 5).startswith(
+        b"HTTP/1.1 413 "
+    )
     with served.connect() as connection:
         connection.settimeout(10)
         connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -752,7 +1037,9 @@ def test_a_client_that_asks_whether_to_send_its_body_is_told(served: Served) -> 
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"{}")
         assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
-    assert served.raw(POST + b"Expect: 100-continue\r\nContent-Length: 2000000\r\n\r\n", 5).startswith(b"HTTP/1.1 413 ")
+    assert served.raw(
+        POST + b"Expect: 100-continue\r\nContent-Length: 2000000\r\n\r\n", 5
+    ).startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_body_that_is_shorter_than_said_costs_nothing(served: Served) -> None:
@@ -767,7 +1054,9 @@ def test_beyond_the_limit_connections_are_turned_away() -> None:
         for _ in range(5):
             stack.enter_context(served.connect())
         time.sleep(0.1)
-        assert re.match(rb"HTTP/1\.1 503 |$", served.raw(b"GET / HTTP/1.1\r\n\r\n", 5))  # or it hangs up before it has read
+        assert re.match(
+            rb"HTTP/1\.1 503 |$", served.raw(b"GET / HTTP/1.1\r\n\r\n", 5)
+        )  # or it hangs up before it has read
         stack.close()
         eventually(served.healthy)
 
@@ -775,13 +1064,17 @@ def test_beyond_the_limit_connections_are_turned_away() -> None:
 # Many clients, and bad ones
 
 
-def test_a_hundred_clients_at_once_all_get_the_answer_they_would_get_alone(served: Served, embedded: EmbeddedEngine) -> None:
+def test_a_hundred_clients_at_once_all_get_the_answer_they_would_get_alone(
+    served: Served, embedded: EmbeddedEngine
+) -> None:
     texts = [f"The function returns {i % 10}" for i in range(100)]
     expected = {text: "".join(embedded.stream(text, CONFIG, 15)) for text in set(texts)}
 
     def one(i: int) -> str:
         if i % 2:
-            return str(served.post(chat(texts[i], max_tokens=15))[1]["choices"][0]["message"]["content"])
+            return str(
+                served.post(chat(texts[i], max_tokens=15))[1]["choices"][0]["message"]["content"]
+            )
         with served.open_stream(chat(texts[i], max_tokens=15)) as lines:
             return said(events(lines)[0])
 
@@ -814,11 +1107,15 @@ def test_a_client_that_leaves_frees_its_place_while_the_engine_reads_the_prompt(
 
     with fake_ollama.running(["antimatter:latest"], read_header(tiny.path).keys) as ollama:
         ollama.events = silence()  # type: ignore[assignment]
-        with serving(OllamaEngine(f"http://{ollama.host}", CONFIG), parallel=1, comment_seconds=0.1) as served:
+        with serving(
+            OllamaEngine(f"http://{ollama.host}", CONFIG), parallel=1, comment_seconds=0.1
+        ) as served:
             with served.open_stream(chat("first")) as lines:
                 assert next(lines) == ": reading the prompt\n"
             ollama.events = [{"response": "ok"}, {"response": "", "done": True}]
-            assert served.post(chat("second"))[1]["choices"][0]["message"]["content"] == "ok"  # while the first is silent still
+            assert (
+                served.post(chat("second"))[1]["choices"][0]["message"]["content"] == "ok"
+            )  # while the first is silent still
             release.set()
 
 
@@ -841,7 +1138,14 @@ def test_those_who_wait_are_told_how_many_are_before_them_and_come_in_their_orde
             assert heard[i].wait(20)
         comments = [done.result() for done in waiting]
         assert engine.asked == [f"text {i}" for i in range(4)]
-        numbers = [[int(comment.split()[1]) for comment in seen if re.fullmatch(r"waiting, \d+ before you", comment)] for seen in comments]
+        numbers = [
+            [
+                int(comment.split()[1])
+                for comment in seen
+                if re.fullmatch(r"waiting, \d+ before you", comment)
+            ]
+            for seen in comments
+        ]
         assert numbers[0] == []
         for i, seen in enumerate(numbers[1:], 1):
             assert seen[0] <= i and seen[-1] == 1 and seen == sorted(seen, reverse=True)
@@ -855,12 +1159,25 @@ def test_many_who_ask_for_health_at_once_are_all_answered() -> None:
 
 def test_a_client_that_leaves_the_queue_is_forgotten_and_beyond_the_queue_is_503() -> None:
     engine = Scripted()
-    with serving(engine, parallel=1, waiting=2, comment_seconds=0.05) as served, served.open_stream(chat("first")) as first:
+    with (
+        serving(engine, parallel=1, waiting=2, comment_seconds=0.05) as served,
+        served.open_stream(chat("first")) as first,
+    ):
         next(first)
-        with served.open_stream(chat("second")) as second, served.open_stream(chat("third")) as third:
-            assert (next(second), next(third)) == (": waiting, 1 before you\n", ": waiting, 2 before you\n")
+        with (
+            served.open_stream(chat("second")) as second,
+            served.open_stream(chat("third")) as third,
+        ):
+            assert (next(second), next(third)) == (
+                ": waiting, 1 before you\n",
+                ": waiting, 2 before you\n",
+            )
             status, headers, body = served.ask("POST", CHAT, chat("fourth"))
-            assert (status, int(headers["Retry-After"]), json.loads(body)["error"]["type"]) == (503, 5, "overloaded_error")
+            assert (status, int(headers["Retry-After"]), json.loads(body)["error"]["type"]) == (
+                503,
+                5,
+                "overloaded_error",
+            )
         eventually(lambda: served.ask("GET", "/health")[0] == 200)
         with served.open_stream(chat("fifth")) as fifth:
             assert next(fifth) == ": waiting, 1 before you\n"
@@ -879,7 +1196,9 @@ def test_a_client_that_reads_nothing_is_cut_off_and_hinders_nobody() -> None:
 
 
 def test_a_client_that_reads_slowly_holds_no_place_of_the_engine() -> None:
-    engine = Scripted(piece="x" * 20_000, count_of=500, pause=0.0001)  # 10 MB, more than the kernel keeps for it
+    engine = Scripted(
+        piece="x" * 20_000, count_of=500, pause=0.0001
+    )  # 10 MB, more than the kernel keeps for it
     with serving(engine, parallel=1) as served, served.open_stream(chat("slow")) as slow:
         next(slow)
         eventually(lambda: engine.ended == ["slow"])
@@ -894,10 +1213,15 @@ def test_an_answer_that_takes_too_long_is_ended() -> None:
     engine = Scripted()
     with serving(engine, parallel=1, answer_seconds=0.3) as served:
         status, message = served.error(chat("whole"))
-        assert (status, message) == (503, "the answer was not ready within 0.3 seconds: ask for fewer tokens")
+        assert (status, message) == (
+            503,
+            "the answer was not ready within 0.3 seconds: ask for fewer tokens",
+        )
         with served.open_stream(chat("stream")) as lines:
             found, _ = events(lines)
-        assert found[-1]["error"]["type"] == "server_error" and "[DONE]" not in found and said(found)
+        assert (
+            found[-1]["error"]["type"] == "server_error" and "[DONE]" not in found and said(found)
+        )
         eventually(lambda: engine.ended == ["whole", "stream"])
 
 
@@ -926,7 +1250,9 @@ def test_llama_cpp_that_died_is_started_again(tiny: Tiny) -> None:
                 next(lines)
                 os.kill(engine._llama._process.pid, signal.SIGKILL)
                 found, _ = events([": first\n", "\n", *list(lines)[1:]])
-                assert found[-1] == "[DONE]" or "error" in found[-1]  # it was faster than the signal, or says so
+                assert (
+                    found[-1] == "[DONE]" or "error" in found[-1]
+                )  # it was faster than the signal, or says so
             eventually(lambda: not engine._runtime._llama.alive)
             assert served.post(chat())[1]["choices"] == before
             assert served.healthy()
@@ -959,19 +1285,31 @@ def test_a_server_that_stops_says_so_to_those_who_listen_and_to_those_who_wait()
         served.open_stream(chat("first")) as first,
         served.open_stream(chat("second")) as second,
     ):
-        while next(first).startswith(":"):  # it may be reading the prompt for a while on a busy machine
+        while next(first).startswith(
+            ":"
+        ):  # it may be reading the prompt for a while on a busy machine
             pass
         assert next(second) == ": waiting, 1 before you\n"
         served.stop()
         for lines in (first, second):
             found, _ = events([": the rest\n", *lines])
-            assert found[-1] == {"error": {"message": "the server was stopped", "type": "server_error"}}
+            assert found[-1] == {
+                "error": {"message": "the server was stopped", "type": "server_error"}
+            }
     assert engine.ended == ["first"]
 
 
 def test_no_request_of_a_fuzzer_breaks_it(tiny: Tiny) -> None:
     statuses, _ = serve_fuzz.attack(tiny.path, 500, seed=1)
-    assert sum(statuses.values()) == 500 and {"200", "400", "403", "404", "405", "413", "415"} <= set(statuses)
+    assert sum(statuses.values()) == 500 and {
+        "200",
+        "400",
+        "403",
+        "404",
+        "405",
+        "413",
+        "415",
+    } <= set(statuses)
 
 
 # The command
@@ -994,7 +1332,12 @@ def command(folder: Path, *arguments: str, **environment: str) -> "subprocess.Po
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OLLAMA_HOST": "127.0.0.1:9", **environment},
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "OLLAMA_HOST": "127.0.0.1:9",
+            **environment,
+        },
     )
 
 
@@ -1003,12 +1346,17 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_open_answers_and_leaves_nothing_behind(project: Path, number: signal.Signals, status: int) -> None:
+def test_a_signal_ends_open_answers_and_leaves_nothing_behind(
+    project: Path, number: signal.Signals, status: int
+) -> None:
     with command(project, "--port", "0") as process:
         try:
             assert process.stdout and process.stderr
             line = process.stdout.readline()
-            found = re.fullmatch(r"serving antimatter by embedded llama\.cpp, models/gguf/tiny-f16\.gguf at http://127\.0\.0\.1:(\d+)/\n", line)
+            found = re.fullmatch(
+                r"serving antimatter by embedded llama\.cpp, models/gguf/tiny-f16\.gguf at http://127\.0\.0\.1:(\d+)/\n",
+                line,
+            )
             assert found, line + process.stderr.read()
             (llama,) = children(process.pid)
             served = Served(int(found[1]), [])
@@ -1019,21 +1367,40 @@ def test_a_signal_ends_open_answers_and_leaves_nothing_behind(project: Path, num
                 assert process.wait(20) == status
                 assert idle.recv(1) == b""
             assert process.stdout.read() == ""
-            assert re.fullmatch("[^\n]*[oO]llama[^\n]*: using the embedded llama.cpp\n", process.stderr.read())
+            assert re.fullmatch(
+                "[^\n]*[oO]llama[^\n]*: using the embedded llama.cpp\n", process.stderr.read()
+            )
             eventually(lambda: not Path(f"/proc/{llama}").exists())
         finally:
             process.kill()
 
 
 def test_beyond_this_machine_a_token_is_made_and_shown_once(project: Path) -> None:
-    with command(project, "--port", "0", "--host", "0.0.0.0", "--engine", "embedded", "--allow-host", "Chat.Example.org") as process:
+    with command(
+        project,
+        "--port",
+        "0",
+        "--host",
+        "0.0.0.0",
+        "--engine",
+        "embedded",
+        "--allow-host",
+        "Chat.Example.org",
+    ) as process:
         try:
             assert process.stdout
-            found = re.fullmatch(r"serving .* at http://127\.0\.0\.1:(\d+)/#token=([\w-]{43})\n", process.stdout.readline())
+            found = re.fullmatch(
+                r"serving .* at http://127\.0\.0\.1:(\d+)/#token=([\w-]{43})\n",
+                process.stdout.readline(),
+            )
             assert found
             served = Served(int(found[1]), [])
             assert served.ask("GET", "/v1/models")[0] == 401
-            headers = {"Authorization": f"Bearer {found[2]}", "Host": "chat.example.org", "Origin": "https://chat.example.org"}
+            headers = {
+                "Authorization": f"Bearer {found[2]}",
+                "Host": "chat.example.org",
+                "Origin": "https://chat.example.org",
+            }
             assert served.ask("GET", "/v1/models", headers=headers)[0] == 200
         finally:
             process.terminate()
@@ -1042,22 +1409,56 @@ def test_beyond_this_machine_a_token_is_made_and_shown_once(project: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        (("--port", "TAKEN"), {}, r"port \d+ is taken: end what listens there, or use `--port 0` for a free one"),
-        (("--port", "70000"), {}, r"--port must lie in \[0, 65535\], got 70000: 0 finds a free one"),
-        (("--host", "no.such.name.invalid"), {}, r"--host no\.such\.name\.invalid is not known: .*"),
-        (("--host", "192.0.2.1", "--port", "0"), {}, r"--host 192\.0\.2\.1 is no address of this machine .*"),
+        (
+            ("--port", "TAKEN"),
+            {},
+            r"port \d+ is taken: end what listens there, or use `--port 0` for a free one",
+        ),
+        (
+            ("--port", "70000"),
+            {},
+            r"--port must lie in \[0, 65535\], got 70000: 0 finds a free one",
+        ),
+        (
+            ("--host", "no.such.name.invalid"),
+            {},
+            r"--host no\.such\.name\.invalid is not known: .*",
+        ),
+        (
+            ("--host", "192.0.2.1", "--port", "0"),
+            {},
+            r"--host 192\.0\.2\.1 is no address of this machine .*",
+        ),
         (("--parallel", "0"), {}, r"--parallel must be at least 1, got 0"),
-        (("--port", "0", "--allow-host", "http://x/"), {}, r"--allow-host must be a name alone, .*"),
+        (
+            ("--port", "0", "--allow-host", "http://x/"),
+            {},
+            r"--allow-host must be a name alone, .*",
+        ),
         (("--port", "0", "--token-file", "absent"), {}, r"absent is missing: .*"),
-        (("--port", "0"), {"ANTIMATTER_TOKEN": ""}, r"the token in ANTIMATTER_TOKEN has 0 characters, it needs 16: .*"),
+        (
+            ("--port", "0"),
+            {"ANTIMATTER_TOKEN": ""},
+            r"the token in ANTIMATTER_TOKEN has 0 characters, it needs 16: .*",
+        ),
         (("--port", "0", "--model", "params.yaml"), {}, r"params\.yaml is not a GGUF file.*"),
-        (("--port", "0", "--engine", "ollama"), {"PATH": "absent"}, r"there is no `ollama` on the PATH or in \.state/ollama: `--install` .*"),
+        (
+            ("--port", "0", "--engine", "ollama"),
+            {"PATH": "absent"},
+            r"there is no `ollama` on the PATH or in \.state/ollama: `--install` .*",
+        ),
     ],
 )
-def test_what_cannot_be_served_is_one_line_and_exit_1(project: Path, arguments: tuple[str, ...], environment: dict[str, str], words: str) -> None:
+def test_what_cannot_be_served_is_one_line_and_exit_1(
+    project: Path, arguments: tuple[str, ...], environment: dict[str, str], words: str
+) -> None:
     with server.bind("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])
-        with command(project, *(port if argument == "TAKEN" else argument for argument in arguments), **environment) as process:
+        with command(
+            project,
+            *(port if argument == "TAKEN" else argument for argument in arguments),
+            **environment,
+        ) as process:
             output, error = process.communicate(timeout=30)
     assert (process.returncode, output) == (1, "")
     assert re.fullmatch(rf"error: {words}\n", error)

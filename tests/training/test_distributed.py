@@ -11,26 +11,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import a_pipeline
-import a_run
 import numpy as np
 import psutil
 import pytest
-from forked import Forked, finish
+from helpers import tiny_pipeline, train_process
+from helpers.forked import Forked, finish
 
 from antimatter.model import devices
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
 
-A_RUN = str(Path(__file__).with_name("a_run.py"))
-TWO = ("--devices=2", "--set=model.dropout=0", "--set=training.log_every=1", "--set=loss.rare_token_power=0.5")
+TRAIN = str(Path(train_process.__file__))
+TWO = (
+    "--devices=2",
+    "--set=model.dropout=0",
+    "--set=training.log_every=1",
+    "--set=loss.rare_token_power=0.5",
+)
 ALIKE_HERE: dict[str, Any] = {
     "recipe": replace(
-        a_run.RECIPE,
-        training=replace(a_run.RECIPE.training, log_every=1),
-        loss=replace(a_run.RECIPE.loss, rare_token_power=0.5),
+        train_process.RECIPE,
+        training=replace(train_process.RECIPE.training, log_every=1),
+        loss=replace(train_process.RECIPE.loss, rare_token_power=0.5),
     ),
-    "config": replace(a_run.CONFIG, dropout=0.0),
+    "config": replace(train_process.CONFIG, dropout=0.0),
 }
 # With a port and an id of its own: by default it would meet another test run on this machine.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -38,7 +42,9 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 def save_tokens(token_file: Callable[..., np.ndarray], folder: Path) -> Path:
     made = token_file(3000)
-    np.save(folder / "tokens.npy", np.where(made < 32, made, 7))  # one token is frequent, the others are rare
+    np.save(
+        folder / "tokens.npy", np.where(made < 32, made, 7)
+    )  # one token is frequent, the others are rare
     return folder / "tokens.npy"
 
 
@@ -50,7 +56,7 @@ def tokens(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Path:
 def complete(tokens: Path, folder: Path, *launcher: str) -> str:
     """What a training on two processes says that nobody disturbs."""
     environment = {**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, A_RUN, str(tokens), str(folder), *TWO]
+    command = [sys.executable, *launcher, TRAIN, str(tokens), str(folder), *TWO]
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -75,18 +81,20 @@ def two(tmp_path_factory: pytest.TempPathFactory, token_file: Callable[..., np.n
     def make(folder: Path) -> None:
         (folder / "said").write_text(complete(save_tokens(token_file, folder), folder))
 
-    return a_pipeline.once(tmp_path_factory, "two processes", make)
+    return tiny_pipeline.once(tmp_path_factory, "two processes", make)
 
 
 @pytest.mark.parametrize("launcher", ["the first", "torchrun"])
-def test_two_processes_have_the_losses_of_one(tmp_path: Path, tokens: Path, two: Path, launcher: str) -> None:
+def test_two_processes_have_the_losses_of_one(
+    tmp_path: Path, tokens: Path, two: Path, launcher: str
+) -> None:
     """Whoever starts them."""
     if launcher == "torchrun":
         said = complete(tokens, tmp_path / "two", *TORCHRUN)
         two = tmp_path / "two"
     else:
         said = (two / "said").read_text()
-    a_run.run(tokens, tmp_path / "one", **ALIKE_HERE)
+    train_process.run(tokens, tmp_path / "one", **ALIKE_HERE)
     assert said.count("step     60/60") == 1  # one speaks for both
     np.testing.assert_allclose(losses(two), losses(tmp_path / "one"), rtol=1e-5)
     assert (two / "validation.csv").read_text() == (tmp_path / "one/validation.csv").read_text()
@@ -97,7 +105,9 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path, tokens: Path, two:
 def running(tmp_path: Path, tokens: Path) -> tuple[Forked, psutil.Process]:
     """A training on two processes that has saved step 10, and its second process."""
     process = Forked(tokens, tmp_path / "run", "--pause=0.05", *TWO)
-    until(lambda: process.exitcode is not None or (tmp_path / "run/state/step-00000010.pt").exists())
+    until(
+        lambda: process.exitcode is not None or (tmp_path / "run/state/step-00000010.pt").exists()
+    )
     (other,) = psutil.Process(process.pid).children()
     return process, other
 
@@ -114,7 +124,9 @@ def test_when_the_first_process_is_killed_the_other_ends_and_the_run_goes_on_lat
         assert (tmp_path / "run" / name).read_bytes() == (two / name).read_bytes(), name
 
 
-def test_when_another_process_is_killed_the_first_says_so_and_ends(tmp_path: Path, running: tuple[Forked, psutil.Process]) -> None:
+def test_when_another_process_is_killed_the_first_says_so_and_ends(
+    tmp_path: Path, running: tuple[Forked, psutil.Process]
+) -> None:
     process, other = running
     other.kill()
     said = finish(process, 1)
@@ -124,7 +136,11 @@ def test_when_another_process_is_killed_the_first_says_so_and_ends(tmp_path: Pat
 
 @pytest.mark.parametrize("whom", ["first", "other"])
 def test_sigterm_to_any_process_pauses_all_at_the_same_step(
-    tmp_path: Path, tokens: Path, running: tuple[Forked, psutil.Process], whom: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tokens: Path,
+    running: tuple[Forked, psutil.Process],
+    whom: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     process, other = running
     (process if whom == "first" else other).terminate()
@@ -132,9 +148,9 @@ def test_sigterm_to_any_process_pauses_all_at_the_same_step(
     assert psutil.wait_procs([other], timeout=30)[1] == []
     paused = re.search(r"paused at step (\d+)", said)
     assert paused and 10 <= int(paused[1]) < 60
-    a_run.run(tokens, tmp_path / "run", **ALIKE_HERE)  # on one device now, in this process
+    train_process.run(tokens, tmp_path / "run", **ALIKE_HERE)  # on one device now, in this process
     assert f"going on from step {paused[1]} of 60" in capsys.readouterr().err
-    a_run.run(tokens, tmp_path / "whole", **ALIKE_HERE)
+    train_process.run(tokens, tmp_path / "whole", **ALIKE_HERE)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-5)
 
 
@@ -143,4 +159,9 @@ def test_more_devices_than_there_are_is_one_clear_word(monkeypatch: pytest.Monke
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"runtime.devices is 4, but torch sees 2 GPUs here"):
         devices.count(4, "cuda")
-    assert (devices.count(0, "cuda"), devices.count(1, "cuda"), devices.count(0, "cpu"), devices.count(3, "cpu")) == (2, 1, 1, 3)
+    assert (
+        devices.count(0, "cuda"),
+        devices.count(1, "cuda"),
+        devices.count(0, "cpu"),
+        devices.count(3, "cpu"),
+    ) == (2, 1, 1, 3)

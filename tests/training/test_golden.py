@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import a_run
 import numpy as np
 import pytest
 import torch
+from helpers import train_process
 
 from antimatter import files
 from antimatter.training import numerics
@@ -24,12 +24,21 @@ STEPS = 30
 
 def variants() -> dict[str, tuple[dict[str, object], Recipe]]:
     """What is trained: changes of the model, and the recipe."""
-    recipe = replace(a_run.RECIPE, training=replace(a_run.RECIPE.training, steps=STEPS, log_every=1))
+    recipe = replace(
+        train_process.RECIPE,
+        training=replace(train_process.RECIPE.training, steps=STEPS, log_every=1),
+    )
     return {
         "plain": ({"dropout": 0.0}, recipe),
         "dropout, untied head": ({"dropout": 0.1, "tied_embeddings": False}, recipe),
-        "rare-token balance": ({"dropout": 0.0}, replace(recipe, loss=replace(recipe.loss, rare_token_power=0.5))),
-        "one micro-batch": ({"dropout": 0.0}, replace(recipe, runtime=replace(recipe.runtime, micro_batch=8))),
+        "rare-token balance": (
+            {"dropout": 0.0},
+            replace(recipe, loss=replace(recipe.loss, rare_token_power=0.5)),
+        ),
+        "one micro-batch": (
+            {"dropout": 0.0},
+            replace(recipe, runtime=replace(recipe.runtime, micro_batch=8)),
+        ),
     }
 
 
@@ -43,12 +52,25 @@ def golden(name: str, folder: Path) -> dict[str, Any]:
     tokens = np.zeros(3000, dtype=np.uint16)
     for i in range(1, len(tokens)):
         tokens[i] = (tokens[i - 1] * 5 + 3) % 64 if random.random() < 0.9 else random.integers(64)
-    np.save(folder / "tokens.npy", np.where(tokens < 32, tokens, 7))  # one token is frequent, the others are rare
+    np.save(
+        folder / "tokens.npy", np.where(tokens < 32, tokens, 7)
+    )  # one token is frequent, the others are rare
     change, recipe = variants()[name]
-    a_run.run(folder / "tokens.npy", folder / "run", recipe, config=replace(a_run.CONFIG, **change))  # type: ignore[arg-type]
-    rows = [np.loadtxt(folder / "run" / file, delimiter=",", skiprows=1) for file in ("training.csv", "validation.csv")]
+    train_process.run(
+        folder / "tokens.npy",
+        folder / "run",
+        recipe,
+        config=replace(train_process.CONFIG, **change),
+    )  # type: ignore[arg-type]
+    rows = [
+        np.loadtxt(folder / "run" / file, delimiter=",", skiprows=1)
+        for file in ("training.csv", "validation.csv")
+    ]
     columns = {"losses": rows[0][:, 1], "norms": rows[0][:, 3], "validation": rows[1][:, 1]}
-    return {**{name: column.tolist() for name, column in columns.items()}, "weights": files.sha256(folder / "run/final.safetensors")}
+    return {
+        **{name: column.tolist() for name, column in columns.items()},
+        "weights": files.sha256(folder / "run/final.safetensors"),
+    }
 
 
 @pytest.mark.usefixtures("torch_as_before")

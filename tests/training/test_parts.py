@@ -18,7 +18,15 @@ from antimatter.training.log import Curve, Progress
 from antimatter.training.schedule import ScheduleConfig, rate_factor
 from antimatter.training.spikes import SpikeConfig, is_spike
 
-OPTIMIZER = OptimizerConfig(learning_rate=0.1, embedding_rate=1.0, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0)
+OPTIMIZER = OptimizerConfig(
+    learning_rate=0.1,
+    embedding_rate=1.0,
+    beta1=0.9,
+    beta2=0.95,
+    epsilon=1e-8,
+    weight_decay=0.1,
+    grad_clip=1.0,
+)
 SPIKES = SpikeConfig(factor=3.0, window=4, rate_factor=0.5, max_backtracks=2)
 
 
@@ -33,11 +41,16 @@ SPIKES = SpikeConfig(factor=3.0, window=4, rate_factor=0.5, max_backtracks=2)
     ],
 )
 def test_the_schedule_at_points_worked_out_by_hand(step: int, expected: float) -> None:
-    assert rate_factor(step, 1100, ScheduleConfig(warmup_steps=100, final_fraction=0.1, decay="cosine")) == pytest.approx(expected)
+    assert rate_factor(
+        step, 1100, ScheduleConfig(warmup_steps=100, final_fraction=0.1, decay="cosine")
+    ) == pytest.approx(expected)
 
 
 def test_without_warm_up_the_schedule_starts_near_its_peak() -> None:
-    factors = [rate_factor(step, 10, ScheduleConfig(warmup_steps=0, final_fraction=0.0, decay="cosine")) for step in range(1, 11)]
+    factors = [
+        rate_factor(step, 10, ScheduleConfig(warmup_steps=0, final_fraction=0.0, decay="cosine"))
+        for step in range(1, 11)
+    ]
     assert factors == sorted(factors, reverse=True)
     assert factors[-1] == 0
 
@@ -78,7 +91,9 @@ def test_a_step_is_adamw_as_the_paper_has_it() -> None:
         model.weight.grad = gradient.clone()
         optimizer.step()
         m, v = 0.9 * m + 0.1 * gradient.double(), 0.95 * v + 0.05 * gradient.double() ** 2
-        weight = weight * (1 - 0.1 * 0.1) - 0.1 * (m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8)
+        weight = weight * (1 - 0.1 * 0.1) - 0.1 * (m / (1 - 0.9**t)) / (
+            (v / (1 - 0.95**t)).sqrt() + 1e-8
+        )
     torch.testing.assert_close(model.weight.double(), weight, rtol=1e-6, atol=1e-6)
 
 
@@ -94,11 +109,15 @@ def test_a_step_is_adamw_as_the_paper_has_it() -> None:
         (math.inf, [1, 1, 1, 1], True),
     ],
 )
-def test_spikes_at_points_worked_out_by_hand(loss: float, history: list[float], spike: bool) -> None:
+def test_spikes_at_points_worked_out_by_hand(
+    loss: float, history: list[float], spike: bool
+) -> None:
     assert is_spike(loss, history, SPIKES) is spike
 
 
-def test_the_newest_readable_state_is_found_and_a_torn_one_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_newest_readable_state_is_found_and_a_torn_one_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoints = Checkpoints(tmp_path, every=10, keep=1)
     assert checkpoints.newest() is None
     for step in (10, 20, 30):
@@ -110,7 +129,10 @@ def test_the_newest_readable_state_is_found_and_a_torn_one_is_passed_over(tmp_pa
     flipped.write_bytes(content)
     assert checkpoints.newest() == 10
     said = capsys.readouterr().err
-    assert "step-00000030.pt is damaged" in said and "step-00000020.pt is damaged (the checksum of" in said
+    assert (
+        "step-00000030.pt is damaged" in said
+        and "step-00000020.pt is damaged (the checksum of" in said
+    )
     assert checkpoints.load(10)["step"] == 10
     assert torn.with_suffix(".damaged").exists() and checkpoints.steps() == [10]
 
@@ -120,7 +142,10 @@ def test_when_every_state_is_damaged_nothing_begins_anew_in_silence(tmp_path: Pa
     checkpoints.save(10, {"step": 10})
     checkpoints.path(10).write_bytes(b"")
     for _ in range(2):  # not at the second call either
-        with pytest.raises(ValueError, match=r"every saved state in .* is damaged: restore one from a backup, or delete the folder"):
+        with pytest.raises(
+            ValueError,
+            match=r"every saved state in .* is damaged: restore one from a backup, or delete the folder",
+        ):
             checkpoints.newest()
 
 
@@ -155,7 +180,9 @@ def test_a_save_that_fails_keeps_what_was_there(tmp_path: Path) -> None:
     # bytes; as on a full disk, a write beyond them fails
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(OSError, match=r"could not save .*step-00000020\.pt.*goes on from step 10"):
+        with pytest.raises(
+            OSError, match=r"could not save .*step-00000020\.pt.*goes on from step 10"
+        ):
             checkpoints.save(20, {"step": 20, "weights": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -181,13 +208,25 @@ def test_progress_says_loss_speed_and_time_left() -> None:
     progress.started -= 20  # as if the first 20 steps had taken 20 seconds
     progress.show(60, 3.25, 1e-3, 0.5)
     line = stream.getvalue()
-    assert "step     60/100" in line and "loss  3.250" in line and "10 tokens/s" in line and "0:40 left" in line
+    assert (
+        "step     60/100" in line
+        and "loss  3.250" in line
+        and "10 tokens/s" in line
+        and "0:40 left" in line
+    )
 
 
-def test_the_curve_of_tokens_a_second_leaves_out_pauses_and_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_curve_of_tokens_a_second_leaves_out_pauses_and_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [0.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: clock[0])
-    progress = Progress(total=800, tokens_per_step=10, stream=io.StringIO(), speeds=Curve(tmp_path / "speeds.csv", ["step", "tokens_per_second"]))
+    progress = Progress(
+        total=800,
+        tokens_per_step=10,
+        stream=io.StringIO(),
+        speeds=Curve(tmp_path / "speeds.csv", ["step", "tokens_per_second"]),
+    )
 
     def steps(first: int, last: int, seconds: float) -> None:
         for step in range(first, last + 1):
@@ -203,7 +242,8 @@ def test_the_curve_of_tokens_a_second_leaves_out_pauses_and_the_first_step(tmp_p
     progress.begin(4)  # it went back
     steps(5, 5, 60)
     steps(6, 8, 0.5)
-    assert (tmp_path / "speeds.csv").read_text() == "step,tokens_per_second\n4,10\n8,5\n8,20\n"  # every 800 / 200 steps
+    # Every 800 / 200 steps
+    assert (tmp_path / "speeds.csv").read_text() == "step,tokens_per_second\n4,10\n8,5\n8,20\n"
 
 
 def test_the_curve_of_tokens_a_second_stays_small(tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def conversations(number: int, vocabulary: int = 64) -> list[Rendered]:
     random = np.random.default_rng(3)
     found = []
     for _ in range(number):
-        asked, said = (random.integers(6, vocabulary, random.integers(1, 5)).tolist() for _ in range(2))
+        asked, said = (
+            random.integers(6, vocabulary, random.integers(1, 5)).tolist() for _ in range(2)
+        )
         ids = [BOS, USER, *asked, ASSISTANT, *said, EOS]
         found.append(Rendered(ids, [False] * (3 + len(asked)) + [True] * (len(said) + 1)))
     return found
@@ -86,7 +88,9 @@ def test_only_what_the_assistant_says_is_learnt(tiny_gpt: GPT) -> None:
     loss, expected = gradient(model, batch, micro_batch=4)
     with torch.no_grad():
         logits = model.head(model.hidden(batch.inputs, segments=batch.segments))
-    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
+    nats = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.targets.flatten(), reduction="none"
+    )
     answers = batch.counts.flatten() > 0
     assert loss == pytest.approx(nats[answers].mean().item(), rel=1e-5)
     # Targets that do not count may be anything, and the split in micro-batches changes nothing
@@ -128,7 +132,9 @@ def test_the_states_that_are_wanted_are_those_of_all_positions(tiny_gpt: GPT) ->
         torch.testing.assert_close(states, tiny_gpt.hidden(ids)[wanted], rtol=1e-5, atol=1e-5)
 
 
-def test_a_paused_tuning_ends_in_the_same_weights(tmp_path: Path, folder: Path, tiny_gpt: GPT) -> None:
+def test_a_paused_tuning_ends_in_the_same_weights(
+    tmp_path: Path, folder: Path, tiny_gpt: GPT
+) -> None:
     data = Conversations(folder).data(CONFIG, end=EOS, role=ASSISTANT)
     recipe, _ = tuning.recipe(CONFIG, {}, len(data.train), RUNTIME)
     recipe = replace(recipe, training=replace(recipe.training, precision="fp32", threads=1))
@@ -168,9 +174,15 @@ def test_the_recipe_is_that_of_the_pretraining_but_for_the_rate() -> None:
             "grad_clip": 2.0,
         }
     }
-    recipe, inherited = tuning.recipe(CONFIG, {"initial": {"params": told}}, rows=9, runtime=RUNTIME)
+    recipe, inherited = tuning.recipe(
+        CONFIG, {"initial": {"params": told}}, rows=9, runtime=RUNTIME
+    )
     assert recipe.optimizer.learning_rate == pytest.approx(0.5 * 0.004)
-    assert (recipe.optimizer.weight_decay, recipe.optimizer.beta1, recipe.optimizer.grad_clip) == (0, 0.8, 2.0)
+    assert (recipe.optimizer.weight_decay, recipe.optimizer.beta1, recipe.optimizer.grad_clip) == (
+        0,
+        0.8,
+        2.0,
+    )
     assert recipe.training.steps == 9
     assert (recipe.schedule.decay, recipe.schedule.final_fraction) == ("linear", 0.0)
     assert (inherited["beta1"], inherited["embedding_rate"]) == (0.8, 3.0)
@@ -187,7 +199,9 @@ def test_the_recipe_is_that_of_the_pretraining_but_for_the_rate() -> None:
         ({"context": 8}, "packed for 8"),
     ],
 )
-def test_weights_that_do_not_fit_the_conversations_are_named(folder: Path, tiny_gpt: GPT, change: dict[str, object], named: str) -> None:
+def test_weights_that_do_not_fit_the_conversations_are_named(
+    folder: Path, tiny_gpt: GPT, change: dict[str, object], named: str
+) -> None:
     files.write_json(folder / "index.json", files.read_json(folder / "index.json") | change)
     made = {"data": {"tokenizer": "t"}}
     with pytest.raises(ValueError, match=named):
@@ -225,7 +239,9 @@ def test_another_weight_of_the_first_tokens_is_another_training(
     monkeypatch.setattr(stages.tuned, "run", run)
     values = Path("params.yaml").read_text()
     for weight in (3, 2, 3):
-        (tmp_path / "params.yaml").write_text(re.sub("first_weight: .*", f"first_weight: {weight}", values))
+        (tmp_path / "params.yaml").write_text(
+            re.sub("first_weight: .*", f"first_weight: {weight}", values)
+        )
         monkeypatch.chdir(tmp_path)
         stages.tuned.main(folder, initial, *(tmp_path / str(n) for n in range(8)))
     assert identities[0] == identities[2] != identities[1]

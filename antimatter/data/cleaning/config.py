@@ -8,6 +8,7 @@ from typing import Literal
 
 from antimatter.data.cleaning.pii import PersonalConfig
 from antimatter.data.sources.paths import FilesConfig, Part, parts
+from antimatter.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class LanguageConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score must lie in [0, 1], got {self.min_score}")
+            raise UserError(f"min_score must lie in [0, 1], got {self.min_score}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class C4Config:
     def __post_init__(self) -> None:
         for name in ("min_words_per_line", "min_sentences"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +58,17 @@ class GopherConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_words <= self.max_words:
-            raise ValueError(f"min_words must lie in [0, max_words = {self.max_words}], got {self.min_words}")
-        for name in ("max_symbol_ratio", "max_bullet_lines", "max_ellipsis_lines", "min_alphabetic_words"):
+            raise UserError(
+                f"min_words must lie in [0, max_words = {self.max_words}], got {self.min_words}"
+            )
+        for name in (
+            "max_symbol_ratio",
+            "max_bullet_lines",
+            "max_ellipsis_lines",
+            "min_alphabetic_words",
+        ):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +85,7 @@ class RepetitionConfig:
         for name, length in (("max_top_ngram_chars", 3), ("max_duplicate_ngram_chars", 6)):
             values = getattr(self, name)
             if len(values) != length or not all(0 <= value <= 1 for value in values):
-                raise ValueError(f"{name} must be {length} shares in [0, 1], got {list(values)}")
+                raise UserError(f"{name} must be {length} shares in [0, 1], got {list(values)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +100,14 @@ class FineWebConfig:
     max_lines_per_word: float
 
     def __post_init__(self) -> None:
-        for name in ("min_punctuated_lines", "max_short_lines", "max_duplicate_line_chars", "max_lines_per_word"):
+        for name in (
+            "min_punctuated_lines",
+            "max_short_lines",
+            "max_duplicate_line_chars",
+            "max_lines_per_word",
+        ):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +115,9 @@ class RubbishConfig:
     """A document that reaches a threshold is dropped. A threshold of 0 switches its rule off."""
 
     enabled: bool
-    site_notice: float  # banners, terms of use, error pages: geometric mean of two shares of words, those of a site and those to its reader
+    # Banners, terms of use, error pages: geometric mean of two shares of words, those of a site and
+    # those to its reader
+    site_notice: float
     markup: float  # tags, of HTML or BBCode, per word
     code: float  # share of words that are code
     code_lines: float  # share of lines that begin with a comment, a docstring or a JSON key
@@ -115,7 +130,7 @@ class RubbishConfig:
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self) if field.name != "enabled"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +144,12 @@ class ConversationConfig:
 
     def __post_init__(self) -> None:
         if self.min_turns < 2:
-            raise ValueError(f"min_turns must be at least 2, got {self.min_turns}")
+            raise UserError(f"min_turns must be at least 2, got {self.min_turns}")
         if self.max_turn_words < 1:
-            raise ValueError(f"max_turn_words must be at least 1, got {self.max_turn_words}")
+            raise UserError(f"max_turn_words must be at least 1, got {self.max_turn_words}")
         for name in ("max_short_turns", "max_non_ascii"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,18 +165,19 @@ class NearDuplicatesConfig:
     def __post_init__(self) -> None:
         for name in ("ngram", "bands", "rows"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecontaminationConfig:
-    texts: tuple[str, ...]  # glob patterns of evaluation texts, as raw.files has them; none: nothing is dropped
+    # Glob patterns of evaluation texts, as raw.files has them; none: nothing is dropped
+    texts: tuple[str, ...]
     text_column: str  # of JSON and parquet among them
     ngram: int  # words that a document must share with one of them in a row
 
     def __post_init__(self) -> None:
         if self.ngram < 1:
-            raise ValueError(f"ngram must be at least 1, got {self.ngram}")
+            raise UserError(f"ngram must be at least 1, got {self.ngram}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,5 +201,8 @@ def texts(config: DecontaminationConfig) -> list[Part]:
     Raises:
         FileNotFoundError: a pattern matches no file.
     """
-    sources = [FilesConfig(pattern=pattern, text_column=config.text_column, licence="") for pattern in config.texts]
+    sources = [
+        FilesConfig(pattern=pattern, text_column=config.text_column, licence="")
+        for pattern in config.texts
+    ]
     return parts(sources, 0, "cleaned.decontamination.texts")

@@ -26,13 +26,21 @@ class Decontamination(BaseFilter):
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         known = _known(self.config)
-        return not any(gram in known for gram in _grams(doc.text, self.config.ngram)) or (False, "contaminated")
+        return not any(gram in known for gram in _grams(doc.text, self.config.ngram)) or (
+            False,
+            "contaminated",
+        )
 
 
 @cache
 def _known(config: DecontaminationConfig) -> frozenset[int]:
     """The n-grams of all evaluation texts, read once a worker: 64 bytes a word."""
-    return frozenset(gram for part in texts(config) for document in local.read(part) for gram in _grams(document.text, config.ngram))
+    return frozenset(
+        gram
+        for part in texts(config)
+        for document in local.read(part)
+        for gram in _grams(document.text, config.ngram)
+    )
 
 
 def _grams(text: str, n: int) -> Iterator[int]:

@@ -18,13 +18,21 @@ def exact_hash(words: Sequence[str]) -> int:
 def signature(words: Sequence[str], config: NearDuplicatesConfig) -> np.ndarray:
     """MinHash values of the word n-grams, (bands * rows,) uint32: two texts agree in a share of them that estimates their Jaccard similarity."""
     minhash = RMinHash(num_perm=config.bands * config.rows, seed=config.seed)
-    minhash.update([" ".join(words[i : i + config.ngram]) for i in range(max(1, len(words) - config.ngram + 1))])
+    minhash.update(
+        [
+            " ".join(words[i : i + config.ngram])
+            for i in range(max(1, len(words) - config.ngram + 1))
+        ]
+    )
     return np.array(minhash.digest(), np.uint32)
 
 
 def bands(signature: np.ndarray, config: NearDuplicatesConfig) -> list[int]:
     """A hash of each band of a signature: near duplicates share at least one."""
-    return [xxhash.xxh3_64_intdigest(signature[i : i + config.rows].tobytes()) for i in range(0, len(signature), config.rows)]
+    return [
+        xxhash.xxh3_64_intdigest(signature[i : i + config.rows].tobytes())
+        for i in range(0, len(signature), config.rows)
+    ]
 
 
 def earlier(files: Sequence[Path]) -> np.ndarray:
@@ -40,7 +48,8 @@ def earlier(files: Sequence[Path]) -> np.ndarray:
     found = np.full(sum(hashes.shape[1] for hashes in opened), -1, np.int64)
     for row in range(len(opened[0])):
         column = np.concatenate([hashes[row] for hashes in opened])
-        order = np.argsort(column, kind="stable")  # equal hashes stand in the order of the documents
+        # Equal hashes stand in the order of the documents
+        order = np.argsort(column, kind="stable")
         column = column[order]
         first = np.flatnonzero(np.concatenate(([True], column[1:] != column[:-1])))
         sizes = np.diff(first, append=len(column))

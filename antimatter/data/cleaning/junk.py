@@ -16,8 +16,10 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from antimatter.data.cleaning.config import RubbishConfig
 from antimatter.data.cleaning.rules import Verdict, identifier
 
-# What a site says of itself, and how it speaks to a reader. Either alone is common in good text, SITE in articles on the web and manuals, ADDRESS in
-# letters and on forums; together they are rare. Not here are words that reviews of software need as much: download, settings, share.
+# What a site says of itself, and how it speaks to a reader. Either alone is common in good text,
+# SITE in articles on the web and manuals, ADDRESS in
+# letters and on forums; together they are rare. Not here are words that reviews of software need as
+# much: download, settings, share.
 SITE = frozenset(
     """access account accounts address administrator ads advertising again agree agreement app available basket browser browsers cart click
     comment connection consent cookie cookies copyright data disabled email enable error expired facebook forum found free inbox information
@@ -42,8 +44,11 @@ EDGES = ".,;:!?\"'()[]“”’*-"  # beside a word, no part of it
 
 TAG = re.compile(r"</?[a-zA-Z][^<>\n]*>|\[/?(?:url|img|quote|code|b|i)\b[^\]\n]*\]")
 PRICE = re.compile(r"[$€£]\s?\d|\d\s?(?:€|£|USD|EUR)\b")
-CODE_LINE = re.compile(r"""^\s*(?:[\[{,\s]*"[^"\n]{1,40}"\s*:|\#[\s!]|//|/\*|"{3}|'{3})""", re.MULTILINE)
-CODE_SIGNS = ("(", ")", "=", "#", ";", "{", "}", "[", "<", ">", "|", '"""', "'''", "/", "self.")  # each CODE_WORD holds one
+CODE_LINE = re.compile(
+    r"""^\s*(?:[\[{,\s]*"[^"\n]{1,40}"\s*:|\#[\s!]|//|/\*|"{3}|'{3})""", re.MULTILINE
+)
+# Each CODE_WORD holds one
+CODE_SIGNS = ("(", ")", "=", "#", ";", "{", "}", "[", "<", ">", "|", '"""', "'''", "/", "self.")
 CODE_WORD = re.compile(
     r"""[-+*/|&:=!<>]?=|=>|[<>|]{1,2}|[{}]|\#|\#!\S*|\S*(?:"{3}|'{3})\S*|//|/\w+/\S*|[\w.]+\(\S*|\S*(?:\(\)|\)[:;]|[)\]"'];)|\w+\[[^\d\]]\S*|self\.\S+"""
 )
@@ -74,17 +79,39 @@ def measures(text: str, config: RubbishConfig) -> Iterator[tuple[str, float]]:
     words = text.lower().split()
     n = max(1, len(words))
     yield "markup", len(TAG.findall(text)) / n if "<" in text or "[" in text else 0
-    yield "price_list", len(PRICE.findall(text)) / n if any(sign in text for sign in ("$", "€", "£", "USD", "EUR")) else 0
+    yield (
+        "price_list",
+        len(PRICE.findall(text)) / n
+        if any(sign in text for sign in ("$", "€", "£", "USD", "EUR"))
+        else 0,
+    )
     code_lines = len(CODE_LINE.findall(text))
     yield "code_lines", code_lines / (text.count("\n") + 1) if code_lines >= MIN_CODE_LINES else 0
-    yield "code", sum(map(bool, map(CODE_WORD.fullmatch, words))) / n if sum(map(text.count, CODE_SIGNS)) >= config.code * n else 0
+    yield (
+        "code",
+        sum(map(bool, map(CODE_WORD.fullmatch, words))) / n
+        if sum(map(text.count, CODE_SIGNS)) >= config.code * n
+        else 0,
+    )
 
     words = [word.strip(EDGES) for word in words]
     counts = Counter(words)
-    filler, site, address = (sum(map(counts.__getitem__, known & counts.keys())) for known in (FILLER, SITE, ADDRESS))
+    filler, site, address = (
+        sum(map(counts.__getitem__, known & counts.keys())) for known in (FILLER, SITE, ADDRESS)
+    )
     yield "filler", filler / n
     yield "site_notice", math.sqrt(site * address) / n
-    yield "keyword_spam", keyword_share(words, {word for word, times in counts.items() if times >= max(MIN_TIMES, config.keyword_spam * n / 3)})
+    yield (
+        "keyword_spam",
+        keyword_share(
+            words,
+            {
+                word
+                for word, times in counts.items()
+                if times >= max(MIN_TIMES, config.keyword_spam * n / 3)
+            },
+        ),
+    )
     yield "gibberish", doubt(text)
     yield "foreign", foreign_share(text)
 
@@ -95,8 +122,16 @@ def keyword_share(words: list[str], frequent: set[str]) -> float:
     share = 0.0
     if frequent:
         for n in (2, 3):
-            times = Counter(phrase for phrase in zip(*(words[start:] for start in range(n)), strict=False) if frequent.issuperset(phrase))
-            share = max(share, *(n * count / len(words) for count in times.values() if count >= MIN_TIMES), 0.0)
+            times = Counter(
+                phrase
+                for phrase in zip(*(words[start:] for start in range(n)), strict=False)
+                if frequent.issuperset(phrase)
+            )
+            share = max(
+                share,
+                *(n * count / len(words) for count in times.values() if count >= MIN_TIMES),
+                0.0,
+            )
     return share
 
 
@@ -104,7 +139,15 @@ def doubt(text: str) -> float:
     """That this is English, without its stop words. Two samples, for prose may start with names or formulas."""
     found = 0.0
     for size in SAMPLES:
-        found = 1 - english(" ".join([word for word in text[:size].split() if word.strip(EDGES).lower() not in STOP_WORDS]))
+        found = 1 - english(
+            " ".join(
+                [
+                    word
+                    for word in text[:size].split()
+                    if word.strip(EDGES).lower() not in STOP_WORDS
+                ]
+            )
+        )
         if found < DOUBT:
             break
     return found

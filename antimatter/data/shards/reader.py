@@ -10,12 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from antimatter import files
+from antimatter.errors import UserError
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 HEADER_BYTES = 128  # of a .npy file that holds one array of one dimension
 DOCUMENTS = "validation_documents.npy"
-DOCUMENT = np.dtype([("source", np.uint32), ("bytes", np.uint32)])  # of a document: a place among the names of sources; its UTF-8 text
+# Of a document: a place among the names of sources; its UTF-8 text
+DOCUMENT = np.dtype([("source", np.uint32), ("bytes", np.uint32)])
 
 
 class Shards:
@@ -25,7 +27,13 @@ class Shards:
         """Raises FileNotFoundError without an index; ValueError for a file that is missing or not of the length in the index."""
         self.index: dict[str, Any] = files.read_json(folder / "index.json")
         self.vocab_size: int = self.index["vocab_size"]
-        self._files = {split: [_open(folder / file["name"], file["tokens"]) for file in self.index["splits"][split]["files"]] for split in SPLITS}
+        self._files = {
+            split: [
+                _open(folder / file["name"], file["tokens"])
+                for file in self.index["splits"][split]["files"]
+            ]
+            for split in SPLITS
+        }
         self.folder = folder
 
     def digests(self) -> dict[str, str]:
@@ -57,9 +65,15 @@ class Shards:
         try:
             documents: np.ndarray = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
-            raise ValueError(f"{path} is missing or damaged: {_way_out(self.folder)}") from None
-        if documents.dtype != DOCUMENT or len(documents) != expected or not (documents["source"] < len(self.sources())).all():
-            raise ValueError(f"{path} is damaged, expected {expected:,} documents of {len(self.sources())} sources: {_way_out(self.folder)}")
+            raise UserError(f"{path} is missing or damaged: {_way_out(self.folder)}") from None
+        if (
+            documents.dtype != DOCUMENT
+            or len(documents) != expected
+            or not (documents["source"] < len(self.sources())).all()
+        ):
+            raise UserError(
+                f"{path} is damaged, expected {expected:,} documents of {len(self.sources())} sources: {_way_out(self.folder)}"
+            )
         return documents
 
     def tokens(self, split: Split) -> int:
@@ -87,14 +101,17 @@ def _way_out(folder: Path) -> str:
 def _open(path: Path, tokens: int) -> np.ndarray:
     way_out = _way_out(path.parent)
     if not path.is_file():
-        raise ValueError(f"{path} is missing, expected {tokens:,} tokens: {way_out}")
+        raise UserError(f"{path} is missing, expected {tokens:,} tokens: {way_out}")
     found = max(0, path.stat().st_size - HEADER_BYTES) // 2
     ids: np.ndarray | None = None
     try:
         ids = np.load(path, mmap_mode="r")
         found = len(ids)
-    except (ValueError, EOFError):  # numpy: the header is broken, or the file is shorter than its header says
+    # Numpy: the header is broken, or the file is shorter than its header says
+    except (ValueError, EOFError):
         pass
     if ids is None or found != tokens or ids.dtype != np.uint16:
-        raise ValueError(f"{path} is damaged, expected {tokens:,} tokens of uint16, found {found:,}: {way_out}")
+        raise UserError(
+            f"{path} is damaged, expected {tokens:,} tokens of uint16, found {found:,}: {way_out}"
+        )
     return ids

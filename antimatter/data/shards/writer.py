@@ -21,11 +21,14 @@ from antimatter.data.shards.config import MAX_VOCAB, ShardsConfig
 from antimatter.data.shards.reader import DOCUMENT, DOCUMENTS, SPLITS, Split
 from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, USER, neutralise
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.errors import UserError
 from antimatter.tasks import executor
 from antimatter.tasks.config import EngineRuntime
 from antimatter.tasks.executor import Step
 
-BAND = 4  # bytes of a sketch that look-alikes share: similarity 0.5 is found with 86% in 120 bytes, 0.6 with 98%, 0.7 with 99.97%
+# Bytes of a sketch that look-alikes share: similarity 0.5 is found with 86% in 120 bytes, 0.6 with
+# 98%, 0.7 with 99.97%
+BAND = 4
 
 
 def is_candidate(text: str, config: ShardsConfig) -> bool:
@@ -34,7 +37,12 @@ def is_candidate(text: str, config: ShardsConfig) -> bool:
 
 
 def write(
-    corpus: Path, tokenizer: Path, work: Path, config: ShardsConfig, runtime: EngineRuntime, made_of: Mapping[str, str] | None = None
+    corpus: Path,
+    tokenizer: Path,
+    work: Path,
+    config: ShardsConfig,
+    runtime: EngineRuntime,
+    made_of: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Encodes the parquet files in `corpus` to shards in work/shards; returns the metrics of each split.
 
@@ -49,10 +57,14 @@ def write(
     """
     paths = sorted(path.resolve() for path in corpus.glob("*.parquet"))
     if not paths:
-        raise FileNotFoundError(f"{corpus} holds no .parquet file: run `dvc repro cleaned` to make it")
+        raise FileNotFoundError(
+            f"{corpus} holds no .parquet file: run `dvc repro cleaned` to make it"
+        )
     vocab_size = Tokenizer.load(tokenizer).vocab_size
     if vocab_size > MAX_VOCAB:
-        raise ValueError(f"shards hold ids below {MAX_VOCAB:,}, the tokenizer has {vocab_size:,}: lower tokenizer.vocab_size in params.yaml")
+        raise UserError(
+            f"shards hold ids below {MAX_VOCAB:,}, the tokenizer has {vocab_size:,}: lower tokenizer.vocab_size in params.yaml"
+        )
     encoded, folder = work.resolve() / "encoded", work.resolve() / "shards"
     encoded.mkdir(parents=True, exist_ok=True)
     steps = [Encode(paths, tokenizer.resolve(), encoded, config)]
@@ -63,30 +75,60 @@ def write(
     keep_to_validation(parts, config.max_similarity)
     files.remove(folder)
     folder.mkdir()
-    writers = {split: _Writer(folder, split, config.tokens_per_file, np.zeros(vocab_size, np.uint64)) for split in SPLITS}
+    writers = {
+        split: _Writer(folder, split, config.tokens_per_file, np.zeros(vocab_size, np.uint64))
+        for split in SPLITS
+    }
     for part in parts:
         tokens = np.load(part.tokens, mmap_mode="r")
         for split, chosen in zip(SPLITS, (~part.candidate, part.candidate), strict=True):
-            writers[split].add(tokens[np.repeat(chosen, part.lengths)], part.lengths[chosen], int(part.sizes[chosen].sum()))
+            writers[split].add(
+                tokens[np.repeat(chosen, part.lengths)],
+                part.lengths[chosen],
+                int(part.sizes[chosen].sum()),
+            )
     for writer in writers.values():
         writer.flush()
         if not writer.documents:
             n = sum(other.documents for other in writers.values())
-            raise ValueError(
+            raise UserError(
                 f"shards.validation_fraction = {config.validation_fraction} leaves no {writer.split} document of {n}: change it, or clean more text"
             )
     np.save(folder / "token_counts.npy", writers["train"].counts)
     known = Tokenizer.load(tokenizer)
-    files.write_json(folder / "texts.json", [known.token_bytes(id).decode("latin-1") for id in range(vocab_size)])  # a byte a character
+    # A byte a character
+    files.write_json(
+        folder / "texts.json", [known.token_bytes(id).decode("latin-1") for id in range(vocab_size)]
+    )
     sources, documents = _validation_documents(parts)
     np.save(folder / DOCUMENTS, documents)
-    known_documents = {"name": DOCUMENTS, "sha256": files.sha256(folder / DOCUMENTS), "sources": sources}
+    known_documents = {
+        "name": DOCUMENTS,
+        "sha256": files.sha256(folder / DOCUMENTS),
+        "sources": sources,
+    }
     splits = {split: writer.summary() for split, writer in writers.items()}
-    index = {"vocab_size": vocab_size, "bos": BOS, "eos": EOS, "made_of": dict(made_of or {}), "splits": splits, "documents": known_documents}
+    index = {
+        "vocab_size": vocab_size,
+        "bos": BOS,
+        "eos": EOS,
+        "made_of": dict(made_of or {}),
+        "splits": splits,
+        "documents": known_documents,
+    }
     files.write_json(folder / "index.json", index)
     return {
-        **{s: {"tokens": w.tokens, "documents": w.documents, "bytes": w.bytes, "bytes_per_token": w.bytes / w.tokens} for s, w in writers.items()},
-        "look_alikes": candidates - writers["validation"].documents,  # candidates for validation that are in train
+        **{
+            s: {
+                "tokens": w.tokens,
+                "documents": w.documents,
+                "bytes": w.bytes,
+                "bytes_per_token": w.bytes / w.tokens,
+            }
+            for s, w in writers.items()
+        },
+        # Candidates for validation that are in train
+        "look_alikes": candidates - writers["validation"].documents,
     }
 
 
@@ -108,11 +150,16 @@ class Part:
     @classmethod
     def load(cls, stem: Path) -> "Part":
         arrays = np.load(stem.with_suffix(".npz"))
-        return cls(tokens=stem.with_suffix(".npy"), **{field.name: arrays[field.name] for field in fields(cls) if field.name != "tokens"})
+        return cls(
+            tokens=stem.with_suffix(".npy"),
+            **{field.name: arrays[field.name] for field in fields(cls) if field.name != "tokens"},
+        )
 
 
 class Encode(Step):
-    def __init__(self, paths: list[Path], tokenizer: Path, folder: Path, config: ShardsConfig) -> None:
+    def __init__(
+        self, paths: list[Path], tokenizer: Path, folder: Path, config: ShardsConfig
+    ) -> None:
         super().__init__()
         self.paths, self.tokenizer, self.folder, self.config = paths, tokenizer, folder, config
 
@@ -129,7 +176,7 @@ class Encode(Step):
                 ids = np.empty(len(found := encode(text)) + 2, np.uint16)
                 ids[0], ids[1:-1], ids[-1] = BOS, found, EOS
             if len(ids) > limit:
-                raise ValueError(
+                raise UserError(
                     f"the document {id} has {len(ids):,} tokens, more than shards.tokens_per_file = {limit:,}: raise that in params.yaml"
                 )
             documents.append(ids)
@@ -186,7 +233,8 @@ def keep_to_validation(parts: Sequence[Part], max_similarity: float) -> None:
     Two sketches agree in a share s + (1 - s) / 256 of their bytes, s the Jaccard similarity. Candidates are compared with what shares BAND
     neighbouring bytes with them, one part at a time: memory holds the sketches of the candidates and of one part.
     """
-    others = [~part.candidate for part in parts]  # to compare with: all of train at first, then what was withdrawn in the last round
+    # To compare with: all of train at first, then what was withdrawn in the last round
+    others = [~part.candidate for part in parts]
     while any(other.any() for other in others):
         sketches = np.concatenate([part.sketch[part.candidate] for part in parts])
         alike = np.zeros(len(sketches), bool)
@@ -205,7 +253,10 @@ def resembles(sketches: np.ndarray, others: np.ndarray, max_similarity: float) -
     """Which sketches, (C, S), resemble one of the others, (N, S): (C,) bool."""
     alike = np.zeros(len(sketches), bool)
     for start in range(0, sketches.shape[1] - BAND + 1, BAND):
-        ours, theirs = (np.ascontiguousarray(s[:, start : start + BAND]).view(np.uint32)[:, 0] for s in (sketches, others))
+        ours, theirs = (
+            np.ascontiguousarray(s[:, start : start + BAND]).view(np.uint32)[:, 0]
+            for s in (sketches, others)
+        )
         order = np.argsort(ours)
         left, right = (np.searchsorted(ours[order], theirs, side) for side in ("left", "right"))
         for j in np.flatnonzero(left < right):
@@ -220,12 +271,22 @@ def resembles(sketches: np.ndarray, others: np.ndarray, max_similarity: float) -
 
 def _validation_documents(parts: Sequence[Part]) -> tuple[list[str], np.ndarray]:
     """The names of the sources in validation, and its documents in their order, (D,) DOCUMENT."""
-    names = sorted({str(part.sources[place]) for part in parts for place in np.unique(part.source[part.candidate])})
+    names = sorted(
+        {
+            str(part.sources[place])
+            for part in parts
+            for place in np.unique(part.source[part.candidate])
+        }
+    )
     found = []
     for part in parts:
-        place = np.searchsorted(names, part.sources)  # of a source without validation it is never looked up
+        # Of a source without validation it is never looked up
+        place = np.searchsorted(names, part.sources)
         documents = np.empty(int(part.candidate.sum()), DOCUMENT)
-        documents["source"], documents["bytes"] = place[part.source[part.candidate]], part.sizes[part.candidate]
+        documents["source"], documents["bytes"] = (
+            place[part.source[part.candidate]],
+            part.sizes[part.candidate],
+        )
         found.append(documents)
     return names, np.concatenate(found)
 
@@ -249,7 +310,10 @@ class _Writer:
         ends = np.cumsum(lengths)
         first = start = 0
         while first < len(ends):
-            last = int(np.searchsorted(ends, start + self.tokens_per_file - self.held_tokens, "right"))  # documents that fit
+            # Documents that fit
+            last = int(
+                np.searchsorted(ends, start + self.tokens_per_file - self.held_tokens, "right")
+            )
             if last == first:
                 self.flush()
                 continue
@@ -268,8 +332,20 @@ class _Writer:
             self.counts += np.bincount(ids, minlength=len(self.counts)).astype(np.uint64)
             path = self.folder / f"{self.split}-{len(self.files):05d}.npy"
             np.save(path, ids)
-            self.files.append({"name": path.name, "tokens": len(ids), "documents": self.held_documents, "sha256": files.sha256(path)})
+            self.files.append(
+                {
+                    "name": path.name,
+                    "tokens": len(ids),
+                    "documents": self.held_documents,
+                    "sha256": files.sha256(path),
+                }
+            )
             self.held, self.held_tokens, self.held_documents = [], 0, 0
 
     def summary(self) -> dict[str, Any]:
-        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes, "files": self.files}
+        return {
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "files": self.files,
+        }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from antimatter.data.documents import CONVERSATION, SEPARATOR, Document
+from antimatter.errors import UserError
 
 PACKAGE = "chitchat-dataset"
 MIN_TURNS = 4
@@ -31,7 +32,7 @@ def documents(
     """
     found = [file for file in distribution.files or [] if file.name == "dataset.json"]
     if not found:
-        raise ValueError(f"{source} holds no dataset.json: reinstall it from requirements.lock")
+        raise UserError(f"{source} holds no dataset.json: reinstall it from requirements.lock")
     path = Path(str(found[0].locate()))
     for number, conversation in json.loads(path.read_text(encoding="utf-8")).items():
         said = turns(conversation)

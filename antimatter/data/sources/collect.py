@@ -37,11 +37,17 @@ def write(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime) -
     """
     if config.source == "embedded":
         with files.replacing(folder) as partial:
-            return _tallies(_write(embedded(config.packages, runtime.workers), partial, config.file_mb))
-    return _tallies((_read_files if config.source == "files" else _read_hub)(config, folder, work, runtime))
+            return _tallies(
+                _write(embedded(config.packages, runtime.workers), partial, config.file_mb)
+            )
+    return _tallies(
+        (_read_files if config.source == "files" else _read_hub)(config, folder, work, runtime)
+    )
 
 
-def _read_files(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime) -> Counter[str]:
+def _read_files(
+    config: RawConfig, folder: Path, work: Path, runtime: EngineRuntime
+) -> Counter[str]:
     """A part that was read is known by its files, so after one of them was corrected only its part
     is read again.
     """
@@ -49,18 +55,35 @@ def _read_files(config: RawConfig, folder: Path, work: Path, runtime: EngineRunt
     places = [work / "parts" / _identity(part) for part in parts]
     missing = {place: part for place, part in zip(places, parts, strict=True) if not place.exists()}
     if done := len(parts) - len(missing):
-        print(f"raw: resuming, {done:,} of {len(parts):,} parts were read", file=sys.stderr, flush=True)
+        print(
+            f"raw: resuming, {done:,} of {len(parts):,} parts were read",
+            file=sys.stderr,
+            flush=True,
+        )
     files.remove(work / "read")  # its marks are by number, and the numbers may mean other parts now
     if missing:
         step = ReadFiles(list(missing.values()), list(missing), config.file_mb)
-        executor.run([step], [part.bytes for part in missing.values()], work / "read", runtime, "raw")
-    files.link({f"{i:05d}-{path.name}": path for i, place in enumerate(places) for path in sorted(place.glob("*.parquet"))}, folder)
+        executor.run(
+            [step], [part.bytes for part in missing.values()], work / "read", runtime, "raw"
+        )
+    files.link(
+        {
+            f"{i:05d}-{path.name}": path
+            for i, place in enumerate(places)
+            for path in sorted(place.glob("*.parquet"))
+        },
+        folder,
+    )
     return sum((Counter(files.read_json(place / COUNTS)) for place in places), Counter[str]())
 
 
 def _identity(part: paths.Part) -> str:
     """A hash of a part: its files as they are on the disk, and how they are read."""
-    found = [(path, status.st_size, status.st_mtime_ns) for path in part.paths for status in [paths.located(path).stat()]]
+    found = [
+        (path, status.st_size, status.st_mtime_ns)
+        for path in part.paths
+        for status in [paths.located(path).stat()]
+    ]
     return hashlib.sha256(json.dumps([found, asdict(part.config)]).encode()).hexdigest()[:16]
 
 
@@ -70,9 +93,15 @@ def _read_hub(config: RawConfig, folder: Path, work: Path, runtime: EngineRuntim
     counts = executor.run([step], [lane.bytes for lane in lanes], work / "read", runtime, "raw")
     files.link({path.name: path for path in (work / "raw").glob("*.parquet")}, folder)
     for name in sorted({lane.data_set.name for lane in lanes}):
-        asked, got = sum(lane.bytes for lane in lanes if lane.data_set.name == name), counts[f"bytes {name}"]
+        asked, got = (
+            sum(lane.bytes for lane in lanes if lane.data_set.name == name),
+            counts[f"bytes {name}"],
+        )
         if got < 0.99 * asked:
-            print(f"raw: {name} gave {got / 1e6:,.1f} MB of the {asked / 1e6:,.1f} asked for: some lanes hold no more", file=sys.stderr)
+            print(
+                f"raw: {name} gave {got / 1e6:,.1f} MB of the {asked / 1e6:,.1f} asked for: some lanes hold no more",
+                file=sys.stderr,
+            )
     return counts
 
 
@@ -87,7 +116,9 @@ class ReadFiles(Step):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         with files.replacing(self.places[rank]) as partial:
-            files.write_json(partial / COUNTS, _write(local.read(self.parts[rank]), partial, self.file_mb))
+            files.write_json(
+                partial / COUNTS, _write(local.read(self.parts[rank]), partial, self.file_mb)
+            )
         yield from ()
 
 
@@ -101,7 +132,14 @@ class ReadLanes(Step):
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         lane = self.lanes[rank]
         report = hub.read_lane(lane, self.folder, self.file_mb, lambda done: self.tell(rank, done))
-        self.count(Counter({f"documents {lane.data_set.name}": report.documents, f"bytes {lane.data_set.name}": report.bytes}))
+        self.count(
+            Counter(
+                {
+                    f"documents {lane.data_set.name}": report.documents,
+                    f"bytes {lane.data_set.name}": report.bytes,
+                }
+            )
+        )
         yield from ()
 
 
@@ -119,5 +157,11 @@ def _write(documents: Iterable[Document], folder: Path, file_mb: float) -> Count
 
 
 def _tallies(counts: Counter[str]) -> dict[str, Tally]:
-    sources = [(n, label.removeprefix("documents ")) for label, n in counts.items() if label.startswith("documents ")]
-    return {source: Tally(n, counts[f"bytes {source}"]) for n, source in sorted(sources, reverse=True)}
+    sources = [
+        (n, label.removeprefix("documents "))
+        for label, n in counts.items()
+        if label.startswith("documents ")
+    ]
+    return {
+        source: Tally(n, counts[f"bytes {source}"]) for n, source in sorted(sources, reverse=True)
+    }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from antimatter.data.sources.paths import FilesConfig
+from antimatter.errors import UserError
 
 LIST = "a list"  # what a column is called whose feature has no type of its own
 
@@ -31,18 +32,20 @@ class HubDataSet:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
-            raise ValueError(f"name must be owner/name as on https://huggingface.co/datasets, got {self.name!r}")
+            raise UserError(
+                f"name must be owner/name as on https://huggingface.co/datasets, got {self.name!r}"
+            )
         for name in ("config", "split", "text_column", "licence"):
             if not getattr(self, name):
                 called = self.column_key if name == "text_column" else name
-                raise ValueError(f"{called} of {self.name} must not be empty")
+                raise UserError(f"{called} of {self.name} must not be empty")
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
-            raise ValueError(
+            raise UserError(
                 f"revision of {self.name} must be a whole commit, 40 hexadecimal digits, because a branch or a tag may move; got {self.revision!r}: "
                 f"take one from {page_of(self.name)}/commits/main"
             )
         if self.weight <= 0:
-            raise ValueError(f"weight of {self.name} must exceed 0, got {self.weight}")
+            raise UserError(f"weight of {self.name} must exceed 0, got {self.weight}")
 
     def takes(self, held: str) -> bool:
         """Whether the column can be read, by the type that the data set's card says it holds."""
@@ -61,35 +64,44 @@ class HubDataSet:
 @dataclass(frozen=True, kw_only=True)
 class HubConfig:
     total_mb: float  # megabytes of UTF-8 text from all data sets
-    lanes: int  # parts of each data set, or as many as it has files; they decide the bytes, the number of readers does not
+    # Parts of each data set, or as many as it has files; they decide the bytes, the number of
+    # readers does not
+    lanes: int
     data_sets: tuple[HubDataSet, ...]
 
     def __post_init__(self) -> None:
         if self.total_mb <= 0:
-            raise ValueError(f"total_mb must exceed 0, got {self.total_mb}")
+            raise UserError(f"total_mb must exceed 0, got {self.total_mb}")
         if self.lanes < 1:
-            raise ValueError(f"lanes must be at least 1, got {self.lanes}")
-        texts = [f"{data_set.name}, {data_set.config}, {data_set.split}" for data_set in self.data_sets]
+            raise UserError(f"lanes must be at least 1, got {self.lanes}")
+        texts = [
+            f"{data_set.name}, {data_set.config}, {data_set.split}" for data_set in self.data_sets
+        ]
         for text in texts:
             if texts.count(text) > 1:
-                raise ValueError(f"data_sets names {text} twice: leave it out once and add up the weights")
+                raise UserError(
+                    f"data_sets names {text} twice: leave it out once and add up the weights"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawConfig:
     source: Literal["embedded", "files", "hub"]
-    file_mb: float  # text in one output file, in megabytes: a file is the unit of work of the stages that follow
+    # Text in one output file, in megabytes: a file is the unit of work of the stages that follow
+    file_mb: float
     packages: dict[str, str]  # embedded: distribution and version, exactly as installed
     files: tuple[FilesConfig, ...]
     hub: HubConfig
 
     def __post_init__(self) -> None:
         if self.file_mb <= 0:
-            raise ValueError(f"file_mb must exceed 0, got {self.file_mb}")
+            raise UserError(f"file_mb must exceed 0, got {self.file_mb}")
         if self.source == "embedded" and not self.packages:
-            raise ValueError("packages must name at least one distribution when source is embedded, got none")
+            raise UserError(
+                "packages must name at least one distribution when source is embedded, got none"
+            )
         if self.source == "files" and not self.files:
-            raise ValueError("files must hold at least one pattern when source is files, got none")
+            raise UserError("files must hold at least one pattern when source is files, got none")
 
 
 def distributions(packages: dict[str, str]) -> list[importlib.metadata.Distribution]:
@@ -104,9 +116,12 @@ def _distribution(name: str, version: str) -> importlib.metadata.Distribution:
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
-        raise ValueError(f"raw.packages: {name} {version} is not installed: {way_out}") from None
-    if distribution.version.split("+")[0] != version:  # torch 2.13.0+cpu and 2.13.0+cu130 carry the same documentation
-        raise ValueError(f"raw.packages: {name} must be {version}, {distribution.version} is installed: {way_out}")
+        raise UserError(f"raw.packages: {name} {version} is not installed: {way_out}") from None
+    # torch 2.13.0+cpu and 2.13.0+cu130 carry the same documentation
+    if distribution.version.split("+")[0] != version:
+        raise UserError(
+            f"raw.packages: {name} must be {version}, {distribution.version} is installed: {way_out}"
+        )
     return distribution
 
 

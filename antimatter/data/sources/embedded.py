@@ -25,7 +25,15 @@ from antimatter.tasks.workers import processes
 
 PAGE_WORDS = 150  # a page ends with the definition that brings it to so many words ...
 LONG_PAGE_WORDS = 800  # ... or, inside a long class, with the method that brings it to so many
-GENERATED = {"version.py", "_version.py", "__config__.py", "_version_meson.py", "_generated_version.py", "__about__.py"}  # differ by build
+# Differ by build
+GENERATED = {
+    "version.py",
+    "_version.py",
+    "__config__.py",
+    "_version_meson.py",
+    "_generated_version.py",
+    "__about__.py",
+}
 TESTS = {"test", "tests", "testing", "conftest.py", "_vendor", "_vendored_packages"}
 
 
@@ -40,18 +48,28 @@ def embedded(packages: dict[str, str], workers: int) -> Iterator[Document]:
     found = distributions(packages)
     seen: set[int] = set()
     with ExitStack() as held:
-        apply = map if workers == 1 else partial(held.enter_context(processes(workers)).map, chunksize=8)
+        apply = (
+            map
+            if workers == 1
+            else partial(held.enter_context(processes(workers)).map, chunksize=8)
+        )
         for name, distribution in zip(packages, found, strict=True):
             source, licence = f"{name} {packages[name]}", licence_of(distribution)
             if name == chitchat.PACKAGE:
                 yield from chitchat.documents(distribution, source, licence)
                 continue
-            sources = [(str(file), str(file.locate())) for file in sorted(distribution.files or []) if is_documentation(str(file))]
+            sources = [
+                (str(file), str(file.locate()))
+                for file in sorted(distribution.files or [])
+                if is_documentation(str(file))
+            ]
             readme = (distribution.read_text("METADATA") or "").partition("\n\n")[2]
             pages = chain([readme_pages("README", readme)], apply(_pages, sources))
             for identifier, lines in chain.from_iterable(pages):
                 digests = [xxhash.xxh3_64_intdigest(line) for line in lines]
-                fresh = [line for line, digest in zip(lines, digests, strict=True) if digest not in seen]
+                fresh = [
+                    line for line, digest in zip(lines, digests, strict=True) if digest not in seen
+                ]
                 seen.update(digests)
                 if fresh:
                     yield Document(f"{name}/{identifier}", "\n".join(fresh), source, licence)
@@ -59,10 +77,17 @@ def embedded(packages: dict[str, str], workers: int) -> Iterator[Document]:
 
 def licence_of(distribution: importlib.metadata.Distribution) -> str:
     """The licence in a line. Some packages paste their whole licence into the field `License`, and some leave it to a classifier."""
-    fields = {key: distribution.metadata.get_all(key, []) for key in ("License-Expression", "License", "Classifier")}
-    classified = ", ".join(value.split(" :: ")[-1] for value in fields["Classifier"] if value.startswith("License ::"))
+    fields = {
+        key: distribution.metadata.get_all(key, [])
+        for key in ("License-Expression", "License", "Classifier")
+    }
+    classified = ", ".join(
+        value.split(" :: ")[-1] for value in fields["Classifier"] if value.startswith("License ::")
+    )
     first_lines = [text.strip().split("\n")[0] for text in fields["License"]]
-    named = [text for text in (*fields["License-Expression"], *fields["License"]) if "\n" not in text]
+    named = [
+        text for text in (*fields["License-Expression"], *fields["License"]) if "\n" not in text
+    ]
     return next(filter(None, [*named, classified, *first_lines]), "unknown")
 
 
@@ -76,7 +101,9 @@ def is_documentation(path: str) -> bool:
         or any(f.endswith(".dist-info") for f in folders)
     ):
         return False
-    return name.endswith((".py", ".rst", ".md")) and not re.match("(?i)licen[cs]e|copying|notice", name)
+    return name.endswith((".py", ".rst", ".md")) and not re.match(
+        "(?i)licen[cs]e|copying|notice", name
+    )
 
 
 def _pages(file: tuple[str, str]) -> list[tuple[str, list[str]]]:
@@ -87,14 +114,29 @@ def _pages(file: tuple[str, str]) -> list[tuple[str, list[str]]]:
 
 def readme_pages(name: str, text: str) -> list[tuple[str, list[str]]]:
     """Pages of a README or of an .rst file: (id, paragraphs)."""
-    text = re.sub(r"<!--.*?-->|<[^<>\n]+>|!?\[!\[.*?\]\(.*?\)\]\(.*?\)|!\[.*?\]\(.*?\)", "", text, flags=re.DOTALL)  # comments, tags, badges, images
-    return _group(name, [(number, paragraphs(section)) for number, section in enumerate(re.split(r"\n(?=#+ )", text))])
+    # Comments, tags, badges, images
+    text = re.sub(
+        r"<!--.*?-->|<[^<>\n]+>|!?\[!\[.*?\]\(.*?\)\]\(.*?\)|!\[.*?\]\(.*?\)",
+        "",
+        text,
+        flags=re.DOTALL,
+    )
+    return _group(
+        name,
+        [
+            (number, paragraphs(section))
+            for number, section in enumerate(re.split(r"\n(?=#+ )", text))
+        ],
+    )
 
 
 def python_pages(name: str, code: str) -> list[tuple[str, list[str]]]:
     """Pages of a module, (id, paragraphs): its docstrings, multi-line strings and comments in the order in which they stand."""
-    if "generated" in code[:2000] and re.search(r"(?i)(auto\w*|file was) generated|generated by|do not edit", code[:2000]):
-        return []  # transformers writes its modeling_*.py from modular_*.py, which says the same once
+    if "generated" in code[:2000] and re.search(
+        r"(?i)(auto\w*|file was) generated|generated by|do not edit", code[:2000]
+    ):
+        # Transformers writes its modeling_*.py from modular_*.py, which says the same once
+        return []
     try:
         with warnings.catch_warnings(action="ignore"):  # "\d" in a docstring
             tree = ast.parse(code, feature_version=(3, 11))
@@ -111,11 +153,19 @@ def python_pages(name: str, code: str) -> list[tuple[str, list[str]]]:
             first = first if run else number
             run.append(comment[1])
         elif run:
-            if len(run) > 1:  # a comment of one line speaks of the line below it and means little alone
+            # A comment of one line speaks of the line below it and means little alone
+            if len(run) > 1:
                 pieces[first] = "\n".join(run)
             run = []
     ends = [node.end_lineno or 0 for node in tree.body]
-    return _group(name, [(bisect.bisect_left(ends, line), paragraphs(text)) for line, text in sorted(pieces.items()) if not LICENCE.search(text)])
+    return _group(
+        name,
+        [
+            (bisect.bisect_left(ends, line), paragraphs(text))
+            for line, text in sorted(pieces.items())
+            if not LICENCE.search(text)
+        ],
+    )
 
 
 def _strings(tree: ast.AST) -> Iterator[ast.Constant]:
@@ -123,9 +173,16 @@ def _strings(tree: ast.AST) -> Iterator[ast.Constant]:
     nodes = [tree]
     while nodes:
         for child in ast.iter_child_nodes(nodes.pop()):
-            if getattr(child, "lineno", 0) == getattr(child, "end_lineno", None) or isinstance(child, ast.JoinedStr):
-                continue  # a node on one line holds no string over several: this leaves out nine nodes of ten
-            if isinstance(child, ast.Constant) and isinstance(child.value, str) and "\n" in child.value:
+            if getattr(child, "lineno", 0) == getattr(child, "end_lineno", None) or isinstance(
+                child, ast.JoinedStr
+            ):
+                # A node on one line holds no string over several: this leaves out nine nodes of ten
+                continue
+            if (
+                isinstance(child, ast.Constant)
+                and isinstance(child.value, str)
+                and "\n" in child.value
+            ):
                 yield child
             else:
                 nodes.append(child)
@@ -142,23 +199,36 @@ def _group(name: str, pieces: Iterable[tuple[int, list[str]]]) -> list[tuple[str
         pages[-1] += lines
         words += sum(line.count(" ") + 1 for line in lines)
         before = definition
-    return [(f"{name}#{number}", list(dict.fromkeys(page))) for number, page in enumerate(pages) if page]
+    return [
+        (f"{name}#{number}", list(dict.fromkeys(page))) for number, page in enumerate(pages) if page
+    ]
 
 
 # ---- documentation markup -> paragraphs of prose, one a line
 
 LICENCE = re.compile(r"copyright|licen[cs]ed under|without warrant", re.I)
-CODE_DIRECTIVE = re.compile(r"\s*\.\. (?! *(?:note|warning|tip|hint|important|caution|danger|admonition|deprecated|version|seealso|\[))")
+CODE_DIRECTIVE = re.compile(
+    r"\s*\.\. (?! *(?:note|warning|tip|hint|important|caution|danger|admonition|deprecated|version|seealso|\[))"
+)
 OUTPUT = -1  # no line is indented less
-ITEM = re.compile(r"([-*+•]|\(?\w{1,2}[.)]|\.\. \[\w+\]|:\w+( [^:]+)?:|[\w.`*]{1,40}(, [\w.`*]+)*( \([^()]*\))?( *:| --?)) +\S")
-TERM = re.compile(r"([\w*`., ]{1,60}?) : (?![A-Z]\w* \w+ \S+ \S+).*")  # a name and its type, not the beginning of a sentence
+ITEM = re.compile(
+    r"([-*+•]|\(?\w{1,2}[.)]|\.\. \[\w+\]|:\w+( [^:]+)?:|[\w.`*]{1,40}(, [\w.`*]+)*( \([^()]*\))?( *:| --?)) +\S"
+)
+# A name and its type, not the beginning of a sentence
+TERM = re.compile(r"([\w*`., ]{1,60}?) : (?![A-Z]\w* \w+ \S+ \S+).*")
 MARKUP = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"^(?:[-*+•]|\(?\d{1,2}[.)]|\.\. \[\w+\]|>|\.\. \w+::(?: *v?\d\S*)?|#+) +", ""),  # bullets, citations, quotes, admonitions, headings
-        (r"^:(?:param|arg|argument|keyword|ivar|cvar|var|raises|type)(?: [^:]*?)? ([\w*.]+): *", r"\1: "),  # fields
+        # Bullets, citations, quotes, admonitions, headings
+        (r"^(?:[-*+•]|\(?\d{1,2}[.)]|\.\. \[\w+\]|>|\.\. \w+::(?: *v?\d\S*)?|#+) +", ""),
+        # Fields
+        (
+            r"^:(?:param|arg|argument|keyword|ivar|cvar|var|raises|type)(?: [^:]*?)? ([\w*.]+): *",
+            r"\1: ",
+        ),
         (r"^:(returns?|yields?): *", lambda match: f"{match[1].capitalize()}: "),
-        (r":(?:\w+:)+`(?:[^`<]*?)~([^`<>]*?)`", lambda match: match[1].rsplit(".", 1)[-1]),  # :class:`~torch.Tensor` -> Tensor
+        # :class:`~torch.Tensor` -> Tensor
+        (r":(?:\w+:)+`(?:[^`<]*?)~([^`<>]*?)`", lambda match: match[1].rsplit(".", 1)[-1]),
         (r"(?::\w+)*:?`([^`<>]+?) *<[^`<>]+>`_{0,2}", r"\1"),  # `name <target>`_
         (r":(?:\w+:)+`!?([^`]*)`", r"\1"),  # roles
         (r"\[`{1,2}~?([^`\]]+)`{1,2}\](?:\([^)]*\))?", r"\1"),  # [`~Trainer`]
@@ -210,7 +280,8 @@ def paragraphs(text: str) -> list[str]:
             close()
             continue
         skip = None
-        if words.startswith((">>>", "In [", "$ ")):  # with the output that follows, up to the blank line
+        # With the output that follows, up to the blank line
+        if words.startswith((">>>", "In [", "$ ")):
             close()
             skip = OUTPUT
             continue
@@ -218,15 +289,23 @@ def paragraphs(text: str) -> list[str]:
             close()
             skip = indent
             continue
-        if not re.search(r"\w", words) or words[0] in "|+" or re.match(r"=+ |-+ -", words):  # underlines, tables, grids
+        # Underlines, tables, grids
+        if not re.search(r"\w", words) or words[0] in "|+" or re.match(r"=+ |-+ -", words):
             if not re.search(r"\w", words) and len(block) == 1 and len(words) > 2:
                 block.clear()  # the heading over an underline
             close()
             continue
-        if term := TERM.fullmatch(words):  # numpy style: `x : array_like`, its description indented below
-            deeper = number + 1 < len(lines) and len(lines[number + 1]) - len(lines[number + 1].lstrip()) > indent
+        # numpy style: `x : array_like`, its description indented below
+        if term := TERM.fullmatch(words):
+            deeper = (
+                number + 1 < len(lines)
+                and len(lines[number + 1]) - len(lines[number + 1].lstrip()) > indent
+            )
             words = f"{term[1]}:" if deeper else words
-        if block and (indent not in ((start, hang) if len(block) == 1 or start == hang else (hang,)) or ITEM.match(words)):
+        if block and (
+            indent not in ((start, hang) if len(block) == 1 or start == hang else (hang,))
+            or ITEM.match(words)
+        ):
             if len(block) == 1 and indent > start and not ITEM.match(words):
                 hang = indent
             else:
@@ -252,5 +331,6 @@ def _is_prose(paragraph: str) -> bool:
     return (
         len(words) >= 4
         and not re.search(r"[{}\\]|\w\(\w+=|^(from|import) | = \w+[.(]", paragraph)
-        and sum(word.strip(".,;:()'\"").replace("-", "").isalpha() for word in words) >= 0.7 * len(words)
+        and sum(word.strip(".,;:()'\"").replace("-", "").isalpha() for word in words)
+        >= 0.7 * len(words)
     )

@@ -22,15 +22,23 @@ from typing import Any, ClassVar
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import disable_progress_bars, httpx, parse_ratelimit_headers  # type: ignore[attr-defined]
 
 from antimatter import files, retries
 from antimatter.data.documents import Document, write_file
 from antimatter.data.sources.config import LIST, HubConfig, HubDataSet, page_of
+from antimatter.errors import UserError
 
 TRIES = 20  # of one request, then the run ends: about a quarter of an hour
-FIRST_TRIES = 3  # as long as the hub has never answered: that is rather a wrong setting than a fault that passes
+# As long as the hub has never answered: that is rather a wrong setting than a fault that passes
+FIRST_TRIES = 3
 FIRST_PAUSE = 1.0  # seconds before the second try; each pause is twice the one before ...
 LONGEST_PAUSE = 60.0  # ... up to this, unless the hub asks for more, up to retries.LONGEST
 TIMEOUT = 30.0  # seconds without a byte
@@ -65,13 +73,18 @@ def lanes(config: HubConfig) -> list[Lane]:
         OSError: the hub cannot be reached.
     """
     if not config.data_sets:
-        raise ValueError("raw.hub.data_sets must name at least one data set when source is hub, got none")
+        raise UserError(
+            "raw.hub.data_sets must name at least one data set when source is hub, got none"
+        )
     weights = sum(data_set.weight for data_set in config.data_sets)
     found = []
     for number, data_set in enumerate(config.data_sets):
         of = min(config.lanes, files_of(data_set))
         share = round(config.total_mb * 1e6 * data_set.weight / weights / of)
-        found += [Lane(data_set=data_set, number=number, index=index, of=of, bytes=share) for index in range(of)]
+        found += [
+            Lane(data_set=data_set, number=number, index=index, of=of, bytes=share)
+            for index in range(of)
+        ]
     return found
 
 
@@ -100,25 +113,49 @@ def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], Non
     _Client.reached = True  # lanes() has reached it: whatever fails now may pass
     name = f"{lane.number:03d}-{lane.index:05d}"
     identity = {**asdict(lane), "file_mb": file_mb}
-    note: dict[str, Any] = {"identity": identity, "ended": False, "place": None, "report": {"files": 0, "documents": 0, "bytes": 0}}
+    note: dict[str, Any] = {
+        "identity": identity,
+        "ended": False,
+        "place": None,
+        "report": {"files": 0, "documents": 0, "bytes": 0},
+    }
     path = folder / f"{name}.json"
     if path.exists():
         note = files.read_json(path)
         if note["identity"] != identity:
-            raise ValueError(f"{path} was left by a run with other parameters: delete {folder}")
+            raise UserError(f"{path} was left by a run with other parameters: delete {folder}")
     report = LaneReport(**note["report"])
     if note["ended"]:
         return report
-    dataset = _open(lane.data_set).shard(lane.of, lane.index).select_columns([lane.data_set.text_column])
+    dataset = (
+        _open(lane.data_set).shard(lane.of, lane.index).select_columns([lane.data_set.text_column])
+    )
     left = lane.documents - report.documents
     documents = islice(_documents(dataset, lane, note["place"], report.documents), left)
     ended = False
     while not ended:
         limit = min(file_mb * 1e6, lane.bytes - report.bytes)
-        number, size = write_file(documents, folder / f"{name}-{report.files:05d}.parquet", limit, partial(_say_sum, say, report.bytes))
-        report = LaneReport(files=report.files + (number > 0), documents=report.documents + number, bytes=report.bytes + size)
+        number, size = write_file(
+            documents,
+            folder / f"{name}-{report.files:05d}.parquet",
+            limit,
+            partial(_say_sum, say, report.bytes),
+        )
+        report = LaneReport(
+            files=report.files + (number > 0),
+            documents=report.documents + number,
+            bytes=report.bytes + size,
+        )
         ended = number == 0 or report.bytes >= lane.bytes
-        files.write_json(path, {"identity": identity, "ended": ended, "place": dataset.state_dict(), "report": asdict(report)})
+        files.write_json(
+            path,
+            {
+                "identity": identity,
+                "ended": ended,
+                "place": dataset.state_dict(),
+                "report": asdict(report),
+            },
+        )
     return report
 
 
@@ -155,7 +192,9 @@ def _documents(dataset: Any, lane: Lane, place: Any, before: int) -> Iterator[Do
             fault = f"{_Client.asked} cannot be read after row {row:,} of lane {lane.index} ({_line(error)})"
             if failed == row:
                 fix = f"take another revision, or tell its owner at {page_of(data_set.name)}/discussions"
-                raise ValueError(f"{data_set.stage}.hub: {fault}, twice: the file is broken; {fix}") from None
+                raise UserError(
+                    f"{data_set.stage}.hub: {fault}, twice: the file is broken; {fix}"
+                ) from None
             failed = row
             print(f"{data_set.stage}: {fault}; reading it once more", file=sys.stderr, flush=True)
 
@@ -184,7 +223,8 @@ def _open(data_set: HubDataSet) -> Any:
     try:
         if api.dataset_info(data_set.name, revision=data_set.revision).gated:
             api.auth_check(data_set.name, repo_type="dataset")
-        with TemporaryDirectory() as empty:  # else, when the hub fails, it takes whatever revision its cache holds
+        # Else, when the hub fails, it takes whatever revision its cache holds
+        with TemporaryDirectory() as empty:
             builder = datasets.load_dataset_builder(
                 f"hf://datasets/{data_set.name}",  # never a folder of that name
                 data_set.config,
@@ -196,7 +236,9 @@ def _open(data_set: HubDataSet) -> Any:
         dataset = builder.as_streaming_dataset(data_set.split)
         if features := dataset.features:  # unknown for some JSON; then the rows tell
             if column not in features:
-                raise _Refusal(f"has no column `{column}`: set {data_set.column_key} to one of {', '.join(features)}")
+                raise _Refusal(
+                    f"has no column `{column}`: set {data_set.column_key} to one of {', '.join(features)}"
+                )
             if not data_set.takes(held := getattr(features[column], "dtype", LIST)):
                 raise _Refusal(data_set.refused(held))
         if builder.name == "parquet":
@@ -205,7 +247,9 @@ def _open(data_set: HubDataSet) -> Any:
             dataset = builder.as_streaming_dataset(data_set.split)
         return dataset
     except Exception as error:
-        raise _refusal(error, data_set) or ValueError(f"{data_set.stage}.hub: {data_set.name} cannot be streamed: {_line(error)}") from None
+        raise _refusal(error, data_set) or ValueError(
+            f"{data_set.stage}.hub: {data_set.name} cannot be streamed: {_line(error)}"
+        ) from None
 
 
 def _tables(paths: list[str], column: str) -> Iterator[tuple[tuple[int, int], pa.Table]]:
@@ -216,7 +260,11 @@ def _tables(paths: list[str], column: str) -> Iterator[tuple[tuple[int, int], pa
     """
     for number, path in enumerate(paths):
         with huggingface_hub.HfFileSystem().open(path, "rb") as file:
-            for index, batch in enumerate(pq.ParquetFile(file, pre_buffer=False).iter_batches(1000, columns=[column], use_threads=False)):
+            for index, batch in enumerate(
+                pq.ParquetFile(file, pre_buffer=False).iter_batches(
+                    1000, columns=[column], use_threads=False
+                )
+            ):
                 yield (number, index), pa.Table.from_batches([batch])
 
 
@@ -226,26 +274,43 @@ class _Refusal(Exception):
 
 def _refusal(error: Exception, data_set: HubDataSet) -> Exception | None:
     """What no further try mends, as one line with the way out."""
-    key, name, page, words = f"{data_set.stage}.hub", data_set.name, page_of(data_set.name), str(error)
+    key, name, page, words = (
+        f"{data_set.stage}.hub",
+        data_set.name,
+        page_of(data_set.name),
+        str(error),
+    )
     known = ", ".join(re.findall(r"'([^']+)'", words.partition("vailable")[2]))
     if _Client.failed:  # whatever was made of it on the way
         return _Client.failed
     if isinstance(error, GatedRepoError):
-        return PermissionError(f"{key}: {name} is gated: accept its terms at {page} and set HF_TOKEN to a token of that account")
+        return PermissionError(
+            f"{key}: {name} is gated: accept its terms at {page} and set HF_TOKEN to a token of that account"
+        )
     if isinstance(error, RevisionNotFoundError):
-        return ValueError(f"{key}: {name} has no revision {data_set.revision}: take a commit from {page}/commits/main")
+        return ValueError(
+            f"{key}: {name} has no revision {data_set.revision}: take a commit from {page}/commits/main"
+        )
     if isinstance(error, RepositoryNotFoundError):
-        return ValueError(f"{key}: {name} does not exist, or is private: correct the name, or set HF_TOKEN to a token that may read it")
+        return ValueError(
+            f"{key}: {name} does not exist, or is private: correct the name, or set HF_TOKEN to a token that may read it"
+        )
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return PermissionError(
             f"{key}: the hub refuses {_Client.asked} (HTTP {error.response.status_code}): renew or unset HF_TOKEN, see https://huggingface.co/settings/tokens"
         )
     if isinstance(error, HfHubHTTPError):
-        return OSError(f"{key}: the hub answers HTTP {error.response.status_code} for {_Client.asked}: check name and revision, and HF_ENDPOINT")
+        return OSError(
+            f"{key}: the hub answers HTTP {error.response.status_code} for {_Client.asked}: check name and revision, and HF_ENDPOINT"
+        )
     if words.startswith("BuilderConfig"):
-        return ValueError(f"{key}: {name} has no config {data_set.config}: set config to one of {known}")
+        return ValueError(
+            f"{key}: {name} has no config {data_set.config}: set config to one of {known}"
+        )
     if words.startswith("Bad split"):
-        return ValueError(f"{key}: {name} has no split {data_set.split}: set split to one of {known}")
+        return ValueError(
+            f"{key}: {name} has no split {data_set.split}: set split to one of {known}"
+        )
     if isinstance(error, _Refusal):
         return ValueError(f"{key}: {name}: {words}")
     return None
@@ -259,7 +324,8 @@ class _Client(httpx.Client):
     """The HTTP client of huggingface_hub, with patience. The body is read here too, where a break in it can be mended."""
 
     reached: ClassVar[bool] = False  # the hub has answered
-    failed: ClassVar[OSError | None] = None  # what it gave up with; kept because the layers above may swallow it
+    # What it gave up with; kept because the layers above may swallow it
+    failed: ClassVar[OSError | None] = None
     asked: ClassVar[str] = ""  # the file of the last request
     stage: ClassVar[str] = HubDataSet.stage  # for whom it asks ...
     instead: ClassVar[str] = HubDataSet.instead  # ... and what else that one can do
@@ -270,7 +336,9 @@ class _Client(httpx.Client):
         cls.failed, cls.stage, cls.instead = None, data_set.stage, data_set.instead
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        asked = _Client.asked = re.sub(r"^/(api/)?datasets/|/(resolve|tree|revision)/[0-9a-f]{40}", "", request.url.path)
+        asked = _Client.asked = re.sub(
+            r"^/(api/)?datasets/|/(resolve|tree|revision)/[0-9a-f]{40}", "", request.url.path
+        )
         request.extensions["timeout"] = httpx.Timeout(TIMEOUT).as_dict()
         key = f"{_Client.stage}.hub"
         tries = 0
@@ -285,7 +353,9 @@ class _Client(httpx.Client):
                     return response
                 wish = _wish(response)
             except OfflineModeIsEnabled:
-                _Client.failed = OSError(f"{key}: HF_HUB_OFFLINE forbids the network: unset it, or {_Client.instead}")
+                _Client.failed = OSError(
+                    f"{key}: HF_HUB_OFFLINE forbids the network: unset it, or {_Client.instead}"
+                )
                 break
             except (httpx.TransportError, httpx.DecodingError) as error:
                 fault = f"{type(error).__name__}: {_line(error)}"
@@ -298,10 +368,16 @@ class _Client(httpx.Client):
                 wait = f"the hub asks to wait {retries.span(wish)}"
                 _Client.failed = OSError(f"{key}: {asked}: {fault}; {wait}: {fix}")
             elif tries >= TRIES:
-                _Client.failed = OSError(f"{key}: {asked} failed {tries} times ({fault}): what was read is kept, run again to go on")
+                _Client.failed = OSError(
+                    f"{key}: {asked} failed {tries} times ({fault}): what was read is kept, run again to go on"
+                )
             else:
                 pause = max(wish, min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE))
-                print(f"{_Client.stage}: {asked}: {fault}; try {tries + 1} of {TRIES} in {pause:.0f} s", file=sys.stderr, flush=True)
+                print(
+                    f"{_Client.stage}: {asked}: {fault}; try {tries + 1} of {TRIES} in {pause:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 time.sleep(pause)
         raise _Client.failed
 
@@ -311,7 +387,11 @@ def _fault(request: httpx.Request, response: httpx.Response) -> str:
     if response.status_code in PASSING:
         return f"HTTP {response.status_code} {response.reason_phrase}"
     wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
-    if wanted and response.is_success and len(response.content) != (length := int(wanted[2]) - int(wanted[1]) + 1):
+    if (
+        wanted
+        and response.is_success
+        and len(response.content) != (length := int(wanted[2]) - int(wanted[1]) + 1)
+    ):
         return f"{len(response.content):,} bytes came instead of {length:,}"
     return ""
 
@@ -327,13 +407,21 @@ def _wish(response: httpx.Response) -> float:
 # ---- JSON can escape half a surrogate pair, "\ud83d", which is no text and stops Arrow
 
 MENDED = "json_without_half_surrogates"
-ESCAPES = re.compile(r"\\\\|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|\\u[dD][89a-fA-F][\da-fA-F]{2}")  # the last is the half
+# The last is the half
+ESCAPES = re.compile(
+    r"\\\\|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|\\u[dD][89a-fA-F][\da-fA-F]{2}"
+)
 
 
 def _codec(name: str) -> codecs.CodecInfo | None:
     if name != MENDED:
         return None
-    return codecs.CodecInfo(codecs.utf_8_encode, _mend, incrementaldecoder=codecs.getincrementaldecoder("utf-8"), name=MENDED)
+    return codecs.CodecInfo(
+        codecs.utf_8_encode,
+        _mend,
+        incrementaldecoder=codecs.getincrementaldecoder("utf-8"),
+        name=MENDED,
+    )
 
 
 def _mend(content: Any, errors: str = "strict") -> tuple[str, int]:

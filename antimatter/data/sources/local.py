@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from antimatter.data.documents import Document
 from antimatter.data.sources.paths import Part, kind_of, located
+from antimatter.errors import UserError
 
 
 def plain(text: str) -> str:
@@ -41,15 +42,15 @@ def faults(path: str, key: str, at: Position) -> Iterator[None]:
         yield
     except json.JSONDecodeError as error:
         fix = f"correct the line, or take the file out of {key}"
-        raise ValueError(f"{path}, line {at.number} is not JSON ({error}): {fix}") from None
+        raise UserError(f"{path}, line {at.number} is not JSON ({error}): {fix}") from None
     except UnicodeDecodeError as error:
         where = f" in line {at.number}" if at.number else ""
         fix = f"convert it, or take it out of {key}"
-        raise ValueError(f"{path} is not UTF-8 text{where} ({error}): {fix}") from None
+        raise UserError(f"{path} is not UTF-8 text{where} ({error}): {fix}") from None
     except (pa.ArrowException, OSError) as error:
         fault = str(error).splitlines()[0]
         fix = "it is broken; fetch it again"
-        raise ValueError(f"{path} cannot be read after row {at.number} ({fault}): {fix}") from None
+        raise UserError(f"{path} cannot be read after row {at.number} ({fault}): {fix}") from None
 
 
 def unpacked(path: str, packing: str) -> pa.NativeFile:
@@ -75,7 +76,7 @@ def read(part: Part) -> Iterator[Document]:
             found = True
             yield Document(f"{path}:{number}", text, config.pattern, config.licence)
         if not found:
-            raise ValueError(f"{path} is empty: delete it, or take it out of {part.key}")
+            raise UserError(f"{path} is empty: delete it, or take it out of {part.key}")
 
 
 def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
@@ -86,8 +87,12 @@ def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
         if kind == "parquet":
             table = pq.ParquetFile(located(path))
             _require(column, table.schema_arrow.names, path, key)
-            if not pa.types.is_string(held := table.schema_arrow.field(column).type) and not pa.types.is_large_string(held):
-                raise ValueError(f"{path}: `{column}` must be text, it holds {held}: set text_column of {key} to another")
+            if not pa.types.is_string(
+                held := table.schema_arrow.field(column).type
+            ) and not pa.types.is_large_string(held):
+                raise UserError(
+                    f"{path}: `{column}` must be text, it holds {held}: set text_column of {key} to another"
+                )
             for batch in table.iter_batches(1000, columns=[column]):
                 for text in batch.column(0).to_pylist():
                     at.number += 1
@@ -101,12 +106,21 @@ def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
                 at.number += 1
                 if line.strip():
                     row = json.loads(line)
-                    _require(column, row if isinstance(row, dict) else (), f"{path}, line {at.number}", key)
+                    _require(
+                        column,
+                        row if isinstance(row, dict) else (),
+                        f"{path}, line {at.number}",
+                        key,
+                    )
                     if not isinstance(row[column], str | None):
-                        raise ValueError(f"{path}, line {at.number}: `{column}` must be text, got {row[column]!r:.60}")
+                        raise UserError(
+                            f"{path}, line {at.number}: `{column}` must be text, got {row[column]!r:.60}"
+                        )
                     yield at.number, whole(row[column] or "")
 
 
 def _require(column: str, names: Iterable[str], where: str, key: str) -> None:
     if column not in names:
-        raise ValueError(f"{where} has no column `{column}`: set text_column of {key} to one of {', '.join(names) or '(it holds no columns)'}")
+        raise UserError(
+            f"{where} has no column `{column}`: set text_column of {key} to one of {', '.join(names) or '(it holds no columns)'}"
+        )

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-KIND = re.compile(r"\.(jsonl?|txt)(\.gz|\.zst)?$|\.(parquet)$")  # how the names of the files end that can be read here
+from antimatter.errors import UserError
+
+# How the names of the files end that can be read here
+KIND = re.compile(r"\.(jsonl?|txt)(\.gz|\.zst)?$|\.(parquet)$")
 STDIN = "-"  # a pattern: standard input
 
 
@@ -73,7 +76,12 @@ def matches(pattern: str) -> list[str]:
     """The files that a glob pattern names in any of the roots, sorted: the same names whichever
     root has them.
     """
-    found = {name for root in roots() for name in glob.glob(pattern, root_dir=root, recursive=True) if located(name).is_file()}
+    found = {
+        name
+        for root in roots()
+        for name in glob.glob(pattern, root_dir=root, recursive=True)
+        if located(name).is_file()
+    }
     return sorted(found)
 
 
@@ -110,7 +118,9 @@ def find(patterns: Sequence[str], key: str) -> list[tuple[str, bool]]:
             pattern = os.path.join(glob.escape(pattern), "**", "*")
         paths = matches(pattern)
         if not paths:
-            raise FileNotFoundError(f"{key}: {pattern} matches no file {searched()}: correct it, or put the files there")
+            raise FileNotFoundError(
+                f"{key}: {pattern} matches no file {searched()}: correct it, or put the files there"
+            )
         for name in paths:
             found.setdefault(name, False)
     return list(found.items())
@@ -120,4 +130,6 @@ def kind_of(path: str, key: str) -> tuple[str, str]:
     """What a file holds and how it is packed: ("jsonl", ".gz")."""
     if kind := KIND.search(path):
         return kind[1] or kind[3], kind[2] or ""
-    raise ValueError(f"{path} is of no known kind: {key} takes .jsonl, .json, .txt (each also .gz or .zst) and .parquet")
+    raise UserError(
+        f"{path} is of no known kind: {key} takes .jsonl, .json, .txt (each also .gz or .zst) and .parquet"
+    )

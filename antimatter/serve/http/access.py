@@ -14,8 +14,12 @@ import socket
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from antimatter.errors import UserError
+
 SHORTEST = 16  # characters of a token
-_NETLOC = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+_NETLOC = re.compile(
+    r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE
+)
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]*", re.ASCII)  # RFC 6750
 
 
@@ -32,13 +36,17 @@ def refusal(hosts: Sequence[str], origins: Sequence[str], allowed: Collection[st
     if len(hosts) != 1:
         return f"the request has {len(hosts)} Host headers, it needs one"
     name = _name(hosts[0])
-    if name is None or not (_is_address(name) or name in {"localhost", socket.gethostname().lower()} or name in allowed):
+    if name is None or not (
+        _is_address(name) or name in {"localhost", socket.gethostname().lower()} or name in allowed
+    ):
         return f"the host {_shown(hosts[0])} is not served here: start the server with --allow-host and that name if it is yours"
     if len(origins) > 1:
         return f"the request has {len(origins)} Origin headers, it may have one"
     for origin in origins:
         scheme, _, netloc = origin.lower().partition("://")
-        if scheme not in ("http", "https") or not (netloc == hosts[0].lower() or _name(netloc) in allowed):
+        if scheme not in ("http", "https") or not (
+            netloc == hosts[0].lower() or _name(netloc) in allowed
+        ):
             return f"the origin {_shown(origin)} is another site: open this server's own page, or start it with --allow-host if it is yours"
     return None
 
@@ -46,7 +54,7 @@ def refusal(hosts: Sequence[str], origins: Sequence[str], allowed: Collection[st
 def allowed(name: str) -> str:
     """The name as `refusal` wants it. Raises ValueError if it is none."""
     if not (found := _NETLOC.fullmatch(name)) or found[0] != (found[1] or found[2]):
-        raise ValueError(f"--allow-host must be a name alone, as chat.example.org, got {name!r}")
+        raise UserError(f"--allow-host must be a name alone, as chat.example.org, got {name!r}")
     return name.lower()
 
 
@@ -78,24 +86,32 @@ def token(file: Path | None, environ: Mapping[str, str], needed: bool) -> str | 
         try:
             given, source = file.read_text(encoding="utf-8").strip(), str(file)
         except UnicodeDecodeError:
-            raise ValueError(f"{file} is not text: it must hold the token alone") from None
+            raise UserError(f"{file} is not text: it must hold the token alone") from None
         except FileNotFoundError:
-            raise FileNotFoundError(f"{file} is missing: --token-file must name a file that holds the token alone") from None
+            raise FileNotFoundError(
+                f"{file} is missing: --token-file must name a file that holds the token alone"
+            ) from None
     elif "ANTIMATTER_TOKEN" in environ:
         given, source = environ["ANTIMATTER_TOKEN"].strip(), "ANTIMATTER_TOKEN"
     else:
         return secrets.token_urlsafe(32) if needed else None
     if not _TOKEN.fullmatch(given):
-        raise ValueError(f"the token in {source} has a character that no header can carry: letters, digits and -._~+/= are good")
+        raise UserError(
+            f"the token in {source} has a character that no header can carry: letters, digits and -._~+/= are good"
+        )
     if len(given) < SHORTEST:
-        raise ValueError(f"the token in {source} has {len(given)} characters, it needs {SHORTEST}: `openssl rand -hex 24` makes a good one")
+        raise UserError(
+            f"the token in {source} has {len(given)} characters, it needs {SHORTEST}: `openssl rand -hex 24` makes a good one"
+        )
     return given
 
 
 def is_authorised(headers: Sequence[str], token: str) -> bool:
     """Whether the Authorization headers are one that carries the token. Takes the same time for a wrong token, however much of it is right."""
     scheme, _, given = (headers[0] if len(headers) == 1 else "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode())
+    return scheme.lower() == "bearer" and hmac.compare_digest(
+        given.strip().encode("utf-8", "surrogateescape"), token.encode()
+    )
 
 
 def security_headers(page: str) -> dict[str, str]:
@@ -104,11 +120,20 @@ def security_headers(page: str) -> dict[str, str]:
     Raises:
         ValueError: the page has not exactly one <style> and one <script>.
     """
-    policy = ["default-src 'none'", "connect-src 'self'", "img-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"]
+    policy = [
+        "default-src 'none'",
+        "connect-src 'self'",
+        "img-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
     for element in ("script", "style"):
         found = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
         if len(found) != 1:
-            raise ValueError(f"the chat page must have one <{element}> element without attributes, it has {len(found)}")
+            raise UserError(
+                f"the chat page must have one <{element}> element without attributes, it has {len(found)}"
+            )
         digest = base64.b64encode(hashlib.sha256(found[0].encode()).digest()).decode()
         policy.append(f"{element}-src 'sha256-{digest}'")
     return {

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from antimatter.chat.template import Message
+from antimatter.errors import UserError
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import ChatFacts
 from antimatter.serve.backend import Finish
@@ -22,7 +23,8 @@ ROLES = ("system", "user", "assistant")
 MOST_MESSAGES, MOST_STOPS, LONGEST_STOP = 1000, 16, 256
 _NUMBERS = {"temperature": "temperature", "top_p": "top_p", "repeat_penalty": "repeat_penalty"}
 _INTEGERS = {"top_k": "top_k", "max_tokens": "num_predict", "max_completion_tokens": "num_predict"}
-_IGNORED = {"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}  # change nothing in the answer
+# Change nothing in the answer
+_IGNORED = {"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
 _FIXED: dict[str, list[Any]] = {  # OpenAI's, with the values that ask for what is done anyway
     "best_of": [1],
     "echo": [False],
@@ -41,7 +43,17 @@ _FIXED: dict[str, list[Any]] = {  # OpenAI's, with the values that ask for what 
     "tools": [[]],
     "top_logprobs": [0],
 }
-_OWN = {"messages", "prompt", "model", "seed", "stop", "stream", "stream_options", *_NUMBERS, *_INTEGERS}
+_OWN = {
+    "messages",
+    "prompt",
+    "model",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    *_NUMBERS,
+    *_INTEGERS,
+}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -61,17 +73,36 @@ def parse(body: bytes, chat: bool, defaults: OllamaConfig) -> Request:
         ValueError: one line that names the key and its value.
         LookupError: it asks for a model that is not served.
     """
-    given = {key: value for key, value in _object(body).items() if value is not None or key not in _OWN | _IGNORED | set(_FIXED)}
+    given = {
+        key: value
+        for key, value in _object(body).items()
+        if value is not None or key not in _OWN | _IGNORED | set(_FIXED)
+    }
     for key, value in given.items():
         if key not in _OWN | _IGNORED | set(_FIXED) or key == ("prompt" if chat else "messages"):
-            raise ValueError(f"the key {_shown(key)} is not known here: leave it out")
+            raise UserError(f"the key {_shown(key)} is not known here: leave it out")
         if key in _FIXED and not any(_same(value, fixed) for fixed in _FIXED[key]):
-            raise ValueError(f"{key} {_shown(value)} is not supported: leave it out")
-    if _text(given.get("model", defaults.name), "model") not in (defaults.name, f"{defaults.name}:latest"):
-        raise LookupError(f"the model {_shown(given['model'])} does not exist: this server has {defaults.name}")
-    messages = _messages(given.get("messages")) if chat else [Message("user", _text(given.get("prompt"), "prompt"))]
+            raise UserError(f"{key} {_shown(value)} is not supported: leave it out")
+    if _text(given.get("model", defaults.name), "model") not in (
+        defaults.name,
+        f"{defaults.name}:latest",
+    ):
+        raise LookupError(
+            f"the model {_shown(given['model'])} does not exist: this server has {defaults.name}"
+        )
+    messages = (
+        _messages(given.get("messages"))
+        if chat
+        else [Message("user", _text(given.get("prompt"), "prompt"))]
+    )
     _stream_options(given.get("stream_options", {}))
-    return Request(chat, messages, _config(given, defaults), _seed(given.get("seed")), _boolean(given.get("stream", False), "stream"))
+    return Request(
+        chat,
+        messages,
+        _config(given, defaults),
+        _seed(given.get("seed")),
+        _boolean(given.get("stream", False), "stream"),
+    )
 
 
 @dataclass
@@ -86,23 +117,38 @@ class Answer:
 
     @classmethod
     def begin(cls, asked: Request, model: str) -> "Answer":
-        return cls(asked.chat, model, f"{'chatcmpl' if asked.chat else 'cmpl'}-{secrets.token_hex(12)}", int(time.time()))
+        return cls(
+            asked.chat,
+            model,
+            f"{'chatcmpl' if asked.chat else 'cmpl'}-{secrets.token_hex(12)}",
+            int(time.time()),
+        )
 
     def whole(self, text: str, finish: Finish) -> dict[str, Any]:
         said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         return self._object("chat.completion", said, finish)
 
     def first(self) -> dict[str, Any]:
-        said: dict[str, Any] = {"delta": {"role": "assistant", "content": ""}} if self.chat else {"text": ""}
-        return self._object("chat.completion.chunk", said) | {"antimatter": {"dropped_turns": self.dropped}}
+        said: dict[str, Any] = (
+            {"delta": {"role": "assistant", "content": ""}} if self.chat else {"text": ""}
+        )
+        return self._object("chat.completion.chunk", said) | {
+            "antimatter": {"dropped_turns": self.dropped}
+        }
 
     def piece(self, text: str) -> dict[str, Any]:
-        return self._object("chat.completion.chunk", {"delta": {"content": text}} if self.chat else {"text": text})
+        return self._object(
+            "chat.completion.chunk", {"delta": {"content": text}} if self.chat else {"text": text}
+        )
 
     def last(self, finish: Finish) -> dict[str, Any]:
-        return self._object("chat.completion.chunk", {"delta": {}} if self.chat else {"text": ""}, finish)
+        return self._object(
+            "chat.completion.chunk", {"delta": {}} if self.chat else {"text": ""}, finish
+        )
 
-    def _object(self, kind: str, said: dict[str, Any], finish: Finish | None = None) -> dict[str, Any]:
+    def _object(
+        self, kind: str, said: dict[str, Any], finish: Finish | None = None
+    ) -> dict[str, Any]:
         value = {
             "id": self.id,
             "object": kind if self.chat else "text_completion",
@@ -111,8 +157,15 @@ class Answer:
             "choices": [{"index": 0, **said, "finish_reason": finish.reason if finish else None}],
         }
         if finish:
-            counts = {"prompt_tokens": finish.prompt_tokens, "completion_tokens": finish.completion_tokens}
-            speed = round(finish.tokens_per_second, 1) if math.isfinite(finish.tokens_per_second) else 0.0
+            counts = {
+                "prompt_tokens": finish.prompt_tokens,
+                "completion_tokens": finish.completion_tokens,
+            }
+            speed = (
+                round(finish.tokens_per_second, 1)
+                if math.isfinite(finish.tokens_per_second)
+                else 0.0
+            )
             value["usage"] = counts | {"total_tokens": sum(counts.values())}
             value["antimatter"] = {"tokens_per_second": speed, "dropped_turns": self.dropped}
         return value
@@ -151,58 +204,82 @@ def _object(body: bytes) -> dict[str, Any]:
         seen: dict[str, Any] = {}
         for key, value in pairs:
             if key in seen:
-                raise ValueError(f"the key {_shown(key)} stands twice")
+                raise UserError(f"the key {_shown(key)} stands twice")
             seen[key] = value
         return seen
 
     def finite(text: str) -> float:
         if not math.isfinite(float(text)):
-            raise ValueError(f"{text[:40]} is no number that can be computed with")
+            raise UserError(f"{text[:40]} is no number that can be computed with")
         return float(text)
 
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        value = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_float=finite,
+            parse_constant=finite,
+        )
     except UnicodeDecodeError as error:
-        raise ValueError(f"the body is not UTF-8, see byte {error.start}") from None
+        raise UserError(f"the body is not UTF-8, see byte {error.start}") from None
     except RecursionError:
-        raise ValueError("the body is nested too deeply") from None
+        raise UserError("the body is nested too deeply") from None
     except ValueError as error:  # also: more than 4,300 digits
-        raise ValueError(f"the body is not JSON that can be used: {error}") from None
+        raise UserError(f"the body is not JSON that can be used: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"the body must be a JSON object, got {_shown(value)}")
+        raise UserError(f"the body must be a JSON object, got {_shown(value)}")
     return value
 
 
 def _messages(value: Any) -> list[Message]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"messages must be a list with at least one message, got {_shown(value)}")
+        raise UserError(f"messages must be a list with at least one message, got {_shown(value)}")
     if len(value) > MOST_MESSAGES:
-        raise ValueError(f"messages must be at most {MOST_MESSAGES}, got {len(value)}")
+        raise UserError(f"messages must be at most {MOST_MESSAGES}, got {len(value)}")
     return [_message(message, f"messages[{i}]") for i, message in enumerate(value)]
 
 
 def _message(value: Any, name: str) -> Message:
     if not isinstance(value, dict):
-        raise ValueError(f'{name} must be an object like {{"role": "user", "content": "text"}}, got {_shown(value)}')
+        raise UserError(
+            f'{name} must be an object like {{"role": "user", "content": "text"}}, got {_shown(value)}'
+        )
     for key in value:
-        if key not in ("role", "content") and value[key] is not None:  # null is how a client's library sends what it has not
-            raise ValueError(f"{name} has the key {_shown(key)}, which is not known here: leave it out")
+        # Null is how a client's library sends what it has not
+        if key not in ("role", "content") and value[key] is not None:
+            raise UserError(
+                f"{name} has the key {_shown(key)}, which is not known here: leave it out"
+            )
     if value.get("role") not in ROLES:
-        raise ValueError(f"{name}.role must be {', '.join(ROLES)}, got {_shown(value.get('role'))}")
+        raise UserError(f"{name}.role must be {', '.join(ROLES)}, got {_shown(value.get('role'))}")
     return Message(value["role"], _text(value.get("content"), f"{name}.content"))
 
 
 def _config(given: dict[str, Any], defaults: OllamaConfig) -> OllamaConfig:
-    changes: dict[str, Any] = {_NUMBERS[key]: _number(given[key], key) for key in _NUMBERS if key in given}
-    if len(limits := [key for key in _INTEGERS if _INTEGERS[key] == "num_predict" and key in given]) > 1:
-        raise ValueError(f"{' and '.join(limits)} mean the same: leave one out")
-    changes |= {_INTEGERS[key]: _integer(given[key], key, 0, 2**31 - 1) for key in _INTEGERS if key in given}
-    if not 0.01 <= changes.get("repeat_penalty", 1) <= 100:  # beyond, llama.cpp's float32 ends in infinity
-        raise ValueError(f"repeat_penalty must lie in [0.01, 100], got {_shown(given['repeat_penalty'])}")
+    changes: dict[str, Any] = {
+        _NUMBERS[key]: _number(given[key], key) for key in _NUMBERS if key in given
+    }
+    if (
+        len(
+            limits := [key for key in _INTEGERS if _INTEGERS[key] == "num_predict" and key in given]
+        )
+        > 1
+    ):
+        raise UserError(f"{' and '.join(limits)} mean the same: leave one out")
+    changes |= {
+        _INTEGERS[key]: _integer(given[key], key, 0, 2**31 - 1) for key in _INTEGERS if key in given
+    }
+    # Beyond, llama.cpp's float32 ends in infinity
+    if not 0.01 <= changes.get("repeat_penalty", 1) <= 100:
+        raise UserError(
+            f"repeat_penalty must lie in [0.01, 100], got {_shown(given['repeat_penalty'])}"
+        )
     try:
         config = replace(defaults, **changes)
     except ValueError as error:
-        raise ValueError(str(error).replace("num_predict", limits[0] if limits else "max_tokens")[:300]) from None
+        raise UserError(
+            str(error).replace("num_predict", limits[0] if limits else "max_tokens")[:300]
+        ) from None
     # Past the checks: line breaks and quotes, which a Modelfile cannot hold, are good in JSON
     object.__setattr__(config, "stop", (*defaults.stop, *_stops(given.get("stop", []))))
     return config
@@ -211,18 +288,20 @@ def _config(given: dict[str, Any], defaults: OllamaConfig) -> OllamaConfig:
 def _stops(value: Any) -> Sequence[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list):
-        raise ValueError(f"stop must be a text or a list of texts, got {_shown(value)}")
+        raise UserError(f"stop must be a text or a list of texts, got {_shown(value)}")
     if len(texts) > MOST_STOPS:
-        raise ValueError(f"stop must be at most {MOST_STOPS} texts, got {len(texts)}")
+        raise UserError(f"stop must be at most {MOST_STOPS} texts, got {len(texts)}")
     for i, text in enumerate(texts):
         if not 1 <= len(_text(text, f"stop[{i}]")) <= LONGEST_STOP:
-            raise ValueError(f"stop[{i}] must have 1 to {LONGEST_STOP} characters, got {len(text)}")
+            raise UserError(f"stop[{i}] must have 1 to {LONGEST_STOP} characters, got {len(text)}")
     return cast(list[str], texts)
 
 
 def _stream_options(value: Any) -> None:
     if not isinstance(value, dict) or not set(value) <= {"include_usage", "include_obfuscation"}:
-        raise ValueError(f'stream_options must be like {{"include_usage": true}}, got {_shown(value)}')
+        raise UserError(
+            f'stream_options must be like {{"include_usage": true}}, got {_shown(value)}'
+        )
     for key in value:
         _boolean(value[key], f"stream_options.{key}")  # usage comes anyway
 
@@ -234,29 +313,29 @@ def _seed(value: Any) -> int | None:
 
 def _integer(value: Any, name: str, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name} must be an integer, got {_shown(value)}")
+        raise UserError(f"{name} must be an integer, got {_shown(value)}")
     if not least <= value <= most:
-        raise ValueError(f"{name} must lie in [{least}, {most}], got {_shown(value)}")
+        raise UserError(f"{name} must lie in [{least}, {most}], got {_shown(value)}")
     return value
 
 
 def _number(value: Any, name: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a number, got {_shown(value)}")
+        raise UserError(f"{name} must be a number, got {_shown(value)}")
     return value
 
 
 def _boolean(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {_shown(value)}")
+        raise UserError(f"{name} must be true or false, got {_shown(value)}")
     return value
 
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text, got {_shown(value)}")
+        raise UserError(f"{name} must be a text, got {_shown(value)}")
     if found := _SURROGATE.search(value):
-        raise ValueError(f"{name} holds half a character, \\u{ord(found[0]):04x}")
+        raise UserError(f"{name} holds half a character, \\u{ord(found[0]):04x}")
     return value
 
 

@@ -61,7 +61,9 @@ class _Tries:
         self.reached = self.reached or isinstance(error, _Busy)
         if not self.reached:
             fix = "without a network, give the archive as a file with --archive"
-            raise ConnectionError(f"{urlsplit(self._url).netloc} cannot be reached ({error}): {fix}")
+            raise ConnectionError(
+                f"{urlsplit(self._url).netloc} cannot be reached ({error}): {fix}"
+            )
         if wish > retries.LONGEST:
             asked = f"the server asks to wait {retries.span(wish)}"
             raise ConnectionError(f"{self._url}: {error}; {asked}: run again after that to go on")
@@ -126,7 +128,8 @@ def file(url: str, path: Path, say: Callable[[str], None], make_room: Callable[[
                     if size and not _continues(response, size, tag):
                         before = size = _empty(out)
                         digest = hashlib.sha256()
-                        if response.status == 206:  # a part of something else: ask again, for the whole
+                        # A part of something else: ask again, for the whole
+                        if response.status == 206:
                             continue
                     if not size:
                         _keep_tag(response, tag)
@@ -167,7 +170,11 @@ def _continues(response: Any, size: int, tag: Path) -> bool:
     """Whether the answer begins where the file here ends, and is of the same file: there are servers that know Range, but not If-Range."""
     known = tag.read_text(encoding="utf-8") if tag.is_file() else ""
     same = not known or response.headers.get("ETag", known) == known
-    return bool(response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {size}-") and same)
+    return bool(
+        response.status == 206
+        and response.headers.get("Content-Range", "").startswith(f"bytes {size}-")
+        and same
+    )
 
 
 def _keep_tag(response: Any, tag: Path) -> None:
@@ -192,7 +199,8 @@ def _empty(out: BinaryIO) -> int:
 @contextlib.contextmanager
 def _open(url: str, headers: dict[str, str]) -> Iterator[Any]:
     """The answer, after all redirections. Raises _Broken, _Absent, ConnectionError, or HTTPError 416."""
-    request = urllib.request.Request(url, headers={"User-Agent": "antimatter", **headers})  # urllib passes the Range on to where it is redirected
+    # urllib passes the Range on to where it is redirected
+    request = urllib.request.Request(url, headers={"User-Agent": "antimatter", **headers})
     try:
         response = urllib.request.urlopen(request, timeout=STALL)
     except urllib.error.HTTPError as error:
@@ -206,13 +214,17 @@ def _open(url: str, headers: dict[str, str]) -> Iterator[Any]:
         raise kind(f"{url}: {error.code} {error.reason}: is the address right?") from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError):
-            raise ConnectionError(f"{url}: the server's certificate or its TLS is no good ({error.reason})") from None
+            raise ConnectionError(
+                f"{url}: the server's certificate or its TLS is no good ({error.reason})"
+            ) from None
         raise _Broken(error.reason) from None
     except (http.client.HTTPException, OSError) as error:
         raise _Broken(error or type(error).__name__) from None
     with response:
         if urlsplit(url).scheme == "https" and urlsplit(response.url).scheme != "https":
-            raise ConnectionError(f"{url} leads to {response.url}, which is not encrypted: it is not followed")
+            raise ConnectionError(
+                f"{url} leads to {response.url}, which is not encrypted: it is not followed"
+            )
         yield response
 
 

@@ -24,6 +24,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from antimatter import files
+from antimatter.errors import UserError
 from antimatter.serve.ollama import download
 from antimatter.serve.ollama.download import megabytes
 
@@ -35,8 +36,10 @@ SHA256 = {  # of ollama-linux-<key>.tar.zst; see the decision record for where t
 }
 URL = "https://github.com/ollama/ollama/releases/download/v{version}/{name}"
 SUMS = "sha256sum.txt"  # beside the archives of every release: `<sha256>  ./<name>`
-_GPU = ("cuda", "rocm", "vulkan", "mlx")  # how folders of lib/ollama begin that a CPU has no use for
-_UNPACKED = {True: 0.3, False: 1.7}  # bytes on the disk for one of the archive, by cpu_only: 0.32.9 unpacks 1.42 GB to 2.25
+# How folders of lib/ollama begin that a CPU has no use for
+_GPU = ("cuda", "rocm", "vulkan", "mlx")
+# Bytes on the disk for one of the archive, by cpu_only: 0.32.9 unpacks 1.42 GB to 2.25
+_UNPACKED = {True: 0.3, False: 1.7}
 _ANSWER = 20.0  # seconds for `--version`
 
 
@@ -52,16 +55,30 @@ def find(prefix: Path, environ: Mapping[str, str]) -> Path | None:
 
 def version(binary: Path, environ: Mapping[str, str]) -> str | None:
     """What `--version` says; None if it is no Ollama, or does not run here."""
-    asked = {**environ, "OLLAMA_HOST": "127.0.0.1:0"}  # it would ask a running server first, and nobody listens at port 0
+    # It would ask a running server first, and nobody listens at port 0
+    asked = {**environ, "OLLAMA_HOST": "127.0.0.1:0"}
     try:
-        answer = subprocess.run([binary, "--version"], env=asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_ANSWER)
+        answer = subprocess.run(
+            [binary, "--version"],
+            env=asked,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER,
+        )
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     said = re.search(r"version is (\S+)", answer.stdout)
     return said[1] if said and answer.returncode == 0 else None
 
 
-def install(prefix: Path, archive: str, cpu_only: bool, say: Callable[[str], None], environ: Mapping[str, str] = os.environ) -> Path:
+def install(
+    prefix: Path,
+    archive: str,
+    cpu_only: bool,
+    say: Callable[[str], None],
+    environ: Mapping[str, str] = os.environ,
+) -> Path:
     """Unpacks a release into `prefix` and gives the path of its program. Interrupted, it leaves no half of an Ollama, and the next call goes on.
 
     Args:
@@ -77,14 +94,22 @@ def install(prefix: Path, archive: str, cpu_only: bool, say: Callable[[str], Non
         OSError: no room, or a place that cannot be written.
     """
     name = f"ollama-linux-{_architecture()}.tar.zst"
-    url = archive if re.match(r"https?://", archive) else "" if archive else URL.format(version=VERSION, name=name)
+    url = (
+        archive
+        if re.match(r"https?://", archive)
+        else ""
+        if archive
+        else URL.format(version=VERSION, name=name)
+    )
     if not url:
         _check_file(Path(archive))
     with _written(prefix):
         prefix.mkdir(parents=True, exist_ok=True)
         with files.lock(prefix / ".install.lock", f"an installation of Ollama into {prefix}"):
             if url:
-                local = _download(url, prefix, _expected(url if archive else "", say), cpu_only, say)
+                local = _download(
+                    url, prefix, _expected(url if archive else "", say), cpu_only, say
+                )
             else:
                 local = Path(archive)
                 _check_room(prefix, local.stat().st_size * _UNPACKED[cpu_only])
@@ -95,7 +120,9 @@ def install(prefix: Path, archive: str, cpu_only: bool, say: Callable[[str], Non
     binary = (prefix / "bin" / "ollama").absolute()
     found = version(binary, environ)
     if not found:
-        raise OSError(f"{binary} was installed, but does not run on this machine: `{binary} --version` shows why")
+        raise OSError(
+            f"{binary} was installed, but does not run on this machine: `{binary} --version` shows why"
+        )
     say(f"installed Ollama {found} in {prefix}{', for CPUs only' if cpu_only else ''}")
     return binary
 
@@ -104,7 +131,9 @@ def _architecture() -> str:
     known = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
     if sys.platform != "linux" or platform.machine() not in known:
         machine = f"{platform.system()} {platform.machine()}"
-        raise ValueError(f"Ollama has no release that installs here ({machine}): put an `ollama` on the PATH, or use `--engine embedded`")
+        raise UserError(
+            f"Ollama has no release that installs here ({machine}): put an `ollama` on the PATH, or use `--engine embedded`"
+        )
     return known[platform.machine()]
 
 
@@ -113,7 +142,9 @@ def _expected(url: str, say: Callable[[str], None]) -> str:
     if url:
         sums = download.text(f"{url.rpartition('/')[0]}/{SUMS}", say)
         if sums is not None and (listed := _listed(sums, _name(url))):
-            say(f"the checksum is taken from {SUMS} beside {url}, not from antimatter: it is as trustworthy as that server")
+            say(
+                f"the checksum is taken from {SUMS} beside {url}, not from antimatter: it is as trustworthy as that server"
+            )
             return listed
     return SHA256[_architecture()]
 
@@ -121,26 +152,40 @@ def _expected(url: str, say: Callable[[str], None]) -> str:
 def _listed(sums: str, name: str) -> str | None:
     for line in sums.splitlines():
         words = line.split()
-        if len(words) == 2 and words[1].removeprefix("*").removeprefix("./") == name and re.fullmatch(r"[0-9a-fA-F]{64}", words[0]):
+        if (
+            len(words) == 2
+            and words[1].removeprefix("*").removeprefix("./") == name
+            and re.fullmatch(r"[0-9a-fA-F]{64}", words[0])
+        ):
             return words[0].lower()
     return None
 
 
 def _check_file(archive: Path) -> None:
     if not archive.is_file():
-        raise FileNotFoundError(f"{archive} is no file: --archive wants a release of Ollama, such as ollama-linux-amd64.tar.zst, or its address")
+        raise FileNotFoundError(
+            f"{archive} is no file: --archive wants a release of Ollama, such as ollama-linux-amd64.tar.zst, or its address"
+        )
     digest, beside = files.sha256(archive), archive.with_name(SUMS)
-    listed = _listed(beside.read_text(encoding="utf-8", errors="replace"), archive.name) if beside.is_file() else None
+    listed = (
+        _listed(beside.read_text(encoding="utf-8", errors="replace"), archive.name)
+        if beside.is_file()
+        else None
+    )
     if listed and digest != listed:
-        raise ValueError(f"{archive} has the wrong checksum (sha256 {digest}, {beside} says {listed}): fetch it again")
+        raise UserError(
+            f"{archive} has the wrong checksum (sha256 {digest}, {beside} says {listed}): fetch it again"
+        )
     if not listed and digest not in SHA256.values():
-        raise ValueError(
+        raise UserError(
             f"{archive} is not Ollama {VERSION} as released (sha256 {digest}): if it is another version, put the {SUMS} of its release beside it; "
             "if not, fetch it again"
         )
 
 
-def _download(url: str, prefix: Path, expected: str, cpu_only: bool, say: Callable[[str], None]) -> Path:
+def _download(
+    url: str, prefix: Path, expected: str, cpu_only: bool, say: Callable[[str], None]
+) -> Path:
     """The archive, whole and checked. An unfinished one is named after its checksum too, so that no other release goes on with it."""
     name = _name(url)
     _kind(name)
@@ -155,7 +200,9 @@ def _download(url: str, prefix: Path, expected: str, cpu_only: bool, say: Callab
     digest = download.file(url, partial, say, make_room)
     if digest != expected:
         partial.unlink()
-        raise ValueError(f"{url} has the wrong checksum (sha256 {digest}, expected {expected}): it was deleted, nothing was installed; run again")
+        raise UserError(
+            f"{url} has the wrong checksum (sha256 {digest}, expected {expected}): it was deleted, nothing was installed; run again"
+        )
     os.replace(partial, whole)
     return whole
 
@@ -168,7 +215,9 @@ def _kind(name: str) -> str:
     for suffix in (".tar.zst", ".tgz", ".tar.gz"):
         if name.endswith(suffix):
             return suffix
-    raise ValueError(f"{name} is no archive of an Ollama release: they end in .tar.zst, older ones in .tgz")
+    raise UserError(
+        f"{name} is no archive of an Ollama release: they end in .tar.zst, older ones in .tgz"
+    )
 
 
 @contextlib.contextmanager
@@ -178,7 +227,11 @@ def _tar(archive: Path) -> Iterator[tarfile.TarFile]:
         if _kind(archive.name) == ".tar.zst":
             import pyarrow  # has zstd, and is here anyway; Python has it from 3.14 on
 
-            raw: Any = stack.enter_context(pyarrow.CompressedInputStream(stack.enter_context(pyarrow.OSFile(str(archive))), "zstd"))
+            raw: Any = stack.enter_context(
+                pyarrow.CompressedInputStream(
+                    stack.enter_context(pyarrow.OSFile(str(archive))), "zstd"
+                )
+            )
         else:
             raw = stack.enter_context(gzip.open(archive))
         yield stack.enter_context(tarfile.open(fileobj=raw, mode="r|"))
@@ -189,22 +242,32 @@ def _tar(archive: Path) -> Iterator[tarfile.TarFile]:
 def _unpack(archive: Path, prefix: Path, cpu_only: bool) -> None:
     """First lib/ollama takes its place, then bin/ollama, each by a rename: an Ollama that can be found is whole."""
     try:
-        with files.replacing(prefix / "bin" / "ollama") as binary, files.replacing(prefix / "lib" / "ollama") as library:
+        with (
+            files.replacing(prefix / "bin" / "ollama") as binary,
+            files.replacing(prefix / "lib" / "ollama") as library,
+        ):
             library.mkdir()
             with _tar(archive) as tar:
                 for member in tar:
                     _extract(tar, member, binary, library, cpu_only)
             if not binary.is_file():
-                raise ValueError("it holds no bin/ollama")
+                raise UserError("it holds no bin/ollama")
     except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
-        raise ValueError(f"{archive} is no release of Ollama for Linux, or damaged ({error}): nothing was installed") from None
+        raise UserError(
+            f"{archive} is no release of Ollama for Linux, or damaged ({error}): nothing was installed"
+        ) from None
     except OSError as error:
         if error.errno is not None:
             raise
-        raise ValueError(f"{archive} is no release of Ollama for Linux, or damaged ({error}): nothing was installed") from None  # pyarrow's own
+        # pyarrow's own
+        raise UserError(
+            f"{archive} is no release of Ollama for Linux, or damaged ({error}): nothing was installed"
+        ) from None
 
 
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, binary: Path, library: Path, cpu_only: bool) -> None:
+def _extract(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, binary: Path, library: Path, cpu_only: bool
+) -> None:
     """One member to its place, if it is part of the release.
 
     By tarfile's `data` filter's rules, and narrower: a file is only ever made new (O_EXCL), in real folders below `library`, so no link can lead a
@@ -212,9 +275,9 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, binary: Path, librar
     """
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     if member.name.startswith("/") or ".." in parts or "\0" in member.name:
-        raise ValueError(f"its member {member.name!r} lies outside of it")
+        raise UserError(f"its member {member.name!r} lies outside of it")
     if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-        raise ValueError(f"its member {member.name!r} is neither file, folder nor link")
+        raise UserError(f"its member {member.name!r} is neither file, folder nor link")
     if parts == ["bin", "ollama"] and member.isfile():
         return _write(tar, member, binary)
     if parts[:2] != ["lib", "ollama"] or len(parts) == 2:
@@ -225,25 +288,26 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, binary: Path, librar
     path = library.joinpath(*inside)
     for parent in path.relative_to(library).parents:
         if (library / parent).is_symlink():
-            raise ValueError(f"its member {member.name!r} lies behind a link")
+            raise UserError(f"its member {member.name!r} lies behind a link")
     if member.isdir():
         path.mkdir(parents=True, exist_ok=True)
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(path):
-        raise ValueError(f"its member {member.name!r} occurs twice")
+        raise UserError(f"its member {member.name!r} occurs twice")
     if member.isfile():
         return _write(tar, member, path)
-    base = "" if member.islnk() else "/".join(parts[:-1])  # a hard link's target counts from the archive's root
+    # A hard link's target counts from the archive's root
+    base = "" if member.islnk() else "/".join(parts[:-1])
     target = posixpath.normpath(posixpath.join(base, member.linkname))
     downwards = itertools.dropwhile(lambda part: part in ("..", "."), member.linkname.split("/"))
     if ".." in downwards or not target.startswith("lib/ollama/"):
-        raise ValueError(f"its link {member.name!r} leads outside, to {member.linkname!r}")
+        raise UserError(f"its link {member.name!r} leads outside, to {member.linkname!r}")
     source = library / target.removeprefix("lib/ollama/")
     if member.issym():
         path.symlink_to(member.linkname)
     elif source.is_symlink() or not source.is_file():
-        raise ValueError(f"its link {member.name!r} has no target {member.linkname!r}")
+        raise UserError(f"its link {member.name!r} has no target {member.linkname!r}")
     else:
         os.link(source, path)
 
@@ -275,6 +339,17 @@ def _written(prefix: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(prefix).free
             raise OSError(_no_room(prefix, free, "more than that")) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):
-            raise OSError(f"{error.filename or prefix} cannot be written ({error.strerror}): choose another folder with --prefix") from None
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOENT,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.ELOOP,
+            errno.ENAMETOOLONG,
+        ):
+            raise OSError(
+                f"{error.filename or prefix} cannot be written ({error.strerror}): choose another folder with --prefix"
+            ) from None
         raise

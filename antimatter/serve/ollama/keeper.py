@@ -24,15 +24,21 @@ def main(grace: float, command: list[str]) -> int:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)  # a handler, so that the number is written to the pipe
+        # A handler, so that the number is written to the pipe
+        signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(wake)
-    _linux(_PR_SET_CHILD_SUBREAPER, 1)  # orphans of Ollama become children of this process, and so can be found
+    # Orphans of Ollama become children of this process, and so can be found
+    _linux(_PR_SET_CHILD_SUBREAPER, 1)
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: _linux(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: _linux(_PR_SET_PDEATHSIG, signal.SIGTERM),
     )
     while process.poll() is None:
         ready, _, _ = select.select([0, woken], [], [])
-        if 0 in ready or any(number != signal.SIGCHLD for number in os.read(woken, 64)):  # nobody writes to stdin: it is readable when it ends
+        # Nobody writes to stdin: it is readable when it ends
+        if 0 in ready or any(number != signal.SIGCHLD for number in os.read(woken, 64)):
             process.terminate()
             break
     try:
@@ -53,7 +59,8 @@ def _end_orphans(group: int) -> None:
     """Kills what is left of Ollama's process group, and on Linux whatever else descends from it, until the kernel says that there is no child."""
     deadline = time.monotonic() + GRACE
     while time.monotonic() < deadline:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+        # macOS says the latter of a group of zombies
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
         for pid in _children():
             with contextlib.suppress(ProcessLookupError):
@@ -68,7 +75,12 @@ def _end_orphans(group: int) -> None:
 
 def _children() -> list[int]:
     try:
-        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()]
+        return [
+            int(pid)
+            for pid in Path(f"/proc/self/task/{os.getpid()}/children")
+            .read_text(encoding="ascii")
+            .split()
+        ]
     except OSError:  # not Linux
         return []
 

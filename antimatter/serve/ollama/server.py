@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from antimatter import files
+from antimatter.errors import UserError
 from antimatter.export import ollama
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.client import Client
@@ -31,7 +32,16 @@ from antimatter.serve.ollama import install, keeper
 FOLDER = Path(".state/serve")
 START = 120.0  # seconds until /api/version: Ollama looks for GPUs first
 _LOOK = 5.0  # seconds for a small answer
-_KEPT = ("DEBUG", "GPU_OVERHEAD", "IGPU_ENABLE", "LLM_LIBRARY", "LOAD_TIMEOUT", "SCHED_SPREAD", "VULKAN")  # OLLAMA_*: they choose hardware, no answer
+# OLLAMA_*: they choose hardware, no answer
+_KEPT = (
+    "DEBUG",
+    "GPU_OVERHEAD",
+    "IGPU_ENABLE",
+    "LLM_LIBRARY",
+    "LOAD_TIMEOUT",
+    "SCHED_SPREAD",
+    "VULKAN",
+)
 
 
 class OllamaServer:
@@ -66,7 +76,9 @@ class OllamaServer:
         self.log = folder / "ollama.log"
         with ExitStack() as held:
             with _written(folder):
-                held.enter_context(files.lock(folder / "lock", f"an Ollama that serves from {folder}"))
+                held.enter_context(
+                    files.lock(folder / "lock", f"an Ollama that serves from {folder}")
+                )
                 digest = _runtime_store(store, folder / "models", config.name, manifest)
                 (folder / "home").mkdir(exist_ok=True)
                 if self.log.exists():
@@ -75,7 +87,14 @@ class OllamaServer:
             host = f"127.0.0.1:{_free(port)}"
             self.url = f"http://{host}"
             self._process = subprocess.Popen(
-                [sys.executable, "-I", keeper.__file__, str(keeper.GRACE), str(binary.absolute()), "serve"],
+                [
+                    sys.executable,
+                    "-I",
+                    keeper.__file__,
+                    str(keeper.GRACE),
+                    str(binary.absolute()),
+                    "serve",
+                ],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
@@ -90,7 +109,12 @@ class OllamaServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -114,14 +138,22 @@ class OllamaServer:
             if engine.digest != digest:
                 shown = f"{model} with digest {engine.digest or 'none'}, ours is {digest}"
                 raise ConnectionError(f"Ollama at {self.url} shows {shown}: is it another one?")
-            for _ in engine.stream("The", config, 1):  # loads the model, with the options that every answer will have
+            # Loads the model, with the options that every answer will have
+            for _ in engine.stream("The", config, 1):
                 pass
         except (OSError, LookupError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(1.0)  # what looks like a broken connection may be the end of the process
+                # What looks like a broken connection may be the end of the process
+                self._process.wait(1.0)
             ended = self._process.poll()
-            reason = f"{error}" if ended is None else f"Ollama ended before it was ready (exit status {ended})"
-            raise ConnectionError(f"{reason}{_last_words(self.log, ended is not None)}; its log is {self.log}") from None
+            reason = (
+                f"{error}"
+                if ended is None
+                else f"Ollama ended before it was ready (exit status {ended})"
+            )
+            raise ConnectionError(
+                f"{reason}{_last_words(self.log, ended is not None)}; its log is {self.log}"
+            ) from None
         return engine
 
     def _first_sign(self, client: Client, start: float) -> None:
@@ -134,7 +166,9 @@ class OllamaServer:
                 if self._process.poll() is not None:
                     raise
                 if time.monotonic() > deadline:
-                    raise ConnectionError(f"Ollama at {self.url} gave no answer in {start:.0f} s") from None
+                    raise ConnectionError(
+                        f"Ollama at {self.url} gave no answer in {start:.0f} s"
+                    ) from None
                 time.sleep(0.05)
 
 
@@ -181,19 +215,29 @@ def open_ollama(
     binary = install.find(prefix, environ)
     if not binary:
         if not install_it:
-            raise FileNotFoundError(f"there is no `ollama` on the PATH or in {prefix}: `--install` downloads one there (1.4 GB), without root")
+            raise FileNotFoundError(
+                f"there is no `ollama` on the PATH or in {prefix}: `--install` downloads one there (1.4 GB), without root"
+            )
         binary = install.install(prefix, archive, cpu_only, say, environ)
     elif archive:
-        say(f"{binary} is there already: {archive} is not installed (choose another --prefix, and take it off the PATH, if it should be)")
+        say(
+            f"{binary} is there already: {archive} is not installed (choose another --prefix, and take it off the PATH, if it should be)"
+        )
     say(f"starting {binary}, its log is {folder / 'ollama.log'}")
     with OllamaServer(binary, store, config, folder, port or 0, parallel, environ) as server:
         yield server.engine
 
 
-def environment(environ: Mapping[str, str], folder: Path, host: str, num_ctx: int, parallel: int) -> dict[str, str]:
+def environment(
+    environ: Mapping[str, str], folder: Path, host: str, num_ctx: int, parallel: int
+) -> dict[str, str]:
     """For Ollama: ours, without what would change its answers or its place behind our back, and with a HOME where it can write its key."""
     kept = {f"OLLAMA_{name}" for name in _KEPT}
-    inherited = {name: value for name, value in environ.items() if name in kept or not name.startswith(("OLLAMA_", "LLAMA_ARG_"))}
+    inherited = {
+        name: value
+        for name, value in environ.items()
+        if name in kept or not name.startswith(("OLLAMA_", "LLAMA_ARG_"))
+    }
     return inherited | {
         "HOME": str(folder / "home"),
         "OLLAMA_HOST": host,  # without a scheme: `http://` alone would mean port 80
@@ -216,7 +260,10 @@ def _runtime_store(store: Path, folder: Path, name: str, manifest: dict[str, Any
         shutil.copyfile(source, copy)
         (partial / "blobs").mkdir()
         for layer in [manifest["config"], *manifest["layers"]]:
-            blob, target = ollama.blob_path(store, layer["digest"]), ollama.blob_path(partial, layer["digest"])
+            blob, target = (
+                ollama.blob_path(store, layer["digest"]),
+                ollama.blob_path(partial, layer["digest"]),
+            )
             if layer["mediaType"].endswith(".image.model"):
                 with contextlib.suppress(OSError):  # a file system without links gets a copy
                     target.symlink_to(blob.resolve())
@@ -228,13 +275,16 @@ def _runtime_store(store: Path, folder: Path, name: str, manifest: dict[str, Any
 def _free(port: int) -> int:
     """The port itself if nobody listens there, or a free one for 0. Raises OSError or ValueError if it cannot be had."""
     if not 0 <= port <= 65535:
-        raise ValueError(f"--ollama-port must lie in 0 to 65535, got {port}")
+        raise UserError(f"--ollama-port must lie in 0 to 65535, got {port}")
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Ollama does: connections that are just ending do not take a port
+        # As Ollama does: connections that are just ending do not take a port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise OSError(f"port {port} on 127.0.0.1 cannot be had ({error.strerror}): give another --ollama-port, or none for a free one") from None
+            raise OSError(
+                f"port {port} on 127.0.0.1 cannot be had ({error.strerror}): give another --ollama-port, or none for a free one"
+            ) from None
         return int(probe.getsockname()[1])
 
 
@@ -242,9 +292,21 @@ def _last_words(log: Path, ended: bool) -> str:
     """`: …`, the line of the log that says most; empty if there is none. Of one that has ended, its last line is taken for want of an error."""
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
-        lines = [line.strip() for line in file.read().decode("utf-8", errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"level=(ERROR|FATAL)|^Error|^panic|^fatal|[a-zA-Z]Error: ", line)]
-    plain = [line for line in lines if not re.search(r"level=(INFO|DEBUG|WARN)|^\[GIN\]", line)] if ended else []
+        lines = [
+            line.strip()
+            for line in file.read().decode("utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
+    telling = [
+        line
+        for line in lines
+        if re.search(r"level=(ERROR|FATAL)|^Error|^panic|^fatal|[a-zA-Z]Error: ", line)
+    ]
+    plain = (
+        [line for line in lines if not re.search(r"level=(INFO|DEBUG|WARN)|^\[GIN\]", line)]
+        if ended
+        else []
+    )
     found = next((group[-1] for group in (telling, plain) if group), "")
     words = re.sub(r"^time=\S+ |level=\S+ |source=\S+ |^msg=", "", found)
     return f": {words[:300]}" if words else ""
@@ -258,4 +320,6 @@ def _written(folder: Path) -> Iterator[None]:
         if error.errno is None or isinstance(error, BlockingIOError):
             raise
         why = "no room is left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-        raise OSError(f"{error.filename or folder} cannot be written ({why}): Ollama's log and HOME belong into {folder}") from None
+        raise OSError(
+            f"{error.filename or folder} cannot be written ({why}): Ollama's log and HOME belong into {folder}"
+        ) from None

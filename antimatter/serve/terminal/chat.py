@@ -8,6 +8,7 @@ from typing import TextIO
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
+from antimatter.errors import UserError
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import ChatFacts
 from antimatter.serve import prompt
@@ -44,7 +45,9 @@ def answer(
     reserved = min(config.num_predict, engine.n_ctx // 2)
     messages[:] = prompt.fit(messages, engine.n_ctx - reserved, count)
     text = render(messages)
-    return engine.stream(text, config, min(config.num_predict, engine.n_ctx - engine.count(text)), seed)
+    return engine.stream(
+        text, config, min(config.num_predict, engine.n_ctx - engine.count(text)), seed
+    )
 
 
 def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:
@@ -79,7 +82,9 @@ def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:
                 editor.say(f"error: {error}")
 
 
-def pipe(engine: Engine, config: OllamaConfig, lines: TextIO, output: TextIO, system: str = "") -> None:
+def pipe(
+    engine: Engine, config: OllamaConfig, lines: TextIO, output: TextIO, system: str = ""
+) -> None:
     """One answer per line of input, each line a conversation of its own: what came before does not colour it. Commands are text like any other.
 
     Raises:
@@ -103,7 +108,7 @@ def pipe(engine: Engine, config: OllamaConfig, lines: TextIO, output: TextIO, sy
         if said:
             editor.write(output, "\n")
     if failed:
-        raise ValueError(f"{failed} of {asked} lines could not be answered")
+        raise UserError(f"{failed} of {asked} lines could not be answered")
 
 
 class _Chat:
@@ -114,7 +119,8 @@ class _Chat:
         self.ctrl_c = editor.CtrlC()
         self._engine = engine
         self._settings = settings
-        self._turns: list[Message] = []  # without the system text; an answer follows each turn of the user
+        # Without the system text; an answer follows each turn of the user
+        self._turns: list[Message] = []
         self._asked = ""  # the last turn of the user, answered or not
         self._before: list[Message] = []  # the turns before it
 
@@ -140,15 +146,19 @@ class _Chat:
                 with self.ctrl_c:
                     text = prompt.renderer(self._engine.chat)(self._messages())
                     n_tokens = self._engine.count(text)
-                editor.say(f"  engine        {self._engine.description}, context {self._engine.n_ctx} tokens")
-                editor.say(f"  conversation  {len(self._turns)} turns, {_number(n_tokens, 'token')}")
+                editor.say(
+                    f"  engine        {self._engine.description}, context {self._engine.n_ctx} tokens"
+                )
+                editor.say(
+                    f"  conversation  {len(self._turns)} turns, {_number(n_tokens, 'token')}"
+                )
                 editor.say(f"  history       {editor.history_path() or 'none'}")
             case "reset":
                 self._turns, self._before, self._asked = [], [], ""
                 editor.say("  the conversation is forgotten")
             case "retry":
                 if not self._asked:
-                    raise ValueError("there is no text yet that could be answered again")
+                    raise UserError("there is no text yet that could be answered again")
                 self._turns = self._before
                 self._ask(self._asked)
             case _:  # bye, quit
@@ -166,7 +176,9 @@ class _Chat:
         n_messages, said, notes, error = len(messages), list[str](), list[str](), None
         try:
             with self.ctrl_c:
-                finish = _pour(answer(self._engine, messages, config, self._settings.seed), said, sys.stdout)
+                finish = _pour(
+                    answer(self._engine, messages, config, self._settings.seed), said, sys.stdout
+                )
             notes = _ending(finish, config.num_predict, n_ctx)
         except KeyboardInterrupt:
             notes = ["stopped"]
@@ -179,7 +191,9 @@ class _Chat:
             self._turns = [message for message in messages if message.role != "system"]
             self._turns.append(Message("assistant", "".join(said).strip()))
         if dropped := n_messages - len(messages):
-            notes.append(f"the oldest {dropped} turns no longer fit {n_ctx} tokens and were left out")
+            notes.append(
+                f"the oldest {dropped} turns no longer fit {n_ctx} tokens and were left out"
+            )
         if notes:
             editor.say(f"({'; '.join(notes)})", dim=True)
         if error:
@@ -216,7 +230,11 @@ def _ending(finish: Finish, num_predict: int, n_ctx: int) -> list[str]:
         notes[0] += f", {finish.tokens_per_second:.0f} tokens/s"
     if finish.reason == "length":
         full = finish.completion_tokens < num_predict
-        notes.append(f"stopped as the context of {n_ctx} tokens is full" if full else "stopped at its length: /set num_predict allows more")
+        notes.append(
+            f"stopped as the context of {n_ctx} tokens is full"
+            if full
+            else "stopped at its length: /set num_predict allows more"
+        )
     elif finish.completion_tokens <= 1:  # [EOS] is one
         notes.append("the model ended the text at once: /retry, or write more")
     return notes

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from antimatter.errors import UserError
 from antimatter.export.ollama import OllamaConfig
 
 CHAT = "The model answers you. It is small: what it says need not be true."
@@ -56,7 +57,7 @@ def split(line: str) -> tuple[str, str]:
     """
     name, *rest = line[1:].split(maxsplit=1) or [""]
     if name not in _NAMES:
-        raise ValueError(
+        raise UserError(
             f"there is no command /{_short(name)}{_did_you_mean(name, _NAMES, '/')}: /help shows all, //{_short(name)} is text for the model"
         )
     return name, rest[0] if rest else ""
@@ -72,24 +73,34 @@ def change(settings: Settings, words: str) -> tuple[Settings, str]:
         return settings, "\n".join(_line(settings, name) for name in _SETTINGS)
     name, *text = words.split(maxsplit=1)
     if name not in _SETTINGS:
-        raise ValueError(f"there is no setting {_short(name)}{_did_you_mean(name, _SETTINGS)}: known are {', '.join(_SETTINGS)}")
+        raise UserError(
+            f"there is no setting {_short(name)}{_did_you_mean(name, _SETTINGS)}: known are {', '.join(_SETTINGS)}"
+        )
     if text:
         try:
             settings = _changed(settings, name, text[0])
         except ValueError as error:
-            raise ValueError(f"{error}: it stays {_shown(settings, name)}") from None
+            raise UserError(f"{error}: it stays {_shown(settings, name)}") from None
     return settings, _line(settings, name)
 
 
 def completions(before: str, word: str) -> list[str]:
     """What Tab makes of `word` after `before` on the same line."""
-    known = [f"/{name}" for name in _NAMES] if not before.strip() else list(_SETTINGS) if before.split() == ["/set"] else []
+    known = (
+        [f"/{name}" for name in _NAMES]
+        if not before.strip()
+        else list(_SETTINGS)
+        if before.split() == ["/set"]
+        else []
+    )
     return [f"{name} " for name in known if name.startswith(word)]
 
 
 def _changed(settings: Settings, name: str, text: str) -> Settings:
     if name == "seed":
-        return replace(settings, seed=None if text == "random" else _number("seed", int, text, 0, " or random"))
+        return replace(
+            settings, seed=None if text == "random" else _number("seed", int, text, 0, " or random")
+        )
     kind = _SETTINGS[name][0]
     value: Any = _number(name, kind, text) if kind is not str else "" if text == '""' else text
     return replace(settings, config=replace(settings.config, **{name: value}))
@@ -102,9 +113,11 @@ def _number(name: str, kind: type, text: str, least: int = 1, otherwise: str = "
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{name} must be a {'whole ' * (kind is int)}number{otherwise}, got {_short(text)!r}")
+        raise UserError(
+            f"{name} must be a {'whole ' * (kind is int)}number{otherwise}, got {_short(text)!r}"
+        )
     if kind is int and not least <= value <= _MOST:
-        raise ValueError(f"{name} must lie in [{least}, {_MOST}]{otherwise}, got {_short(text)}")
+        raise UserError(f"{name} must lie in [{least}, {_MOST}]{otherwise}, got {_short(text)}")
     return value
 
 
@@ -124,5 +137,7 @@ def _short(text: str) -> str:
 
 
 def _did_you_mean(word: str, known: Iterable[str], mark: str = "") -> str:
-    close = [name for name in known if word and name.startswith(word)] or difflib.get_close_matches(word, list(known), n=1)
+    close = [name for name in known if word and name.startswith(word)] or difflib.get_close_matches(
+        word, list(known), n=1
+    )
     return f" (did you mean {mark}{close[0]}?)" if close else ""

@@ -14,10 +14,18 @@ HISTORY = 1000  # texts that are kept from one chat to the next
 
 _MISSED = 0.2  # seconds until a signal that was missed is noticed
 
-# A model may write any byte. Control characters (C0 but tab and newline, DEL, C1) would steer the terminal, so they are left out.
-CONTROL: dict[int, str | None] = {code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (0x09, 0x0A)}
-# On a screen also what turns the direction of writing, and so makes a line read as what it is not; Unicode's own line breaks become ours.
-_SCREEN = CONTROL | dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)]) | {0x2028: "\n", 0x2029: "\n"}
+# A model may write any byte. Control characters (C0 but tab and newline, DEL, C1) would steer the
+# terminal, so they are left out.
+CONTROL: dict[int, str | None] = {
+    code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (0x09, 0x0A)
+}
+# On a screen also what turns the direction of writing, and so makes a line read as what it is not;
+# Unicode's own line breaks become ours.
+_SCREEN = (
+    CONTROL
+    | dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+    | {0x2028: "\n", 0x2029: "\n"}
+)
 
 
 def write(output: TextIO, text: str) -> None:
@@ -58,7 +66,12 @@ class CtrlC:
         self._armed = True
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._armed = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -84,8 +97,11 @@ class Lines:
         readline.set_auto_history(False)  # a text is one entry, however many lines it has
         readline.set_completer_delims(" ")  # else the slash would not belong to the word
         readline.set_completer(self._complete)
-        readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
-        readline.parse_and_bind("set enable-bracketed-paste on")  # pasted line breaks belong to the text; Python switches it off
+        readline.parse_and_bind(
+            "bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete"
+        )
+        # Pasted line breaks belong to the text; Python switches it off
+        readline.parse_and_bind("set enable-bracketed-paste on")
         for text in self._load():
             readline.add_history(text)
 
@@ -107,11 +123,18 @@ class Lines:
     def _load(self) -> list[str]:
         texts = []
         with contextlib.suppress(OSError):
-            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines() if self._path else []:
-                with contextlib.suppress(ValueError):  # a line that was cut short, or of another program
+            for line in (
+                self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+                if self._path
+                else []
+            ):
+                # A line that was cut short, or of another program
+                with contextlib.suppress(ValueError):
                     texts.append(str(json.loads(line)))
             if self._path and len(texts) > HISTORY:
-                self._path.write_text("".join(f"{json.dumps(text)}\n" for text in texts[-HISTORY:]), encoding="utf-8")
+                self._path.write_text(
+                    "".join(f"{json.dumps(text)}\n" for text in texts[-HISTORY:]), encoding="utf-8"
+                )
         return texts[-HISTORY:]
 
     def _keep(self, text: str) -> None:
@@ -120,11 +143,18 @@ class Lines:
         if self._path:
             with contextlib.suppress(OSError):
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with open(self._path, "a", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                with open(
+                    self._path,
+                    "a",
+                    encoding="utf-8",
+                    opener=lambda path, flags: os.open(path, flags, 0o600),
+                ) as file:
                     file.write(f"{json.dumps(text)}\n")  # JSON, as a text may have several lines
 
     def _complete(self, word: str, i: int) -> str | None:
-        found = self._completions(self._readline.get_line_buffer()[: self._readline.get_begidx()], word)
+        found = self._completions(
+            self._readline.get_line_buffer()[: self._readline.get_begidx()], word
+        )
         return found[i] if i < len(found) else None
 
 
@@ -142,5 +172,7 @@ def _input(prompt: str) -> str:
         prompt = ""
     try:
         return input(prompt)
-    except SystemError as error:  # CPython looks for signals again with the exception of the first in hand, and trips over a handler that returns
+    # CPython looks for signals again with the exception of the first in hand, and trips over a
+    # handler that returns
+    except SystemError as error:
         raise error.__cause__ or error from None

@@ -1,0 +1,78 @@
+"""A real HTTP server that speaks the three routes of Ollama which the chat uses."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class FakeOllama(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(
+        self, models: list[str], info: dict[str, Any], events: list[dict[str, Any]]
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.models, self.info, self.events = models, info, events
+        self.digest = ""  # of every model: the sha256 of its manifest
+        self.requests: list[dict[str, Any]] = []  # bodies of /api/generate
+        self.hung_up = threading.Event()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeOllama
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        assert self.path == "/api/tags"
+        digest = self.server.digest
+        self._answer({"models": [{"name": name, "digest": digest} for name in self.server.models]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/api/show":
+            return self._answer({"model_info": self.server.info if body["verbose"] else {}})
+        self.server.requests.append(body)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for event in self.server.events:
+                line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
+                for i in range(0, len(line), 5):  # chunks that cut characters in two
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(line[i : i + 5]), line[i : i + 5]))
+            self.wfile.write(b"0\r\n\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            self.server.hung_up.set()
+
+    def _answer(self, value: dict[str, Any]) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@contextmanager
+def running(
+    models: list[str],
+    info: dict[str, Any] | None = None,
+    events: list[dict[str, Any]] | None = None,
+) -> Iterator[FakeOllama]:
+    with FakeOllama(models, info or {}, events or []) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

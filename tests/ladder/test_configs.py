@@ -1,0 +1,131 @@
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from antimatter.ladder import configs
+from antimatter.ladder import run as ladder
+from antimatter.ladder.configs import Base
+from antimatter.model.flops import matmul_weights
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def nano() -> Base:
+    return configs.read(ROOT, before_shards=True)
+
+
+@pytest.fixture
+def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Base:
+    (tmp_path / "params.yaml").write_bytes((ROOT / "presets/300m.yaml").read_bytes())
+    for name in ("antimatter", "stages"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return configs.read(tmp_path, before_shards=True)
+
+
+def test_the_largest_rung_of_a_small_model_is_the_run_of_params_yaml_itself(nano: Base) -> None:
+    top = configs.largest(nano, 1e18)
+    assert (top.model, top.steps, top.batch_size) == (
+        nano.model,
+        nano.training.steps,
+        nano.training.batch_size,
+    )
+    assert (top.learning_rate, top.warmup_steps) == (
+        nano.optimizer.learning_rate,
+        nano.schedule.warmup_steps,
+    )
+
+
+def test_the_nano_family_is_three_widths_by_four_budgets_and_six_neighbours(nano: Base) -> None:
+    runs = configs.family(nano, 1e18)
+    rungs = [run for run in runs if run.kind == "rung"]
+    assert sorted({(run.model.n_embd, run.model.n_head) for run in rungs}) == [
+        (96, 3),
+        (144, 3),
+        (192, 3),
+    ]
+    assert sorted({run.steps for run in rungs}) == [124, 250, 500, 1000]
+    assert len(rungs) == 12 and len({run.label for run in runs}) == len(runs) == 18
+    for run in rungs:
+        assert run.warmup_steps / run.steps == pytest.approx(100 / 1000, abs=0.5 / run.steps)
+        assert run.learning_rate == pytest.approx(1e-3 * (192 / run.model.n_embd) ** 0.8, rel=0.01)
+    shortest = min(rungs, key=lambda run: run.flops)
+    for run in runs:
+        if run.kind != "rung":
+            assert run.tokens == shortest.tokens  # cheap, and over the same text
+    share = sum(run.flops for run in runs if run.kind != "rung") / sum(run.flops for run in rungs)
+    assert share < 0.2
+
+
+def test_the_preset_gets_a_family_that_one_can_pay(preset: Base) -> None:
+    runs = configs.family(preset, 1e18)
+    top = max(runs, key=lambda run: run.flops)
+    assert top.flops < 1e18 < configs.largest(preset, 1e19).flops
+    target = preset.training.steps * preset.training.batch_size * preset.model.block_size
+    # As many tokens a weight
+    assert top.tokens / top.weights == pytest.approx(
+        target / matmul_weights(preset.model), rel=0.01
+    )
+    assert top.model.n_embd // top.model.n_head == preset.model.n_embd // preset.model.n_head
+    assert sum(run.flops for run in runs) < 0.07 * target * 6 * matmul_weights(preset.model)
+    assert len([run for run in runs if run.kind == "rung"]) == 12
+    assert all(run.batch_size >= 32 and run.warmup_steps < run.steps for run in runs)
+
+
+def test_too_few_flops_and_too_few_channels_are_one_line(nano: Base) -> None:
+    with pytest.raises(ValueError, match="--flops 1 is too little"):
+        configs.family(nano, 1)
+    with pytest.raises(
+        ValueError, match="n_embd must be at least 4 for a ladder with 2 heads, got 2"
+    ):
+        configs.family(replace(nano, model=replace(nano.model, n_head=2, n_embd=2)), 1e18)
+
+
+def test_a_name_is_of_all_that_decides_the_result_and_of_nothing_else(
+    nano: Base, tmp_path: Path
+) -> None:
+    rung = configs.largest(nano, 1e18)
+    name = rung.experiment(nano)
+    assert name.startswith("ladder-192x2-1000-")
+    assert replace(rung, learning_rate=2e-3).experiment(nano) != name
+    for key in ("shards", "loss.rare_token_power", "code"):
+        assert rung.experiment(replace(nano, fixed={**nano.fixed, key: "other"})) != name
+    # `make`-like questions: what the file says of other stages, or of how to run, is no reason to
+    # run a rung again
+    text = (ROOT / "params.yaml").read_text()
+    for old, new, same in (
+        ("top_k: 40", "top_k: 41", True),
+        ("workers: 2", "workers: 3", True),
+        ("beta2: 0.999", "beta2: 0.998", False),
+    ):
+        folder = tmp_path / new.split(":")[0]
+        folder.mkdir()
+        assert old in text
+        (folder / "params.yaml").write_text(text.replace(old, new, 1))
+        for part in ("antimatter", "stages"):
+            (folder / part).symlink_to(ROOT / part)
+        if (ROOT / "data/shards/index.json").exists():
+            (folder / "data").symlink_to(ROOT / "data")
+        assert (rung.experiment(configs.read(folder, before_shards=True)) == name) is same
+    longer = replace(nano, fixed={**nano.fixed, "checkpoints.steps": 9000})  # the rung has its own
+    assert rung.experiment(longer) == name
+
+
+@pytest.mark.parametrize("system", ["Linux", "macOS"])
+def test_as_many_rungs_run_at_a_time_as_there_are_cores(
+    nano: Base, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    """Linux knows which cores a process may use; macOS has no such call."""
+    if system == "Linux":
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3}, raising=False)
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    options = ladder.Options(
+        target=ROOT / "presets/300m.yaml", flops=1e18, jobs=None, devices=1, mfu=0.4
+    )
+    assert ladder._jobs(replace(nano, cpu=True), options) == 3
+    assert ladder._jobs(replace(nano, cpu=False), options) == 1
+    assert ladder._jobs(nano, replace(options, jobs=5)) == 5

@@ -1,0 +1,206 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from antimatter import cli
+from antimatter.model import gpt
+from antimatter.model.config import GPTConfig
+from antimatter.model.gpt import GPT
+from antimatter.planning import gpus, plan
+
+ROOT = Path(__file__).parents[2]
+PRESET = ROOT / "presets" / "300m.yaml"
+
+
+@pytest.fixture
+def preset() -> plan.Plan:
+    return plan.read(PRESET, devices=1, mfu=0.4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_model(tiny_config: GPTConfig, tied: bool) -> None:
+    config = replace(tiny_config, tied_embeddings=tied)
+    assert sum(plan.parameters(config).values()) == GPT(config).n_parameters()
+
+
+def test_the_preset_has_the_sizes_that_the_readme_names(preset: plan.Plan) -> None:
+    counts = plan.parameters(preset.model)
+    assert counts["blocks"] / 1e6 == pytest.approx(302.3, abs=0.05)
+    assert sum(counts.values()) / 1e6 == pytest.approx(355.9, abs=0.05)
+    assert sum(
+        plan.parameters(replace(preset.model, tied_embeddings=False)).values()
+    ) / 1e6 == pytest.approx(407.3, abs=0.05)
+    assert preset.tokens == 8300 * 512 * 2048
+
+
+def kept_by_autograd(config: GPTConfig, micro_batch: int, half: bool) -> int:
+    """Bytes of the distinct storages that GPT.hidden saves for its backward pass, without the parameters themselves."""
+    model = GPT(config).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: list[torch.Tensor] = []  # alive until the end, so that no address comes twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    ids = torch.zeros(micro_batch, config.block_size, dtype=torch.long)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=half),
+    ):
+        model.hidden(ids)
+    storages = {
+        storage.data_ptr(): storage.nbytes()
+        for storage in (tensor.untyped_storage() for tensor in kept)
+    }
+    return sum(size for address, size in storages.items() if address not in own)
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize(
+    ("n_layer", "n_head", "n_embd", "block_size", "micro_batch"),
+    [(1, 2, 64, 128, 4), (3, 4, 96, 64, 8), (2, 8, 128, 256, 2)],
+)
+def test_activations_are_what_autograd_keeps(
+    tiny_config: GPTConfig,
+    n_layer: int,
+    n_head: int,
+    n_embd: int,
+    block_size: int,
+    micro_batch: int,
+    half: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpt, "SHORT", 0)  # attention as a GPU computes it
+    config = replace(
+        tiny_config, n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size
+    )
+    # Of the blocks' matrices in bf16: memory() counts them for themselves
+    copies = 2 * 12 * n_layer * n_embd**2 if half else 0
+    computed = plan.activation_bytes(config, micro_batch * block_size, width=2 if half else 4)
+    assert computed == pytest.approx(kept_by_autograd(config, micro_batch, half) - copies, rel=0.02)
+
+
+def test_memory_of_weights_and_optimizer_is_16_bytes_a_parameter(preset: plan.Plan) -> None:
+    parts = plan.memory(preset, 1)
+    n = sum(plan.parameters(preset.model).values())
+    assert parts["weights"] + parts["gradients"] + parts["AdamW's moments"] == 16 * n
+    # All but biases, norms and positions
+    assert parts["bf16 copies"] == 2 * (n - 24 * 13 * 1024 - 2048 * 1024 - 2048)
+
+
+def test_a_card_that_is_too_small_gets_the_largest_power_of_two_that_fits(
+    preset: plan.Plan,
+) -> None:
+    fits = {card.name: plan.fitting(preset, card) for card in gpus.CARDS}
+    assert fits["H100"] == 32
+    assert fits["L4"] == 4
+    small = replace(gpus.CARDS[0], memory=6)
+    assert plan.fitting(preset, small) is None
+    assert "-  too small: micro-batch 1 needs " in plan.report(preset, [small])[13]
+
+
+def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
+    [h100] = gpus.choose("h100", price=2.0)
+    # 8.704e9 tokens x 2.7246e9 FLOPs / (989e12 x 0.4) = 59,945 s
+    assert plan.hours(preset, h100) == pytest.approx(16.65, abs=0.01)
+    four = plan.read(PRESET, devices=4, mfu=0.4)
+    assert 4 * plan.hours(four, h100) == pytest.approx(plan.hours(preset, h100))
+    assert plan.report(four, [h100])[13].split() == [
+        "H100",
+        "80",
+        "GB",
+        "32",
+        "989",
+        "4.2",
+        "2.00",
+        "33.30",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [("bf16", "no bf16: set checkpoints.precision to fp16"), ("fp32", "to fp16"), ("fp16", "0.00")],
+)
+def test_a_t4_computes_in_fp16_only(preset: plan.Plan, precision: str, words: str) -> None:
+    changed = replace(preset, training=replace(preset.training, precision=precision))
+    assert words in plan.report(changed, gpus.choose("T4", None))[13]
+
+
+@pytest.mark.parametrize("preset_file", ["params.yaml", "presets/300m.yaml"])
+@pytest.mark.parametrize("options", [(), ("--devices", "4", "--price", "1")])
+def test_the_report_fits_a_terminal(
+    preset_file: str, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", str(ROOT / preset_file), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.startswith("Prices") for line in lines) == (not options)
+
+
+@pytest.mark.parametrize(
+    ("edit", "options", "words"),
+    [
+        (str, ["--devices", "0"], "--devices must be at least 1, got 0"),
+        (str, ["--devices", "3"], "--devices must divide checkpoints.batch_size (512), got 3"),
+        (str, ["--mfu", "2"], "--mfu must lie in (0, 1], got 2"),
+        (str, ["--mfu", "nan"], "--mfu must lie in (0, 1], got nan"),
+        (str, ["--price", "-1"], "--price must be 0 or more US$ per GPU-hour, got -1"),
+        (
+            str,
+            ["--gpu", "H101"],
+            "--gpu 'H101' is not known: take one of T4, RTX 4090, L4, L40S, A100, H100, H200, B200",
+        ),
+        (
+            lambda text: text.replace("micro_batch: 32", "micro_batch: 7"),
+            [],
+            "runtime.micro_batch must divide the 512 sequences of a device",
+        ),
+        (
+            lambda text: text.replace("n_head: 16", "n_head: 15"),
+            [],
+            "model.n_embd must be a multiple of n_head (15), got 1024",
+        ),
+        (
+            lambda text: text.replace("vocab_size: 50257", "vocab_size: 0"),
+            [],
+            "tokenizer.vocab_size must be at least 262",
+        ),
+        (
+            lambda text: text.replace("runtime:", "runtimes:"),
+            [],
+            "section `runtime` is missing (did you mean `runtimes`?)",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    edit: Callable[[str], str],
+    options: list[str],
+    words: str,
+) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(edit(PRESET.read_text()))
+    assert cli.main(["plan", str(file), *options]) == 1
+    shown = capsys.readouterr()
+    assert (
+        shown.out == ""
+        and shown.err.startswith("error: ")
+        and words in shown.err
+        and shown.err.count("\n") == 1
+    )
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", str(tmp_path / "absent.yaml")]) == 1
+    assert "absent.yaml is missing" in capsys.readouterr().err
+
+
+def test_a_gpu_setting_that_this_machine_lacks_is_no_obstacle(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(PRESET.read_text().replace("device: auto", "device: cuda"))
+    assert plan.read(file, devices=8, mfu=0.4).micro_batch == 32
