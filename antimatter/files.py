@@ -189,6 +189,10 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class Locked(UserError):
+    """Another process holds a lock."""
+
+
 def is_locked(path: Path) -> bool:
     """Whether another process holds the lock on `path` at this moment."""
     try:
@@ -208,7 +212,7 @@ def lock(path: Path, holder: str) -> Iterator[None]:
     The block may delete or rename the file, with its folder.
 
     Raises:
-        BlockingIOError: another process holds it; `holder` says what that process is.
+        Locked: another process holds it; `holder` says what that process is.
     """
     with _locked(path, holder) as file:
         file.truncate(0)
@@ -233,8 +237,9 @@ def _locked(path: Path, holder: str) -> TextIO:
             file.seek(0)
             process = file.read().strip()
             file.close()
-            raise BlockingIOError(
-                f"{holder} is already running as process {process}: wait for it, or end it, then run again"
+            raise Locked(
+                f"{holder} is already running as process {process}: wait for it, or end it, then "
+                "run again"
             ) from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):

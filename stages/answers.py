@@ -1,4 +1,4 @@
-"""answers: how well the base and the tuned model converse."""
+"""answers: measures how well the base and the tuned model converse."""
 
 import sys
 import time
@@ -9,7 +9,8 @@ from antimatter import files, params
 from antimatter.chat import held_out
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.errors import UserError
-from antimatter.evaluation import conversation, conversation_page, scripts
+from antimatter.evaluation import conversation as converse
+from antimatter.evaluation import conversation_page, scripts
 from antimatter.evaluation.config import AnswersConfig, EvaluationRuntime
 from antimatter.evaluation.conversation import KINDS, Result
 from antimatter.model import weights
@@ -23,18 +24,15 @@ def main(
     tokenizer: Path,
     checkpoints: Path,
     tuned: Path,
-    prompts: Path,
+    conversation: Path,
     metrics: Path,
-    details: Path,
-    page: Path,
-    chart: Path,
-    picture: Path,
+    plots: Path,
 ) -> None:
     config = params.read(AnswersConfig, "answers")
     device = params.read(EvaluationRuntime, "runtime", part=True).device_type()
     words = Tokenizer.load(tokenizer)
     unseen = held_out.read(conversations / held_out.NAME)
-    exam = conversation.exam(unseen, scripts.read(prompts), config.items, config.choices)
+    exam = converse.exam(unseen, scripts.read(conversation), config.items, config.choices)
     for kind in KINDS:
         if not any(one.kind == kind for one in unseen):
             note = f"{conversations} holds out no conversation of kind {kind}"
@@ -46,19 +44,20 @@ def main(
         if model.config.vocab_size != words.vocab_size:
             sizes = f"{model.config.vocab_size:,} tokens, {tokenizer} {words.vocab_size:,}"
             raise UserError(f"{folder} was trained with {sizes}: run `dvc repro {folder.name}`")
-        results[name] = conversation.measure(model, words, exam, config, _progress(name))
+        results[name] = converse.measure(model, words, exam, config, _progress(name))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     base, ours = results["base"], results["tuned"]
 
     rows = conversation_page.rows(base.figures, ours.figures)
     # Few figures, as `dvc metrics show` has a column for each
-    files.write_metrics(metrics, conversation_page.headline(ours.figures))
-    files.write_metrics(details, {"tuned": ours.figures, "base": base.figures})
-    files.write_text(page, conversation_page.markdown(exam, base, ours, config))
+    files.write_metrics(metrics / "summary.json", conversation_page.headline(ours.figures))
+    files.write_metrics(metrics / "details.json", {"tuned": ours.figures, "base": base.figures})
+    files.write_text(
+        metrics / "conversations.md", conversation_page.markdown(exam, base, ours, config)
+    )
     numbers = ((measure, *(f"{value:.6g}" for value in values)) for measure, *values in rows)
-    files.write_csv(chart, conversation_page.HEADER, numbers)
-    conversation_page.draw(chart, picture)
+    files.write_csv(plots / "shares.csv", conversation_page.HEADER, numbers)
 
     if "likelihood" in ours.figures:
         bits = [one.figures["likelihood"]["all"]["bits_per_byte"] for one in (ours, base)]

@@ -1,4 +1,4 @@
-"""Shards become a trained model. A killed run goes on from its last saved state."""
+"""checkpoints: trains the model on the shards. A killed run resumes from its last saved state."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,29 +8,19 @@ from antimatter.data.shards.reader import Shards
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import stage
-from antimatter.training.config import OptimizerConfig, Recipe, TrainConfig, TrainRuntime
+from antimatter.training.config import OptimizerConfig, TrainConfig, TrainerConfig, TrainRuntime
+from antimatter.training.data import TextData
 from antimatter.training.run import Outputs, run
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
-from antimatter.training.trainer import Data
 
 SECTIONS = ("model", "loss", "optimizer", "schedule", "spikes", "checkpoints")
 
 
-def main(
-    tokens: Path,
-    checkpoints: Path,
-    metrics: Path,
-    made: Path,
-    training: Path,
-    validation: Path,
-    backtracks: Path,
-    live: Path,
-    throughput: Path,
-) -> None:
-    shards = Shards(tokens)
-    config = GPTConfig(**asdict(params.read(ModelConfig, "model")), vocab_size=shards.vocab_size)
-    recipe = Recipe(
+def main(shards: Path, checkpoints: Path, metrics: Path, plots: Path) -> None:
+    tokens = Shards(shards)
+    shape = GPTConfig(**asdict(params.read(ModelConfig, "model")), vocab_size=tokens.vocab_size)
+    config = TrainerConfig(
         training=params.read(TrainConfig, "checkpoints"),
         loss=params.read(LossConfig, "loss"),
         optimizer=params.read(OptimizerConfig, "optimizer"),
@@ -38,18 +28,18 @@ def main(
         spikes=params.read(SpikeConfig, "spikes"),
         runtime=params.read(TrainRuntime, "runtime", part=True),
     )
-    train, held_out = shards.split("train"), shards.split("validation")
-    data = Data(train, held_out, shards.token_counts(), shards.decode)
-    curves = (training, validation, backtracks, live, throughput)
+    train, validation = tokens.split("train"), tokens.split("validation")
+    data = TextData(train, validation, tokens.token_counts(), tokens.decode)
+    digests = tokens.digests()
     run(
         "checkpoints",
         SECTIONS,
-        lambda: GPT(config),
+        lambda: GPT(shape),
         data,
-        recipe,
-        Outputs(checkpoints, metrics, made, *curves),
-        identity={"model": asdict(config), "shards": shards.digests()["shards"]},
-        digests=shards.digests(),
+        config,
+        Outputs(checkpoints, metrics, plots),
+        identity={"model": asdict(shape), "shards": digests["shards"]},
+        digests=digests,
     )
 
 

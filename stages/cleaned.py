@@ -1,4 +1,4 @@
-"""cleaned: the text worth learning, and why the rest was dropped."""
+"""cleaned: keeps the text worth learning, and counts why the rest was dropped."""
 
 import dataclasses
 from pathlib import Path
@@ -9,12 +9,12 @@ from antimatter.data.cleaning.config import CleanConfig
 from antimatter.data.cleaning.pipeline import clean
 from antimatter.data.sources import paths
 from antimatter.pipeline import resume, stage
-from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.config import TasksRuntime
 
 
-def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) -> None:
+def main(raw: Path, cleaned: Path, metrics: Path, plots: Path) -> None:
     config = params.read(CleanConfig, "cleaned")
-    runtime = params.read(EngineRuntime, "runtime", part=True)
+    runtime = params.read(TasksRuntime, "runtime", part=True)
     texts = {
         path: files.sha256(paths.located(path))
         for part in clean_config.texts(config.decontamination)
@@ -25,22 +25,20 @@ def main(raw: Path, cleaned: Path, metrics: Path, drops: Path, lengths: Path) ->
         "input": resume.fingerprint(raw, "*.parquet"),
         "texts": texts,
     }
-    with resume.kept("cleaned", [cleaned], **identity) as work:
+    with resume.directory("cleaned", [cleaned], **identity) as work:
         report = clean(raw, work, config, runtime)
-        record = resume.record(work)
+        adopted = resume.adopted(work)
         files.link({path.name: path for path in (work / "cleaned").glob("[!.]*")}, cleaned)
-    found = dataclasses.asdict(report)
-    files.write_csv(lengths, ("bytes", "raw", "cleaned"), found.pop("lengths"))
-    files.write_metrics(metrics, found | record)
+    summary = dataclasses.asdict(report)
+    files.write_csv(plots / "lengths.csv", ("bytes", "raw", "cleaned"), summary.pop("lengths"))
+    files.write_metrics(metrics / "summary.json", summary | adopted)
     rows = [("kept", report.documents_out, report.bytes_out), ("trimmed", 0, report.bytes_trimmed)]
     rows += [(reason, n, report.dropped_bytes[reason]) for reason, n in report.dropped.items()]
-    files.write_csv(
-        drops,
-        ("reason", "documents", "megabytes"),
-        [(reason, n, size / 1e6) for reason, n, size in rows],
-    )
+    drops = [(reason, n, size / 1e6) for reason, n, size in rows]
+    files.write_csv(plots / "drops.csv", ("reason", "documents", "megabytes"), drops)
     print(
-        f"cleaned: {report.documents_out:,} of {report.documents_in:,} documents, {report.bytes_out / 1e6:.1f} of {report.bytes_in / 1e6:.1f} MB"
+        f"cleaned: kept {report.documents_out:,} of {report.documents_in:,} documents, "
+        f"{report.bytes_out / 1e6:.1f} of {report.bytes_in / 1e6:.1f} MB"
     )
 
 

@@ -1,4 +1,4 @@
-"""conversations: what the model is tuned on, and what its answers are measured by."""
+"""conversations: packs the conversations to tune on, and holds some out to measure answers."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -8,48 +8,55 @@ from pathlib import Path
 import torch
 
 from antimatter import files, params
-from antimatter.chat import collection, formats, hub_conversations, persona, questions
+from antimatter.chat import (
+    collection,
+    formats,
+    hub_conversations,
+    persona_conversations,
+    questions,
+)
+from antimatter.chat import persona as personas
 from antimatter.chat.collection import Weighted
 from antimatter.chat.config import ConversationsConfig
 from antimatter.chat.persona import Persona
 from antimatter.data.shards.config import ShardsConfig
-from antimatter.data.shards.writer import is_candidate
+from antimatter.data.shards.split import is_candidate
 from antimatter.data.sources import chitchat, paths
 from antimatter.data.sources.config import RawConfig
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import resume, stage
-from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.config import TasksRuntime
 
 
 def main(
     cleaned: Path,
     tokenizer: Path,
-    who_it_is: Path,
+    persona: Path,
     conversations: Path,
     metrics: Path,
-    by_source: Path,
+    plots: Path,
 ) -> None:
     config = params.read(ConversationsConfig, "conversations")
     shards, raw = params.read(ShardsConfig, "shards"), params.read(RawConfig, "raw")
     model = params.read(ModelConfig, "model")
-    runtime = params.read(EngineRuntime, "runtime", part=True)
+    runtime = params.read(TasksRuntime, "runtime", part=True)
     shape = GPTConfig(**asdict(model), vocab_size=Tokenizer.load(tokenizer).vocab_size)
     with torch.device("meta"):
         parameters = GPT(shape).n_parameters()
     facts = collection.facts(parameters, shape.block_size, config)
-    who = persona.read(who_it_is, facts)
+    who = personas.read(persona, facts)
     inputs = {
         "cleaned": resume.digest(resume.fingerprint(cleaned, "*.parquet")),
         "tokenizer": resume.digest(resume.fingerprint(tokenizer, "*")),
-        "persona": files.sha256(who_it_is),
+        "persona": files.sha256(persona),
     }
     named = sorted({name for own in config.files for name in paths.matches(own.pattern)})
     inputs |= {name: files.sha256(paths.located(name)) for name in named}
     identity = {"conversations": asdict(config), "shards": asdict(shards), "model": asdict(model)}
     packages = raw.packages if raw.source == "embedded" else {}
-    with resume.kept(
+    with resume.directory(
         "conversations", [conversations], **identity, packages=packages, input=inputs
     ) as work:
         sources = [Weighted(collection.of_persona(config, who), config.persona.weight)]
@@ -75,11 +82,11 @@ def main(
                 runtime.workers,
                 inputs,
             )
-        record = resume.record(work) | {"hub_rows_dropped": dict(sorted(dropped.items()))}
-    files.write_metrics(metrics, report | record)
+        record = resume.adopted(work) | {"hub_rows_dropped": dict(sorted(dropped.items()))}
+    files.write_metrics(metrics / "summary.json", report | record)
     rows = [(name, *found.values()) for name, found in report["sources"].items()]
     header = ("source", *next(iter(report["sources"].values())))
-    files.write_csv(by_source, header, rows)
+    files.write_csv(plots / "sources.csv", header, rows)
     train, kept = report["train"], report["held_out"]
     print(
         f"conversations: {train['rows']:,} rows of {shape.block_size} tokens to tune on, "
@@ -100,7 +107,11 @@ def _documentation(
     libraries = {name: packages[name] for name in packages if name != chitchat.PACKAGE}
     found = questions.questions(libraries, workers)
     about_text = ("grounded", "refusal")
-    asked = [persona.led(who, one, config.seed) for one in found if one.kind not in about_text]
+    asked = [
+        persona_conversations.with_persona_turns(who, one, config.seed)
+        for one in found
+        if one.kind not in about_text
+    ]
     grounded = [one for one in found if one.kind in about_text]
     pairs = ((asked, weights.questions), (grounded, weights.grounded))
     return [Weighted(conversations, weight) for conversations, weight in pairs if weight]

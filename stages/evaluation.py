@@ -1,118 +1,111 @@
-"""evaluation: how well the model predicts unseen text, what it says to fixed prompts, and whether it knows the right end of a sentence."""
+"""evaluation: measures how well the model predicts unseen text, whether it knows the right ending of a
+sentence, and what it writes after fixed prompts.
+"""
 
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from antimatter import files, params
 from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.evaluation import cloze, coherence, perplexity, texts
+from antimatter.evaluation import cloze as cloze_items
+from antimatter.evaluation import coherence as samples
+from antimatter.evaluation import perplexity, texts
 from antimatter.evaluation.config import EvaluationConfig, EvaluationRuntime
-from antimatter.evaluation.perplexity import Bin
+from antimatter.evaluation.perplexity import Bin, Evaluation
 from antimatter.model import weights
 from antimatter.pipeline import stage
-from antimatter.report import training as curves
 
 
 def main(
-    tokens: Path,
+    shards: Path,
     tokenizer: Path,
     checkpoints: Path,
-    prompts: Path,
-    sentences: Path,
-    training: Path,
-    validation: Path,
-    backtracks: Path,
+    coherence: Path,
+    cloze: Path,
     metrics: Path,
-    depth: Path,
-    by_frequency: Path,
-    scores: Path,
-    figures: Path,
-    page: Path,
-    bins: Path,
-    positions: Path,
-    sources: Path,
-    losses: Path,
-    steps: Path,
+    plots: Path,
 ) -> None:
     config = params.read(EvaluationConfig, "evaluation")
-    model = weights.load(checkpoints).to(
-        params.read(EvaluationRuntime, "runtime", part=True).device_type()
-    )
-    shards, words, stride = (
-        Shards(tokens),
-        Tokenizer.load(tokenizer),
-        min(config.stride, model.config.block_size),
-    )
+    device = params.read(EvaluationRuntime, "runtime", part=True).device_type()
+    model = weights.load(checkpoints).to(device)
+    tokens, vocabulary = Shards(shards), Tokenizer.load(tokenizer)
+    stride = min(config.stride, model.config.block_size)
 
     own = texts.score(
-        model, words, config.texts, column=config.text_column, stride=stride, key="evaluation.texts"
+        model,
+        vocabulary,
+        config.texts,
+        column=config.text_column,
+        stride=stride,
+        key="evaluation.texts",
     )
-    result = perplexity.evaluate(model, shards, stride)
+    result = perplexity.evaluate(model, tokens, stride)
     windows, sliding = result.windows.figures(), result.sliding.figures()
-    by_source = {
+    sources = {
         name: {"tokens": score.tokens, "bytes": score.bytes, **score.figures()}
         for name, score in result.sources.items()
     }
-    files.write_metrics(metrics, {"validation": windows})
-    files.write_metrics(
-        depth,
-        {
-            "sliding": {"stride": stride, **sliding},
-            "positions": _figures(result.positions),
-            "sources": by_source,
-            "texts": {text.path: text.figures() for text in own},
-        },
-    )
-    files.write_metrics(by_frequency, _figures(result.frequencies))
-    numbers = ("tokens", "loss", "perplexity")
-    files.write_csv(
-        bins,
-        ("at_most", "vocabulary", *numbers),
-        ((bin.most, bin.vocabulary, *_row(bin)) for bin in result.frequencies),
-    )
-    files.write_csv(
-        positions, ("at_most", *numbers), ((bin.most, *_row(bin)) for bin in result.positions)
-    )
-    rows = (
-        (name, row["tokens"], row["bytes"], f"{row['bits_per_byte']:.6g}")
-        for name, row in by_source.items()
-    )
-    files.write_csv(sources, ("source", "tokens", "bytes", "bits_per_byte"), rows)
-    curves.draw(training, validation, backtracks, bins, losses, steps)
+    files.write_metrics(metrics / "summary.json", {"validation": windows})
+    details = {
+        "sliding": {"stride": stride, **sliding},
+        "positions": _figures(result.positions),
+        "sources": sources,
+        "texts": {text.path: text.figures() for text in own},
+    }
+    files.write_metrics(metrics / "perplexity.json", details)
+    files.write_metrics(metrics / "frequencies.json", _figures(result.frequencies))
+    _write_plots(plots, result, sources)
 
-    found = cloze.summary(cloze.answer(model, words, cloze.read_items(sentences)))
-    files.write_metrics(scores, found)
-    samples = coherence.sample(
-        model,
-        words,
-        coherence.read_prompts(prompts),
-        config,
-        coherence.lexicon(shards.split("train"), words),
+    endings = cloze_items.summary(
+        cloze_items.answer(model, vocabulary, cloze_items.read_items(cloze))
     )
-    said = coherence.summary(samples)
-    files.write_metrics(figures, said)
-    files.write_text(page, coherence.markdown(samples, config))
+    files.write_metrics(metrics / "cloze.json", endings)
 
-    if not windows["loss"] < math.log(shards.vocab_size):
+    words = samples.lexicon(tokens.split("train"), vocabulary)
+    written = samples.sample(model, vocabulary, samples.read_prompts(coherence), config, words)
+    verdicts = samples.summary(written)
+    files.write_metrics(metrics / "coherence.json", verdicts)
+    files.write_text(metrics / "samples.md", samples.markdown(written, config))
+
+    if not windows["loss"] < math.log(tokens.vocab_size):
         print(
-            f"note: a loss of {windows['loss']:.4g} nats per token is no better than guessing among {shards.vocab_size:,} tokens: the training has "
-            "learnt nothing, or has diverged; lower optimizer.learning_rate",
+            f"note: a loss of {windows['loss']:.4g} nats per token is no better than guessing "
+            f"among {tokens.vocab_size:,} tokens: the training has learnt nothing, or has "
+            "diverged; lower optimizer.learning_rate",
             file=sys.stderr,
         )
+    for name, figures in (("on the validation split", windows), ("in sliding windows", sliding)):
+        print(
+            f"evaluation: perplexity {figures['perplexity']:.2f}, "
+            f"{figures['bits_per_byte']:.3f} bits per byte {name}"
+        )
     print(
-        f"evaluation: perplexity {windows['perplexity']:.2f}, {windows['bits_per_byte']:.3f} bits per byte on the validation split"
+        f"evaluation: {verdicts['fluent']:.0%} of the samples fluent, "
+        f"{verdicts['looping']:.0%} looping"
     )
+    right = endings["all"]
     print(
-        f"evaluation: in sliding windows {sliding['perplexity']:.2f}, {sliding['bits_per_byte']:.3f} bits per byte"
+        f"evaluation: {right['correct']} of {right['items']} sentences ended right, "
+        f"{right['accuracy']:.1%}; chance {right['chance']:.1%}"
     )
-    print(f"evaluation: {said['fluent']:.0%} of the samples fluent, {said['looping']:.0%} looping")
-    right = found["all"]
-    print(
-        f"evaluation: {right['correct']} of {right['items']} sentences ended right, {right['accuracy']:.1%}; chance {right['chance']:.1%}"
-    )
+
+
+def _write_plots(plots: Path, result: Evaluation, sources: dict[str, dict[str, Any]]) -> None:
+    numbers = ("tokens", "loss", "perplexity")
+    bins = [(bin.most, bin.vocabulary, *_row(bin)) for bin in result.frequencies]
+    files.write_csv(plots / "bins.csv", ("at_most", "vocabulary", *numbers), bins)
+    positions = [(bin.most, *_row(bin)) for bin in result.positions]
+    files.write_csv(plots / "positions.csv", ("at_most", *numbers), positions)
+    rows = [
+        (name, row["tokens"], row["bytes"], f"{row['bits_per_byte']:.6g}")
+        for name, row in sources.items()
+    ]
+    header = ("source", "tokens", "bytes", "bits_per_byte")
+    files.write_csv(plots / "sources.csv", header, rows)
 
 
 def _figures(bins: Sequence[Bin]) -> dict[str, dict[str, float]]:

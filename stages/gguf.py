@@ -1,5 +1,6 @@
-"""models/tuned, or models/checkpoints, as `gguf.model` says -> models/gguf: one file per type, each
-compared with torch in llama.cpp before it counts as made.
+"""gguf: writes the model that `gguf.model` names as GGUF files, one for each type.
+
+Each file is compared with torch in llama.cpp before it counts as done.
 """
 
 from pathlib import Path
@@ -9,64 +10,60 @@ from antimatter import files, params
 from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.errors import UserError
-from antimatter.export import gguf, parity
+from antimatter.export import gguf as writer
+from antimatter.export import parity, tokenization
 from antimatter.export.config import GGUFConfig
 from antimatter.export.source import open_checkpoint
 from antimatter.model import weights
 from antimatter.pipeline import stage
-from antimatter.report import quantization
 
 
 def main(
-    checkpoints: Path,
-    tuned: Path,
+    model: Path,
     tokenizer: Path,
     shards: Path,
     conversations: Path,
-    output: Path,
+    gguf: Path,
     metrics: Path,
-    sizes: Path,
-    picture: Path,
-    throughput: Path,
+    plots: Path,
 ) -> None:
     config = params.read(GGUFConfig, "gguf")
-    source = open_checkpoint(tuned if config.model == "tuned" else checkpoints)
+    source = open_checkpoint(model)
     if config.model == "tuned" and source.chat is None:
-        config_json = tuned / weights.CONFIG
-        raise UserError(f"{config_json} has no key chat: run `dvc repro tuned` to make it anew")
-    model = source.load()
-    context = model.config.block_size
+        config_json = model / weights.CONFIG
+        raise UserError(f"{config_json} has no key chat: run `dvc repro -f tuned` to rewrite it")
+    network = source.load()
+    context = network.config.block_size
     windows = parity.windows(Shards(shards).split("validation"), context, config.windows)
     held_out = parity.held_out(conversations / "held_out_tokens.npy", context, config.windows)
     report: dict[str, Any] = {}
     speed: dict[str, Any] = {}
-    with files.replacing(output) as partial:
+    with files.replacing(gguf) as partial:
         partial.mkdir()
         for file_type in config.types:
-            path = gguf.path_of(partial, config.name, file_type)
-            gguf.write(source, tokenizer / "tokenizer.json", path, file_type, config)
-            most = getattr(config.max_kl, file_type)
-            report[file_type] = found = parity.check(model, path, windows, most, held_out)
-            speed[file_type] = parity.speed(path, windows)
+            path = writer.path_of(partial, config.name, file_type)
+            writer.write(source, tokenizer / "tokenizer.json", path, file_type, config)
+            limit = getattr(config.max_kl, file_type)
+            figures = parity.check(network, path, windows, limit, held_out)
+            report[file_type], speed[file_type] = figures, parity.speed(path, windows)
             rate = f"{speed[file_type]['answer']:,.0f} tokens/s"
-            size = f"{found['bytes'] / 1e6:.1f} MB"
-            print(f"gguf: {path.name}, {size}, {rate}; {_figures(found)}", flush=True)
-        report["tokenizer"] = parity.check_tokenizer(Tokenizer.load(tokenizer), path, windows)
-    files.write_metrics(metrics, report)
-    rows = []
-    for name in config.types:
-        found = report[name]
-        rows.append((name, found["bytes"] / 1e6, f"{found['perplexity']:.6g}", found["kl"]))
-    files.write_csv(sizes, ("type", "megabytes", "perplexity", "kl"), rows)
-    quantization.draw(sizes, picture)
-    files.write_json(throughput, speed)
+            size = f"{figures['bytes'] / 1e6:.1f} MB"
+            print(f"gguf: {path.name}, {size}, {rate}; {_in_words(figures)}", flush=True)
+        report["tokenizer"] = tokenization.check(Tokenizer.load(tokenizer), path, windows)
+    files.write_metrics(metrics / "summary.json", report)
+    files.write_json(metrics / "throughput.json", speed)
+    rows = [
+        (name, report[name]["bytes"] / 1e6, f"{report[name]['perplexity']:.6g}", report[name]["kl"])
+        for name in config.types
+    ]
+    files.write_csv(plots / "sizes.csv", ("type", "megabytes", "perplexity", "kl"), rows)
 
 
-def _figures(found: dict[str, Any]) -> str:
-    same, talk = found["top1_agreement"], found["conversations"]
+def _in_words(figures: dict[str, Any]) -> str:
+    same, talk = figures["top1_agreement"], figures["conversations"]
     return (
-        f"in llama.cpp KL {found['kl']:g} from torch, {same:.2%} of first choices the same, "
-        f"perplexity {found['perplexity']:.2f}; on conversations KL {talk['kl']:g}"
+        f"in llama.cpp KL {figures['kl']:g} from torch, {same:.2%} of first choices the same, "
+        f"perplexity {figures['perplexity']:.2f}; on conversations KL {talk['kl']:g}"
     )
 
 

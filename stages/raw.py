@@ -1,4 +1,4 @@
-"""raw: text as it is found, with its source and licence."""
+"""raw: collects documents with their source and licence."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,27 +7,27 @@ from antimatter import files, params
 from antimatter.data.sources import collect
 from antimatter.data.sources.config import RawConfig
 from antimatter.pipeline import resume, stage
-from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.config import TasksRuntime
 
 
-def main(raw: Path, metrics: Path, by_source: Path) -> None:
+def main(raw: Path, metrics: Path, plots: Path) -> None:
     config = params.read(RawConfig, "raw")
-    runtime = params.read(EngineRuntime, "runtime", part=True)
-    with resume.kept("raw", [raw], raw=asdict(config)) as work:
-        found = collect.write(config, raw, work, runtime)
-        documents, size = (
-            sum(getattr(tally, name) for tally in found.values()) for name in ("documents", "bytes")
-        )
-        files.write_metrics(
-            metrics,
-            {"documents": documents, "bytes": size, "sources": len(found), **resume.record(work)},
-        )
-    files.write_csv(
-        by_source,
-        ("source", "documents", "bytes"),
-        [(source, tally.documents, tally.bytes) for source, tally in found.items()],
+    runtime = params.read(TasksRuntime, "runtime", part=True)
+    with resume.directory("raw", [raw], raw=asdict(config)) as work:
+        tallies = collect.write(config, raw, work, runtime)
+        adopted = resume.adopted(work)
+    summary = {
+        "documents": sum(tally.documents for tally in tallies.values()),
+        "bytes": sum(tally.bytes for tally in tallies.values()),
+        "sources": len(tallies),
+    }
+    files.write_metrics(metrics / "summary.json", summary | adopted)
+    rows = [(source, tally.documents, tally.bytes) for source, tally in tallies.items()]
+    files.write_csv(plots / "sources.csv", ("source", "documents", "bytes"), rows)
+    print(
+        f"raw: {summary['documents']:,} documents, {summary['bytes'] / 1e6:,.1f} MB "
+        f"from {len(tallies)} sources"
     )
-    print(f"raw: {documents:,} documents, {size / 1e6:,.1f} MB from {len(found)} sources")
 
 
 if __name__ == "__main__":

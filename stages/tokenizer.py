@@ -1,4 +1,4 @@
-"""tokenizer: the vocabulary, learnt from the cleaned text."""
+"""tokenizer: learns the vocabulary from the cleaned text."""
 
 import resource
 import sys
@@ -15,7 +15,7 @@ def main(cleaned: Path, tokenizer: Path, metrics: Path) -> None:
     runtime = params.read(TokenizerRuntime, "runtime", part=True)
     with files.replacing(tokenizer) as folder:
         report = train(cleaned, folder, config, runtime.workers)
-    files.write_metrics(metrics, report)
+    files.write_metrics(metrics / "summary.json", report)
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     print(

@@ -1,4 +1,4 @@
-"""Conversations make of the trained model one that answers. A killed run goes on where it was."""
+"""tuned: tunes the trained model on conversations. A killed run resumes from its last saved state."""
 
 import sys
 from dataclasses import asdict
@@ -16,46 +16,37 @@ from antimatter.training.tuning import Conversations
 SECTIONS = ("tuned",)
 
 
-def main(
-    conversations: Path,
-    checkpoints: Path,
-    tuned: Path,
-    metrics: Path,
-    made: Path,
-    training: Path,
-    validation: Path,
-    backtracks: Path,
-    live: Path,
-    throughput: Path,
-) -> None:
+def main(conversations: Path, checkpoints: Path, tuned: Path, metrics: Path, plots: Path) -> None:
     config = params.read(TuneConfig, "tuned")
     runtime = params.read(TrainRuntime, "runtime", part=True)
-    found, initial = Conversations(conversations), Path(config.initial or checkpoints)
-    shape, known = weights.read_config(initial / weights.CONFIG)[:2]
-    tuning.check_start(initial, shape, known, found)
-    data = found.data(config, end=EOS, role=ASSISTANT)
-    recipe, inherited = tuning.recipe(config, known, len(data.train), runtime)
-    if distributed.is_first():
-        told = ", ".join(f"{name} {value}" for name, value in inherited.items())
-        print(f"tuned: from {initial}, which gives {told}", file=sys.stderr)
-        steps, rate = recipe.training.steps, recipe.optimizer.learning_rate
-        rows = f"{len(data.train):,} rows, {config.epochs:g} epoch{'s' * (config.epochs != 1)}"
-        print(f"tuned: {rows}: {steps:,} steps, rate {rate:.2e} at its peak", file=sys.stderr)
+    packed, initial = Conversations(conversations), Path(config.initial or checkpoints)
+    shape, origin = weights.read_config(initial / weights.CONFIG)[:2]
+    tuning.check_start(initial, shape, origin, packed)
+    data = packed.data(config, end=EOS, role=ASSISTANT)
+    trainer_config, inherited = tuning.trainer_config(config, origin, len(data.train), runtime)
+    if distributed.is_main():
+        values = ", ".join(f"{name} {value}" for name, value in inherited.items())
+        print(f"tuned: from {initial}, which gives {values}", file=sys.stderr)
+        epochs = f"{config.epochs:g} epoch{'s' * (config.epochs != 1)}"
+        rate = trainer_config.optimizer.learning_rate
+        print(
+            f"tuned: {len(data.train):,} rows, {epochs}: {trainer_config.training.steps:,} steps, "
+            f"rate {rate:.2e} at its peak",
+            file=sys.stderr,
+        )
     start = files.sha256(initial / weights.FINAL)
-    digests = found.digests() | {"initial": start}
-    curves = (training, validation, backtracks, live, throughput)
     identity = {"model": asdict(shape), "initial": start, "emphasis": data.emphasis._asdict()}
     run(
         "tuned",
         SECTIONS,
         lambda: weights.load(initial),
         data,
-        recipe,
-        Outputs(tuned, metrics, made, *curves),
-        identity=identity | found.digests(),
-        digests=digests,
-        chat=found.chat,
-        more={"initial": known},
+        trainer_config,
+        Outputs(tuned, metrics, plots),
+        identity=identity | packed.digests(),
+        digests=packed.digests() | {"initial": start},
+        chat=packed.chat,
+        more={"initial": origin},
     )
 
 

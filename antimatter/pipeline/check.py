@@ -1,12 +1,12 @@
-"""Whether params.yaml holds together: every section, before the first stage does anything.
+"""Checks every section of params.yaml before the first stage does anything.
 
 A stage reads its own section and would find a bad value only when it runs, after hours of other
-stages, and after DVC has deleted its outputs. So the stage `checked` comes before all others, and
-every stage asks once() first, since a change of `runtime`, which no stage depends on, makes DVC run
-nothing by itself.
+stages and after DVC has deleted its outputs. So the stage `checked` comes before all others, and
+every stage calls check_once() first, since no stage depends on `runtime` and a change there makes
+DVC run nothing.
 
-The classes are named as text: which values are good changes no byte, so the code of one stage is no
-dependency of another.
+The config classes are named as text: which values are valid changes no byte, so the code of one
+stage must not become a dependency of another.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from antimatter import params
 from antimatter.errors import UserError
 from antimatter.pipeline import resume
 
-# The class that reads a section, in a module that imports nothing slow
+# The class that reads each section, in a module that imports nothing slow
 SECTIONS = {
     "raw": "antimatter.data.sources.config:RawConfig",
     "cleaned": "antimatter.data.cleaning.config:CleanConfig",
@@ -42,48 +42,54 @@ SECTIONS = {
     "gguf": "antimatter.export.config:GGUFConfig",
     "ollama": "antimatter.export.ollama:OllamaConfig",
 }
-# Each reads a part of `runtime`
+# Each of these reads a part of `runtime`
 RUNTIME = (
-    "antimatter.tasks.config:EngineRuntime",
+    "antimatter.tasks.config:TasksRuntime",
     "antimatter.data.tokenizer_config:TokenizerRuntime",
     "antimatter.training.config:TrainRuntime",
     "antimatter.evaluation.config:EvaluationRuntime",
 )
-CHECKED = "checked"  # in .state: digests of what was found good before
+# In .state: the digests of values that were found valid before
+VALID = "checked"
 
 
-def once(path: Path = params.PARAMS, *, anew: bool = False) -> None:
-    """Raises ValueError for what everything() finds. What was found good before is not looked at
-    again: so this takes milliseconds, and else less than a second, since the classes stand in
-    modules that import neither torch nor datatrove.
+def check_once(path: Path = params.PARAMS, *, again: bool = False) -> None:
+    """Raises UserError with what problems() finds.
+
+    Values that were found valid before are skipped, which takes milliseconds. Otherwise it takes
+    less than a second, since the config classes are in modules that import neither torch nor
+    datatrove.
 
     Args:
-        anew: look at all of it, as a text that is named may have gone.
+        again: check all values, as a file that one of them names may be gone.
     """
-    if os.environ.get("RANK", "0") != "0":  # a process of torchrun; the first one speaks for all
+    # One process of a distributed run checks for all
+    if os.environ.get("RANK", "0") != "0":
         return
-    noted = resume.root() / CHECKED
-    known = set(noted.read_text(encoding="utf-8").split()) if noted.is_file() else set()
-    good: list[str] = []
-    found = everything(path, () if anew else known, good)
-    noted.parent.mkdir(parents=True, exist_ok=True)
-    with noted.open("a", encoding="utf-8") as file:
-        file.writelines(f"{digest}\n" for digest in good if digest not in known)
+    saved = resume.root() / VALID
+    known = set(saved.read_text(encoding="utf-8").split()) if saved.is_file() else set()
+    valid: list[str] = []
+    found = problems(path, () if again else known, valid)
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    with saved.open("a", encoding="utf-8") as file:
+        file.writelines(f"{digest}\n" for digest in valid if digest not in known)
     if found:
         raise UserError("\nerror: ".join(found))
 
 
-def everything(
+def problems(
     path: Path = params.PARAMS,
     known: Collection[str] = (),
-    good: list[str] | None = None,
+    valid: list[str] | None = None,
 ) -> list[str]:
-    """What is wrong, a line each; nothing if all is well. What needs a package that this machine
-    lacks is left out: a machine that only trains has torch and little else.
+    """What is wrong with params.yaml, one line for each problem.
+
+    A check that needs a package which this machine lacks is skipped: a machine that only trains
+    has little more than torch.
 
     Args:
-        known: digests of values that are not looked at.
-        good: gets the digests of the others that are found good.
+        known: digests of values to skip.
+        valid: receives the digests of the other values that are valid.
     """
     try:
         values = params.load(path)
@@ -97,7 +103,7 @@ def everything(
     for name, needed, check in _checks(values, path):
         text = json.dumps([name, *(values.get(section) for section in needed)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        # Only values that are good by themselves are looked at together
+        # Sections are compared with each other only if each is valid by itself
         if digest in known or (len(needed) > 1 and found):
             continue
         try:
@@ -105,18 +111,18 @@ def everything(
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "antimatter":
                 raise
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             found.append(str(error))
         else:
-            if good is not None:
-                good.append(digest)
+            if valid is not None:
+                valid.append(digest)
     return list(dict.fromkeys(found))
 
 
 def _checks(
     values: Mapping[str, Any], path: Path
 ) -> Iterator[tuple[str, Sequence[str], Callable[[], None]]]:
-    """A name for each check, the sections that it looks at, and what raises ValueError or OSError."""
+    """Each check: its name, the sections that it needs, and the function that raises UserError."""
 
     def read(section: str) -> Any:
         return params.read(_named(SECTIONS[section]), section, path)
@@ -146,7 +152,7 @@ def _named(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-# ---- values that are good by themselves, but not together or not on this machine
+# The functions below check values that are valid by themselves, but not together or not here.
 
 
 def _training(path: Path, *sections: Any) -> None:
@@ -154,17 +160,17 @@ def _training(path: Path, *sections: Any) -> None:
     runtime = params.read(kind, "runtime", path, part=True)
     names = ("training", "loss", "optimizer", "schedule", "spikes")
     parts = dict(zip(names, sections, strict=True))
-    recipe = _named("antimatter.training.config:Recipe")(**parts, runtime=runtime)
+    config = _named("antimatter.training.config:TrainerConfig")(**parts, runtime=runtime)
     count = _named("antimatter.model.devices:count")
-    recipe.micro_batch(count(runtime.devices, runtime.device_type()))
+    config.micro_batch(count(runtime.devices, runtime.device_type()))
 
 
 def _vocabulary(tokenizer: Any) -> None:
     most = _named("antimatter.data.shards.config:MAX_VOCAB")
     if tokenizer.vocab_size > most:
-        why = "as shards hold ids of 16 bits"
         raise UserError(
-            f"tokenizer.vocab_size must be at most {most:,}, {why}; got {tokenizer.vocab_size:,}"
+            f"tokenizer.vocab_size must be at most {most:,}, because shards store 16-bit token "
+            f"ids; got {tokenizer.vocab_size:,}"
         )
 
 
@@ -175,9 +181,7 @@ def _served(gguf: Any, ollama: Any) -> None:
 
 
 def _texts(raw: Any, cleaned: Any, evaluation: Any) -> None:
-    """Every pattern names a file, and every package is installed. Paths are taken as their stage
-    will take them.
-    """
+    """Every pattern matches a file and every package is installed, by the rules of their stage."""
     if raw.source == "embedded":
         _named("antimatter.data.sources.config:distributions")(raw.packages)
     if raw.source == "files":

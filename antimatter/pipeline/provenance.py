@@ -1,7 +1,8 @@
-"""What made a model, written into it by the stage that makes it.
+"""The provenance of a model, which the stage that makes it writes into it.
 
-Only what decides its bytes can stand in there: the code, the parameters, the data, the libraries and the kind of machine. A Git commit cannot,
-because dvc.lock, which belongs to the commit, holds the hash of the model; repository/history.py finds it from there (docs/decisions/0025).
+Only what decides its bytes can be part of it: the code, the parameters, the data, the libraries and
+the kind of machine. A Git commit cannot, because dvc.lock, which belongs to the commit, contains the
+hash of the model; antimatter/repository/history.py finds the commit from there (docs/decisions/0025).
 """
 
 import hashlib
@@ -20,23 +21,25 @@ def of(
     """The provenance of what a stage makes.
 
     Args:
-        sections: of params.yaml that the stage depends on.
-        data: sha256 of what it reads, by name.
-        machine: on what it is made, as far as that decides about bits.
+        sections: the sections of params.yaml on which the stage depends.
+        data: the sha256 of its inputs, by name.
+        machine: what of the machine decides bits.
 
     Returns:
-        code: sha256 over the names and contents of the files that the stage is made of.
+        code: sha256 over what the files of the stage compute (closure.digests).
         params, data, machine: as given.
-        libraries: what those files import, and its version, without the local part that tells builds apart (`+cpu`).
+        libraries: the versions of the packages that those files import, without the local part
+            that tells builds apart (`+cpu`).
     """
     values, module = params.load(), f"stages.{stage}"
+    versions = {
+        name: str(importlib.import_module(name).__version__).split("+")[0]
+        for name in closure.libraries(module)
+    }
     return {
         "code": hashlib.sha256(json.dumps(closure.digests(module)).encode()).hexdigest(),
         "params": {section: values[section] for section in sections},
         "data": dict(data),
-        "libraries": {
-            name: str(importlib.import_module(name).__version__).split("+")[0]
-            for name in closure.libraries(module)
-        },
+        "libraries": versions,
         "machine": dict(machine),
     }

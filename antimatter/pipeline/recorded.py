@@ -1,5 +1,5 @@
-"""What DVC has recorded: the outputs in dvc.lock, and the objects in its cache. Read from their
-files, so that DVC need not be here.
+"""What DVC has recorded: the outputs in dvc.lock and the objects in its cache, read from their files,
+so that DVC need not be installed.
 """
 
 import configparser
@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,13 @@ LOCK = Path("dvc.lock")
 
 
 def stages(root: Path = Path(".")) -> dict[str, Any]:
-    """The stages of dvc.lock.
-
-    Raises:
-        FileNotFoundError, ValueError: there is none, or it is damaged.
-    """
+    """The stages of dvc.lock. Raises UserError if it is missing or damaged."""
+    fix = f"run `dvc repro`, or `git checkout {LOCK}`"
     if not (root / LOCK).is_file():
-        raise FileNotFoundError(f"{LOCK} is missing: run `dvc repro`, or `git checkout {LOCK}`")
+        raise UserError(f"{LOCK} is missing: {fix}")
     found = params.load(root / LOCK).get("stages")
     if not isinstance(found, dict):
-        raise UserError(f"{LOCK} holds no stages: run `dvc repro`, or `git checkout {LOCK}`")
+        raise UserError(f"{LOCK} has no stages: {fix}")
     return found
 
 
@@ -36,35 +34,61 @@ def hashes(stages: Mapping[str, Any]) -> dict[str, str]:
 
 
 def md5(path: Path) -> str:
-    """As in dvc.lock: of a file's bytes; for a folder, of the list of its files, with the ending
-    `.dir`.
+    """The hash that dvc.lock records: of a file's bytes, or of the list of a folder's files (then it
+    ends in `.dir`).
     """
     if path.is_dir():
         names = [file for file in path.rglob("*") if file.is_file()]
-        found = [{"md5": md5(file), "relpath": file.relative_to(path).as_posix()} for file in names]
-        text = json.dumps(sorted(found, key=lambda item: item["relpath"]))
+        entries = [
+            {"md5": md5(file), "relpath": file.relative_to(path).as_posix()} for file in names
+        ]
+        text = json.dumps(sorted(entries, key=lambda entry: entry["relpath"]))
         return hashlib.md5(text.encode()).hexdigest() + ".dir"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def is_cached(digest: str, root: Path) -> bool:
-    """Whether the cache of the repository at `root` holds an object. DVC puts a folder there after
-    all of its files.
+@dataclass(frozen=True)
+class Cache:
+    """DVC's cache, as its documentation describes it (internal files): an object under its digest, and
+    a folder as JSON that lists the digests of its files.
     """
-    return (cache(root) / "files/md5" / digest[:2] / digest[2:]).is_file()
+
+    folder: Path
+
+    def path(self, digest: str) -> Path:
+        return self.folder / "files" / "md5" / digest[:2] / digest[2:]
+
+    def members(self, digest: str) -> dict[str, str]:
+        """The digests of a folder's files, by their path in it; a file itself has the path "". Raises
+        OSError if the cache does not have the folder.
+        """
+        if not digest.endswith(".dir"):
+            return {"": digest}
+        entries = json.loads(self.path(digest).read_bytes())
+        return {entry["relpath"]: entry["md5"] for entry in entries}
+
+    def holds(self, digest: str) -> bool:
+        """Whether the cache has an object and, of a folder, each of its files."""
+        return self.path(digest).is_file() and all(
+            self.path(member).is_file() for member in self.members(digest).values()
+        )
+
+
+def is_cached(digest: str, root: Path) -> bool:
+    """Whether the cache of the repository at `root` has an object. DVC adds a folder after all of its
+    files.
+    """
+    return Cache(cache(root)).path(digest).is_file()
 
 
 def cache(root: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of DVC's cache: `cache.dir` of the nearest of its config files that has one, else
+    """The folder of DVC's cache: `cache.dir` of the most specific config file that sets it, else
     .dvc/cache.
     """
     user = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dvc"
-    for folder, name in (
-        (root / ".dvc", "config.local"),
-        (root / ".dvc", "config"),
-        (user, "config"),
-    ):
+    project = root / ".dvc"
+    for folder, name in ((project, "config.local"), (project, "config"), (user, "config")):
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         parser.read(folder / name, encoding="utf-8")
         if place := parser.get("cache", "dir", fallback="").strip("\"'"):

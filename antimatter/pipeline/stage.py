@@ -1,37 +1,48 @@
-"""How a stage starts and how it fails: paths from the command line, one line for an error that a person can mend."""
+"""The entry point of a stage: paths from the command line, and one line for an error of the user."""
 
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from antimatter.errors import UserError
 from antimatter.pipeline import check, resume
 
-# Read by libgomp when torch is imported, which a stage does later. By default threads that wait
-# spin for milliseconds; beside another busy
-# process a training then stands still (benchmarks/contention.py). No stage's result depends on it.
+# Read by libgomp when torch is imported, which a stage does later. By default waiting threads spin
+# for milliseconds; beside another busy process a training then stops almost completely
+# (benchmarks/contention.py). No result depends on it.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def run(main: Callable[..., None]) -> None:
-    """Calls `main` with the command line's paths. An error that names its way out is printed as one line, without a traceback."""
+    """Calls `main` with the paths of the command line.
+
+    Prints a UserError, or an error of the operating system, as one line and exits with status 1.
+    ANTIMATTER_TRACEBACK=1 shows the traceback too. A paused stage exits with status 130, so that
+    DVC does not take it for finished.
+    """
     try:
-        check.once()
-        resume.forget_recorded()
+        check.check_once()
+        resume.delete_recorded()
         main(*map(Path, sys.argv[1:]))
-    # No error: it says how to go on; but DVC must not take the stage for done
     except InterruptedError as paused:
         print(paused, file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
-        if os.environ.get("ANTIMATTER_TRACEBACK"):
+    except (UserError, OSError) as error:
+        if os.environ.get("ANTIMATTER_TRACEBACK") or not is_users(error):
             raise
-        way_out = (
-            ": free some space and run again, what is finished is kept"
-            if "No space left" in str(error)
-            else ""
-        )
-        print(f"error: {error}{way_out}", file=sys.stderr)
+        print(f"error: {error}{_advice(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether a user can fix the error: a UserError, or one that the operating system reports."""
+    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None)
+
+
+def _advice(error: BaseException) -> str:
+    if "No space left" in str(error):
+        return ": free some space and run again, finished work is kept"
+    return ""

@@ -1,4 +1,7 @@
-"""The whole training state on disk, so that a killed run goes on where it was. It lives outside DVC's outs, which DVC deletes before a stage."""
+"""The whole training state on disk, from which a killed run resumes.
+
+It lies outside of DVC's outs, because DVC deletes those before a stage runs.
+"""
 
 import pickle
 import shutil
@@ -19,58 +22,65 @@ class Checkpoints:
     def __init__(self, folder: Path, every: int, keep: int) -> None:
         """
         Args:
-            every: regular states stand at multiples of this step. Only they are backtracked to: the extra one of a pause must not change the result.
-            keep: the newest states that stay at least, in case one is damaged.
+            every: regular states are those of multiples of this step. A backtrack returns only to
+                them, as the extra state of a pause must not change the result.
+            keep: how many of the newest states are kept at least, in case one is damaged.
         """
         self.folder = folder
         self.every = every
         self.keep = keep
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes the state after `step` steps. Until the write is complete the older states stand.
+        """Writes the state after `step` steps. The older states are kept until it is complete.
 
         Raises:
-            OSError: the disk is full, say; nothing that was there is lost.
+            UserError: it cannot be written, for example because the disk is full. No older state
+                is lost.
         """
         path = self.path(step)
         try:
             with files.replacing(path) as partial:
                 torch.save(state, partial)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            free, needed = (
-                shutil.disk_usage(self.folder).free,
-                max((self.path(saved).stat().st_size for saved in self.steps()), default=0),
-            )
-            reason = (
-                f"the disk has {free / 1e6:,.0f} MB left"
-                if free < needed
-                else str(error).splitlines()[0]
-            )
-            raise OSError(
-                f"could not save {path}: {reason}; free some space and run again, it goes on from step {max(self.steps(), default=0):,}"
+        # torch reports a full disk as RuntimeError
+        except (OSError, RuntimeError) as error:
+            sizes = [self.path(saved).stat().st_size for saved in self.steps()]
+            free = shutil.disk_usage(self.folder).free
+            reason = str(error).splitlines()[0]
+            if free < max(sizes, default=0):
+                reason = f"the disk has {free / 1e6:,.0f} MB left"
+            newest = max(self.steps(), default=0)
+            raise UserError(
+                f"could not save {path}: {reason}; free some space and run again, it resumes from "
+                f"step {newest:,}"
             ) from None
 
     def load(self, step: int) -> dict[str, Any]:
-        """The state after `step` steps, on the CPU, read by memory map: a second copy on the device would be 4 GB at 300M.
+        """The state after `step` steps, on the CPU.
+
+        Read by memory map: a second copy on the device would be 4 GB for 300M weights.
 
         Raises:
-            FileNotFoundError: it is not here; for a machine of several that does not see the folder of the first.
+            UserError: it is not here, because this machine does not see the folder of the first.
         """
         path = self.path(step)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing on this machine: all machines of a training must see one folder {self.folder}"
+            raise UserError(
+                f"{path} is missing on this machine: all machines of a training must share the "
+                f"folder {self.folder}"
             )
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
     def newest(self, regular_up_to: int | None = None) -> int | None:
-        """The step of the newest state that is whole, or None in a folder without any. A damaged file is named, put aside and passed over.
+        """The step of the newest whole state, or None in a folder without states.
+
+        A damaged file is reported, renamed and skipped.
 
         Args:
-            regular_up_to: look at regular states up to this step only.
+            regular_up_to: consider only regular states up to this step.
 
         Raises:
-            ValueError: there were states, and all are damaged. To begin anew then is the user's decision.
+            UserError: there were states, and all are damaged. Whether to start from the beginning
+                is then the user's decision.
         """
         candidates = [
             step
@@ -82,19 +92,15 @@ class Checkpoints:
             reason = _damage(path)
             if reason is None:
                 return step
-            print(
-                f"warning: {path} is damaged ({reason}): going back to the one before",
-                file=sys.stderr,
-            )
+            print(f"warning: {path} is damaged ({reason}): trying the one before", file=sys.stderr)
             path.rename(path.with_suffix(".damaged"))
         if any(self.folder.glob("step-*.damaged")):
-            which = (
-                "every saved state"
-                if regular_up_to is None
-                else f"every stable state (up to step {regular_up_to})"
-            )
+            which = "every saved state"
+            if regular_up_to is not None:
+                which = f"every stable state (up to step {regular_up_to})"
             raise UserError(
-                f"{which} in {self.folder} is damaged: restore one from a backup, or delete the folder to begin at step 0"
+                f"{which} in {self.folder} is damaged: restore one from a backup, or delete the "
+                "folder to start from step 0"
             )
         return None
 
@@ -104,21 +110,18 @@ class Checkpoints:
         )
 
     def stable(self, step: int, healthy: int, proven: int = 0) -> int | None:
-        """The newest regular state, seen from `step`, that `healthy` steps without a spike
-        followed.
+        """The newest regular state that, at `step`, was followed by `healthy` steps without a spike.
 
         Args:
-            proven: states up to this step count as stable too: those that the run went back to. By
-                default only the untrained one.
+            proven: states up to this step count as stable too, because the run returned to one of
+                them before. By default only the untrained one.
         """
-        return max(
-            (
-                saved
-                for saved in self.steps()
-                if self._is_regular(saved) and (saved <= proven or saved + healthy <= step)
-            ),
-            default=None,
+        candidates = (
+            saved
+            for saved in self.steps()
+            if self._is_regular(saved) and (saved <= proven or saved + healthy <= step)
         )
+        return max(candidates, default=None)
 
     def newest_stable(self, step: int, healthy: int, proven: int = 0) -> int | None:
         """As stable(), but whole."""
@@ -126,7 +129,10 @@ class Checkpoints:
         return None if stable is None else self.newest(regular_up_to=stable)
 
     def rotate(self, step: int, healthy: int, proven: int = 0) -> None:
-        """Drops what is older than the last stable state, but for the newest `keep`. Younger ones stay: each may be the next that is stable."""
+        """Deletes the states older than the last stable one, except the newest `keep`.
+
+        Younger ones are kept, as each may become the next stable one.
+        """
         steps = self.steps()
         oldest = min(self.stable(step, healthy, proven) or 0, *steps[-self.keep :])
         for saved in steps:
@@ -146,7 +152,10 @@ class Checkpoints:
 
 
 def _damage(path: Path) -> str | None:
-    """Why a state cannot be read, or None. Checks every byte: torch.load sees a missing end, but takes flipped bits for weights."""
+    """Why a state cannot be read, or None.
+
+    Checks every byte: torch.load notices a missing end, but reads flipped bits as weights.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

@@ -46,7 +46,7 @@ class TrainConfig:
     seed: int  # of the order of the data and of dropout
     validate_every: int  # steps
     validation_tokens: int  # from the start of the validation split
-    log_every: int  # steps in a row of plots/training.csv
+    log_every: int  # steps in a row of plots/checkpoints/training.csv
     save_every: int  # steps between two saved states
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class TrainRuntime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class TrainerConfig:
     training: TrainConfig
     loss: LossConfig
     optimizer: OptimizerConfig

@@ -1,4 +1,6 @@
-"""One process a device. On one machine the first process starts the others; on several machines torchrun starts all of them."""
+"""One process per device. On one machine the main process starts the others; on several machines
+torchrun starts all of them.
+"""
 
 import os
 import re
@@ -14,84 +16,95 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-PARENT = "ANTIMATTER_PARENT"  # marks a process that launched() has started
-GRACE = 10.0  # seconds in which the first process may find out by itself why another one ended
+from antimatter.errors import UserError
+
+# Marks a process that process_group() has started
+PARENT = "ANTIMATTER_PARENT"
+# Seconds for the main process to find out by itself why another one ended
+GRACE = 10.0
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Where this process stands among those that share a batch."""
+class ProcessGroup:
+    """The processes that share a batch, seen from one of them."""
 
     rank: int = 0
-    world: int = 1
-    local: int = 0  # rank on this machine: the number of its GPU
+    size: int = 1
+    # Rank on this machine, which is the number of its GPU
+    local_rank: int = 0
 
     @property
-    def first(self) -> bool:
-        """Whether this one speaks and writes for all."""
+    def is_main(self) -> bool:
+        """Whether this process prints and writes for all."""
         return self.rank == 0
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Over the ranks, the same bits on each."""
-        if self.world > 1:
+    def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over the processes, the same bits in each."""
+        if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
-    def agree(self, ask: Callable[[], int | None]) -> int | None:
-        """What the first rank finds, on all; the others do not look."""
-        box = [ask() if self.first else None]
-        if self.world > 1:
+    def broadcast(self, compute: Callable[[], int | None]) -> int | None:
+        """The value that `compute` returns in the main process; the others do not call it."""
+        box = [compute() if self.is_main else None]
+        if self.size > 1:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def wait(self) -> None:
-        if self.world > 1:
+    def barrier(self) -> None:
+        """Waits until all processes are here."""
+        if self.size > 1:
             dist.barrier()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def is_first() -> bool:
-    """Whether this process speaks and writes for all; known before they have met."""
+def is_main() -> bool:
+    """Whether this process prints and writes for all; known before the processes have met."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def launched(world: int, device_type: str) -> Iterator[Ranks]:
-    """Joins the processes that share a batch, for the block. Without torchrun this process becomes rank 0 and starts the others.
+def process_group(size: int, device_type: str) -> Iterator[ProcessGroup]:
+    """Joins the processes that share a batch, for the block.
 
-    So what a user or DVC has started, and can end, is the trainer itself; the others end with it, however it ends.
+    Without torchrun this process becomes rank 0 and starts the others. So the process that a user
+    or DVC has started, and can end, is the trainer itself; the others end with it.
 
     Raises:
-        OSError: another process has failed.
+        UserError: another process has failed.
     """
-    if world == 1:
-        yield ALONE
+    if size == 1:
+        yield SINGLE_PROCESS
         return
     others: list[subprocess.Popen[bytes]] = []
     if "RANK" not in os.environ:
-        others = _start_others(world, [sys.executable, *sys.orig_argv[1:]])
+        others = _start_others(size, [sys.executable, *sys.orig_argv[1:]])
     elif PARENT in os.environ:
         threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
-    ranks = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    group = ProcessGroup(rank, size, local_rank)
     if device_type == "cuda":
-        torch.cuda.set_device(ranks.local)
+        torch.cuda.set_device(local_rank)
     ended = threading.Event()
     if others:
         threading.Thread(target=_watch, args=(others, ended), daemon=True).start()
     try:
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
-        yield ranks
-        ranks.wait()  # none leaves while another still needs it
-    except RuntimeError as error:  # maybe an exchange that fails because a partner is gone
+        yield group
+        # No process leaves while another still needs it
+        group.barrier()
+    except RuntimeError as error:
+        # It may be an exchange that fails because another process is gone. Then the main process
+        # says what happened.
         if PARENT in os.environ and re.search(r"peer|remote|socket|NCCL", str(error)):
-            os._exit(1)  # the first process says what happened
+            os._exit(1)
         time.sleep(1)
         if (failure := _failure(others)) is None:
             raise
-        raise OSError(failure) from error
+        raise UserError(failure) from error
     finally:
         ended.set()
         if dist.is_initialized():
@@ -106,11 +119,11 @@ def launched(world: int, device_type: str) -> Iterator[Ranks]:
                 other.kill()
 
 
-def _start_others(world: int, command: list[str]) -> list["subprocess.Popen[bytes]"]:
+def _start_others(size: int, command: list[str]) -> list["subprocess.Popen[bytes]"]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
     os.environ.update(common, RANK="0", LOCAL_RANK="0")
     return [
         subprocess.Popen(
@@ -123,19 +136,25 @@ def _start_others(world: int, command: list[str]) -> list["subprocess.Popen[byte
                 PARENT: str(os.getpid()),
             },
         )
-        for rank in range(1, world)
+        for rank in range(1, size)
     ]
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when the one that started it is gone, even by SIGKILL: it would wait for it for ever."""
+    """Ends this process when the one that started it is gone, even by SIGKILL.
+
+    Otherwise it would wait for it forever.
+    """
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def _watch(others: list["subprocess.Popen[bytes]"], ended: threading.Event) -> None:
-    """Ends this process when another one has failed: it may wait for it for ever, in a library that no exception reaches."""
+    """Ends this process when another one has failed.
+
+    It may be waiting for that one in a library, where no exception reaches it.
+    """
     while not ended.wait(0.5):
         failure = _failure(others)
         if failure is not None and not ended.wait(GRACE):
@@ -150,5 +169,8 @@ def _failure(others: list["subprocess.Popen[bytes]"]) -> str | None:
         status = other.poll()
         if status not in (None, 0, 130):
             reason = f"signal {-status}" if status < 0 else f"status {status}"
-            return f"the process of device {rank} ended with {reason}: run again to go on from the last saved state"
+            return (
+                f"the process of device {rank} ended with {reason}: run again to resume from the "
+                "last saved state"
+            )
     return None

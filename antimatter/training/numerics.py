@@ -14,7 +14,7 @@ from antimatter.training.config import Precision
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pin(threads: int) -> None:
+def set_deterministic(threads: int) -> None:
     """Makes the same program give the same bits again on the same kind of machine."""
     torch.set_num_threads(threads)
     # Asked for by the next line on a GPU
@@ -25,7 +25,7 @@ def pin(threads: int) -> None:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
-def machine(device_type: str, precision: Precision) -> tuple[str, Precision]:
+def describe_hardware(device_type: str, precision: Precision) -> tuple[str, Precision]:
     """The kind of this machine, as far as it decides about bits: the GPU's name, or the CPU's vector instructions and maker; and the precision in
     which it computes when asked for this one.
     """
@@ -40,7 +40,7 @@ def machine(device_type: str, precision: Precision) -> tuple[str, Precision]:
     return f"{torch.backends.cpu.get_cpu_capability()}, {vendor}", native
 
 
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Lets the process keep the memory that it frees. By default glibc gives large blocks back to the kernel, which clears them anew in each step:
     a fifth of its time on a CPU (benchmarks/train_step.py). No other C library is asked.
     """

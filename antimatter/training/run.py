@@ -1,5 +1,5 @@
-"""A training as a stage: what `checkpoints` and `tuned` have in common, from the folder of a killed
-run to the provenance in the trained model.
+"""A training as a stage: what `checkpoints` and `tuned` share, from the resume directory to the
+provenance in the trained model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,29 +13,28 @@ from antimatter.model import devices, weights
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import provenance, resume
 from antimatter.training import distributed, numerics
-from antimatter.training.config import Recipe
-from antimatter.training.log import Curves
-from antimatter.training.trainer import Data, Places, Result, train
+from antimatter.training.config import TrainerConfig
+from antimatter.training.console import Console
+from antimatter.training.curves import Curves
+from antimatter.training.data import TextData
+from antimatter.training.trainer import Result, Trainer
 
 
 @dataclass(frozen=True)
 class Outputs:
-    model: Path  # a folder
+    """The folders of a stage."""
+
+    model: Path
     metrics: Path
-    provenance: Path
-    training: Path  # the three curves
-    validation: Path
-    backtracks: Path
-    live: Path  # figures while it trains, which no stage depends on
-    throughput: Path
+    plots: Path
 
 
 def run(
     stage: str,
     sections: Sequence[str],
     build: Callable[[], GPT],
-    data: Data,
-    recipe: Recipe,
+    data: TextData,
+    config: TrainerConfig,
     outputs: Outputs,
     *,
     identity: Mapping[str, Any],
@@ -43,42 +42,58 @@ def run(
     chat: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Trains the model that `build` gives and writes all outputs; on every rank of a training.
+    """Trains the model that `build` returns and writes all outputs. Every process of a distributed
+    training calls it.
 
     Args:
-        sections: of params.yaml that the stage depends on, for the provenance.
-        identity: what, besides the recipe, decides the bytes: a killed run goes on if it is equal.
-        digests: sha256 of what is read, by name, for the provenance.
-        chat: what the chat has to know of a model that was tuned.
-        more: goes into the provenance.
+        sections: the sections of params.yaml on which the stage depends, for the provenance.
+        identity: what, besides the configuration, decides the bytes. An interrupted run resumes if
+            it is equal.
+        digests: the sha256 of the inputs, by name, for the provenance.
+        chat: what the chat has to know about a model that was tuned.
+        more: further entries of the provenance.
     """
-    device = recipe.runtime.device_type()
-    world = devices.count(recipe.runtime.devices, device)
-    # What is wrong with it is said before any process starts
-    micro_batch = recipe.micro_batch(world)
-    computed = {name: value for name, value in asdict(recipe).items() if name != "runtime"}
-    identity = {**identity, **computed}
-    kind, precision = numerics.machine(device, recipe.training.precision)
-    machine = {"kind": kind, "devices": world, "micro_batch": micro_batch, "precision": precision}
-    # Now, as files may be edited while it trains
-    known = provenance.of(stage, sections, digests, machine) | dict(more or {})
-    first = distributed.is_first()
-    kept = resume.kept(stage, [outputs.model], **identity)
-    with kept if first else nullcontext(resume.folder(stage, **identity)) as saved:
+    device = config.runtime.device_type()
+    size = devices.count(config.runtime.devices, device)
+    # Before any process starts, as it may raise a UserError
+    micro_batch = config.micro_batch(size)
+    decisive = {name: value for name, value in asdict(config).items() if name != "runtime"}
+    identity = {**identity, **decisive}
+    kind, precision = numerics.describe_hardware(device, config.training.precision)
+    machine = {"kind": kind, "devices": size, "micro_batch": micro_batch, "precision": precision}
+    # Now, because files may be edited during the training
+    origin = provenance.of(stage, sections, digests, machine) | dict(more or {})
+    is_main = distributed.is_main()
+    directory = resume.directory(stage, [outputs.model], **identity)
+    with directory if is_main else nullcontext(resume.path_of(stage, **identity)) as states:
         model = build()
-        parameters = model.n_parameters()
+        parameters, summary = model.n_parameters(), outputs.metrics / "summary.json"
 
         def report(result: Result) -> None:
-            files.write_metrics(outputs.metrics, {"parameters": parameters, **asdict(result)})
+            files.write_metrics(summary, {"parameters": parameters, **asdict(result)})
 
-        paths = (outputs.training, outputs.validation, outputs.backtracks, outputs.throughput)
-        curves = Curves(*paths) if first else Curves(None, None, None, None)
-        if first:
-            # DVC has deleted it, and `dvc metrics show` wants the file
-            files.write_metrics(outputs.metrics, {"parameters": parameters})
-        with distributed.launched(world, device) as ranks:
-            train(model, data, recipe, Places(saved, curves, outputs.live, report), ranks)
-        if first:
-            known |= resume.record(saved)
-            weights.save(model, outputs.model, known, chat)
-            files.write_json(outputs.provenance, known)
+        curves = Curves(outputs.plots if is_main else None)
+        if is_main:
+            # DVC has deleted it, and `dvc metrics show` needs the file
+            files.write_metrics(summary, {"parameters": parameters})
+        with distributed.process_group(size, device) as group:
+            observer = None
+            if is_main:
+                live = outputs.metrics / "throughput.json"
+                throughput = curves.throughput
+                observer = Console(model, data, config, group, live=live, throughput=throughput)
+            trainer = Trainer(
+                model,
+                data,
+                config,
+                states,
+                curves,
+                observer=observer,
+                report=report,
+                group=group,
+            )
+            trainer.run()
+        if is_main:
+            origin |= resume.adopted(states)
+            weights.save(model, outputs.model, origin, chat)
+            files.write_json(outputs.metrics / "provenance.json", origin)

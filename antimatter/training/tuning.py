@@ -16,14 +16,14 @@ from antimatter.errors import UserError
 from antimatter.model.config import GPTConfig, LossConfig
 from antimatter.training.config import (
     OptimizerConfig,
-    Recipe,
     TrainConfig,
+    TrainerConfig,
     TrainRuntime,
     TuneConfig,
 )
+from antimatter.training.data import ConversationData
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
-from antimatter.training.trainer import PackedData
 
 
 class Conversations:
@@ -58,7 +58,7 @@ class Conversations:
             )
         return array
 
-    def data(self, config: TuneConfig, end: int, role: int) -> PackedData:
+    def data(self, config: TuneConfig, end: int, role: int) -> ConversationData:
         """What a training reads.
 
         Args:
@@ -70,7 +70,7 @@ class Conversations:
         train, held_out = self.rows("train_tokens.npy"), self.rows("held_out_tokens.npy")
         first = held_out[0].astype(int).tolist()
         question = first[: first.index(role) + 1] if role in first else first[:1]
-        return PackedData(
+        return ConversationData(
             train=train,
             validation=held_out,
             train_marks=self.rows("train_marks.npy"),
@@ -87,13 +87,13 @@ def _decode(texts: list[str], ids: Any) -> str:
     return b"".join(texts[id].encode("latin-1") for id in ids).decode("utf-8", errors="replace")
 
 
-def recipe(
+def trainer_config(
     config: TuneConfig,
     made: Mapping[str, Any],
     rows: int,
     runtime: TrainRuntime,
-) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe of a tuning, and the values that it has from the pretraining, for people.
+) -> tuple[TrainerConfig, dict[str, Any]]:
+    """The configuration of a tuning, and the values that it inherits from the pretraining.
 
     Args:
         made: the provenance of the initial weights. Where it does not tell a value, params.yaml
@@ -137,7 +137,7 @@ def recipe(
         save_every=config.save_every,
     )
     return (
-        Recipe(
+        TrainerConfig(
             training=training,
             loss=loss,
             optimizer=replace(optimizer, learning_rate=rate, weight_decay=config.weight_decay),

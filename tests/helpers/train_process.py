@@ -1,4 +1,4 @@
-"""A small training as a process of its own, to be killed by tests: python train_process.py TOKENS.npy FOLDER."""
+"""A small training, also as a process that tests kill: python train_process.py TOKENS.npy FOLDER."""
 
 import argparse
 import sys
@@ -10,18 +10,28 @@ import numpy as np
 import torch
 
 from antimatter import files
-from antimatter.data.batches import Batches
+from antimatter.data.batches import Batch
 from antimatter.model import devices, weights
 from antimatter.model.config import GPTConfig, LossConfig
 from antimatter.model.gpt import GPT
-from antimatter.training import distributed, trainer
-from antimatter.training.config import OptimizerConfig, Recipe, TrainConfig, TrainRuntime
-from antimatter.training.log import Curves
+from antimatter.training import distributed
+from antimatter.training.config import (
+    OptimizerConfig,
+    Precision,
+    TrainConfig,
+    TrainerConfig,
+    TrainRuntime,
+)
+from antimatter.training.console import Console
+from antimatter.training.curves import Curves
+from antimatter.training.data import TextData
+from antimatter.training.distributed import SINGLE_PROCESS, ProcessGroup
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
-from antimatter.training.trainer import Data, Places
+from antimatter.training.step import Gradient
+from antimatter.training.trainer import Result, StepStats, Trainer
 
-CONFIG = GPTConfig(
+SHAPE = GPTConfig(
     n_layer=2,
     n_head=4,
     n_embd=32,
@@ -32,77 +42,127 @@ CONFIG = GPTConfig(
     seed=1,
     vocab_size=64,
 )
-RECIPE = Recipe(
+CONFIG = TrainerConfig(
     training=TrainConfig(
         steps=60, batch_size=8, precision="fp32", compile=False, threads=1, seed=1,
         validate_every=20, validation_tokens=128, log_every=5, save_every=10,
     ),
     loss=LossConfig(rare_token_power=0.0, rare_token_limit=3.0, rare_token_decay=0.9),
-    optimizer=OptimizerConfig(learning_rate=1e-2, embedding_rate=1.0, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-2, embedding_rate=1.0, beta1=0.9, beta2=0.95, epsilon=1e-8,
+        weight_decay=0.1, grad_clip=1.0,
+    ),
     schedule=ScheduleConfig(warmup_steps=5, final_fraction=0.1, decay="cosine"),
     spikes=SpikeConfig(factor=3.0, window=10, rate_factor=0.5, max_backtracks=2),
     runtime=TrainRuntime(device="cpu", devices=1, micro_batch=4, keep_states=2),
 )  # fmt: skip
 
 
-def spoil(text: str, tokens: Path, recipe: Recipe, config: GPTConfig) -> None:
-    """Makes a step go wrong each time it is computed, in whichever process: "36,0,nan" is step 36 of a run without backtracks so far.
+OUTPUTS = (
+    "final.safetensors",
+    "config.json",
+    "training.csv",
+    "validation.csv",
+    "backtracks.csv",
+    "result.json",
+)
 
-    Kinds: "nan" and "high" are losses, "overflow" is a gradient that is not finite.
-    """
-    step, backtracks, kind = text.split(",")
-    training = recipe.training
-    batches = Batches(
-        [np.load(tokens, mmap_mode="r")[:-200]],
-        batch_size=training.batch_size,
-        block_size=config.block_size,
-        seed=training.seed + int(backtracks),
-    )
-    spoilt, compute = batches.at(int(step) - 1)[0], trainer.accumulate_gradients
 
-    def computed(*arguments: object) -> trainer.Gradient:
-        gradient = compute(*arguments)  # type: ignore[arg-type]
-        if torch.equal(arguments[1][0], spoilt):  # type: ignore[index]
-            if kind == "overflow":
-                next(arguments[0].parameters()).grad[0, 0] = torch.inf  # type: ignore[attr-defined]
-            else:
-                gradient = replace(
-                    gradient, loss=gradient.loss * {"nan": torch.nan, "high": 100.0}[kind]
-                )
+def assert_same_bytes(one: Path, other: Path) -> None:
+    """Compares all that two runs have written."""
+    for name in OUTPUTS:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+class Spoilt(Trainer):
+    """A trainer in which chosen steps fail, as often as they are computed and in each process."""
+
+    # Entries (step, backtracks, kind): "nan" and "high" are losses, "overflow" is a gradient that
+    # is not finite; the step belongs to a run after that many backtracks
+    spoilt: tuple[tuple[int, int, str], ...] = ()
+    # Seconds to sleep in each step
+    seconds = 0.0
+    emulates = False
+
+    def native_precision(self) -> Precision:
+        return self.training.precision if self.emulates else super().native_precision()
+
+    def compute_gradient(self, batch: Batch) -> Gradient:
+        gradient = super().compute_gradient(batch)
+        for step, backtracks, kind in self.spoilt:
+            if torch.equal(batch.inputs, self._inputs(step, backtracks)):
+                if kind == "overflow":
+                    gradient_of_first(self).view(-1)[0] = torch.inf
+                else:
+                    factor = {"nan": torch.nan, "high": 100.0}[kind]
+                    gradient = replace(gradient, loss=gradient.loss * factor)
         return gradient
 
-    trainer.accumulate_gradients = computed
+    def apply_gradient(self, stats: StepStats) -> None:
+        time.sleep(self.seconds)
+        super().apply_gradient(stats)
+
+    def _inputs(self, step: int, backtracks: int) -> torch.Tensor:
+        # Each process spoils its own part of the batch
+        training, seed = self.training, self.training.seed + backtracks
+        steps = self.data.batches(training.batch_size, self.block_size, seed, self.group)
+        return steps.at(step - 1).inputs
+
+
+def gradient_of_first(trainer: Trainer) -> torch.Tensor:
+    """The gradient of the first parameter."""
+    gradient = next(trainer.model.parameters()).grad
+    assert gradient is not None
+    return gradient
+
+
+def text_data(tokens: Path, vocab_size: int = SHAPE.vocab_size) -> TextData:
+    mapped = np.load(tokens, mmap_mode="r")
+    counts = np.bincount(mapped[:-200], minlength=vocab_size)
+    return TextData([mapped[:-200]], [mapped[-200:]], counts, str)
+
+
+def trainer_in(
+    folder: Path,
+    tokens: Path,
+    config: TrainerConfig = CONFIG,
+    *,
+    shape: GPTConfig = SHAPE,
+    group: ProcessGroup = SINGLE_PROCESS,
+    kind: type[Trainer] = Trainer,
+    observed: bool = True,
+) -> Trainer:
+    """A trainer whose states and curves are in `folder`."""
+    model, data = GPT(shape), text_data(tokens, shape.vocab_size)
+    curves = Curves(folder if group.is_main else None)
+    observer = None
+    if group.is_main and observed:
+        live = folder / "live.json"
+        observer = Console(model, data, config, group, live=live, throughput=curves.throughput)
+    return kind(model, data, config, folder / "state", curves, observer=observer, group=group)
+
+
+def finish(trainer: Trainer, folder: Path) -> Result:
+    """Runs it, and writes weights and result into `folder`."""
+    result = trainer.run()
+    if trainer.group.is_main:
+        weights.save(trainer.model, folder)
+        files.write_json(folder / "result.json", asdict(result))
+    return result
 
 
 def run(
     tokens: Path,
     folder: Path,
-    recipe: Recipe = RECIPE,
-    ranks: distributed.Ranks = distributed.ALONE,
-    config: GPTConfig = CONFIG,
-) -> trainer.Result:
-    """Trains, and leaves weights, curves and figures in `folder`."""
-    model = GPT(config)
-    mapped = np.load(tokens, mmap_mode="r")
-    data = Data(
-        [mapped[:-200]],
-        [mapped[-200:]],
-        np.bincount(mapped[:-200], minlength=config.vocab_size),
-        str,
-    )
-    names = (
-        ("training.csv", "validation.csv", "backtracks.csv", "throughput.csv")
-        if ranks.first
-        else (None,) * 4
-    )
-    curves = Curves(*(name and folder / name for name in names))
-    result = trainer.train(
-        model, data, recipe, Places(folder / "state", curves, folder / "live.json"), ranks
-    )
-    if ranks.first:
-        weights.save(model, folder)
-        files.write_json(folder / "result.json", asdict(result))
-    return result
+    config: TrainerConfig = CONFIG,
+    *,
+    shape: GPTConfig = SHAPE,
+    kind: type[Trainer] = Trainer,
+    observed: bool = True,
+) -> Result:
+    """Trains, and writes weights, curves and figures into `folder`."""
+    trainer = trainer_in(folder, tokens, config, shape=shape, kind=kind, observed=observed)
+    return finish(trainer, folder)
 
 
 def main(arguments: list[str]) -> None:
@@ -111,39 +171,30 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds to sleep in each step")
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="a value of the recipe, or of `model`",
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--spoil", action="append", default=[], metavar="STEP,BACKTRACKS,KIND")
-    parser.add_argument(
-        "--emulate",
-        action="store_true",
-        help="compute in the precision of the recipe whatever the machine has",
-    )
-    given = parser.parse_args(arguments)
-    recipe, config = RECIPE, CONFIG
-    for text in given.set:
+    parser.add_argument("--emulate", action="store_true", help="compute in precisions it lacks")
+    options = parser.parse_args(arguments)
+    config, shape = CONFIG, SHAPE
+    for text in options.set:
         name, value = text.split("=")
         section, key = name.split(".")
-        part = config if section == "model" else getattr(recipe, section)
+        part = shape if section == "model" else getattr(config, section)
         part = replace(part, **{key: type(getattr(part, key))(value)})
-        config, recipe = (
-            (part, recipe) if section == "model" else (config, replace(recipe, **{section: part}))
-        )
-    for text in given.spoil:
-        spoil(text, given.tokens, recipe, config)
-    if given.emulate:
-        trainer.native_precision = lambda device, wanted: wanted
-    if given.pause:
-        update = trainer.update
-        trainer.update = lambda *arguments: (time.sleep(given.pause), update(*arguments))[1]
+        if section == "model":
+            shape = part
+        else:
+            config = replace(config, **{section: part})
+    for text in options.spoil:
+        step, backtracks, kind = text.split(",")
+        Spoilt.spoilt += ((int(step), int(backtracks), kind),)
+    Spoilt.seconds, Spoilt.emulates = options.pause, options.emulate
+    size = devices.count(options.devices, "cpu")
     try:
-        with distributed.launched(devices.count(given.devices, "cpu"), "cpu") as ranks:
-            run(given.tokens, given.folder, recipe, ranks, config)
+        with distributed.process_group(size, "cpu") as group:
+            folder, tokens = options.folder, options.tokens
+            trainer = trainer_in(folder, tokens, config, shape=shape, group=group, kind=Spoilt)
+            finish(trainer, folder)
     except InterruptedError as paused:
         print(paused, file=sys.stderr)
         sys.exit(130)

@@ -89,7 +89,7 @@ def test_what_cannot_be_adopted_is_told_and_left_alone(project: Path, tmp_path: 
     (project / "antimatter/one.py").write_text("x = 2\n")
     with (
         files.lock(work / state.LOCK, "a run"),
-        pytest.raises(BlockingIOError, match="is already running"),
+        pytest.raises(files.Locked, match="is already running"),
     ):
         adoption.adopt(work)
     assert (work / "step-00000120.pt").exists()

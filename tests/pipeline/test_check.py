@@ -41,7 +41,7 @@ def test_the_default_and_every_preset_are_good() -> None:
     presets = sorted(Path("presets").glob("*.yaml"))
     assert len(presets) > 1
     for path in (Path("params.yaml"), *presets):
-        assert check.everything(path) == [], path
+        assert check.problems(path) == [], path
 
 
 @pytest.mark.parametrize(
@@ -73,19 +73,19 @@ def test_the_default_and_every_preset_are_good() -> None:
 def test_a_bad_value_is_one_line_whichever_stage_it_is_for(
     change: Any, values: dict[str, Any], words: str
 ) -> None:
-    (error,) = check.everything(change(**values))
+    (error,) = check.problems(change(**values))
     assert words in error and "\n" not in error
 
 
 def test_all_bad_values_are_named_at_once(change: Any) -> None:
     path = change(evaluation__stride=0, model__n_layer="two", runtime__workers=0)
-    found = check.everything(path)
+    found = check.problems(path)
     assert len(found) == 3
     with pytest.raises(
         ValueError,
         match=r"^[^\n]*n_layer[^\n]*\nerror: [^\n]*stride[^\n]*\nerror: [^\n]*workers[^\n]*$",
     ):
-        check.once(path)
+        check.check_once(path)
 
 
 def test_what_was_found_good_is_not_looked_at_again_and_what_changed_is(
@@ -93,16 +93,16 @@ def test_what_was_found_good_is_not_looked_at_again_and_what_changed_is(
 ) -> None:
     looked, named = [], check._named
     monkeypatch.setattr(check, "_named", lambda name: (looked.append(name), named(name))[1])
-    check.once(change())
+    check.check_once(change())
     assert set(check.SECTIONS.values()) <= set(looked)
     looked.clear()
-    check.once(change())
+    check.check_once(change())
     assert looked == []
     with pytest.raises(ValueError, match=r"gguf\.windows must be at least 1, got 0"):
-        check.once(change(gguf__windows=0))
+        check.check_once(change(gguf__windows=0))
     assert looked == [check.SECTIONS["gguf"]]
     with pytest.raises(ValueError, match=r"gguf\.windows must be at least 1, got 0"):
-        check.once(
+        check.check_once(
             change(gguf__windows=0)
         )  # a bad value does not become a good one by being asked again
 
@@ -118,7 +118,7 @@ def test_a_machine_without_a_package_leaves_out_what_needs_it(
         return named(name)
 
     monkeypatch.setattr(check, "_named", bare)
-    (error,) = check.everything(change(raw__file_mb=-1, model__n_layer=0))
+    (error,) = check.problems(change(raw__file_mb=-1, model__n_layer=0))
     assert "model.n_layer" in error
 
 
@@ -201,7 +201,7 @@ def test_an_experiment_in_a_temporary_folder_scores_a_text_that_git_does_not_tra
     (reference,) = run(
         folder, "git", "for-each-ref", "--format=%(refname)", "refs/exps/**/mine"
     ).stdout.split()
-    scored = json.loads(run(folder, "git", "show", f"{reference}:metrics/perplexity.json").stdout)[
+    scored = json.loads(run(folder, "git", "show", f"{reference}:metrics/evaluation/perplexity.json").stdout)[
         "texts"
     ]
     assert list(scored) == ["mine/a.txt"] and scored["mine/a.txt"]["tokens"] > 10
@@ -210,7 +210,7 @@ def test_an_experiment_in_a_temporary_folder_scores_a_text_that_git_does_not_tra
 def test_a_check_imports_nothing_that_takes_seconds() -> None:
     """Each first run pays for it; and each experiment, whose values are new. torch may be asked for GPUs."""
     code = (
-        "import sys; from antimatter.pipeline import check; print(check.everything(), *sys.modules)"
+        "import sys; from antimatter.pipeline import check; print(check.problems(), *sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found, *modules = done.stdout.split()

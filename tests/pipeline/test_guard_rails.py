@@ -43,7 +43,7 @@ def test_lost_outputs_come_from_the_cache(folder: Path, made: Path) -> None:
         if name not in ("evaluation", "answers")
         for out in stage["outs"]
     ]
-    assert folder / "data/shards" in lost and folder / "metrics/gguf.json" in lost
+    assert folder / "data/shards" in lost and folder / "metrics/gguf/summary.json" in lost
     for path in lost:
         files.remove(path)
     said = dvc(folder, "repro")
@@ -149,7 +149,7 @@ def test_what_the_extension_for_vs_code_asks_for_is_there(folder: Path) -> None:
     experiments = json.loads(run(folder, *DVC, "exp", "show", "--json").stdout)
     data = experiments[0]["data"]
     assert data["params"]["params.yaml"]["data"]["optimizer"]["learning_rate"] > 0
-    assert data["metrics"]["metrics/evaluation.json"]["data"]["validation"]["perplexity"] > 1
+    assert data["metrics"]["metrics/evaluation/summary.json"]["data"]["validation"]["perplexity"] > 1
     assert data["outs"]["models/checkpoints"]["hash"]
     stages = run(folder, *DVC, "stage", "list", "--all").stdout
     graph = params.load(folder / "dvc.yaml")["stages"]

@@ -31,8 +31,8 @@ def test_the_code_is_the_stages_closure(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_stage_depends_on_the_sections_that_it_writes_down() -> None:
-    """metrics/provenance.json is what the default run has written; dvc.yaml says what the stage depends on."""
-    made = files.read_json(Path("metrics/provenance.json"))
+    """metrics/checkpoints/provenance.json is what the default run has written; dvc.yaml says what the stage depends on."""
+    made = files.read_json(Path("metrics/checkpoints/provenance.json"))
     stage = params.load(Path("dvc.yaml"))["stages"]["checkpoints"]
     assert list(made["params"]) == stage["params"]
     assert made["data"].keys() == {"shards", "cleaned", "tokenizer"}

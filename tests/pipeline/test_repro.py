@@ -28,8 +28,8 @@ def test_a_second_repro_runs_nothing_and_git_is_clean(a_copy: Path) -> None:
 def test_every_artefact_has_its_name(made: Path) -> None:
     for name in (
         "data/tokenizer/tokenizer.json", "models/checkpoints/final.safetensors", "models/checkpoints/config.json", "models/gguf/antimatter-f16.gguf",
-        "models/ollama/Modelfile", "models/ollama/models/manifests", "models/ollama/models/blobs", "metrics/samples.md", "metrics/throughput.json",
-        "plots/training.csv", "plots/validation.csv", "plots/throughput.csv", "plots/loss.png",
+        "models/ollama/Modelfile", "models/ollama/models/manifests", "models/ollama/models/blobs", "metrics/evaluation/samples.md", "metrics/checkpoints/throughput.json",
+        "plots/checkpoints/training.csv", "plots/checkpoints/validation.csv", "plots/checkpoints/throughput.csv", "plots/report/loss.png",
     ):  # fmt: skip
         assert (made / name).exists(), name
     # Nothing is unfinished, and what was finished is recorded
@@ -108,7 +108,7 @@ def test_conversations_of_ones_own_are_learnt_and_a_bad_file_is_one_line(a_copy:
     values["conversations"]["files"] = [entry]
     yaml.dump(values, params)
     dvc(a_copy, "repro", "conversations")
-    found = json.loads((a_copy / "metrics/conversations.json").read_text())["sources"]
+    found = json.loads((a_copy / "metrics/conversations/summary.json").read_text())["sources"]
     [source] = [name for name in found if "mine" in name]
     assert found[source]["conversations"] == 40
 
@@ -260,7 +260,7 @@ def test_a_bare_machine_with_prepared_shards_trains_to_the_same_bytes(
     assert (tmp_path / "checkpoints/config.json").read_bytes() == (
         a_copy / "models/checkpoints/config.json"
     ).read_bytes()
-    assert (tmp_path / "training.csv").read_bytes() == (a_copy / "plots/training.csv").read_bytes()
+    assert (tmp_path / "training.csv").read_bytes() == (a_copy / "plots/checkpoints/training.csv").read_bytes()
 
 
 def test_a_truncated_shard_stops_training_before_it_begins(

@@ -18,7 +18,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def interrupted(**identity: object) -> Path:
-    with pytest.raises(KeyboardInterrupt), resume.kept("shards", [], **identity) as work:
+    with pytest.raises(KeyboardInterrupt), resume.directory("shards", [], **identity) as work:
         (work / "half").write_text("done")
         raise KeyboardInterrupt
     return work
@@ -26,8 +26,8 @@ def interrupted(**identity: object) -> Path:
 
 def test_the_same_work_is_found_again_and_goes_when_it_is_done(root: Path) -> None:
     work = interrupted(shards={"seed": 1})
-    assert work == resume.folder("shards", shards={"seed": 1})
-    with resume.kept("shards", [], shards={"seed": 1}) as again:
+    assert work == resume.path_of("shards", shards={"seed": 1})
+    with resume.directory("shards", [], shards={"seed": 1}) as again:
         assert (again / "half").read_text() == "done"
     assert list(root.iterdir()) == []
 
@@ -50,11 +50,11 @@ def test_work_that_begins_anew_names_what_sets_it_apart_from_what_is_unfinished(
 def test_what_another_process_is_at_is_neither_touched_nor_called_unfinished(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code = "import sys, time; from antimatter.pipeline import resume\nwith resume.kept('shards', [], seed=1): print('in', flush=True); time.sleep(60)"
+    code = "import sys, time; from antimatter.pipeline import resume\nwith resume.directory('shards', [], seed=1): print('in', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout and other.stdout.readline() == "in\n"
         with pytest.raises(
-            BlockingIOError,
+            files.Locked,
             match=f"the stage shards with these parameters is already running as process {other.pid}",
         ):
             interrupted(seed=1)
@@ -89,7 +89,7 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finished(output: Path) -> Path:
-    with resume.kept("shards", [output], seed=1) as work:
+    with resume.directory("shards", [output], seed=1) as work:
         (work / "done").touch()
     return work
 
@@ -119,10 +119,10 @@ def test_a_finished_stage_is_kept_until_the_lock_names_its_output_and_the_cache_
         if named:
             record(named, output.parent)
         cache(held, root.parent)
-        resume.forget_recorded()
+        resume.delete_recorded()
         assert (work / "done").exists(), (named, held)
     record(digest, output.parent)
-    resume.forget_recorded()
+    resume.delete_recorded()
     assert not work.exists()
 
 
@@ -130,7 +130,7 @@ def test_work_that_finished_and_was_not_recorded_is_resumed_and_says_so(
     output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = finished(output)
-    with resume.kept("shards", [output], seed=1) as again:
+    with resume.directory("shards", [output], seed=1) as again:
         assert again == work and (again / "done").exists()
     assert (
         f"shards had finished, but DVC did not record it: its results come from {work}"
@@ -145,10 +145,10 @@ def test_of_an_experiment_whose_folder_is_gone_the_cache_tells(
     gone = Path.cwd()
     monkeypatch.chdir(root.parent)
     files.remove(gone)
-    resume.forget_recorded()
+    resume.delete_recorded()
     assert work.exists()
     cache(digest, root.parent)
-    resume.forget_recorded()
+    resume.delete_recorded()
     assert not work.exists()
 
 

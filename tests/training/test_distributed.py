@@ -16,6 +16,7 @@ import psutil
 import pytest
 from helpers import tiny_pipeline, train_process
 from helpers.forked import Forked, finish
+from helpers.train_process import CONFIG
 
 from antimatter.model import devices
 
@@ -29,28 +30,15 @@ TWO = (
     "--set=loss.rare_token_power=0.5",
 )
 ALIKE_HERE: dict[str, Any] = {
-    "recipe": replace(
-        train_process.RECIPE,
-        training=replace(train_process.RECIPE.training, log_every=1),
-        loss=replace(train_process.RECIPE.loss, rare_token_power=0.5),
+    "config": replace(
+        CONFIG,
+        training=replace(CONFIG.training, log_every=1),
+        loss=replace(CONFIG.loss, rare_token_power=0.5),
     ),
-    "config": replace(train_process.CONFIG, dropout=0.0),
+    "shape": replace(train_process.SHAPE, dropout=0.0),
 }
 # With a port and an id of its own: by default it would meet another test run on this machine.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-
-
-def save_tokens(token_file: Callable[..., np.ndarray], folder: Path) -> Path:
-    made = token_file(3000)
-    np.save(
-        folder / "tokens.npy", np.where(made < 32, made, 7)
-    )  # one token is frequent, the others are rare
-    return folder / "tokens.npy"
-
-
-@pytest.fixture
-def tokens(tmp_path: Path, token_file: Callable[..., np.ndarray]) -> Path:
-    return save_tokens(token_file, tmp_path)
 
 
 def complete(tokens: Path, folder: Path, *launcher: str) -> str:
@@ -75,11 +63,11 @@ def losses(folder: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def two(tmp_path_factory: pytest.TempPathFactory, token_file: Callable[..., np.ndarray]) -> Path:
+def two(tmp_path_factory: pytest.TempPathFactory, make_tokens: Callable[[Path], Path]) -> Path:
     """An undisturbed training on two processes, and in `said` what it has said."""
 
     def make(folder: Path) -> None:
-        (folder / "said").write_text(complete(save_tokens(token_file, folder), folder))
+        (folder / "said").write_text(complete(make_tokens(folder), folder))
 
     return tiny_pipeline.once(tmp_path_factory, "two processes", make)
 
@@ -119,7 +107,7 @@ def test_when_the_first_process_is_killed_the_other_ends_and_the_run_goes_on_lat
     process.kill()
     finish(process, -signal.SIGKILL)
     assert psutil.wait_procs([other], timeout=30)[1] == []
-    assert "going on from step" in finish(Forked(tokens, tmp_path / "run", *TWO), 0)
+    assert "resuming from step" in finish(Forked(tokens, tmp_path / "run", *TWO), 0)
     for name in ("final.safetensors", "training.csv", "validation.csv", "result.json"):
         assert (tmp_path / "run" / name).read_bytes() == (two / name).read_bytes(), name
 
@@ -130,7 +118,7 @@ def test_when_another_process_is_killed_the_first_says_so_and_ends(
     process, other = running
     other.kill()
     said = finish(process, 1)
-    assert "device 1 ended with signal 9: run again to go on from the last saved state" in said
+    assert "device 1 ended with signal 9: run again to resume from the last saved state" in said
     assert list((tmp_path / "run/state").glob("step-*.pt"))
 
 
@@ -149,7 +137,7 @@ def test_sigterm_to_any_process_pauses_all_at_the_same_step(
     paused = re.search(r"paused at step (\d+)", said)
     assert paused and 10 <= int(paused[1]) < 60
     train_process.run(tokens, tmp_path / "run", **ALIKE_HERE)  # on one device now, in this process
-    assert f"going on from step {paused[1]} of 60" in capsys.readouterr().err
+    assert f"resuming from step {paused[1]} of 60" in capsys.readouterr().err
     train_process.run(tokens, tmp_path / "whole", **ALIKE_HERE)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "whole"), rtol=1e-5)
 

@@ -16,34 +16,36 @@ from helpers import train_process
 
 from antimatter import files
 from antimatter.training import numerics
-from antimatter.training.config import Recipe
+from antimatter.training.config import TrainerConfig
 
 GOLDEN = Path("tests/golden/losses.json")
 STEPS = 30
 
 
-def variants() -> dict[str, tuple[dict[str, object], Recipe]]:
-    """What is trained: changes of the model, and the recipe."""
-    recipe = replace(
-        train_process.RECIPE,
-        training=replace(train_process.RECIPE.training, steps=STEPS, log_every=1),
+def variants() -> dict[str, tuple[dict[str, object], TrainerConfig]]:
+    """What is trained: changes of the model, and the config."""
+    config = replace(
+        train_process.CONFIG,
+        training=replace(train_process.CONFIG.training, steps=STEPS, log_every=1),
     )
     return {
-        "plain": ({"dropout": 0.0}, recipe),
-        "dropout, untied head": ({"dropout": 0.1, "tied_embeddings": False}, recipe),
+        "plain": ({"dropout": 0.0}, config),
+        "dropout, untied head": ({"dropout": 0.1, "tied_embeddings": False}, config),
         "rare-token balance": (
             {"dropout": 0.0},
-            replace(recipe, loss=replace(recipe.loss, rare_token_power=0.5)),
+            replace(config, loss=replace(config.loss, rare_token_power=0.5)),
         ),
         "one micro-batch": (
             {"dropout": 0.0},
-            replace(recipe, runtime=replace(recipe.runtime, micro_batch=8)),
+            replace(config, runtime=replace(config.runtime, micro_batch=8)),
         ),
     }
 
 
 def machine() -> str:
-    return f"torch {torch.__version__.split('+')[0]}, {numerics.machine('cpu', 'fp32')[0]}"
+    return (
+        f"torch {torch.__version__.split('+')[0]}, {numerics.describe_hardware('cpu', 'fp32')[0]}"
+    )
 
 
 def golden(name: str, folder: Path) -> dict[str, Any]:
@@ -55,12 +57,12 @@ def golden(name: str, folder: Path) -> dict[str, Any]:
     np.save(
         folder / "tokens.npy", np.where(tokens < 32, tokens, 7)
     )  # one token is frequent, the others are rare
-    change, recipe = variants()[name]
+    change, config = variants()[name]
     train_process.run(
         folder / "tokens.npy",
         folder / "run",
-        recipe,
-        config=replace(train_process.CONFIG, **change),
+        config,
+        shape=replace(train_process.SHAPE, **change),
     )  # type: ignore[arg-type]
     rows = [
         np.loadtxt(folder / "run" / file, delimiter=",", skiprows=1)

@@ -15,15 +15,15 @@ import stages.tuned
 from antimatter import files
 from antimatter.chat import packing
 from antimatter.chat.template import Rendered
-from antimatter.data.batches import Batch, RowBatches, rows_in_order
+from antimatter.data.batches import Batch, RowBatches, sequential_rows
 from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, PAD, SYSTEM, USER
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
 from antimatter.training import tuning
 from antimatter.training.config import TrainRuntime, TuneConfig
-from antimatter.training.log import Curves
+from antimatter.training.curves import Curves
 from antimatter.training.step import Objective, accumulate_gradients
-from antimatter.training.trainer import Places, train
+from antimatter.training.trainer import Trainer
 from antimatter.training.tuning import Conversations
 
 pytestmark = pytest.mark.usefixtures("torch_as_before")
@@ -84,17 +84,17 @@ def test_only_what_the_assistant_says_is_learnt(tiny_gpt: GPT) -> None:
     ids, marks = packing.pack(conversations(30), tiny_gpt.config.block_size)
     model = tiny_gpt.train().requires_grad_(True)
     batch = RowBatches(ids, marks, batch_size=4, seed=1).at(0)
-    assert batch.counts is not None
+    assert batch.weights is not None
     loss, expected = gradient(model, batch, micro_batch=4)
     with torch.no_grad():
         logits = model.head(model.hidden(batch.inputs, segments=batch.segments))
     nats = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), batch.targets.flatten(), reduction="none"
     )
-    answers = batch.counts.flatten() > 0
+    answers = batch.weights.flatten() > 0
     assert loss == pytest.approx(nats[answers].mean().item(), rel=1e-5)
     # Targets that do not count may be anything, and the split in micro-batches changes nothing
-    other = batch._replace(targets=torch.where(batch.counts > 0, batch.targets, 9))
+    other = batch._replace(targets=torch.where(batch.weights > 0, batch.targets, 9))
     for changed, micro_batch in ((other, 4), (batch, 1)):
         again, found = gradient(model, changed, micro_batch)
         assert again == pytest.approx(loss, rel=1e-5)
@@ -106,7 +106,7 @@ def test_a_packed_conversation_is_read_as_if_it_stood_alone(tiny_gpt: GPT) -> No
     alone = [one.ids for one in conversations(4)]
     every = [Rendered(ids, [False] * len(ids)) for ids in (*with_system, *alone)]
     ids, marks = packing.pack(every, tiny_gpt.config.block_size)
-    (batch,) = rows_in_order(ids, marks, batch_size=len(ids))
+    (batch,) = sequential_rows(ids, marks, batch_size=len(ids))
     assert batch.segments is not None
     found = []
     with torch.no_grad():
@@ -136,13 +136,12 @@ def test_a_paused_tuning_ends_in_the_same_weights(
     tmp_path: Path, folder: Path, tiny_gpt: GPT
 ) -> None:
     data = Conversations(folder).data(CONFIG, end=EOS, role=ASSISTANT)
-    recipe, _ = tuning.recipe(CONFIG, {}, len(data.train), RUNTIME)
-    recipe = replace(recipe, training=replace(recipe.training, precision="fp32", threads=1))
+    config, _ = tuning.trainer_config(CONFIG, {}, len(data.train), RUNTIME)
+    config = replace(config, training=replace(config.training, precision="fp32", threads=1))
     start = {name: value.clone() for name, value in tiny_gpt.state_dict().items()}
 
     def run(place: Path, pause_at: int) -> dict[str, torch.Tensor]:
         place.mkdir(exist_ok=True)
-        curves = Curves(*(place / f"{name}.csv" for name in ("a", "b", "c", "d")))
 
         def report(result: object) -> None:
             if getattr(result, "steps", 0) == pause_at:
@@ -150,7 +149,7 @@ def test_a_paused_tuning_ends_in_the_same_weights(
 
         model = GPT(tiny_gpt.config)
         model.load_state_dict(start)
-        train(model, data, recipe, Places(place, curves, report=report))
+        Trainer(model, data, config, place, Curves(place), report=report).run()
         return model.state_dict()
 
     whole = run(tmp_path / "whole", pause_at=-1)
@@ -159,10 +158,12 @@ def test_a_paused_tuning_ends_in_the_same_weights(
     resumed = run(tmp_path / "paused", pause_at=-1)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert not torch.equal(whole["norm.weight"], start["norm.weight"])
-    assert (tmp_path / "whole/a.csv").read_text() == (tmp_path / "paused/a.csv").read_text()
+    assert (tmp_path / "whole/training.csv").read_text() == (
+        tmp_path / "paused/training.csv"
+    ).read_text()
 
 
-def test_the_recipe_is_that_of_the_pretraining_but_for_the_rate() -> None:
+def test_the_config_is_that_of_the_pretraining_but_for_the_rate() -> None:
     told = {
         "optimizer": {
             "learning_rate": 0.004,
@@ -174,20 +175,20 @@ def test_the_recipe_is_that_of_the_pretraining_but_for_the_rate() -> None:
             "grad_clip": 2.0,
         }
     }
-    recipe, inherited = tuning.recipe(
+    config, inherited = tuning.trainer_config(
         CONFIG, {"initial": {"params": told}}, rows=9, runtime=RUNTIME
     )
-    assert recipe.optimizer.learning_rate == pytest.approx(0.5 * 0.004)
-    assert (recipe.optimizer.weight_decay, recipe.optimizer.beta1, recipe.optimizer.grad_clip) == (
+    assert config.optimizer.learning_rate == pytest.approx(0.5 * 0.004)
+    assert (config.optimizer.weight_decay, config.optimizer.beta1, config.optimizer.grad_clip) == (
         0,
         0.8,
         2.0,
     )
-    assert recipe.training.steps == 9
-    assert (recipe.schedule.decay, recipe.schedule.final_fraction) == ("linear", 0.0)
+    assert config.training.steps == 9
+    assert (config.schedule.decay, config.schedule.final_fraction) == ("linear", 0.0)
     assert (inherited["beta1"], inherited["embedding_rate"]) == (0.8, 3.0)
     del told["optimizer"]["embedding_rate"]
-    before = tuning.recipe(CONFIG, {"params": told}, rows=9, runtime=RUNTIME)[0]
+    before = tuning.trainer_config(CONFIG, {"params": told}, rows=9, runtime=RUNTIME)[0]
     assert before.optimizer.embedding_rate == 1.0
 
 
@@ -243,5 +244,5 @@ def test_another_weight_of_the_first_tokens_is_another_training(
             re.sub("first_weight: .*", f"first_weight: {weight}", values)
         )
         monkeypatch.chdir(tmp_path)
-        stages.tuned.main(folder, initial, *(tmp_path / str(n) for n in range(8)))
+        stages.tuned.main(folder, initial, *(tmp_path / str(n) for n in range(3)))
     assert identities[0] == identities[2] != identities[1]

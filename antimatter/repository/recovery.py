@@ -1,10 +1,9 @@
-"""Mends what a kill can leave of the files that DVC (3.67) writes in place: dvc.lock, and
-.dvc/tmp/rwlock. With either of them incomplete every `dvc` command fails, and its message does not
-say what to do.
+"""Repairs the files that DVC (3.67) writes in place, after a kill in the middle: dvc.lock and
+.dvc/tmp/rwlock. If either is incomplete, every `dvc` command fails with a message that does not say
+what to do.
 """
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,48 +12,48 @@ from typing import Any
 from antimatter import files, params
 from antimatter.errors import UserError
 from antimatter.pipeline.recorded import LOCK
+from antimatter.repository import git
 
 RWLOCK = Path(".dvc/tmp/rwlock")
-SETTLES = 0.5  # seconds; a DVC that runs meanwhile writes its file in less
+# Seconds. A DVC that is running now takes less to write a file
+SETTLES = 0.5
 
 
-def mend(root: Path = Path(".")) -> Iterator[str]:
-    """Mends both; a line for people on each.
+def repair(root: Path = Path(".")) -> Iterator[str]:
+    """Repairs both files, and yields a message for each one that it repaired.
 
     Raises:
-        ValueError: dvc.lock holds a merge conflict, which somebody has to decide.
+        UserError: dvc.lock has a merge conflict, which a person has to resolve.
     """
     lock, rwlock = root / LOCK, root / RWLOCK
-    if lock.is_file() and not _is_lock(lock):
+    if lock.is_file() and not is_valid_lock(lock):
         if "\n<<<<<<< " in f"\n{lock.read_text(encoding='utf-8', errors='replace')}":
             fix = f"`git checkout --ours {LOCK} metrics plots`, then `dvc repro`"
-            raise UserError(f"{LOCK} holds a merge conflict: {fix}")
+            raise UserError(f"{LOCK} has a merge conflict: {fix}")
         time.sleep(SETTLES)
-        if not _is_lock(lock):
-            rest = "what ran since then comes from DVC's run-cache, not computed again"
-            yield f"{LOCK} was incomplete, as a kill can leave it: {_restore(lock)}; {rest}"
+        if not is_valid_lock(lock):
+            rest = "stages that ran since then are restored from DVC's run-cache"
+            yield f"{LOCK} was incomplete, as after a kill: {_restore(lock)}; {rest}"
     if rwlock.is_file() and not _is_json(rwlock):
         time.sleep(SETTLES)
         if not _is_json(rwlock):
             files.remove(rwlock)
-            yield f"{RWLOCK} was incomplete, as a kill can leave it: removed, DVC makes a new one"
+            yield f"{RWLOCK} was incomplete, as after a kill: removed, DVC writes a new one"
 
 
 def _restore(lock: Path) -> str:
-    """Puts the committed dvc.lock in place, or none if there is none; says which."""
-    command = ["git", "show", f"HEAD:./{lock.name}"]
-    committed = subprocess.run(command, cwd=lock.parent, capture_output=True)
+    """Restores the committed dvc.lock, or removes the file if there is none. Returns which of them."""
+    committed = git.run("show", f"HEAD:./{lock.name}", root=lock.parent)
     if committed.returncode:
         files.remove(lock)
-        return "removed, DVC makes a new one"
-    with files.replacing(lock) as partial:
-        partial.write_bytes(committed.stdout)
-    return "it is that of the last commit again"
+        return "removed, DVC writes a new one"
+    files.write_text(lock, committed.stdout)
+    return "restored from the last commit"
 
 
-def _is_lock(path: Path) -> bool:
-    """Whether DVC would take it: by its schema (dvc/schema.py), as far as a file that ends early
-    can break it.
+def is_valid_lock(path: Path) -> bool:
+    """Whether DVC accepts the file. Checks those parts of its schema (dvc/schema.py) that a file
+    can break by ending early.
     """
     try:
         found = params.load(path)

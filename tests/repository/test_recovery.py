@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from voluptuous import Invalid
 
 from antimatter import cli
-from antimatter.pipeline import recovery
+from antimatter.repository import recovery
 
 DVC = [sys.executable, "-m", "dvc"]
 # Runs the stage, and kills DVC with all that it has started as soon as the stage has ended well
@@ -50,8 +50,8 @@ def repro_that_dies_after(stage: str, folder: Path, tmp_path: Path) -> None:
 
 STAGES = {
     "raw": "note: raw had finished, but DVC did not record it",
-    "cleaned": r"cleaned: going on, (\d+) of \1 MB were done",
-    "shards": r"shards: going on, (\d+) of \1 MB were done",
+    "cleaned": r"cleaned: resuming, (\d+) of \1 MB were done",
+    "shards": r"shards: resuming, (\d+) of \1 MB were done",
     "checkpoints": "going on from step 200 of 200",
     "conversations": "note: conversations had finished, but DVC did not record it",
     "tuned": "going on from step 15 of 17",
