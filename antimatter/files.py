@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, JSON, CSV, digests, locks."""
+"""Files: atomic writes, JSON, CSV, digests and locks."""
 
 import contextlib
 import csv
@@ -22,16 +22,15 @@ from antimatter.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path to write a file or a folder to. It takes the place of `path` if the block ends
-    without an error.
+    """Yields a temporary path for a file or a folder, which replaces `path` if the block succeeds.
 
-    A reader finds the old content or the new, never half of either, and everything is on the disk
-    before it has its name, so a power cut changes nothing in this. (An existing folder on a file
-    system that cannot exchange two folders is an exception: its readers find nothing for a moment.)
-    Several may write one path at a time: each has a place of its own, and the last to end wins.
+    A reader sees the old content or the new, never a part of either. Everything is flushed to the
+    disk before the rename, so this holds after a power cut too. One exception: where the file
+    system cannot exchange two folders, an existing folder is missing for a moment. Processes may
+    write the same path at the same time: the last to finish wins.
 
-    Files have the mode that the umask gives, whatever wrote them: some libraries write through
-    temporary files that only their owner can read.
+    Files get the mode that the umask gives, because some libraries write through temporary files
+    that only their owner can read.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -47,8 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def link(files: Mapping[str, Path], folder: Path) -> None:
-    """Makes a folder of files, by name, that stay where they are: hard links where the file system
-    has them, so no byte is copied.
+    """Writes a folder of hard links to files, by name, or of copies where links are not possible.
 
     Neither side may be written in place afterwards; replacing() and remove() never do that.
     """
@@ -57,21 +55,23 @@ def link(files: Mapping[str, Path], folder: Path) -> None:
         for name, file in files.items():
             try:
                 os.link(file, partial / name)
-            except OSError:  # another file system, or one without hard links
+            # Another file system, or one without hard links
+            except OSError:
                 shutil.copy2(file, partial / name)
 
 
 def _process() -> str:
-    """This process, in a name that no other host has."""
+    """A name of this process that is unique among all hosts."""
     return f"{platform.node()}-{os.getpid()}"
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Deletes what processes of this machine, killed since, have left of their attempts at `path`."""
+    """Deletes temporary files for `path` of processes of this machine that were killed."""
     name = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(platform.node())}-(\d+)-\w+\.partial")
     for other in path.parent.iterdir():
         if (match := name.fullmatch(other.name)) and not _is_alive(int(match[1])):
-            with contextlib.suppress(FileNotFoundError):  # others clear up too
+            # Another process may delete it at the same time
+            with contextlib.suppress(FileNotFoundError):
                 remove(other)
 
 
@@ -80,15 +80,14 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:
+        # It belongs to another user
         pass
     return True
 
 
 def _settle(path: Path) -> None:
-    """Brings a file or folder to the disk, and gives a file the mode that open() would have given
-    it.
-    """
+    """Flushes a file or folder to the disk, and gives a file the mode that open() would give it."""
     if path.is_symlink():
         return
     if path.is_file() and not path.stat().st_mode & 0o077:
@@ -103,7 +102,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(number)
     except OSError as error:
-        # Some network file systems cannot do it for a folder; a full disk must be heard of
+        # Some network file systems cannot flush a folder; a full disk must be reported
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -111,8 +110,9 @@ def _sync(path: Path) -> None:
 
 
 def _put(partial: Path, path: Path) -> None:
-    """Renames `partial` to `path`, whatever is there. rename(2) replaces a file, or an empty folder
-    by a folder.
+    """Renames `partial` to `path` and replaces whatever is there.
+
+    rename(2) replaces only a file by a file, or an empty folder by a folder.
     """
     if path.is_dir() and not path.is_symlink():
         if partial.is_dir() and _exchange(partial, path):
@@ -124,10 +124,12 @@ def _put(partial: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two names at once: renameat2(2) on Linux, renamex_np(2) on macOS. False where the
-    system cannot.
+    """Swaps two names atomically: renameat2(2) on Linux, renamex_np(2) on macOS.
+
+    Returns:
+        Whether the system could do it.
     """
-    # linux/fcntl.h, linux/fs.h; macOS has the same number for RENAME_SWAP
+    # From linux/fcntl.h and linux/fs.h; RENAME_SWAP of macOS is the same number
     AT_FDCWD, EXCHANGE = -100, 2
     libc, names = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
     if hasattr(libc, "renameat2"):
@@ -136,7 +138,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or a folder, if it is there."""
+    """Deletes a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -153,7 +155,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_metrics(path: Path, value: Any) -> None:
-    """As write_json, with floats at 6 significant digits: enough for any metric here, and `dvc metrics show` stays readable."""
+    """As write_json(), with floats rounded to 6 significant digits, as `dvc metrics show` prints
+    them in full.
+    """
     write_json(path, _rounded(value))
 
 
@@ -166,10 +170,10 @@ def _rounded(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Raises FileNotFoundError or ValueError, each naming the file."""
+    """Raises UserError, with the name of the file, if it is missing or not JSON."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: run `dvc repro` to make it, or `dvc pull` to fetch it"
+        raise UserError(
+            f"{path} is missing: run `dvc repro` to write it, or `dvc pull` to fetch it"
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -207,12 +211,16 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def lock(path: Path, holder: str) -> Iterator[None]:
-    """Holds an exclusive lock on `path` for the block. The kernel drops it with the process, so a SIGKILL leaves no stale lock.
+    """Holds an exclusive lock on `path` for the block.
 
-    The block may delete or rename the file, with its folder.
+    The kernel releases it when the process ends, so even SIGKILL leaves no stale lock. The block
+    may delete or rename the file, or its folder.
+
+    Args:
+        holder: what holds the lock, for the message of the error.
 
     Raises:
-        Locked: another process holds it; `holder` says what that process is.
+        Locked: another process holds it.
     """
     with _locked(path, holder) as file:
         file.truncate(0)
@@ -222,14 +230,17 @@ def lock(path: Path, holder: str) -> Iterator[None]:
 
 
 def _locked(path: Path, holder: str) -> TextIO:
-    """The file, open and locked, and still the one that has this name: its last holder may have
-    deleted it meanwhile, and a lock on a deleted file keeps nobody out.
+    """Opens and locks the file.
+
+    Between the two its last holder may delete it, and a lock on a deleted file excludes nobody. So
+    the name must still be that of the open file afterwards; otherwise this tries again.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = path.open("a+", encoding="utf-8")
-        except FileNotFoundError:  # the folder was deleted between these two lines
+        # The folder was deleted between these two lines
+        except FileNotFoundError:
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -237,10 +248,8 @@ def _locked(path: Path, holder: str) -> TextIO:
             file.seek(0)
             process = file.read().strip()
             file.close()
-            raise Locked(
-                f"{holder} is already running as process {process}: wait for it, or end it, then "
-                "run again"
-            ) from None
+            fix = "wait for it or end it, then run again"
+            raise Locked(f"{holder} is already running as process {process}: {fix}") from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file

@@ -1,39 +1,89 @@
 """Reads a section of params.yaml into a frozen dataclass, strictly.
 
-params.yaml holds every value; the dataclass, which lives beside the code that it steers, says which values there are. A key too many, a key
-too few, a wrong type or a bad value is one ValueError that names the key, the value and the way out.
+params.yaml holds every value. The dataclass, which is next to the code that uses it, declares which
+values there are and in which interval each must be. A surplus key, a missing key, a wrong type or a
+bad value is one UserError that names the key, the value and the fix.
 """
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 
 from antimatter.errors import UserError
+from antimatter.text import did_you_mean
 
 T = TypeVar("T")
 PARAMS = Path("params.yaml")
 
 
-# By libyaml where PyYAML has it: dvc.lock takes half a second without it, and each stage reads it
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """The interval of a number, in the usual notation: "[0, 1)" includes 0 and excludes 1."""
+
+    interval: str
+
+    def check(self, name: str, value: float) -> None:
+        """Raises UserError for a value outside of the interval."""
+        low, high = map(float, self.interval[1:-1].split(","))
+        above = value >= low if self.interval[0] == "[" else value > low
+        below = value <= high if self.interval[-1] == "]" else value < high
+        if above and below:
+            return
+        rule = f"lie in {self.interval}"
+        if high == float("inf"):
+            rule = f"be at least {low:g}" if self.interval[0] == "[" else f"be above {low:g}"
+        raise UserError(f"{name} must {rule}, got {value}")
+
+
+Count = Annotated[int, Within("[0, inf)")]
+PositiveInt = Annotated[int, Within("[1, inf)")]
+NonNegative = Annotated[float, Within("[0, inf)")]
+Positive = Annotated[float, Within("(0, inf)")]
+Fraction = Annotated[float, Within("[0, 1]")]
+# Of averages and dropped shares, where 1 would leave nothing
+BelowOne = Annotated[float, Within("[0, 1)")]
+
+
+class Section:
+    """The base of the dataclasses that read a section: checks the intervals of the fields."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for part in (hint, *typing.get_args(hint)):
+                for rule in getattr(part, "__metadata__", ()):
+                    if isinstance(rule, Within) and value is not None:
+                        rule.check(name, value)
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises UserError for what an interval cannot express. Subclasses call super() first."""
+
+
+# Parsed by libyaml where PyYAML has it: otherwise dvc.lock, which each stage reads, takes half a
+# second
 _Base = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
 class _Loader(_Base):  # type: ignore[valid-type, misc]
-    """YAML 1.2 scalars, as DVC reads them. PyYAML alone speaks 1.1: `6e-4` is text there, `1:30` is 90, `yes` is True."""
+    """YAML 1.2 scalars, as DVC reads them.
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012, PyYAML has it so
+    PyYAML alone reads YAML 1.1, where `6e-4` is text, `1:30` is 90 and `yes` is True.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         for key in keys:
-            if keys.count(key) > 1:  # PyYAML would silently keep the last one
-                raise UserError(f"key '{key}' stands twice{node.start_mark}")
+            # PyYAML would silently keep the last one
+            if keys.count(key) > 1:
+                raise UserError(f"duplicate key '{key}'{node.start_mark}")
         return super().construct_mapping(node, deep)
 
 
@@ -66,11 +116,10 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
     """The whole file as plain dictionaries.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not YAML, or not a mapping.
+        UserError: it is missing, not YAML, or not a mapping.
     """
     if not path.is_file():
-        raise FileNotFoundError(
+        raise UserError(
             f"{path} is missing: run from the root of the repository, or `git checkout {path}`"
         )
     try:
@@ -79,7 +128,8 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
         raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(
-            f"{path} must hold sections of `key: value`, got {values!r}: `git checkout {path}` brings the committed one back"
+            f"{path} must consist of sections of `key: value`, got {values!r}: "
+            f"`git checkout {path}` restores the committed one"
         )
     return values
 
@@ -88,23 +138,24 @@ def read(config: type[T], section: str, path: Path = PARAMS, *, part: bool = Fal
     """The section of params.yaml as an instance of the dataclass `config`.
 
     Args:
-        section: the key at the top of params.yaml.
-        part: read only the keys that `config` declares. For `runtime`, which several stages share without sharing a class.
+        section: a top-level key of params.yaml.
+        part: read only the keys that `config` declares. For `runtime`, which several stages share
+            without sharing a class.
 
     Raises:
-        ValueError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+        UserError: an unknown or missing key, a wrong type, or a value outside of its interval.
     """
     values = load(path)
     if section not in values:
-        raise UserError(f"{path}: section `{section}` is missing{_did_you_mean(section, values)}")
+        raise UserError(f"{path}: section `{section}` is missing{did_you_mean(section, values)}")
     return build(config, values[section], f"{path}: {section}", part)
 
 
 def build(config: type[T], values: Any, where: str, part: bool = False) -> T:
-    """As read(), of values that are in memory.
+    """As read(), from values in memory.
 
     Args:
-        where: what they are called in errors.
+        where: the name of the values in error messages.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where} must be a section of `key: value`, got {values!r}")
@@ -112,17 +163,18 @@ def build(config: type[T], values: Any, where: str, part: bool = False) -> T:
     unknown = [] if part else [key for key in values if key not in hints]
     if unknown:
         raise UserError(
-            f"{where}.{unknown[0]} is not a parameter{_did_you_mean(unknown[0], hints)}; known: {', '.join(hints)}"
+            f"{where}.{unknown[0]} is not a parameter{did_you_mean(unknown[0], hints)}; "
+            f"known: {', '.join(hints)}"
         )
     for key in hints:
         if key not in values:
-            raise UserError(
-                f"{where}.{key} is missing{_did_you_mean(key, values.keys() - hints.keys())}"
-            )
+            misspelt = did_you_mean(key, values.keys() - hints.keys())
+            raise UserError(f"{where}.{key} is missing{misspelt}")
     converted = {key: _convert(hint, values[key], f"{where}.{key}") for key, hint in hints.items()}
     try:
         return config(**converted)
-    except ValueError as error:  # from __post_init__, which knows the key but not the file
+    # From Section, which knows the key but not the file
+    except UserError as error:
         raise UserError(f"{where}.{error}") from None
 
 
@@ -152,8 +204,3 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         hint, "a list" if origin is tuple else str(hint)
     )
     raise UserError(f"{where} must be {expected}, got {value!r}")
-
-
-def _did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""

@@ -1,5 +1,5 @@
-"""The progress display of every long task: one line, rewritten in place on a terminal and printed
-now and then into a log.
+"""The progress display of every long task: one line, rewritten in place on a terminal and appended
+to a log from time to time.
 """
 
 import os
@@ -12,9 +12,9 @@ ERASE = "\r\033[K"
 
 
 class StatusLine:
-    """A line that says how far a task is.
+    """A line that reports the progress of a task.
 
-    Use it as a context manager: on leaving, the line of a terminal is erased, or kept with
+    Use it as a context manager: at the end the line of a terminal is erased, or kept with
     `keep=True`.
 
     Args:
@@ -39,7 +39,7 @@ class StatusLine:
         self.is_drawn = False
 
     def is_due(self) -> bool:
-        """Whether the last line is old enough, for a caller whose text takes work to make."""
+        """Whether show() would print now, for a caller whose text is expensive to compute."""
         return time.monotonic() - self.shown >= self.interval
 
     def show(self, text: str, *, force: bool = False) -> None:
@@ -50,7 +50,7 @@ class StatusLine:
         self._write(text[: self._width()] if self.is_terminal else text, stays=not self.is_terminal)
 
     def log(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a permanent line."""
         self._write(text, stays=True)
 
     def close(self) -> None:

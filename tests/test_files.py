@@ -1,3 +1,5 @@
+"""Atomic writes, links and locks, with processes that are killed in the middle."""
+
 import fcntl
 import os
 import stat
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from antimatter import files
+from antimatter.errors import UserError
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -37,7 +40,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [item.name for item in folder.iterdir()] == ["second"]
 
 
-def test_two_writers_of_one_path_do_not_meet(tmp_path: Path) -> None:
+def test_of_two_writers_of_one_path_the_last_to_finish_wins(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     with files.replacing(path) as first:
         first.write_text("first")
@@ -48,7 +51,7 @@ def test_two_writers_of_one_path_do_not_meet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+def test_the_next_write_deletes_the_temporary_file_of_a_killed_writer(tmp_path: Path) -> None:
     path = tmp_path / "one"
     code = f"""
 import os, signal
@@ -61,15 +64,15 @@ with files.replacing(Path({str(path)!r})) as partial:
     os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    left = Path(killed.stdout.strip())
-    assert (left / "half").exists()
-    with files.replacing(path) as living:
-        living.write_text("at work")
+    abandoned = Path(killed.stdout.strip())
+    assert (abandoned / "half").exists()
+    with files.replacing(path) as active:
+        active.write_text("half")
         files.write_text(path, "new")
-        assert living.exists() and not left.exists()
+        assert active.exists() and not abandoned.exists()
 
 
-def test_a_reader_of_a_folder_that_is_replaced_finds_the_old_one_or_the_new(tmp_path: Path) -> None:
+def test_a_reader_of_a_replaced_folder_sees_the_old_one_or_the_new(tmp_path: Path) -> None:
     folder, seen, done = tmp_path / "folder", set(), threading.Event()
     names = tuple(map(str, range(5)))
 
@@ -107,7 +110,7 @@ def running(thread: threading.Thread) -> Iterator[None]:
         thread.join()
 
 
-def test_all_is_on_the_disk_before_it_has_its_name(
+def test_everything_is_flushed_to_the_disk_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced, sync, folder = [], os.fsync, tmp_path / "folder"
@@ -142,8 +145,8 @@ def test_a_file_has_the_mode_of_the_umask_whatever_wrote_it(
     assert stat.S_IMODE((tmp_path / "folder/inner").stat().st_mode) == mode
 
 
-def test_a_read_only_file_stays_one_and_a_link_leaves_its_target_alone(tmp_path: Path) -> None:
-    """As DVC's cache has them: its files are linked into outputs and must not become writable."""
+def test_the_mode_of_linked_files_stays_as_it_is(tmp_path: Path) -> None:
+    """DVC links read-only files of its cache into outputs, and they must not become writable."""
     cached = tmp_path / "cached"
     cached.touch()
     cached.chmod(0o400)
@@ -181,11 +184,13 @@ def test_metrics_keep_six_digits(tmp_path: Path) -> None:
 
 
 def test_missing_and_broken_json_name_the_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"m\.json is missing"):
-        files.read_json(tmp_path / "m.json")
-    (tmp_path / "m.json").write_text("{")
-    with pytest.raises(ValueError, match=r"m\.json is not JSON"):
-        files.read_json(tmp_path / "m.json")
+    path = tmp_path / "m.json"
+    with pytest.raises(UserError, match=r"m\.json is missing: .*`dvc repro`.*`dvc pull`"):
+        files.read_json(path)
+    for content in (b"{", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"m\.json is not JSON"):
+            files.read_json(path)
 
 
 def test_a_lock_has_one_holder_and_dies_with_it(tmp_path: Path) -> None:
@@ -204,7 +209,7 @@ with files.lock(Path({str(path)!r}), "it"):
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with (
             pytest.raises(
-                BlockingIOError, match=f"a training is already running as process {holder.pid}"
+                files.Locked, match=f"a training is already running as process {holder.pid}"
             ),
             files.lock(path, "a training"),
         ):
@@ -214,10 +219,12 @@ with files.lock(Path({str(path)!r}), "it"):
         pass
 
 
-def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(
+def test_a_lock_on_a_deleted_file_is_not_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process opens the file, its holder deletes it with its folder and ends, and only then the process locks what it has opened."""
+    """A process opens the file; its holder deletes the folder and ends; the process locks the file
+    that it has open.
+    """
     path, flock, calls = tmp_path / "work/lock", fcntl.flock, []
 
     def late(file: object, how: int) -> None:
@@ -229,7 +236,7 @@ def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(
     monkeypatch.setattr(fcntl, "flock", late)
     with files.lock(path, "it"):
         assert files.is_locked(path)
-        with pytest.raises(BlockingIOError), files.lock(path, "it"):
+        with pytest.raises(files.Locked), files.lock(path, "it"):
             pass
         files.remove(path.parent)
     assert not files.is_locked(path) and not path.exists()
