@@ -1,7 +1,10 @@
-"""Which tokens a step sees: a pure function of the seed, the step and the rank, so that a resumed run meets the same batches."""
+"""Batches of tokens: a pure function of the seed, the step and the rank, so a resumed run reads the
+same ones.
 
-# B batch, T time, R rows
-from collections.abc import Iterator, Sequence
+Shapes: B batch, T time, R rows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -17,24 +20,24 @@ from antimatter.errors import UserError
 class Batch(NamedTuple):
     inputs: Tensor  # (B, T) int64
     targets: Tensor  # (B, T) int64
-    # (B, T) float32: what each target counts in the mean; None is 1
-    counts: Tensor | None = None
-    # (B, T, 2) int64, as GPT.hidden() takes them; None: a row is one text
+    # (B, T) float32: the weight of each target in the mean loss; None is 1
+    weights: Tensor | None = None
+    # (B, T, 2) int64, as GPT.hidden() takes them; None if each row is one text
     segments: Tensor | None = None
 
 
 class Emphasis(NamedTuple):
-    """The first targets of an answer decide which answer it is, and may count more than the rest."""
+    """A larger weight for the first targets of an answer, which decide which answer it is."""
 
-    tokens: int  # how many of each answer
-    weight: float  # what each of them counts; the others count 1
-
-
-ALIKE = Emphasis(0, 1.0)
+    tokens: int  # of each answer
+    weight: float  # of each of them; the others have weight 1
 
 
-class Steps(Protocol):
-    """What a training reads: the batch of any step."""
+NO_EMPHASIS = Emphasis(0, 1.0)
+
+
+class BatchSource(Protocol):
+    """The batch of any step."""
 
     def at(self, step: int) -> Batch: ...
 
@@ -42,8 +45,9 @@ class Steps(Protocol):
 class Batches:
     """Windows of `block_size` + 1 tokens in a random order, each once an epoch.
 
-    The global batch is a run of `batch_size` windows in that order and the ranks take equal slices of it, so the number of devices changes
-    nothing. Each epoch cuts the windows at another phase: the model does not meet the same text at the same positions again.
+    The global batch is the next `batch_size` windows in that order. The ranks take equal slices of
+    it, so the number of devices changes nothing. Each epoch cuts the windows at another phase, so
+    the model does not see the same text at the same positions again.
     """
 
     def __init__(
@@ -58,33 +62,33 @@ class Batches:
     ) -> None:
         """
         Args:
-            files: token arrays, usually memory-mapped; windows never straddle two of them.
+            files: token arrays, usually memory-mapped; no window spans two of them.
             batch_size: windows in the global batch.
 
         Raises:
-            ValueError: the files hold less than one window, or the ranks cannot share the batch equally.
+            UserError: the files hold less than one window, or the ranks cannot share a batch
+                equally.
         """
-        if batch_size % world:
-            raise UserError(
-                f"batch_size must be a multiple of the {world} devices, got {batch_size}"
-            )
+        _check_share(batch_size, world)
         self.files = files
         self.block_size = block_size
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world = world
-        self._epoch = lru_cache(maxsize=2)(self._cut_epoch)  # two: a batch may lie across a border
-        # every phase leaves the same number of windows, at the price of less than one window a file
+        # Two, because a batch may span two epochs
+        self._epoch = lru_cache(maxsize=2)(self._cut_epoch)
+        # Every phase gives the same number of windows, at the cost of less than a window a file
         self._counts = [max(0, (len(file) - block_size) // block_size) for file in files]
         self.windows = sum(self._counts)
         if not self.windows:
             raise UserError(
-                f"block_size must be smaller than half the tokens at hand ({sum(map(len, files))}), got {block_size}"
+                f"block_size must be smaller than half the number of tokens "
+                f"({sum(map(len, files))}), got {block_size}"
             )
 
     def at(self, step: int) -> Batch:
-        """Of a step for this rank, B = batch_size / world. Steps count from 0."""
+        """The batch of a step for this rank, B = batch_size / world. Steps count from 0."""
         share = self.batch_size // self.world
         first = step * self.batch_size + self.rank * share
         rows = np.stack([self._window(index) for index in range(first, first + share)])
@@ -99,7 +103,7 @@ class Batches:
                 start = phase + window * self.block_size
                 return file[start : start + self.block_size + 1]
             window -= count
-        raise AssertionError("a window beyond the last file")
+        raise AssertionError(f"window {index} is beyond the last file")
 
     def _cut_epoch(self, epoch: int) -> tuple[int, np.ndarray]:
         random = np.random.default_rng([self.seed, epoch])
@@ -107,11 +111,11 @@ class Batches:
 
 
 class RowBatches:
-    """Rows of packed conversations in a random order, each once an epoch; only the targets that the
-    marks name count.
+    """Rows of packed conversations in a random order, each once an epoch. Targets without the mark
+    COUNTS have weight 0.
 
-    The counts average to 1 over the global batch, so the mean of count times loss is the weighted
-    mean over the targets that count, however they are spread over ranks and micro-batches.
+    The weights average to 1 over the global batch, so the mean of weight times loss is the weighted
+    mean over the marked targets, however ranks and micro-batches divide them.
     """
 
     def __init__(
@@ -121,39 +125,36 @@ class RowBatches:
         *,
         batch_size: int,
         seed: int,
-        emphasis: Emphasis = ALIKE,
+        emphasis: Emphasis = NO_EMPHASIS,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         """
         Args:
             tokens: (R, T + 1), usually memory-mapped.
-            marks: (R, T + 1), of each token, COUNTS and BEGINS or neither.
+            marks: (R, T + 1), the bits COUNTS and BEGINS of each token.
             batch_size: rows in the global batch.
 
         Raises:
-            ValueError: there are no rows, or the ranks cannot share the batch equally.
+            UserError: there are no rows, or the ranks cannot share a batch equally.
         """
-        if batch_size % world:
-            raise UserError(
-                f"batch_size must be a multiple of the {world} devices, got {batch_size}"
-            )
+        _check_share(batch_size, world)
         if not len(tokens):
             raise UserError("there is no conversation to learn from")
         self.tokens, self.marks, self.batch_size, self.seed = tokens, marks, batch_size, seed
         self.emphasis, self.rank, self.world = emphasis, rank, world
-        # Two: a batch may lie across a border
+        # Two, because a batch may span two epochs
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def at(self, step: int) -> Batch:
-        """As Batches.at()."""
+        """Like Batches.at()."""
         first = step * self.batch_size
         rows = np.array([self._row(index) for index in range(first, first + self.batch_size)])
-        counted = _counted(self.marks[rows], self.emphasis)
+        weights = _weights(self.marks[rows], self.emphasis)
         share = self.batch_size // self.world
         own = slice(self.rank * share, (self.rank + 1) * share)
-        counts = counted[own] * (counted.size / max(float(counted.sum()), 1.0))
-        return _packed(self.tokens[rows[own]], self.marks[rows[own]], counts)
+        scaled = weights[own] * (weights.size / max(float(weights.sum()), 1.0))
+        return _packed(self.tokens[rows[own]], self.marks[rows[own]], scaled)
 
     def _row(self, index: int) -> int:
         epoch, position = divmod(index, len(self.tokens))
@@ -163,90 +164,96 @@ class RowBatches:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.tokens))
 
 
-class Ahead:
-    """Reads the next batch while the device computes: windows that are not in memory yet may take a disk longer than a step."""
+class Prefetcher:
+    """Reads the next batch while the device computes: reading windows that are not in memory yet
+    may take a disk longer than a step.
+    """
 
-    def __init__(self, batches: Steps, device: torch.device) -> None:
+    def __init__(self, batches: BatchSource, device: torch.device) -> None:
         self.batches, self.device = batches, device
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next: tuple[int, Future[Batch]] | None = None
 
     def at(self, step: int) -> Batch:
-        """As Batches.at(), on the device."""
+        """Like Batches.at(), on the device."""
         if self._next is None or self._next[0] != step:
             self._next = (step, self._reader.submit(self._read, step))
         batch = self._next[1].result()
         self._next = (step + 1, self._reader.submit(self._read, step + 1))
-        return Batch(*(None if part is None else self._moved(part) for part in batch))  # type: ignore[arg-type]
-
-    def _moved(self, part: Tensor) -> Tensor:
-        return part.to(self.device, non_blocking=True)
+        return _each(batch, lambda part: part.to(self.device, non_blocking=True))
 
     def close(self) -> None:
         self._reader.shutdown(cancel_futures=True)
 
     def _read(self, step: int) -> Batch:
         batch = self.batches.at(step)
-        if self.device.type == "cuda":  # from pinned memory the copy runs beside the computation
-            torch.cuda.set_device(self.device)  # each thread has its own, and begins with GPU 0
-            return Batch(*(None if part is None else part.pin_memory() for part in batch))  # type: ignore[arg-type]
-        return batch
+        if self.device.type != "cuda":
+            return batch
+        # The current device belongs to a thread, and is GPU 0 in a new one
+        torch.cuda.set_device(self.device)
+        # A copy from pinned memory overlaps with the computation
+        return _each(batch, Tensor.pin_memory)
 
 
-def in_order(
+def sequential_batches(
     files: Sequence[np.ndarray], *, batch_size: int, block_size: int, tokens: int | None = None
 ) -> Iterator[Batch]:
-    """The files from their start, for evaluation: every token but each file's first is a target once.
+    """The files from their start, for evaluation. Every token but the first of each file is a
+    target once.
 
-    A file's last windows, which may be fewer or shorter, come as batches of their own.
+    The last windows of a file, which may be fewer or shorter, form separate batches.
 
     Args:
-        tokens: stop after about that many targets (to whole windows); None is all of them.
+        tokens: stop after about that many targets, rounded up to whole windows; None is all.
     """
-    left = sum(map(len, files)) if tokens is None else tokens
+    remaining = sum(map(len, files)) if tokens is None else tokens
     for file in files:
         whole, rest = divmod(len(file) - 1, block_size)
         for first in range(0, whole, batch_size):
-            count = min(batch_size, whole - first, -(-left // block_size))
+            count = min(batch_size, whole - first, -(-remaining // block_size))
             if count <= 0:
                 return
-            rows = np.stack(
-                [
-                    file[i * block_size : (i + 1) * block_size + 1]
-                    for i in range(first, first + count)
-                ]
-            )
-            left -= count * block_size
-            yield _shifted(rows)
-        if rest and left > 0:
-            left -= rest
+            starts = range(first * block_size, (first + count) * block_size, block_size)
+            remaining -= count * block_size
+            yield _shifted(np.stack([file[start : start + block_size + 1] for start in starts]))
+        if rest and remaining > 0:
+            remaining -= rest
             yield _shifted(file[np.newaxis, whole * block_size :])
 
 
-def rows_in_order(tokens: np.ndarray, marks: np.ndarray, *, batch_size: int) -> Iterator[Batch]:
-    """All rows, for validation; a target counts 1 where the marks name it, else 0."""
+def sequential_rows(tokens: np.ndarray, marks: np.ndarray, *, batch_size: int) -> Iterator[Batch]:
+    """All rows, for validation. A target has weight 1 where it is marked as COUNTS, else 0."""
     for first in range(0, len(tokens), batch_size):
         rows = slice(first, first + batch_size)
-        yield _packed(tokens[rows], marks[rows], _counted(marks[rows], ALIKE))
+        yield _packed(tokens[rows], marks[rows], _weights(marks[rows], NO_EMPHASIS))
 
 
-def _counted(marks: np.ndarray, emphasis: Emphasis) -> np.ndarray:
-    """What each target counts, (B, T + 1) -> (B, T)."""
+def _check_share(batch_size: int, world: int) -> None:
+    if batch_size % world:
+        raise UserError(f"batch_size must be a multiple of the {world} devices, got {batch_size}")
+
+
+def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    return Batch(*(None if part is None else change(part) for part in batch))  # type: ignore[arg-type]
+
+
+def _weights(marks: np.ndarray, emphasis: Emphasis) -> np.ndarray:
+    """The weight of each target, (B, T + 1) -> (B, T)."""
     counts = marks[:, 1:] & COUNTS > 0
     number = counts.cumsum(1)
-    # Those that count one after the other are an answer; `place` is 1 for its first token
+    # Adjacent targets that count are an answer; `position` is 1 for its first token
     before = np.maximum.accumulate(np.where(counts, 0, number), 1)
-    place = number - before
-    first = counts & (place <= emphasis.tokens)
+    position = number - before
+    first = counts & (position <= emphasis.tokens)
     return np.where(first, emphasis.weight, counts).astype(np.float32)
 
 
-def _packed(rows: np.ndarray, marks: np.ndarray, counts: np.ndarray) -> Batch:
+def _packed(rows: np.ndarray, marks: np.ndarray, weights: np.ndarray) -> Batch:
     inputs, targets, *_ = _shifted(rows)
     opens, begins = inputs == BOS, torch.from_numpy(marks[:, :-1] & BEGINS > 0)
     text = (opens | begins).cumsum(1)
     opening = torch.where(opens, text, 0).cummax(1).values
-    return Batch(inputs, targets, torch.from_numpy(counts), torch.stack([text, opening], -1))
+    return Batch(inputs, targets, torch.from_numpy(weights), torch.stack([text, opening], -1))
 
 
 def _shifted(rows: np.ndarray) -> Batch:

@@ -1,4 +1,4 @@
-"""A document, and the parquet files of documents that the first stages leave."""
+"""A document, and the parquet files of documents that the first stages write."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,10 +18,10 @@ BATCH_BYTES = 1 << 22  # of text in one row group: what a reader and a writer ho
 class Document(NamedTuple):
     id: str  # unique within its source
     text: str
-    source: str  # where it was found, as people would cite it
+    source: str  # as one would cite it
     licence: str
-    # The text of a conversation is its turns with SEPARATOR between them; none holds a line break.
-    # The first is the user's, and they alternate
+    # The text of a conversation is its turns with SEPARATOR between them; no turn holds a line
+    # break. The first is the user's, and they alternate
     kind: Kind = "text"
 
 
@@ -29,13 +29,13 @@ COLUMNS = pa.schema([(name, pa.string()) for name in Document._fields])
 
 
 def write_parquet(documents: Iterable[Document], folder: Path, file_mb: float) -> None:
-    """Writes documents to folder/00000.parquet, ... of `file_mb` megabytes of text. The bytes
-    depend on nothing but the documents.
+    """Writes documents to folder/00000.parquet, ... with `file_mb` megabytes of text in each. The
+    bytes depend on the documents and on `file_mb` only.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    left = iter(documents)
+    remaining = iter(documents)
     number = 0
-    while write_file(left, folder / f"{number:05d}.parquet", file_mb * 1e6)[0]:
+    while write_file(remaining, folder / f"{number:05d}.parquet", file_mb * 1e6)[0]:
         number += 1
 
 
@@ -43,51 +43,49 @@ def write_file(
     documents: Iterator[Document],
     path: Path,
     limit: float,
-    say: Callable[[int], None] = lambda size: None,
+    on_progress: Callable[[int], None] = lambda size: None,
 ) -> tuple[int, int]:
-    """Writes documents until they hold `limit` bytes of text or end; how many they are, and their bytes. Of no document no file is made.
+    """Writes documents until they hold `limit` bytes of text or end, and returns their number and
+    bytes. Writes no file if there are no documents.
 
     Args:
         limit: no document is cut, so the last one may exceed it.
-        say: is told of the bytes so far, every few megabytes.
+        on_progress: called with the bytes written so far, every few megabytes.
     """
     first = next(documents, None)
     if first is None:
         return 0, 0
-    rows, held, count, size = [first], len(first.text.encode()), 0, 0
+    rows, row_bytes, count, size = [first], len(first.text.encode()), 0, 0
     with (
         files.replacing(path) as partial,
         pq.ParquetWriter(partial, COLUMNS, compression="zstd") as writer,
     ):
         while rows:
-            document = next(documents, None) if size + held < limit else None
-            if document is None or held >= BATCH_BYTES:
+            document = next(documents, None) if size + row_bytes < limit else None
+            if document is None or row_bytes >= BATCH_BYTES:
                 writer.write_table(_table(rows))
-                count, size, rows, held = count + len(rows), size + held, [], 0
-                say(size)
+                count, size, rows, row_bytes = count + len(rows), size + row_bytes, [], 0
+                on_progress(size)
             if document is not None:
                 rows.append(document)
-                held += len(document.text.encode())
+                row_bytes += len(document.text.encode())
     return count, size
 
 
 def _table(rows: list[Document]) -> pa.Table:
-    return pa.Table.from_arrays(
-        [pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=COLUMNS
-    )
+    columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+    return pa.Table.from_arrays(columns, schema=COLUMNS)
 
 
 def text_bytes(path: Path) -> int:
-    """The size of the text in a parquet file, to within its dictionary, from its footer alone. An unreadable file has the size of the file."""
+    """The size of the text in a parquet file, to within its dictionary, from its footer alone. For
+    an unreadable file, the size of the file.
+    """
     try:
         meta = pq.ParquetFile(path).metadata
     except (pa.ArrowException, OSError):
         return path.stat().st_size
-    columns = (
-        meta.row_group(i).column(j)
-        for i in range(meta.num_row_groups)
-        for j in range(meta.num_columns)
-    )
-    return sum(
-        column.total_uncompressed_size for column in columns if column.path_in_schema == "text"
-    )
+    groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+    columns = [group.column(j) for group in groups for j in range(meta.num_columns)]
+    texts = [column for column in columns if column.path_in_schema == "text"]
+    return sum(column.total_uncompressed_size for column in texts)

@@ -12,33 +12,37 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-# What CPython says where a worker was killed and the pool is just taking itself down
-CLOSED = "handle is closed"
+from antimatter.errors import UserError
+
 # Bytes of the path of the folder for temporary files. The server of the workers listens at a socket
 # 32 bytes further down, and the path of a socket has at most 103 (macOS; Linux: 107)
 LONGEST = 70
 
 
 class _Pool(ProcessPoolExecutor):
+    """When a worker was killed, a thread of the pool sets `_broken` and then closes the pipes. A
+    call that uses them meanwhile fails with `handle is closed` or `Bad file descriptor`.
+    """
+
     def submit(self, call: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
         try:
             return super().submit(call, *arguments, **options)
         except OSError as error:
-            if str(error) != CLOSED:
+            if not self._broken:
                 raise
             raise BrokenProcessPool(error) from None
 
     def shutdown(self, *arguments: Any, **options: Any) -> None:
         try:
             super().shutdown(*arguments, **options)
-        except OSError as error:
-            if str(error) != CLOSED:
+        except OSError:
+            if not self._broken:
                 raise
 
-    def end(self) -> None:
-        """Ends the workers in the midst of their work, and drops the rest of it."""
-        # shutdown() forgets both, the second of which is None before the first work
-        work: Any = self._call_queue  # type: ignore[attr-defined]
+    def kill_workers(self) -> None:
+        """Ends the workers in the middle of their work, and drops the rest of it."""
+        # shutdown() forgets both; the manager is None before the first submit()
+        queue: Any = self._call_queue  # type: ignore[attr-defined]
         manager: Any = self._executor_manager_thread
         self.shutdown(wait=False, cancel_futures=True)
         children = multiprocessing.active_children()
@@ -47,25 +51,27 @@ class _Pool(ProcessPoolExecutor):
         for child in children:
             child.join()
         if sys.version_info < (3, 11, 5):
-            # There the thread that sends work waits for ever for a worker to take it (CPython's
-            # issue 94777), so it is taken here. It ends with the thread, which closes the pipe
+            # There the thread that sends work waits forever for a worker to take it (CPython's
+            # issue 94777), so it is taken here. The thread then ends and closes the pipe
             while manager and manager.is_alive():
                 manager.join(0.01)
                 with contextlib.suppress(OSError):
-                    while work._reader.poll():
-                        os.read(work._reader.fileno(), 1 << 16)
+                    while queue._reader.poll():
+                        os.read(queue._reader.fileno(), 1 << 16)
         if manager:
             manager.join()
 
 
 @contextlib.contextmanager
 def processes(number: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of that many processes. They come from a server process without threads, as a fork of
-    this one, which has some, may hang; or each from a start of its own, where the server cannot be.
+    """A pool of worker processes.
+
+    They are forked from a server process that has no threads, because a fork of this process, which
+    has some, may hang. Where the path of the server's socket would be too long, they are spawned.
 
     Raises:
-        OSError: a worker was killed, for want of memory or by a person. datatrove's own pool would
-            wait for ever.
+        UserError: a worker was killed, by the system for want of memory or by a user. (datatrove's
+            own pool would wait forever.)
     """
     fits = len(os.fsencode(tempfile.gettempdir())) <= LONGEST
     context = multiprocessing.get_context("forkserver" if fits else "spawn")
@@ -73,17 +79,19 @@ def processes(number: int) -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BaseException as error:
-            pool.end()
+            pool.kill_workers()
             if isinstance(error, BrokenProcessPool):
-                raise OSError(
-                    "a worker was killed, perhaps for want of memory: lower runtime.workers, or run again to resume"
-                ) from None
+                fix = "lower runtime.workers, or run again to resume"
+                fault = "a worker was killed, perhaps for want of memory"
+                raise UserError(f"{fault}: {fix}") from None
             raise
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever. Ctrl-C is for the parent, which
-    then ends the workers: did they die first, Python would take the pool for broken.
+    """Makes a worker exit when its parent is killed; it would wait for work forever.
+
+    Ctrl-C is left to the parent, which ends the workers. If they died first, Python would report a
+    broken pool.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

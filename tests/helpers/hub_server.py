@@ -1,4 +1,6 @@
-"""A real HTTP server on loopback that speaks as much of the Hugging Face hub as streaming needs, and fails on demand."""
+"""An HTTP server on loopback that answers as the Hugging Face hub does, to streaming clients, and
+fails on demand.
+"""
 
 import hashlib
 import json
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -32,10 +35,10 @@ class Fault:
     times: int
     status: int = 0  # answer this
     headers: dict[str, str] = field(default_factory=dict)
-    hang: bool = False  # say nothing until the client gives up
+    hang: bool = False  # send nothing until the client gives up
     reset: bool = False  # end the connection without an answer
-    cut: int | None = None  # end it after so many bytes of the body
-    garble: bool = False  # turn a bit of the body
+    cut: int | None = None  # end it after this many bytes of the body
+    garble: bool = False  # flip a bit of the body
 
 
 class Hub(ThreadingHTTPServer):
@@ -62,14 +65,15 @@ class Hub(ThreadingHTTPServer):
                     return fault
         return None
 
-    # Clients are killed and time out here by intention
+    # Clients are killed and time out here on purpose
     def handle_error(self, *_: Any) -> None: ...
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement
+    # Otherwise each answer waits 40 ms for the client's acknowledgement
+    disable_nagle_algorithm = True
     fault: Fault | None
 
     def do_GET(self) -> None:
@@ -100,34 +104,20 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in (None, repository.revision):
             return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if verb == "auth-check" and repository.gated:
+            why = "you are not in the authorized list."
             return self._refuse(
-                403,
-                "GatedRepo",
-                f"Access to dataset {name} is restricted and you are not in the authorized list.",
+                403, "GatedRepo", f"Access to dataset {name} is restricted and {why}"
             )
         if verb == "resolve":
             return self._resolve(name, repository, path)
         if verb == "tree":
             return self._tree(repository, path or "", parse_qs(url.query))
         if verb == "paths-info":
-            wanted = json.loads(body)["paths"]
-            return self._json(
-                [
-                    self._entry(path, repository.files[path])
-                    for path in wanted
-                    if path in repository.files
-                ]
-            )
-        self._json(
-            {
-                "id": name,
-                "sha": repository.revision,
-                "private": False,
-                "gated": repository.gated,
-                "tags": [],
-                "siblings": [],
-            }
-        )
+            held = repository.files
+            paths = [path for path in json.loads(body)["paths"] if path in held]
+            return self._json([self._entry(path, held[path]) for path in paths])
+        about = {"id": name, "sha": repository.revision, "gated": repository.gated}
+        self._json({**about, "private": False, "tags": [], "siblings": []})
 
     do_HEAD = do_POST = do_GET
 
@@ -139,65 +129,46 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.endswith((".gz", ".parquet")):
             return self._content(content, commit)
         if repository.gated:
-            return self._refuse(
-                401,
-                "GatedRepo",
-                f"Access to dataset {name} is restricted. You must be authenticated to access it.",
-                commit,
-            )
-        linked = {
+            why = "You must be authenticated to access it."
+            message = f"Access to dataset {name} is restricted. {why}"
+            return self._refuse(401, "GatedRepo", message, commit)
+        headers = {
+            "Location": f"{self.server.url}/cdn/{name}@{repository.revision}/{path}",
             "X-Linked-ETag": f'"{hashlib.sha256(content).hexdigest()}"',
             "X-Linked-Size": str(len(content)),
         }
-        self._answer(
-            302,
-            b"",
-            {
-                "Location": f"{self.server.url}/cdn/{name}@{repository.revision}/{path}",
-                **linked,
-                **commit,
-            },
-        )
+        self._answer(302, b"", headers | commit)
 
     def _tree(self, repository: Repository, folder: str, query: dict[str, list[str]]) -> None:
         prefix = f"{folder}/" if folder else ""
         inside = [path for path in repository.files if path.startswith(prefix)]
         if not inside:
             return self._refuse(404, "EntryNotFound", f"{folder} does not exist")
-        paths = {
-            path if query["recursive"] == ["true"] else prefix + path[len(prefix) :].split("/")[0]
-            for path in inside
-        }
         if query["recursive"] == ["true"]:
-            paths |= {
-                path[: end.start()]
-                for path in inside
-                for end in re.finditer("/", path)
-                if end.start() >= len(prefix)
+            parents = [parent.as_posix() for path in inside for parent in PurePath(path).parents]
+            paths = {
+                *inside,
+                *(path for path in parents if path.startswith(prefix) and path != "."),
             }
+        else:
+            paths = {prefix + path.removeprefix(prefix).split("/")[0] for path in inside}
         entries = [self._entry(path, repository.files.get(path)) for path in sorted(paths)]
         start = int(query.get("cursor", ["0"])[0])
-        options = "".join(f"{name}={query[name][0]}&" for name in ("recursive", "expand"))
-        link = f'<{self.server.url}{urlsplit(self.path).path}?{options}cursor={start + PAGE}>; rel="next"'
-        self._json(
-            entries[start : start + PAGE], {"Link": link} if start + PAGE < len(entries) else {}
-        )
+        end, headers = start + PAGE, dict[str, str]()
+        if end < len(entries):
+            options = "".join(f"{name}={query[name][0]}&" for name in ("recursive", "expand"))
+            address = f"{self.server.url}{urlsplit(self.path).path}?{options}cursor={end}"
+            headers = {"Link": f'<{address}>; rel="next"'}
+        self._json(entries[start:end], headers)
 
     def _entry(self, path: str, content: bytes | None) -> dict[str, Any]:
+        kind = "directory" if content is None else "file"
         oid = hashlib.sha1(path.encode() + (content or b"")).hexdigest()
-        return {
-            "type": "directory" if content is None else "file",
-            "path": path,
-            "oid": oid,
-            "size": len(content or b""),
-        }
+        return {"type": kind, "path": path, "oid": oid, "size": len(content or b"")}
 
     def _content(self, content: bytes, headers: dict[str, str]) -> None:
-        headers = {
-            "ETag": f'"{hashlib.sha1(content).hexdigest()}"',
-            "Accept-Ranges": "bytes",
-            **headers,
-        }
+        tag = f'"{hashlib.sha1(content).hexdigest()}"'
+        headers = {"ETag": tag, "Accept-Ranges": "bytes"} | headers
         if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             start, end = int(match[1]), min(int(match[2] or len(content)) + 1, len(content))
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
@@ -207,22 +178,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(
         self, status: int, code: str, message: str, headers: dict[str, str] | None = None
     ) -> None:
-        self._answer(
-            status, b"", {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})}
-        )
+        reason = {"X-Error-Code": code, "X-Error-Message": message}
+        self._answer(status, b"", reason | (headers or {}))
 
     def _json(self, value: Any, headers: dict[str, str] | None = None) -> None:
-        self._answer(
-            200, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})}
-        )
+        kind = {"Content-Type": "application/json"}
+        self._answer(200, json.dumps(value).encode(), kind | (headers or {}))
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         if self.fault and self.fault.garble:
-            body = (
-                body[: len(body) // 2]
-                + bytes([body[len(body) // 2] ^ 4])
-                + body[len(body) // 2 + 1 :]
-            )
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 4]) + body[middle + 1 :]
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -238,7 +204,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if self.fault and self.fault.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            os.close(self.connection.detach())  # a reset, where shutdown() would be an orderly end
+            # A reset, where shutdown() would be an orderly end
+            os.close(self.connection.detach())
 
     def log_message(self, *_: Any) -> None: ...
 

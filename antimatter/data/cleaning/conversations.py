@@ -1,9 +1,8 @@
-"""Conversations become conversations worth learning: their turns are tidied, and cut at bad ones.
+"""Rules for conversations: turns are tidied, and bad turns are cut out.
 
-People who chat write without capitals and full stops, laugh in every line, and speak of their own
-lives. A small model learns regular text best, and should not claim somebody's life. One bad turn
-does not cost all others of its conversation: what stands before it and after it become
-conversations of their own.
+People who chat write without capitals and full stops, laugh in every line, and talk about their own
+lives. A small model learns regular text best, and should not claim somebody's life. A bad turn does
+not drop the whole conversation: the turns before it and after it become separate conversations.
 """
 
 import re
@@ -13,46 +12,48 @@ from datatrove.data import Document
 
 from antimatter.data.cleaning import pii
 from antimatter.data.cleaning.config import ConversationConfig, LanguageConfig
-from antimatter.data.cleaning.rules import Language, mend
+from antimatter.data.cleaning.repair import fix_text
+from antimatter.data.cleaning.rules import Language
 from antimatter.data.documents import SEPARATOR
 
 
 class Turn(NamedTuple):
-    found: str
+    original: str
     tidied: str
-    reason: str  # why it is cut out; empty if it stays
+    reason: str  # why it is cut out; empty if it is kept
 
 
-class Rules:
-    """Tidies the turns of a conversation, and says which are to be cut out and why."""
+class ConversationRules:
+    """Tidies the turns of a conversation, and decides which are cut out and why."""
 
     def __init__(self, config: ConversationConfig, language: LanguageConfig) -> None:
         self.config = config
         self.language = Language(language) if language.enabled else None
 
     def __call__(self, text: str) -> list[Turn]:
-        """All turns of a conversation. Each run of those that stay is one to learn from: it has
-        min_turns or more, and whoever speaks first in it is the user, since both sides are people.
+        """All turns of a conversation. Each run of kept turns becomes a conversation: it has
+        min_turns or more, and its first speaker is the user, since both sides are people.
         """
-        found = text.split(SEPARATOR)
+        turns = text.split(SEPARATOR)
         if not self.config.enabled:
-            return [Turn(turn, mend(turn).strip(), "") for turn in found]
-        tidied = [tidy(turn) for turn in found]
-        return [Turn(*turn) for turn in zip(found, tidied, self._reasons(tidied), strict=True)]
+            return [Turn(turn, fix_text(turn).strip(), "") for turn in turns]
+        tidied = [tidy(turn) for turn in turns]
+        return [Turn(*turn) for turn in zip(turns, tidied, self._reasons(tidied), strict=True)]
 
     def _reasons(self, turns: list[str]) -> list[str]:
         whole = Document(SEPARATOR.join(turns), "")
         if self.language and self.language.filter(whole) is not True:
             return ["language"] * len(turns)
-        said = [SAID.findall(turn.lower()) for turn in turns]
-        reasons = [self._fault(turn, words) for turn, words in zip(turns, said, strict=True)]
+        spoken = [SPOKEN.findall(turn.lower()) for turn in turns]
+        reasons = [self._fault(turn, words) for turn, words in zip(turns, spoken, strict=True)]
         if self.config.biography == "drop":
-            for i, words in enumerate(said[:-1], 1):
-                if not reasons[i] and ASKS.stands_in(words):
+            for i, words in enumerate(spoken[:-1], 1):
+                if not reasons[i] and PERSONAL_QUESTIONS.occur_in(words):
                     reasons[i] = "biography"
         bounds = [i for i, reason in enumerate(reasons) if reason]
         for before, after in zip([-1, *bounds], [*bounds, len(turns)], strict=True):
             first = before + 1
+            # The assistant has the last turn
             end = after - (after - first) % 2
             reasons[first:end] = [self._fault_of_run(turns[first:end])] * (end - first)
             reasons[end:after] = ["unanswered"] * (after - end)
@@ -69,7 +70,7 @@ class Rules:
         others = sum(not character.isascii() for character in turn)
         if others > self.config.max_non_ascii * len(turn):
             return "non_ascii"
-        if PROFANITY.stands_in(words):
+        if PROFANITY.occur_in(words):
             return "profanity"
         if DIGIT_OR_AT.search(turn):
             if HANDLE.search(turn):
@@ -80,7 +81,7 @@ class Rules:
                 return kind
         if LINK.search(turn):
             return "link"
-        if self.config.biography == "drop" and BIOGRAPHY.stands_in(words):
+        if self.config.biography == "drop" and BIOGRAPHY.occur_in(words):
             return "biography"
         return ""
 
@@ -91,20 +92,19 @@ class Rules:
         return "short" if short > self.config.max_short_turns * len(turns) else ""
 
 
-# ---- what makes a turn bad
+# ---- bad turns
 
-MANY = 5  # words, of which ...
-VARIED = 0.35  # ... so many must be different
+MANY = 5  # words; of more than these ...
+VARIED = 0.35  # ... at least this share must be distinct
 LINK = re.compile(r"https?:|www\.|\w\.(?:com|edu|gov|io|me|net|org|tv)\b", re.I)
-DIGIT_OR_AT = re.compile(r"[\d@]")  # in what the next two and personal.py look for
+# Only a turn with one of these is searched for HANDLE, NUMBER and the patterns of pii.py
+DIGIT_OR_AT = re.compile(r"[\d@]")
 HANDLE = re.compile(r"(?<!\w)@\w")
 NUMBER = re.compile(r"\d{7}|(?<!\d)\d{3}[ .-]\d{4}(?!\d)")
 
 
-class Listed:
-    """Words and phrases to be looked for. In a list of them `*` stands for any ending and `_` for a
-    space.
-    """
+class Phrases:
+    """A list of words and phrases to search for, in which `*` means any ending and `_` a space."""
 
     def __init__(self, text: str) -> None:
         entries = text.lower().split()
@@ -113,24 +113,28 @@ class Listed:
         phrases = [entry for entry in entries if not entry.endswith("*") and not entry.isalpha()]
         self.phrases = tuple(f" {phrase.replace('_', ' ')} " for phrase in phrases)
 
-    def stands_in(self, words: list[str]) -> bool:
-        """Whether one of them does, by words in lower case and without marks."""
+    def occur_in(self, words: list[str]) -> bool:
+        """Whether any of them does.
+
+        Args:
+            words: in lower case and without punctuation.
+        """
         if not self.words.isdisjoint(words) or any(word.startswith(self.stems) for word in words):
             return True
         text = f" {' '.join(words)} "
         return any(phrase in text for phrase in self.phrases)
 
 
-PROFANITY = Listed(
+PROFANITY = Phrases(
     """ass asses asshole* bastard* bitch* boob* cocaine cock cocks cum cunt* damn dick dicks fag
     fags faggot* fuck* heroin hitler hoe hoes horny illegals jizz kill_myself kill_yourself
     masturbat* motherf* naked nazi* nigg* nude* orgasm* penis* piss* porn* prostitut* pussy rape
     raped rapes raping rapist* retard* sex sexual* sexy shit* slut* suicid* tits vagina* whore*
     wtf"""
 )
-# Where the authors live and study, what they believe, and the experiment in which they chat: from
-# it a model learns to say that it is a student, and of what church
-BIOGRAPHY = Listed(
+# Where the authors live and study, what they believe, and the experiment in which they chat. From
+# these a model learns to say that it is a student, and of which church
+BIOGRAPHY = Phrases(
     """byu* provo utah orem slc salt_lake cougar* wilk wilkinson deseret
     university universities college* campus semester* midterm* finals professor* prof roommate*
     dorm dorms freshman freshmen sophomore* major majors majored majoring minoring grad_school
@@ -145,14 +149,14 @@ BIOGRAPHY = Listed(
     on_here talking_to_myself real_conversation paired guideline* textism* acronym* catfish*
     tas testing_center"""
 )
-# The answer may be a bare name
-ASKS = Listed(
+# The answer is cut out whatever its words are: it may be a bare name
+PERSONAL_QUESTIONS = Phrases(
     """your_name where_are_you_from where_you_from where_did_you_grow where_do_you_live
     where's_home where_is_home how_old_are_you who_are_you who_is_this who's_this what_year"""
 )
-SAID = re.compile(r"[a-z0-9']+")
+SPOKEN = re.compile(r"[a-z0-9']+")
 
-# ---- how a turn is tidied
+# ---- tidying
 
 LAUGHTER = re.compile(
     r"\b(?:(?=[bmuw]{0,3}[ae]*h[ae]*h)[bmuw]{0,3}[aeh]{3,}|ha ha|lo+l[oz]*|lmf?ao+|rofl|xd+)\b",
@@ -162,7 +166,7 @@ EMOTICON = re.compile(
     r"[:;]['-]?[()]+|(?<![\w:])(?:[:;=]['^o-]?[/3DOPSX\\|\[\]dopsx*()]+"
     r"|<3+|\^[_.]?\^|T_T|-_+-)(?!\w)"
 )
-# A word that corrects the message before: `*you`
+# A word that corrects the previous message: `*you`
 CORRECTION = re.compile(r"(?:^|(?<=[.!?] ))(?:\*+ ?[\w']+|[\w']+\*+)(?:[.!?]+|$)")
 WORD = re.compile(r"(?<![\w/'.@-])[A-Za-z][a-z/']*(?![\w/'@-]|\.\w)")
 SHORTHAND = """
@@ -226,7 +230,7 @@ SHORTHAND = """
     you've: youve
     your: ur
 """
-# A sentence that begins so asks, even if it ends in a full stop
+# The beginning of a question, even if it ends in a full stop
 QUESTION = re.compile(
     r"(?:(?:and|but|cool|good|great|hello|hey|hi|nice|oh|okay|so|well|wow|yeah|yes)[, ]+)*"
     r"(?:(?:what|how|why|where|when|who|which)"
@@ -241,29 +245,30 @@ FINAL = re.compile(r"""[.!?]["')]*$""")
 
 
 def _shorthand() -> dict[str, str]:
-    known: dict[str, str] = {}
+    spelled_out: dict[str, str] = {}
     for line in SHORTHAND.strip().splitlines():
         whole, short = line.strip().split(": ")
-        known |= dict.fromkeys(short.split(), whole)
-    return known
+        spelled_out |= dict.fromkeys(short.split(), whole)
+    return spelled_out
 
 
-WHOLE = _shorthand()
+SPELLED_OUT = _shorthand()
 
 
 def tidy(turn: str) -> str:
-    """A turn as it would be written with care: without laughter, emoticons and shorthand, with
-    capitals and full stops. Of laughter alone one word is left.
+    """A turn as a careful writer would write it: without laughter, emoticons and shorthand, with
+    capitals and full stops. A turn of nothing but laughter becomes one word.
     """
-    text = " ".join(mend(turn).split())
+    text = " ".join(fix_text(turn).split())
     letters = [character for character in text if character.isalpha()]
     if len(letters) > 3 and sum(map(str.isupper, letters)) > len(letters) / 2:
-        text = text.lower()  # shouted
+        # Shouted
+        text = text.lower()
     text, laughs = LAUGHTER.subn("", EMOTICON.sub("", text))
     if "*" in text:
         text = CORRECTION.sub("", text)
     text = REPEATED.sub(_fewer, text)
-    text = WORD.sub(lambda word: WHOLE.get(word[0].lower(), word[0]), text)
+    text = WORD.sub(lambda word: SPELLED_OUT.get(word[0].lower(), word[0]), text)
     text = _punctuated(text)
     if not text:
         return "Haha." if laughs else ""
@@ -280,7 +285,7 @@ def _fewer(letters: re.Match[str]) -> str:
 
 
 def _punctuated(text: str) -> str:
-    """One mark where there were many, each right after its word."""
+    """One punctuation mark instead of several, each directly after its word."""
     text = re.sub(r"[!?.,;:> ]*\?[!?., ]*(?=$| )", "? ", text)
     text = re.sub(r"[!.,;: ]*![!., ]*(?=$| )", "! ", text)
     text = re.sub(r" +(?=[.,;:])", "", text)

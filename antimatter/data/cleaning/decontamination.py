@@ -1,6 +1,7 @@
-"""Keeps evaluation texts out of the corpus: a document that shares a long n-gram with one of them is dropped.
+"""Keeps evaluation texts out of the corpus: drops a document that shares a long n-gram with one.
 
-As GPT-3 (Brown et al. 2020, appendix C): 13 words, lower case, punctuation ignored; here the whole document goes.
+As in GPT-3 (Brown et al. 2020, appendix C): 13 words, lower case, punctuation ignored. Unlike
+there, the whole document is dropped.
 """
 
 import re
@@ -12,6 +13,7 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter.data.cleaning.config import DecontaminationConfig, texts
+from antimatter.data.cleaning.rules import Verdict
 from antimatter.data.sources import local
 
 WORD = re.compile(r"\w+")
@@ -24,23 +26,17 @@ class Decontamination(BaseFilter):
         super().__init__()
         self.config = config
 
-    def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        known = _known(self.config)
-        return not any(gram in known for gram in _grams(doc.text, self.config.ngram)) or (
-            False,
-            "contaminated",
-        )
+    def filter(self, doc: Document) -> Verdict:
+        known = _evaluation_grams(self.config)
+        contaminated = any(gram in known for gram in _grams(doc.text, self.config.ngram))
+        return (False, "contaminated") if contaminated else True
 
 
 @cache
-def _known(config: DecontaminationConfig) -> frozenset[int]:
-    """The n-grams of all evaluation texts, read once a worker: 64 bytes a word."""
-    return frozenset(
-        gram
-        for part in texts(config)
-        for document in local.read(part)
-        for gram in _grams(document.text, config.ngram)
-    )
+def _evaluation_grams(config: DecontaminationConfig) -> frozenset[int]:
+    """The n-grams of all evaluation texts, 64 bytes a word; read once a worker."""
+    documents = (document for part in texts(config) for document in local.read(part))
+    return frozenset(gram for one in documents for gram in _grams(one.text, config.ngram))
 
 
 def _grams(text: str, n: int) -> Iterator[int]:

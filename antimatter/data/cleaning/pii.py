@@ -1,8 +1,8 @@
 """Personal data in text: e-mail addresses, telephone numbers, IP addresses, and secret keys.
 
-The patterns are precise rather than complete: a version, a date, an ISBN or a number of a table is
-no telephone number. Each takes time in proportion to the text, whatever the text is: what repeats
-is bounded, or possessive (`++`) and so never tried a second time.
+The patterns favour precision over recall: a version, a date, an ISBN or a number in a table is not
+a telephone number. Each takes linear time on any text: repetitions are bounded or possessive
+(`++`), so the engine never backtracks into them.
 """
 
 import re
@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from itertools import pairwise
 
-# What stands in place of each kind: reserved for examples (RFC 2606, RFC 5737, 555-01xx of the
-# North American plan), so a model that learns it by heart names nobody
+# Reserved for examples (RFC 2606, RFC 5737, 555-01xx of the North American Numbering Plan), so a
+# model that memorises them identifies nobody
 PLACEHOLDERS = {
     "key": "[key]",
     "email": "email@example.com",
@@ -24,7 +24,7 @@ PLACEHOLDERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PersonalConfig:
-    """Which kinds are replaced by their placeholder."""
+    """Which kinds are replaced by placeholders."""
 
     email: bool
     phone: bool
@@ -32,7 +32,7 @@ class PersonalConfig:
     key: bool
 
     def kinds(self) -> list[str]:
-        """In the order in which they are looked for."""
+        """The enabled kinds in the order in which they are masked."""
         chosen = {field.name for field in fields(self) if getattr(self, field.name)}
         return [kind for kind in PATTERNS if kind in chosen]
 
@@ -51,23 +51,23 @@ def mask(text: str, kinds: list[str]) -> tuple[str, Counter[str]]:
 
 
 def kinds_in(text: str) -> Iterator[str]:
-    """The kinds of personal data that a text holds."""
+    """The kinds of personal data in a text."""
     return (kind for kind in PATTERNS if any(_spans(text, kind)))
 
 
 def _spans(text: str, kind: str) -> Iterator[tuple[int, int]]:
-    """Where a kind stands: (start, end), in order."""
+    """The places of a kind, (start, end), in order."""
     for match in PATTERNS[kind].finditer(text):
-        # The group that matched: what stands before it, as `phone:`, is no personal data
+        # The group without its context, as in `phone: ...`
         group = match.lastindex or 0
-        if IS_ONE[kind](match[group]):
+        if IS_PERSONAL[kind](match[group]):
             yield match.span(group)
 
 
-# ---- what each kind looks like
+# ---- patterns
 
 _BLOCK = r"-----{} (?:[A-Z]{{1,12}} ){{0,3}}PRIVATE KEY-----"
-# The prefixes of those who issue keys, JSON Web Tokens, and private keys in PEM
+# Keys with the prefix of their issuer, JSON Web Tokens, and private keys in PEM
 _KEY = "|".join(
     (
         r"(?:AKIA|ASIA)[0-9A-Z]{16}(?!\w)",
@@ -89,8 +89,8 @@ _IP = "|".join(
         r"(?<![\w:.])([0-9a-f]{1,4}(?:::?[0-9a-f]{1,4}){2,7})(?![\w:])",
     )
 )
-# A number is one of a telephone if it is written as in North America, with a country in front, or
-# after a word that says so
+# A number is a telephone number if it has the North American format, a country code, or a cue such
+# as "phone" before it
 _LINE = "(?:phone|telephone|tel|cell|mobile|fax|whatsapp)"
 _CUE = "|".join(
     (
@@ -108,36 +108,36 @@ _PHONE = "|".join(
     )
 )
 # `icon@2x.png` and `git@github.com` look like addresses
-_NO_ADDRESS = re.compile(
+_NO_EMAIL = re.compile(
     r"git@|.*@(?:.*\.)?example\.(?:com|net|org)$"
     r"|.*\.(?:example|invalid|test|local|css|gif|html|jpe?g|js|pdf|png|py|svg|webp)$",
     re.I,
 )
-# A date, two years, or groups of three digits: a number of a table
+# A date, two years, or groups of three digits as in a table
 _NO_PHONE = re.compile(
     r"\d{4}([ .-])\d\d?\1\d\d?|\d\d?([ .-])\d\d?\2\d{2,4}|\d{4} ?- ?\d{4}"
     r"|\+?\d{1,3}(?: \d{3})+|(?:.*\D)?555\D?01\d\d"
 )
 
 
-def _is_address(found: str) -> bool:
-    return not _NO_ADDRESS.match(found) and ".." not in found
+def _is_email(text: str) -> bool:
+    return not _NO_EMAIL.match(text) and ".." not in text
 
 
-def _is_phone(found: str) -> bool:
-    digits = sum(character.isdigit() for character in found)
-    return 7 <= digits <= 15 and not _NO_PHONE.fullmatch(found)
+def _is_phone(text: str) -> bool:
+    digits = sum(character.isdigit() for character in text)
+    return 7 <= digits <= 15 and not _NO_PHONE.fullmatch(text)
 
 
-def _is_public(found: str) -> bool:
-    """Whether it is an address that anyone on the internet may have. One of IPv4 whose parts are
-    mostly of one digit is taken for a version.
+def _is_public_ip(text: str) -> bool:
+    """Whether it is an address on the public internet. An IPv4 address whose parts mostly have one
+    digit counts as a version number.
     """
     try:
-        address = ip_address(found)
+        address = ip_address(text)
     except ValueError:
         return False
-    longer = sum(len(part) > 1 for part in found.split("."))
+    longer = sum(len(part) > 1 for part in text.split("."))
     return address.is_global and (address.version == 6 or longer > 1)
 
 
@@ -147,10 +147,10 @@ PATTERNS = {
     "ip": re.compile(_IP, re.A | re.I),
     "phone": re.compile(_PHONE, re.A | re.I),
 }
-# Whether what a pattern finds is of its kind
-IS_ONE: dict[str, Callable[[str], bool]] = {
+# Further checks of what a pattern matches
+IS_PERSONAL: dict[str, Callable[[str], bool]] = {
     "key": bool,
-    "email": _is_address,
-    "ip": _is_public,
+    "email": _is_email,
+    "ip": _is_public_ip,
     "phone": _is_phone,
 }

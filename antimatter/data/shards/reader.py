@@ -1,6 +1,7 @@
-"""Token shards: documents as BOS ... EOS in uint16 files that are read by memory map, so a corpus may be larger than memory.
+"""Token shards: documents as BOS ... EOS in uint16 files that are memory-mapped, so a corpus may be
+larger than memory.
 
-Reading is apart from writing (encode.py), because a GPU machine with prepared shards needs numpy for it and nothing else.
+Separate from writer.py, because a GPU machine with prepared shards reads them with numpy alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,28 +17,32 @@ Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 HEADER_BYTES = 128  # of a .npy file that holds one array of one dimension
 DOCUMENTS = "validation_documents.npy"
-# Of a document: a place among the names of sources; its UTF-8 text
+# Of a document: the index of its source among their names, and the size of its UTF-8 text
 DOCUMENT = np.dtype([("source", np.uint32), ("bytes", np.uint32)])
 
 
 class Shards:
-    """Reads what encode.write() wrote; opens every file at once and checks its length, so a damaged corpus is found before training begins."""
+    """Reads what writer.write() wrote. Opens every file at once and checks its length, so a damaged
+    corpus is found before the training begins.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Raises FileNotFoundError without an index; ValueError for a file that is missing or not of the length in the index."""
+        """Raises UserError if the index or a file is missing, or a file does not have the length
+        that the index gives.
+        """
+        self.folder = folder
         self.index: dict[str, Any] = files.read_json(folder / "index.json")
         self.vocab_size: int = self.index["vocab_size"]
         self._files = {
             split: [
-                _open(folder / file["name"], file["tokens"])
+                _open_tokens(folder / file["name"], file["tokens"])
                 for file in self.index["splits"][split]["files"]
             ]
             for split in SPLITS
         }
-        self.folder = folder
 
     def digests(self) -> dict[str, str]:
-        """sha256 of the index, which holds that of every file, and of what the shards were made of."""
+        """sha256 of the index, which holds that of every file, and of the inputs of the shards."""
         return {"shards": files.sha256(self.folder / "index.json"), **self.index.get("made_of", {})}
 
     def split(self, split: Split) -> list[np.ndarray]:
@@ -51,28 +56,28 @@ class Shards:
             yield from np.split(ids, starts[1:])
 
     def sources(self) -> list[str]:
-        """The names of what the documents of validation come from, in alphabetical order."""
+        """The names of the sources of the validation documents, in alphabetical order."""
         names: list[str] = self.index.get("documents", {}).get("sources", [])
         return names
 
     def validation_documents(self) -> np.ndarray:
-        """Source and bytes of each document of validation, in the order of its files: (D,) DOCUMENT, a memory map.
+        """Source and bytes of each validation document, in the order of the files: (D,) DOCUMENT, a
+        memory map.
 
         Raises:
-            ValueError: the shards lack it, or it does not fit the index.
+            UserError: the file is missing or damaged, or does not fit the index.
         """
         path, expected = self.folder / DOCUMENTS, self.index["splits"]["validation"]["documents"]
-        try:
-            documents: np.ndarray = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError):
-            raise UserError(f"{path} is missing or damaged: {_way_out(self.folder)}") from None
+        documents, n_sources = _load(path), len(self.sources())
         if (
-            documents.dtype != DOCUMENT
+            documents is None
+            or documents.dtype != DOCUMENT
             or len(documents) != expected
-            or not (documents["source"] < len(self.sources())).all()
+            or not (documents["source"] < n_sources).all()
         ):
             raise UserError(
-                f"{path} is damaged, expected {expected:,} documents of {len(self.sources())} sources: {_way_out(self.folder)}"
+                f"{path} is missing or damaged, expected {expected:,} documents of "
+                f"{n_sources} sources: {how_to_restore(self.folder)}"
             )
         return documents
 
@@ -85,33 +90,48 @@ class Shards:
 
     def token_counts(self) -> np.ndarray:
         """How often each token occurs in train, (V,) uint64."""
-        counts: np.ndarray = np.load(self.folder / "token_counts.npy")
-        return counts
+        path = self.folder / "token_counts.npy"
+        counts = _load(path)
+        if counts is None or len(counts) != self.vocab_size:
+            raise UserError(
+                f"{path} is missing or damaged, expected the counts of {self.vocab_size:,} tokens: "
+                f"{how_to_restore(self.folder)}"
+            )
+        return np.array(counts)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some tokens, for a look at it where no tokenizer is installed. Halves of characters become U+FFFD."""
+        """The text of some tokens, for display where no tokenizer is installed. Incomplete
+        characters become U+FFFD.
+        """
         texts: list[str] = files.read_json(self.folder / "texts.json")
         return b"".join(texts[id].encode("latin-1") for id in ids).decode("utf-8", errors="replace")
 
 
-def _way_out(folder: Path) -> str:
+def how_to_restore(folder: Path) -> str:
     return f"delete {folder} and run `dvc repro shards`, or `dvc checkout {folder}` to restore it"
 
 
-def _open(path: Path, tokens: int) -> np.ndarray:
-    way_out = _way_out(path.parent)
+def _open_tokens(path: Path, tokens: int) -> np.ndarray:
     if not path.is_file():
-        raise UserError(f"{path} is missing, expected {tokens:,} tokens: {way_out}")
-    found = max(0, path.stat().st_size - HEADER_BYTES) // 2
-    ids: np.ndarray | None = None
-    try:
-        ids = np.load(path, mmap_mode="r")
-        found = len(ids)
-    # Numpy: the header is broken, or the file is shorter than its header says
-    except (ValueError, EOFError):
-        pass
-    if ids is None or found != tokens or ids.dtype != np.uint16:
         raise UserError(
-            f"{path} is damaged, expected {tokens:,} tokens of uint16, found {found:,}: {way_out}"
+            f"{path} is missing, expected {tokens:,} tokens: {how_to_restore(path.parent)}"
+        )
+    ids = _load(path)
+    size = max(0, path.stat().st_size - HEADER_BYTES) // 2 if ids is None else len(ids)
+    if ids is None or size != tokens or ids.dtype != np.uint16:
+        raise UserError(
+            f"{path} is damaged, expected {tokens:,} tokens of uint16, found {size:,}: "
+            f"{how_to_restore(path.parent)}"
         )
     return ids
+
+
+def _load(path: Path) -> np.ndarray | None:
+    """An array as a memory map; None if the file is missing, its header is broken, or it is shorter
+    than its header says.
+    """
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r")
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return array

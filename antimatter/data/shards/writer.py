@@ -1,39 +1,30 @@
-"""Cleaned text becomes token shards (their format is shards.py's), split into train and validation.
+"""Cleaned text becomes token shards: each task encodes one file, then the documents are split into
+train and validation and written.
 
-A task encodes one cleaned file. A hash of its text makes a document a candidate for validation; a candidate that resembles a document outside of
-validation is trained on instead, so that neither copies nor near copies stand on both sides.
+reader.py describes the format, split.py decides which documents are for validation.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-import xxhash
 from datatrove.data import DocumentsPipeline
 
 from antimatter import files
 from antimatter.data.documents import CONVERSATION, SEPARATOR, text_bytes
+from antimatter.data.parquet import read_rows
 from antimatter.data.shards.config import MAX_VOCAB, ShardsConfig
 from antimatter.data.shards.reader import DOCUMENT, DOCUMENTS, SPLITS, Split
+from antimatter.data.shards.split import is_candidate, withdraw_look_alikes
 from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, USER, neutralise
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.errors import UserError
 from antimatter.tasks import executor
-from antimatter.tasks.config import EngineRuntime
-from antimatter.tasks.executor import Step
-
-# Bytes of a sketch that look-alikes share: similarity 0.5 is found with 86% in 120 bytes, 0.6 with
-# 98%, 0.7 with 99.97%
-BAND = 4
-
-
-def is_candidate(text: str, config: ShardsConfig) -> bool:
-    """Whether a document is for validation, if none in train resembles it. Equal texts are on one side for this alone."""
-    return xxhash.xxh3_64_intdigest(text, config.seed) < config.validation_fraction * 2**64
+from antimatter.tasks.config import TasksRuntime
+from antimatter.tasks.task import Step
 
 
 def write(
@@ -41,122 +32,84 @@ def write(
     tokenizer: Path,
     work: Path,
     config: ShardsConfig,
-    runtime: EngineRuntime,
+    runtime: TasksRuntime,
     made_of: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Encodes the parquet files in `corpus` to shards in work/shards; returns the metrics of each split.
-
-    What a killed call has encoded in `work` the next call does not do again.
+    """Encodes the parquet files in `corpus` to shards in work/shards; returns the metrics of each
+    split. A call resumes what a killed one did in `work`.
 
     Args:
-        made_of: digests of what is read, for the index: so they reach the model that is trained on the shards.
+        made_of: digests of the inputs, for the index and so for the model that is trained on it.
 
     Raises:
-        FileNotFoundError: there is nothing in `corpus`.
-        ValueError: the vocabulary does not fit uint16, a document does not fit a file, or a split is empty.
+        UserError: `corpus` has no files or a damaged one, the vocabulary does not fit uint16, a
+            document does not fit a file, or a split is empty.
     """
     paths = sorted(path.resolve() for path in corpus.glob("*.parquet"))
     if not paths:
-        raise FileNotFoundError(
-            f"{corpus} holds no .parquet file: run `dvc repro cleaned` to make it"
-        )
-    vocab_size = Tokenizer.load(tokenizer).vocab_size
-    if vocab_size > MAX_VOCAB:
+        raise UserError(f"{corpus} holds no .parquet file: run `dvc repro cleaned` to make it")
+    words = Tokenizer.load(tokenizer)
+    if words.vocab_size > MAX_VOCAB:
         raise UserError(
-            f"shards hold ids below {MAX_VOCAB:,}, the tokenizer has {vocab_size:,}: lower tokenizer.vocab_size in params.yaml"
+            f"shards hold ids below {MAX_VOCAB:,}, the tokenizer has {words.vocab_size:,}: "
+            "lower tokenizer.vocab_size in params.yaml"
         )
     encoded, folder = work.resolve() / "encoded", work.resolve() / "shards"
     encoded.mkdir(parents=True, exist_ok=True)
-    steps = [Encode(paths, tokenizer.resolve(), encoded, config)]
+    steps = [EncodeStep(paths, tokenizer.resolve(), encoded, config)]
     executor.run(steps, [text_bytes(path) for path in paths], work / "encode", runtime, "shards")
-    parts = [Part.load(encoded / path.stem) for path in paths]
+    parts = [EncodedFile.load(encoded / path.stem) for path in paths]
 
-    candidates = sum(int(part.candidate.sum()) for part in parts)
-    keep_to_validation(parts, config.max_similarity)
+    candidates = [part.candidate for part in parts]
+    n_candidates = sum(int(candidate.sum()) for candidate in candidates)
+    withdraw_look_alikes([part.sketch for part in parts], candidates, config.max_similarity)
     files.remove(folder)
     folder.mkdir()
-    writers = {
-        split: _Writer(folder, split, config.tokens_per_file, np.zeros(vocab_size, np.uint64))
-        for split in SPLITS
-    }
-    for part in parts:
-        tokens = np.load(part.tokens, mmap_mode="r")
-        for split, chosen in zip(SPLITS, (~part.candidate, part.candidate), strict=True):
-            writers[split].add(
-                tokens[np.repeat(chosen, part.lengths)],
-                part.lengths[chosen],
-                int(part.sizes[chosen].sum()),
-            )
-    for writer in writers.values():
-        writer.flush()
-        if not writer.documents:
-            n = sum(other.documents for other in writers.values())
-            raise UserError(
-                f"shards.validation_fraction = {config.validation_fraction} leaves no {writer.split} document of {n}: change it, or clean more text"
-            )
+    writers = _write_tokens(parts, folder, config, words.vocab_size)
     np.save(folder / "token_counts.npy", writers["train"].counts)
-    known = Tokenizer.load(tokenizer)
-    # A byte a character
-    files.write_json(
-        folder / "texts.json", [known.token_bytes(id).decode("latin-1") for id in range(vocab_size)]
-    )
+    # As latin-1, in which each byte is a character
+    texts = [words.token_bytes(id).decode("latin-1") for id in range(words.vocab_size)]
+    files.write_json(folder / "texts.json", texts)
     sources, documents = _validation_documents(parts)
     np.save(folder / DOCUMENTS, documents)
-    known_documents = {
-        "name": DOCUMENTS,
-        "sha256": files.sha256(folder / DOCUMENTS),
-        "sources": sources,
-    }
-    splits = {split: writer.summary() for split, writer in writers.items()}
+    digest = files.sha256(folder / DOCUMENTS)
     index = {
-        "vocab_size": vocab_size,
+        "vocab_size": words.vocab_size,
         "bos": BOS,
         "eos": EOS,
         "made_of": dict(made_of or {}),
-        "splits": splits,
-        "documents": known_documents,
+        "splits": {split: writer.summary() for split, writer in writers.items()},
+        "documents": {"name": DOCUMENTS, "sha256": digest, "sources": sources},
     }
     files.write_json(folder / "index.json", index)
-    return {
-        **{
-            s: {
-                "tokens": w.tokens,
-                "documents": w.documents,
-                "bytes": w.bytes,
-                "bytes_per_token": w.bytes / w.tokens,
-            }
-            for s, w in writers.items()
-        },
-        # Candidates for validation that are in train
-        "look_alikes": candidates - writers["validation"].documents,
-    }
+    metrics: dict[str, Any] = {split: writer.metrics() for split, writer in writers.items()}
+    # Candidates for validation that are in train
+    return metrics | {"look_alikes": n_candidates - writers["validation"].documents}
 
 
 # ---- a task: one cleaned file
 
 
 @dataclass
-class Part:
-    """An encoded file. N documents."""
+class EncodedFile:
+    """N documents."""
 
     tokens: Path  # .npy of uint16: all documents, each with BOS and EOS
     lengths: np.ndarray  # (N,) tokens
     sizes: np.ndarray  # (N,) bytes of text
     candidate: np.ndarray  # (N,) bool: for validation
     sketch: np.ndarray  # (N, S) uint8: a byte of each MinHash value
-    source: np.ndarray  # (N,) a place in `sources`
+    source: np.ndarray  # (N,) index into `sources`
     sources: np.ndarray  # their names
 
     @classmethod
-    def load(cls, stem: Path) -> "Part":
+    def load(cls, stem: Path) -> "EncodedFile":
         arrays = np.load(stem.with_suffix(".npz"))
-        return cls(
-            tokens=stem.with_suffix(".npy"),
-            **{field.name: arrays[field.name] for field in fields(cls) if field.name != "tokens"},
-        )
+        names = [field.name for field in fields(cls) if field.name != "tokens"]
+        return cls(tokens=stem.with_suffix(".npy"), **{name: arrays[name] for name in names})
 
 
-class Encode(Step):
+class EncodeStep(Step):
     def __init__(
         self, paths: list[Path], tokenizer: Path, folder: Path, config: ShardsConfig
     ) -> None:
@@ -168,29 +121,30 @@ class Encode(Step):
         encode = _tokenizer(self.tokenizer).encode_array
         documents: list[np.ndarray] = []
         rows: list[tuple[int, bool, bytes, str]] = []
-        size = 0
-        for id, text, sketch, source, kind in _rows(path):
-            if kind == CONVERSATION:
-                ids = conversation_ids(text, encode)
-            else:
-                ids = np.empty(len(found := encode(text)) + 2, np.uint16)
-                ids[0], ids[1:-1], ids[-1] = BOS, found, EOS
-            if len(ids) > limit:
-                raise UserError(
-                    f"the document {id} has {len(ids):,} tokens, more than shards.tokens_per_file = {limit:,}: raise that in params.yaml"
-                )
-            documents.append(ids)
-            size += len(text.encode())
-            self.tell(rank, size)
-            rows.append((len(text.encode()), is_candidate(text, self.config), sketch, source))
+        done = 0
+        columns = ("id", "text", "sketch", "source", "kind")
+        for batch in read_rows(path, columns, "cleaned"):
+            for id, text, sketch, source, kind in batch:
+                is_conversation = kind == CONVERSATION
+                ids = (conversation_ids if is_conversation else text_ids)(text, encode)
+                if len(ids) > limit:
+                    raise UserError(
+                        f"the document {id} has {len(ids):,} tokens, more than "
+                        f"shards.tokens_per_file = {limit:,}: raise that in params.yaml"
+                    )
+                documents.append(ids)
+                size = len(text.encode())
+                done += size
+                self.report_progress(rank, done)
+                rows.append((size, is_candidate(text, self.config), sketch, source))
         sizes, candidate, sketches, sources = zip(*rows, strict=True)
-        names, places = np.unique(sources, return_inverse=True)
+        names, indices = np.unique(sources, return_inverse=True)
         arrays = {
             "lengths": np.array([len(ids) for ids in documents], np.int64),
             "sizes": np.array(sizes, np.int64),
             "candidate": np.array(candidate, bool),
             "sketch": np.frombuffer(b"".join(sketches), np.uint8).reshape(len(rows), -1),
-            "source": places,
+            "source": indices,
             "sources": names,
         }
         stem = self.folder / path.stem
@@ -201,12 +155,21 @@ class Encode(Step):
         yield from ()
 
 
-_tokenizer = cache(Tokenizer.load)  # once a worker
+# Loaded once a worker
+_tokenizer = cache(Tokenizer.load)
+
+
+def text_ids(text: str, encode: Callable[[str], np.ndarray]) -> np.ndarray:
+    """The tokens of a text between BOS and EOS, (T,) uint16."""
+    tokens = encode(text)
+    ids = np.empty(len(tokens) + 2, np.uint16)
+    ids[0], ids[1:-1], ids[-1] = BOS, tokens, EOS
+    return ids
 
 
 def conversation_ids(text: str, encode: Callable[[str], np.ndarray]) -> np.ndarray:
-    """The tokens of a conversation, as antimatter.chat.template renders it: each turn after its role
-    token, and the end token after each answer.
+    """The tokens of a conversation, (T,) uint16, as antimatter.chat.template renders it: each turn
+    after its role token, and the end token after each answer.
     """
     parts = [np.array([BOS], np.uint16)]
     for number, turn in enumerate(text.split(SEPARATOR)):
@@ -217,82 +180,52 @@ def conversation_ids(text: str, encode: Callable[[str], np.ndarray]) -> np.ndarr
     return np.concatenate(parts)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str, bytes, str, str]]:
-    """id, text, sketch, source and kind of each document."""
-    names = ["id", "text", "sketch", "source", "kind"]
-    for batch in pq.ParquetFile(path).iter_batches(1000, columns=names):
-        yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+# ---- from encoded files to shards
 
 
-# ---- what is alike stays on one side
+def _write_tokens(
+    parts: Sequence[EncodedFile], folder: Path, config: ShardsConfig, vocab_size: int
+) -> dict[Split, "_SplitWriter"]:
+    writers = {
+        split: _SplitWriter(folder, split, config.tokens_per_file, np.zeros(vocab_size, np.uint64))
+        for split in SPLITS
+    }
+    for part in parts:
+        tokens = np.load(part.tokens, mmap_mode="r")
+        for split, chosen in zip(SPLITS, (~part.candidate, part.candidate), strict=True):
+            ids, size = tokens[np.repeat(chosen, part.lengths)], int(part.sizes[chosen].sum())
+            writers[split].add(ids, part.lengths[chosen], size)
+    for writer in writers.values():
+        writer.flush()
+        if not writer.documents:
+            n = sum(len(part.lengths) for part in parts)
+            raise UserError(
+                f"shards.validation_fraction = {config.validation_fraction} leaves no "
+                f"{writer.split} document of {n}: change it, or clean more text"
+            )
+    return writers
 
 
-def keep_to_validation(parts: Sequence[Part], max_similarity: float) -> None:
-    """Withdraws each candidate for validation that resembles a document outside of validation, until none is left.
-
-    Two sketches agree in a share s + (1 - s) / 256 of their bytes, s the Jaccard similarity. Candidates are compared with what shares BAND
-    neighbouring bytes with them, one part at a time: memory holds the sketches of the candidates and of one part.
-    """
-    # To compare with: all of train at first, then what was withdrawn in the last round
-    others = [~part.candidate for part in parts]
-    while any(other.any() for other in others):
-        sketches = np.concatenate([part.sketch[part.candidate] for part in parts])
-        alike = np.zeros(len(sketches), bool)
-        for part, other in zip(parts, others, strict=True):
-            alike |= resembles(sketches, part.sketch[other], max_similarity)
-        start = 0
-        for i, part in enumerate(parts):
-            rows = np.flatnonzero(part.candidate)
-            withdrawn = rows[alike[start : (start := start + len(rows))]]
-            part.candidate[withdrawn] = False
-            others[i] = np.zeros(len(part.candidate), bool)
-            others[i][withdrawn] = True
-
-
-def resembles(sketches: np.ndarray, others: np.ndarray, max_similarity: float) -> np.ndarray:
-    """Which sketches, (C, S), resemble one of the others, (N, S): (C,) bool."""
-    alike = np.zeros(len(sketches), bool)
-    for start in range(0, sketches.shape[1] - BAND + 1, BAND):
-        ours, theirs = (
-            np.ascontiguousarray(s[:, start : start + BAND]).view(np.uint32)[:, 0]
-            for s in (sketches, others)
-        )
-        order = np.argsort(ours)
-        left, right = (np.searchsorted(ours[order], theirs, side) for side in ("left", "right"))
-        for j in np.flatnonzero(left < right):
-            same = order[left[j] : right[j]]
-            agree = (sketches[same] == others[j]).mean(1)
-            alike[same] |= agree > max_similarity + (1 - max_similarity) / 256
-    return alike
-
-
-# ---- from parts to shards
-
-
-def _validation_documents(parts: Sequence[Part]) -> tuple[list[str], np.ndarray]:
+def _validation_documents(parts: Sequence[EncodedFile]) -> tuple[list[str], np.ndarray]:
     """The names of the sources in validation, and its documents in their order, (D,) DOCUMENT."""
     names = sorted(
-        {
-            str(part.sources[place])
-            for part in parts
-            for place in np.unique(part.source[part.candidate])
-        }
+        {str(name) for part in parts for name in part.sources[part.source[part.candidate]]}
     )
-    found = []
+    documents = []
     for part in parts:
-        # Of a source without validation it is never looked up
-        place = np.searchsorted(names, part.sources)
-        documents = np.empty(int(part.candidate.sum()), DOCUMENT)
-        documents["source"], documents["bytes"] = (
-            place[part.source[part.candidate]],
-            part.sizes[part.candidate],
-        )
-        found.append(documents)
-    return names, np.concatenate(found)
+        # A source without validation documents gets some index, which is never used
+        indices = np.searchsorted(names, part.sources)
+        rows = np.empty(int(part.candidate.sum()), DOCUMENT)
+        rows["source"] = indices[part.source[part.candidate]]
+        rows["bytes"] = part.sizes[part.candidate]
+        documents.append(rows)
+    return names, np.concatenate(documents)
 
 
 @dataclass
-class _Writer:
+class _SplitWriter:
+    """Writes the documents of a split to files of at most `tokens_per_file` tokens."""
+
     folder: Path
     split: Split
     tokens_per_file: int
@@ -300,52 +233,64 @@ class _Writer:
     tokens: int = 0
     documents: int = 0
     bytes: int = 0  # of text
-    held: list[np.ndarray] = field(default_factory=list)  # of the file at hand
-    held_tokens: int = 0
-    held_documents: int = 0
+    # What the next file holds
+    buffer: list[np.ndarray] = field(default_factory=list)
+    buffer_tokens: int = 0
+    buffer_documents: int = 0
     files: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, ids: np.ndarray, lengths: np.ndarray, size: int) -> None:
-        """Documents one after the other, each whole in one file."""
+        """Adds documents, each whole in one file.
+
+        Args:
+            ids: their tokens, concatenated.
+            lengths: (N,) tokens.
+            size: bytes of their text.
+        """
         ends = np.cumsum(lengths)
         first = start = 0
         while first < len(ends):
-            # Documents that fit
-            last = int(
-                np.searchsorted(ends, start + self.tokens_per_file - self.held_tokens, "right")
-            )
+            room = self.tokens_per_file - self.buffer_tokens
+            # Documents up to this one fit
+            last = int(np.searchsorted(ends, start + room, "right"))
             if last == first:
                 self.flush()
                 continue
             end = int(ends[last - 1])
-            self.held.append(ids[start:end])
-            self.held_tokens += end - start
-            self.held_documents += last - first
+            self.buffer.append(ids[start:end])
+            self.buffer_tokens += end - start
+            self.buffer_documents += last - first
             first, start = last, end
         self.tokens += len(ids)
         self.documents += len(lengths)
         self.bytes += size
 
     def flush(self) -> None:
-        if self.held:
-            ids = np.concatenate(self.held)
-            self.counts += np.bincount(ids, minlength=len(self.counts)).astype(np.uint64)
-            path = self.folder / f"{self.split}-{len(self.files):05d}.npy"
-            np.save(path, ids)
-            self.files.append(
-                {
-                    "name": path.name,
-                    "tokens": len(ids),
-                    "documents": self.held_documents,
-                    "sha256": files.sha256(path),
-                }
-            )
-            self.held, self.held_tokens, self.held_documents = [], 0, 0
+        if not self.buffer:
+            return
+        ids = np.concatenate(self.buffer)
+        self.counts += np.bincount(ids, minlength=len(self.counts)).astype(np.uint64)
+        path = self.folder / f"{self.split}-{len(self.files):05d}.npy"
+        np.save(path, ids)
+        self.files.append(
+            {
+                "name": path.name,
+                "tokens": len(ids),
+                "documents": self.buffer_documents,
+                "sha256": files.sha256(path),
+            }
+        )
+        self.buffer, self.buffer_tokens, self.buffer_documents = [], 0, 0
 
     def summary(self) -> dict[str, Any]:
+        """For the index."""
+        counts = {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
+        return counts | {"files": self.files}
+
+    def metrics(self) -> dict[str, float]:
         return {
             "tokens": self.tokens,
             "documents": self.documents,
             "bytes": self.bytes,
-            "files": self.files,
+            "bytes_per_token": self.bytes / self.tokens,
         }

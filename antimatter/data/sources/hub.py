@@ -1,49 +1,27 @@
-"""Text from data sets of the Hugging Face hub, streamed: of what is fetched, only the text stays on the disk.
+"""Text from data sets of the Hugging Face hub, streamed: only the text is stored on the disk.
 
-The files of a data set are dealt to lanes. A lane reads its files in order until it has its share of the bytes, and knows nothing of the others: any
-number of readers, on any machines, leaves the same files. After each output file a lane notes its place, so a killed one goes on from there.
-
-The network is mended in one place, the HTTP client: above it `datasets` sees answers that are whole, or one error after many tries.
+The files of a data set are distributed over lanes. A lane reads its files in order until it has its
+share of the bytes, and does not depend on the others: any number of readers, on any machines,
+leaves the same files. After each output file a lane saves its cursor, so a killed one resumes from
+there.
 """
 
-import codecs
-import logging
-import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 
-import huggingface_hub
-import pyarrow as pa
-import pyarrow.parquet as pq
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import disable_progress_bars, httpx, parse_ratelimit_headers  # type: ignore[attr-defined]
-
-from antimatter import files, retries
+from antimatter import files
 from antimatter.data.documents import Document, write_file
-from antimatter.data.sources.config import LIST, HubConfig, HubDataSet, page_of
+from antimatter.data.sources.config import HubConfig, HubDataSet, page_of
+from antimatter.data.sources.hub_dataset import open_data_set, permanent_error
+from antimatter.data.sources.hub_http import HubClient, first_line
 from antimatter.errors import UserError
+from antimatter.progress import StatusLine
 
-TRIES = 20  # of one request, then the run ends: about a quarter of an hour
-# As long as the hub has never answered: that is rather a wrong setting than a fault that passes
-FIRST_TRIES = 3
-FIRST_PAUSE = 1.0  # seconds before the second try; each pause is twice the one before ...
-LONGEST_PAUSE = 60.0  # ... up to this, unless the hub asks for more, up to retries.LONGEST
-TIMEOUT = 30.0  # seconds without a byte
-PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses that another try may mend
-PLACE_ROWS = 1000  # rows between two notes of the place to which a second reading goes back
+CURSOR_ROWS = 1000  # rows between two cursors to which a second reading goes back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +29,16 @@ class Lane:
     """All that a reader needs to know."""
 
     data_set: HubDataSet
-    number: int  # of the data set
-    index: int  # of this lane among those of the data set ...
-    of: int  # ... and how many they are
+    data_set_index: int
+    shard: int  # which part of the data set's files this is ...
+    num_shards: int  # ... of how many
     bytes: int  # of UTF-8 text to read; the last document may exceed it
     documents: int = sys.maxsize  # to read at most
+
+    @property
+    def name(self) -> str:
+        """Begins the names of its files."""
+        return f"{self.data_set_index:03d}-{self.shard:05d}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,80 +49,81 @@ class LaneReport:
 
 
 def lanes(config: HubConfig) -> list[Lane]:
-    """The lanes of all data sets, in the order of their output files. Asks the hub how many files there are.
+    """The lanes of all data sets, in the order of their output files. Asks the hub for the number
+    of files.
 
     Raises:
-        ValueError: there is no such data set, revision, config, split or text column; PermissionError: its terms are not accepted.
-        OSError: the hub cannot be reached.
+        UserError: there is no such data set, revision, config, split or text column; its terms are
+            not accepted; or the hub cannot be reached.
     """
     if not config.data_sets:
-        raise UserError(
-            "raw.hub.data_sets must name at least one data set when source is hub, got none"
-        )
+        must = "must name at least one data set when source is hub"
+        raise UserError(f"raw.hub.data_sets {must}, got none")
     weights = sum(data_set.weight for data_set in config.data_sets)
-    found = []
-    for number, data_set in enumerate(config.data_sets):
-        of = min(config.lanes, files_of(data_set))
-        share = round(config.total_mb * 1e6 * data_set.weight / weights / of)
-        found += [
-            Lane(data_set=data_set, number=number, index=index, of=of, bytes=share)
-            for index in range(of)
+    result = []
+    for index, data_set in enumerate(config.data_sets):
+        num_shards = min(config.lanes, num_files(data_set))
+        share = round(config.total_mb * 1e6 * data_set.weight / weights / num_shards)
+        result += [
+            Lane(
+                data_set=data_set,
+                data_set_index=index,
+                shard=shard,
+                num_shards=num_shards,
+                bytes=share,
+            )
+            for shard in range(num_shards)
         ]
-    return found
+    return result
 
 
-def files_of(data_set: HubDataSet) -> int:
-    """How many files a data set has: its lanes can be as many.
+def num_files(data_set: HubDataSet) -> int:
+    """The number of files of a data set, which is the largest number of its lanes.
 
     Raises:
-        ValueError, PermissionError, OSError: as lanes() does.
+        UserError: as lanes() does.
     """
-    number: int = _open(data_set).num_shards
+    number: int = open_data_set(data_set).num_shards
     return number
 
 
-def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], None]) -> LaneReport:
-    """Writes the text of a lane to folder/{data set}-{lane}-{file}.parquet and goes on where an earlier call was killed.
+def read_lane(
+    lane: Lane, folder: Path, file_mb: float, on_progress: Callable[[int], None]
+) -> LaneReport:
+    """Writes the text of a lane to folder/{data set}-{shard}-{file}.parquet, and resumes where an
+    earlier call was killed.
 
     Args:
-        folder: also keeps {data set}-{lane}.json, the lane's place.
+        folder: also keeps {data set}-{shard}.json, the state of the lane.
         file_mb: megabytes of text in one file.
-        say: is told every few megabytes how many bytes of text the lane has so far, those of earlier calls among them.
+        on_progress: called every few megabytes with the bytes of text that the lane has, including
+            those of earlier calls.
 
     Raises:
-        ValueError: the data cannot be read as text.
-        OSError: the network does not recover. What was read is kept.
+        UserError: the data cannot be read as text, or the network does not recover. What was read
+            is kept.
     """
-    _Client.reached = True  # lanes() has reached it: whatever fails now may pass
-    name = f"{lane.number:03d}-{lane.index:05d}"
-    identity = {**asdict(lane), "file_mb": file_mb}
-    note: dict[str, Any] = {
-        "identity": identity,
-        "ended": False,
-        "place": None,
-        "report": {"files": 0, "documents": 0, "bytes": 0},
-    }
-    path = folder / f"{name}.json"
-    if path.exists():
-        note = files.read_json(path)
-        if note["identity"] != identity:
-            raise UserError(f"{path} was left by a run with other parameters: delete {folder}")
-    report = LaneReport(**note["report"])
-    if note["ended"]:
+    # lanes() has reached the hub, perhaps in another process: what fails now may be temporary
+    HubClient.reached = True
+    path = folder / f"{lane.name}.json"
+    state = _read_state(path, lane, file_mb)
+    report, ended = LaneReport(**state["report"]), state["ended"]
+    if ended:
         return report
-    dataset = (
-        _open(lane.data_set).shard(lane.of, lane.index).select_columns([lane.data_set.text_column])
-    )
-    left = lane.documents - report.documents
-    documents = islice(_documents(dataset, lane, note["place"], report.documents), left)
-    ended = False
+    shard = open_data_set(lane.data_set).shard(lane.num_shards, lane.shard)
+    dataset = shard.select_columns([lane.data_set.text_column])
+    documents = _documents(dataset, lane, state["place"], report.documents)
+    documents = islice(documents, lane.documents - report.documents)
+
+    def on_written(size: int) -> None:
+        on_progress(report.bytes + size)
+
     while not ended:
-        limit = min(file_mb * 1e6, lane.bytes - report.bytes)
         number, size = write_file(
             documents,
-            folder / f"{name}-{report.files:05d}.parquet",
-            limit,
-            partial(_say_sum, say, report.bytes),
+            folder / f"{lane.name}-{report.files:05d}.parquet",
+            min(file_mb * 1e6, lane.bytes - report.bytes),
+            on_written,
         )
         report = LaneReport(
             files=report.files + (number > 0),
@@ -147,285 +131,66 @@ def read_lane(lane: Lane, folder: Path, file_mb: float, say: Callable[[int], Non
             bytes=report.bytes + size,
         )
         ended = number == 0 or report.bytes >= lane.bytes
-        files.write_json(
-            path,
-            {
-                "identity": identity,
-                "ended": ended,
-                "place": dataset.state_dict(),
-                "report": asdict(report),
-            },
-        )
+        state |= {"ended": ended, "place": dataset.state_dict(), "report": asdict(report)}
+        files.write_json(path, state)
     return report
 
 
-def _say_sum(say: Callable[[int], None], before: int, size: int) -> None:
-    say(before + size)
+def _read_state(path: Path, lane: Lane, file_mb: float) -> dict[str, Any]:
+    """The state of a lane as it was left, or as it is at first."""
+    # The keys of this file keep their names, so that work in progress survives a new version
+    identity = {
+        "data_set": asdict(lane.data_set),
+        "number": lane.data_set_index,
+        "index": lane.shard,
+        "of": lane.num_shards,
+        "bytes": lane.bytes,
+        "documents": lane.documents,
+        "file_mb": file_mb,
+    }
+    if not path.exists():
+        report = LaneReport(files=0, documents=0, bytes=0)
+        return {"identity": identity, "ended": False, "place": None, "report": asdict(report)}
+    state: dict[str, Any] = files.read_json(path)
+    if state["identity"] != identity:
+        raise UserError(f"{path} was left by a run with other parameters: delete {path.parent}")
+    return state
 
 
-def _documents(dataset: Any, lane: Lane, place: Any, before: int) -> Iterator[Document]:
-    """The documents of a lane from `place` on, where it has given `before` documents already.
+def _documents(dataset: Any, lane: Lane, cursor: Any, row: int) -> Iterator[Document]:
+    """The documents of a lane from `cursor` on, before which there are `row` others.
 
-    What cannot be read is read once more, from the last place noted: a fault on the way passes, one in the file stays.
+    After an error the rows are read once more, from the last cursor: a fault of the transfer
+    passes, and one of the file remains.
     """
     data_set = lane.data_set
-    begin = f"{data_set.name}/{data_set.config}/{data_set.split}/{lane.index}"
-    row = noted = before
-    failed = -1
-    _Client.begin(data_set)
+    prefix = f"{data_set.name}/{data_set.config}/{data_set.split}/{lane.shard}"
+    key, cursor_row, failed_row = f"{data_set.stage}.hub", row, -1
+    HubClient.begin(data_set)
     while True:
         try:
-            dataset.load_state_dict(place)
-            for values in islice(dataset, row - noted, None):
+            dataset.load_state_dict(cursor)
+            for values in islice(dataset, row - cursor_row, None):
                 value = values[data_set.text_column]
                 text = data_set.text(value)
                 if text is None:
-                    raise _Refusal(data_set.refused(f"{value!r:.60}"))
+                    fault = data_set.rejection(f"{value!r:.60}")
+                    raise UserError(f"{key}: {data_set.name}: {fault}")
                 row += 1
-                yield Document(f"{begin}:{row}", text, data_set.name, data_set.licence)
-                if row % PLACE_ROWS == 0:
-                    place, noted = dataset.state_dict(), row
+                yield Document(f"{prefix}:{row}", text, data_set.name, data_set.licence)
+                if row % CURSOR_ROWS == 0:
+                    cursor, cursor_row = dataset.state_dict(), row
             return
+        except UserError:
+            raise
         except Exception as error:
-            if refused := _refusal(error, data_set):
-                raise refused from None
-            fault = f"{_Client.asked} cannot be read after row {row:,} of lane {lane.index} ({_line(error)})"
-            if failed == row:
-                fix = f"take another revision, or tell its owner at {page_of(data_set.name)}/discussions"
-                raise UserError(
-                    f"{data_set.stage}.hub: {fault}, twice: the file is broken; {fix}"
-                ) from None
-            failed = row
-            print(f"{data_set.stage}: {fault}; reading it once more", file=sys.stderr, flush=True)
-
-
-@cache
-def _open(data_set: HubDataSet) -> Any:
-    """The data set as a datasets.IterableDataset.
-
-    Raises:
-        ValueError, PermissionError, OSError: as lanes() does.
-    """
-    import datasets  # type: ignore[import-untyped] # takes half a second, which the other sources need not pay
-
-    datasets.disable_progress_bars()
-    disable_progress_bars()
-    for chatter in (datasets.logging, huggingface_hub.logging):
-        chatter.set_verbosity(logging.CRITICAL)
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a request to another host
-    codecs.register(_codec)
-    hooks = huggingface_hub.get_session().event_hooks
-    huggingface_hub.set_client_factory(lambda: _Client(event_hooks=hooks, follow_redirects=True))
-
-    _Client.begin(data_set)
-    api = huggingface_hub.HfApi()
-    column = data_set.text_column
-    try:
-        if api.dataset_info(data_set.name, revision=data_set.revision).gated:
-            api.auth_check(data_set.name, repo_type="dataset")
-        # Else, when the hub fails, it takes whatever revision its cache holds
-        with TemporaryDirectory() as empty:
-            builder = datasets.load_dataset_builder(
-                f"hf://datasets/{data_set.name}",  # never a folder of that name
-                data_set.config,
-                revision=data_set.revision,
-                cache_dir=empty,
-            )
-        if builder.name == "json":
-            builder.config.encoding = MENDED
-        dataset = builder.as_streaming_dataset(data_set.split)
-        if features := dataset.features:  # unknown for some JSON; then the rows tell
-            if column not in features:
-                raise _Refusal(
-                    f"has no column `{column}`: set {data_set.column_key} to one of {', '.join(features)}"
-                )
-            if not data_set.takes(held := getattr(features[column], "dtype", LIST)):
-                raise _Refusal(data_set.refused(held))
-        if builder.name == "parquet":
-            builder.config.columns = [column]
-            builder._generate_tables = lambda files, **_: _tables(files, column)
-            dataset = builder.as_streaming_dataset(data_set.split)
-        return dataset
-    except Exception as error:
-        raise _refusal(error, data_set) or ValueError(
-            f"{data_set.stage}.hub: {data_set.name} cannot be streamed: {_line(error)}"
-        ) from None
-
-
-def _tables(paths: list[str], column: str) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-    """The text in parquet files, with (file, batch), read in this thread.
-
-    What it replaces in `datasets` fetches and decodes whole files ahead in threads. They outlive the reading and abort a process that ends meanwhile
-    (https://github.com/apache/arrow/issues/45214).
-    """
-    for number, path in enumerate(paths):
-        with huggingface_hub.HfFileSystem().open(path, "rb") as file:
-            for index, batch in enumerate(
-                pq.ParquetFile(file, pre_buffer=False).iter_batches(
-                    1000, columns=[column], use_threads=False
-                )
-            ):
-                yield (number, index), pa.Table.from_batches([batch])
-
-
-class _Refusal(Exception):
-    """What we find wrong with a data set."""
-
-
-def _refusal(error: Exception, data_set: HubDataSet) -> Exception | None:
-    """What no further try mends, as one line with the way out."""
-    key, name, page, words = (
-        f"{data_set.stage}.hub",
-        data_set.name,
-        page_of(data_set.name),
-        str(error),
-    )
-    known = ", ".join(re.findall(r"'([^']+)'", words.partition("vailable")[2]))
-    if _Client.failed:  # whatever was made of it on the way
-        return _Client.failed
-    if isinstance(error, GatedRepoError):
-        return PermissionError(
-            f"{key}: {name} is gated: accept its terms at {page} and set HF_TOKEN to a token of that account"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return ValueError(
-            f"{key}: {name} has no revision {data_set.revision}: take a commit from {page}/commits/main"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return ValueError(
-            f"{key}: {name} does not exist, or is private: correct the name, or set HF_TOKEN to a token that may read it"
-        )
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        return PermissionError(
-            f"{key}: the hub refuses {_Client.asked} (HTTP {error.response.status_code}): renew or unset HF_TOKEN, see https://huggingface.co/settings/tokens"
-        )
-    if isinstance(error, HfHubHTTPError):
-        return OSError(
-            f"{key}: the hub answers HTTP {error.response.status_code} for {_Client.asked}: check name and revision, and HF_ENDPOINT"
-        )
-    if words.startswith("BuilderConfig"):
-        return ValueError(
-            f"{key}: {name} has no config {data_set.config}: set config to one of {known}"
-        )
-    if words.startswith("Bad split"):
-        return ValueError(
-            f"{key}: {name} has no split {data_set.split}: set split to one of {known}"
-        )
-    if isinstance(error, _Refusal):
-        return ValueError(f"{key}: {name}: {words}")
-    return None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-class _Client(httpx.Client):
-    """The HTTP client of huggingface_hub, with patience. The body is read here too, where a break in it can be mended."""
-
-    reached: ClassVar[bool] = False  # the hub has answered
-    # What it gave up with; kept because the layers above may swallow it
-    failed: ClassVar[OSError | None] = None
-    asked: ClassVar[str] = ""  # the file of the last request
-    stage: ClassVar[str] = HubDataSet.stage  # for whom it asks ...
-    instead: ClassVar[str] = HubDataSet.instead  # ... and what else that one can do
-
-    @classmethod
-    def begin(cls, data_set: HubDataSet) -> None:
-        """Begins with a data set: no request of it has failed yet."""
-        cls.failed, cls.stage, cls.instead = None, data_set.stage, data_set.instead
-
-    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        asked = _Client.asked = re.sub(
-            r"^/(api/)?datasets/|/(resolve|tree|revision)/[0-9a-f]{40}", "", request.url.path
-        )
-        request.extensions["timeout"] = httpx.Timeout(TIMEOUT).as_dict()
-        key = f"{_Client.stage}.hub"
-        tries = 0
-        while _Client.failed is None:
-            tries += 1
-            wish = 0.0
-            try:
-                response = super().send(request, **{**options, "stream": False})
-                _Client.reached = True
-                fault = _fault(request, response)
-                if not fault:
-                    return response
-                wish = _wish(response)
-            except OfflineModeIsEnabled:
-                _Client.failed = OSError(
-                    f"{key}: HF_HUB_OFFLINE forbids the network: unset it, or {_Client.instead}"
-                )
-                break
-            except (httpx.TransportError, httpx.DecodingError) as error:
-                fault = f"{type(error).__name__}: {_line(error)}"
-            if not _Client.reached and tries >= FIRST_TRIES:
-                _Client.failed = OSError(
-                    f"{key}: {request.url.host} cannot be reached ({fault}): check the network and HF_ENDPOINT, or {_Client.instead}"
-                )
-            elif wish > retries.LONGEST:
-                fix = "what was read is kept, run again after that to go on"
-                wait = f"the hub asks to wait {retries.span(wish)}"
-                _Client.failed = OSError(f"{key}: {asked}: {fault}; {wait}: {fix}")
-            elif tries >= TRIES:
-                _Client.failed = OSError(
-                    f"{key}: {asked} failed {tries} times ({fault}): what was read is kept, run again to go on"
-                )
-            else:
-                pause = max(wish, min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE))
-                print(
-                    f"{_Client.stage}: {asked}: {fault}; try {tries + 1} of {TRIES} in {pause:.0f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                time.sleep(pause)
-        raise _Client.failed
-
-
-def _fault(request: httpx.Request, response: httpx.Response) -> str:
-    """What is wrong with an answer that another try may mend."""
-    if response.status_code in PASSING:
-        return f"HTTP {response.status_code} {response.reason_phrase}"
-    wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
-    if (
-        wanted
-        and response.is_success
-        and len(response.content) != (length := int(wanted[2]) - int(wanted[1]) + 1)
-    ):
-        return f"{len(response.content):,} bytes came instead of {length:,}"
-    return ""
-
-
-def _wish(response: httpx.Response) -> float:
-    """Seconds that the hub asks to wait."""
-    if after := response.headers.get("retry-after"):
-        return retries.asked(after, time.time())
-    limit = parse_ratelimit_headers(response.headers)
-    return float(limit.reset_in_seconds) if limit and not limit.remaining else 0.0
-
-
-# ---- JSON can escape half a surrogate pair, "\ud83d", which is no text and stops Arrow
-
-MENDED = "json_without_half_surrogates"
-# The last is the half
-ESCAPES = re.compile(
-    r"\\\\|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|\\u[dD][89a-fA-F][\da-fA-F]{2}"
-)
-
-
-def _codec(name: str) -> codecs.CodecInfo | None:
-    if name != MENDED:
-        return None
-    return codecs.CodecInfo(
-        codecs.utf_8_encode,
-        _mend,
-        incrementaldecoder=codecs.getincrementaldecoder("utf-8"),
-        name=MENDED,
-    )
-
-
-def _mend(content: Any, errors: str = "strict") -> tuple[str, int]:
-    text = bytes(content).decode("utf-8", errors)
-    if "\\ud" in text or "\\uD" in text:
-        text = ESCAPES.sub(lambda escape: "?" if len(escape[0]) == 6 else escape[0], text)
-    return text, len(content)
+            if permanent := permanent_error(error, data_set):
+                raise permanent from None
+            where = f"{HubClient.requested} cannot be read after row {row:,} of lane {lane.shard}"
+            fault = f"{where} ({first_line(error)})"
+            if failed_row == row:
+                discussions = f"{page_of(data_set.name)}/discussions"
+                fix = f"take another revision, or report it at {discussions}"
+                raise UserError(f"{key}: {fault}, twice: the file is damaged; {fix}") from None
+            failed_row = row
+            StatusLine().log(f"{data_set.stage}: {fault}; reading it once more")

@@ -1,6 +1,6 @@
 """The files that params.yaml names: patterns, and where they are found.
 
-Apart from what reads the files, so that patterns are checked without importing pyarrow.
+Kept apart from the readers, so that patterns are checked without importing pyarrow.
 """
 
 import glob
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from antimatter.errors import UserError
 
-# How the names of the files end that can be read here
+# The endings of the files that can be read: kind and packing
 KIND = re.compile(r"\.(jsonl?|txt)(\.gz|\.zst)?$|\.(parquet)$")
 STDIN = "-"  # a pattern: standard input
 
@@ -35,66 +35,62 @@ class Part:
 
 
 def parts(sources: Sequence[FilesConfig], file_mb: float, key: str) -> list[Part]:
-    """The files of all patterns in parts of at most `file_mb` megabytes on disk, or of one file. They depend on the files alone.
+    """The files of all patterns in parts of at most `file_mb` megabytes on disk, or of one file.
+    They depend on the files alone.
 
     Args:
         key: where params.yaml names them, for errors.
 
     Raises:
-        FileNotFoundError: a pattern matches no file.
-        ValueError: a file is of no known kind.
+        UserError: a pattern matches no file, or a file is of an unknown kind.
     """
-    found: list[Part] = []
+    result: list[Part] = []
     for config in sources:
         for path in required(config.pattern, key):
             kind_of(path, key)
             size = located(path).stat().st_size
-            last = found[-1] if found else None
+            last = result[-1] if result else None
             if last and last.config == config and last.bytes + size <= file_mb * 1e6:
-                found[-1] = Part(config, (*last.paths, path), last.bytes + size, key)
+                result[-1] = Part(config, (*last.paths, path), last.bytes + size, key)
             else:
-                found.append(Part(config, (path,), size, key))
-    return found
+                result.append(Part(config, (path,), size, key))
+    return result
 
 
 def roots() -> list[Path]:
     """The folders in which a relative path is looked up: the current one, then the main repository.
 
     They differ in a queued experiment, which runs in a copy of what Git tracks: texts that Git does
-    not track are not in it.
+    not track are missing there.
     """
     here, main = Path(), Path(os.environ.get("DVC_ROOT", "."))
     return [here] if main.resolve() == here.resolve() else [here, main]
-
-
-def searched() -> str:
-    """The roots, for an error."""
-    return " or ".join(f"in {root.resolve()}" for root in roots())
 
 
 def matches(pattern: str) -> list[str]:
     """The files that a glob pattern names in any of the roots, sorted: the same names whichever
     root has them.
     """
-    found = {
+    names = {
         name
         for root in roots()
         for name in glob.glob(pattern, root_dir=root, recursive=True)
         if located(name).is_file()
     }
-    return sorted(found)
+    return sorted(names)
 
 
 def required(pattern: str, key: str) -> list[str]:
-    """As matches(), which must find something.
+    """The files that a glob pattern names, at least one.
 
     Raises:
-        FileNotFoundError: the pattern matches no file.
+        UserError: the pattern matches no file.
     """
-    if paths := matches(pattern):
-        return paths
-    fix = "correct the pattern in params.yaml, or put the files there"
-    raise FileNotFoundError(f"{key}: {pattern} matches no file {searched()}: {fix}")
+    if names := matches(pattern):
+        return names
+    searched = " or ".join(f"in {root.resolve()}" for root in roots())
+    fix = "correct the pattern, or put the files there"
+    raise UserError(f"{key}: {pattern} matches no file {searched}: {fix}")
 
 
 def located(name: str) -> Path:
@@ -105,31 +101,28 @@ def located(name: str) -> Path:
 def find(patterns: Sequence[str], key: str) -> list[tuple[str, bool]]:
     """The files, each once, and whether it was named itself.
 
+    Args:
+        patterns: glob patterns, files, folders (with their subfolders, without hidden files), or
+            STDIN.
+
     Raises:
-        FileNotFoundError: a pattern names nothing.
+        UserError: a pattern matches no file.
     """
-    found: dict[str, bool] = {}
+    named: dict[str, bool] = {}
     for pattern in patterns:
         if pattern == STDIN or located(pattern).is_file():
-            found[pattern] = True
+            named[pattern] = True
             continue
         if located(pattern).is_dir():
-            # Leaves out what is hidden
             pattern = os.path.join(glob.escape(pattern), "**", "*")
-        paths = matches(pattern)
-        if not paths:
-            raise FileNotFoundError(
-                f"{key}: {pattern} matches no file {searched()}: correct it, or put the files there"
-            )
-        for name in paths:
-            found.setdefault(name, False)
-    return list(found.items())
+        for name in required(pattern, key):
+            named.setdefault(name, False)
+    return list(named.items())
 
 
 def kind_of(path: str, key: str) -> tuple[str, str]:
     """What a file holds and how it is packed: ("jsonl", ".gz")."""
     if kind := KIND.search(path):
         return kind[1] or kind[3], kind[2] or ""
-    raise UserError(
-        f"{path} is of no known kind: {key} takes .jsonl, .json, .txt (each also .gz or .zst) and .parquet"
-    )
+    known = ".jsonl, .json, .txt (each also .gz or .zst) and .parquet"
+    raise UserError(f"{path} is of an unknown kind: {key} takes {known}")

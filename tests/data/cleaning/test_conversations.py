@@ -1,4 +1,4 @@
-"""The rules for conversations: what is tidied, which turns are cut out, and what stays."""
+"""The rules for conversations: what is tidied, which turns are cut out, and which are kept."""
 
 import dataclasses
 from itertools import groupby
@@ -6,8 +6,9 @@ from itertools import groupby
 import pytest
 
 from antimatter.data.cleaning.config import ConversationConfig, LanguageConfig
-from antimatter.data.cleaning.conversations import Rules, tidy
+from antimatter.data.cleaning.conversations import ConversationRules, tidy
 from antimatter.data.documents import SEPARATOR
+from antimatter.errors import UserError
 
 CONFIG = ConversationConfig(
     enabled=True,
@@ -29,7 +30,7 @@ GOOD = [
 
 def rules(**changes):
     language = LanguageConfig(enabled=True, code="en", min_score=0.5)
-    return Rules(dataclasses.replace(CONFIG, **changes), language)
+    return ConversationRules(dataclasses.replace(CONFIG, **changes), language)
 
 
 def reasons(turns, **changes):
@@ -37,7 +38,7 @@ def reasons(turns, **changes):
 
 
 @pytest.mark.parametrize(
-    ("found", "tidied"),
+    ("original", "tidied"),
     [
         ("hi", "Hi."),
         ("im good. how are you", "I'm good. How are you?"),
@@ -58,11 +59,11 @@ def reasons(turns, **changes):
         ("a hat, the heath and him", "A hat, the heath and him."),
     ],
 )
-def test_a_turn_is_written_with_care(found, tidied):
-    assert tidy(found) == tidied
+def test_a_turn_is_tidied(original, tidied):
+    assert tidy(original) == tidied
 
 
-def test_what_is_tidy_stays_as_it_is():
+def test_a_tidy_turn_is_not_changed():
     for turn in GOOD:
         assert tidy(turn) == turn
     assert reasons(GOOD) == [""] * 6
@@ -90,7 +91,7 @@ def test_a_bad_turn_is_cut_out_for_its_reason_and_costs_no_other(turn, reason):
     assert reasons([*GOOD, turn, *GOOD]) == [""] * 6 + [reason] + [""] * 6
 
 
-def test_words_that_only_look_bad_stay():
+def test_words_that_only_look_bad_are_kept():
     turns = [
         "The grass is green in this classic assessment.",
         "Version 2.4.6 came on 12.10.2018 with 300 changes.",
@@ -100,7 +101,7 @@ def test_words_that_only_look_bad_stay():
     assert reasons(turns) == [""] * 4
 
 
-def test_the_answer_to_a_question_for_a_name_goes_too():
+def test_the_answer_to_a_question_for_a_name_is_cut_out_too():
     assert reasons([*GOOD[:5], "What is your name?", "Kim.", *GOOD[:4]])[5:7] == ["", "biography"]
 
 
@@ -109,33 +110,33 @@ def test_biography_may_be_kept():
     assert reasons(turns, biography="keep") == [""] * 4
 
 
-def test_short_runs_and_runs_of_short_turns_go():
+def test_short_runs_and_runs_of_short_turns_are_cut_out():
     assert reasons(GOOD[:3]) == ["too_few"] * 2 + ["unanswered"]
     short = ["Hello.", "Oh yes.", "Very good.", "What is it that you would like to eat today?"]
     assert reasons(short) == ["short"] * 4
     assert reasons(short, max_short_turns=0.75) == [""] * 4
 
 
-def test_a_conversation_in_another_language_goes_as_a_whole():
+def test_a_conversation_in_another_language_is_dropped_as_a_whole():
     turns = ["Guten Morgen, wie geht es dir heute?", "Sehr gut, vielen Dank, und dir?"] * 3
     assert reasons(turns) == ["language"] * 6
 
 
 def test_every_run_is_a_conversation():
-    """Whatever stands where: an even number of turns, not fewer than asked for."""
+    """Wherever the bad turns are, a run has an even number of turns, and at least min_turns."""
     bad = "I study at BYU this year."
     for number in range(2**8):
         turns = [bad if number >> i & 1 else GOOD[i % 6] for i in range(8)]
-        found = reasons(turns)
-        assert len(found) == 8
-        for reason, group in groupby(found):
+        result = reasons(turns)
+        assert len(result) == 8
+        for reason, group in groupby(result):
             size = len(list(group))
-            assert reason or (size >= 4 and size % 2 == 0), found
+            assert reason or (size >= 4 and size % 2 == 0), result
 
 
-def test_rules_that_are_off_mend_and_cut_nothing():
-    found = rules(enabled=False)(SEPARATOR.join(["im at BYU &amp; Provo", "lol"]))
-    assert [tuple(turn) for turn in found] == [
+def test_disabled_rules_repair_text_and_cut_nothing():
+    turns = rules(enabled=False)(SEPARATOR.join(["im at BYU &amp; Provo", "lol"]))
+    assert [tuple(turn) for turn in turns] == [
         ("im at BYU &amp; Provo", "im at BYU & Provo", ""),
         ("lol", "lol", ""),
     ]
@@ -146,5 +147,5 @@ def test_rules_that_are_off_mend_and_cut_nothing():
     [("min_turns", 1), ("max_turn_words", 0), ("max_short_turns", 1.5), ("max_non_ascii", -0.1)],
 )
 def test_a_bad_value_is_named(key, value):
-    with pytest.raises(ValueError, match=rf"{key} must .*, got {value}"):
+    with pytest.raises(UserError, match=rf"{key} .* {value}"):
         dataclasses.replace(CONFIG, **{key: value})

@@ -1,4 +1,4 @@
-"""What is taken for personal data, and what is not."""
+"""Which text counts as personal data, and which does not."""
 
 import re
 
@@ -41,37 +41,35 @@ IMPERSONAL = [
 @pytest.mark.parametrize("kind", PERSONAL)
 def test_each_kind_becomes_its_placeholder_and_is_counted(kind: str) -> None:
     for text in PERSONAL[kind]:
-        found, counts = pii.mask(text, ALL)
-        assert pii.PLACEHOLDERS[kind] in found, text
-        assert counts[kind] >= 1 and set(counts) == {kind}, text
-        assert not re.search(r"lee|bob|4821|1234|142|AKIA|a1[bB]2|MIIE", found), found
+        masked, counts = pii.mask(text, ALL)
+        assert pii.PLACEHOLDERS[kind] in masked, text
+        assert counts == {kind: 1}, text
+        assert not re.search(r"lee|bob|4821|1234|142|AKIA|a1[bB]2|MIIE", masked), masked
 
 
 @pytest.mark.parametrize("text", IMPERSONAL)
-def test_versions_dates_numbers_and_reserved_names_stay(text: str) -> None:
+def test_versions_dates_numbers_and_reserved_names_are_kept(text: str) -> None:
     assert pii.mask(text, ALL) == (text, {})
 
 
-def test_what_is_masked_holds_nothing_personal() -> None:
+def test_masked_text_holds_nothing_personal() -> None:
     for texts in PERSONAL.values():
         for text in texts:
             assert not list(pii.kinds_in(pii.mask(text, ALL)[0]))
 
 
-def test_only_the_chosen_kinds_are_looked_for() -> None:
-    text = "ann@post.net 8.8.8.8 142.250.74.78"
-    assert (
-        pii.mask(text, PersonalConfig(email=True, phone=False, ip=False, key=False).kinds())[0]
-        == "email@example.com 8.8.8.8 142.250.74.78"
-    )
+def test_only_the_enabled_kinds_are_masked() -> None:
+    email = PersonalConfig(email=True, phone=False, ip=False, key=False).kinds()
+    masked, _ = pii.mask("ann@post.net 8.8.8.8 142.250.74.78", email)
+    assert masked == "email@example.com 8.8.8.8 142.250.74.78"
 
 
 @pytest.mark.parametrize(
     "unit",
     ["a@", "1.", "415-237-", "+1", "eyJaaaaaaaaaa.", "-----BEGIN PRIVATE KEY-----", "a.b-", "sk-"],
 )
-def test_a_text_that_almost_matches_everywhere_ends(unit: str) -> None:
-    """Of a pattern that tries every way to match it, this would never end."""
+def test_a_text_that_almost_matches_everywhere_takes_linear_time(unit: str) -> None:
+    """With a pattern that backtracks, this would never end."""
     text = unit * (300_000 // len(unit))
     for pattern in PATTERNS.values():
         assert isinstance(pattern.sub("", text), str)
