@@ -1,8 +1,8 @@
-"""Conversations from all sources as files to tune on: what the stage `conversations` does.
+"""Conversations from all sources as files to tune on: the work of the stage `conversations`.
 
-Each conversation becomes pieces of at most one context; a hash of its group decides whether it is
-held out, and what resembles a conversation of the training split more than `max_similarity` is
-trained on. All that depends on the text alone, so any number of workers leaves the same bytes.
+Each conversation becomes pieces of at most one context. A hash of its group decides whether it is
+held out; a conversation that resembles one of the training split more than `max_similarity` moves
+to that split. All this depends on the texts alone, so any number of workers writes the same bytes.
 """
 
 import json
@@ -21,15 +21,15 @@ import pyarrow.parquet as pq
 import xxhash
 
 from antimatter import files
-from antimatter.chat import held_out, packing, persona
+from antimatter.chat import held_out, packing, persona_conversations
 from antimatter.chat.config import ConversationsConfig
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.persona import Persona
-from antimatter.chat.template import Message, Role
+from antimatter.chat.template import Message, Rendered, Role
 from antimatter.data.cleaning import duplicates
 from antimatter.data.cleaning.config import NearDuplicatesConfig
 from antimatter.data.documents import CONVERSATION, SEPARATOR
-from antimatter.data.shards.writer import resembles
+from antimatter.data.shards.split import resembles
 from antimatter.data.special_tokens import COUNTS, PAD
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.errors import UserError
@@ -54,17 +54,17 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A conversation that is cut, encoded and judged. It has no piece if every exchange is too long."""
+    """A conversation in pieces of tokens. It has no piece if every exchange is too long."""
 
     conversation: Conversation
     copies: int  # in an epoch
-    candidate: bool  # for the held-out split
+    is_held_out: bool
     sketch: np.ndarray  # (S,) uint8
     pieces: list[packing.Piece]
 
 
 def facts(parameters: int, context: int, config: ConversationsConfig) -> dict[str, str]:
-    """What a persona can say of the size and the training of its model."""
+    """The facts for the persona about the size and the training of its model."""
     unit, name = (1e9, "billion") if parameters >= 1e9 else (1e6, "million")
     return {
         "parameters": f"{parameters / unit:.2g} {name}",
@@ -74,8 +74,8 @@ def facts(parameters: int, context: int, config: ConversationsConfig) -> dict[st
 
 
 def of_persona(config: ConversationsConfig, who: Persona) -> Iterator[Conversation]:
-    yield from persona.conversations(who, config.persona.per_topic, config.seed)
-    yield from persona.held_out(who)
+    yield from persona_conversations.for_training(who, config.persona.per_topic, config.seed)
+    yield from persona_conversations.for_evaluation(who)
 
 
 def of_corpus(cleaned: Path, is_candidate: Callable[[str], bool]) -> Iterator[Conversation]:
@@ -119,38 +119,24 @@ def write(
 
     Args:
         context: tokens that the model reads.
-        made_of: digests of what was read, for the index: so they reach the tuned model.
+        made_of: digests of the inputs, for the index: through it they reach the tuned model.
 
     Raises:
-        ValueError: a conversation cannot be learnt from, or a split is empty.
+        UserError: a conversation cannot be learnt from, or a split is empty.
     """
     folder.mkdir(parents=True)
-    found = _prepare(sources, who, tokenizer, context, config, workers, folder / TABLE)
-    withdrawn = _keep_to_held_out(found, config.max_similarity)
+    prepared = _prepare(sources, who, tokenizer, context, config, workers, folder / TABLE)
+    moved = _move_look_alikes(prepared, config.max_similarity)
     words = Tokenizer.load(tokenizer)
-    train = [
-        piece.rendered
-        for one in found
-        if not one.candidate
-        for piece in one.pieces
-        for _ in range(one.copies)
-    ]
-    kept = [one for one in found if one.candidate and one.pieces]
-    if not train or not kept:
-        side = "to learn from" if not train else "held out"
-        raise UserError(
-            f"no conversation is {side}: give conversations.persona, weights, files or hub more, or change conversations.held_out ({config.held_out})"
-        )
-    splits = {"train": train, "held_out": [piece.rendered for one in kept for piece in one.pieces]}
     index: dict[str, Any] = {
         "vocab_size": words.vocab_size,
         "context": context,
-        "chat": persona.known(who) | ({} if config.system_share else {"system": ""}),
+        "chat": who.chat_settings() | ({} if config.system_share else {"system": ""}),
         "made_of": dict(made_of),
         "files": {},
     }
     metrics: dict[str, Any] = {}
-    for split, rendered in splits.items():
+    for split, rendered in _splits(prepared, config).items():
         ids, marks = packing.pack(rendered, context)
         for name, array in ((f"{split}_tokens.npy", ids), (f"{split}_marks.npy", marks)):
             np.save(folder / name, array)
@@ -162,28 +148,50 @@ def write(
             "answer_tokens": int((marks & COUNTS > 0).sum()),
             "filled": tokens / ids.size,
         }
-    held_out.write(folder / held_out.NAME, [one.conversation for one in kept])
+    unseen = [one.conversation for one in prepared if one.is_held_out and one.pieces]
+    held_out.write(folder / held_out.NAME, unseen)
+    # A token may hold part of a character; latin-1 maps any bytes to text and back
     texts = [words.token_bytes(id).decode("latin-1") for id in range(words.vocab_size)]
     files.write_json(folder / "texts.json", texts)
     files.write_json(folder / "index.json", index)
-    by_source = _by_source(found)
-    return {**metrics, "look_alikes": withdrawn, "sources": by_source}
+    return {**metrics, "look_alikes": moved, "sources": _by_source(prepared)}
 
 
-def _by_source(found: Sequence[Prepared]) -> dict[str, dict[str, int]]:
+def _splits(
+    prepared: Sequence[Prepared],
+    config: ConversationsConfig,
+) -> dict[str, list[Rendered]]:
+    train: list[Rendered] = []
+    unseen: list[Rendered] = []
+    for one in prepared:
+        for piece in one.pieces:
+            if one.is_held_out:
+                unseen.append(piece.rendered)
+            else:
+                train += [piece.rendered] * one.copies
+    if not train or not unseen:
+        side = "held out" if train else "to learn from"
+        raise UserError(
+            f"no conversation is {side}: give conversations.persona, weights, files or hub more, "
+            f"or change conversations.held_out ({config.held_out})"
+        )
+    return {"train": train, "held_out": unseen}
+
+
+def _by_source(prepared: Sequence[Prepared]) -> dict[str, dict[str, int]]:
     """Figures of each source and kind, the source with the most tokens first. Openings, which
     conversations share, are not counted.
     """
     figures: dict[str, Counter[str]] = {}
-    for one in found:
+    for one in prepared:
         kind = one.conversation.kind
         name = one.conversation.source + ("" if kind in ("open", "persona") else f" ({kind})")
         counts = figures.setdefault(name, Counter())
         counts["conversations"] += 1
-        counts["held_out"] += one.candidate
+        counts["held_out"] += one.is_held_out
         counts["too_long"] += not one.pieces
         for piece in one.pieces:
-            if not one.candidate:
+            if not one.is_held_out:
                 own = len(piece.rendered.ids) - packing.opening(piece.rendered)
                 counts["tokens"] += one.copies * own
                 counts["answer_tokens"] += one.copies * sum(piece.rendered.mask)
@@ -205,70 +213,77 @@ def _prepare(
     table: Path,
 ) -> list[Prepared]:
     system = who.system if config.system_share else ""
-    work = partial(_prepared, tokenizer, context, config, system)
+    work = partial(_prepare_chunk, tokenizer, context, config, system)
     chunks = (
         (chunk, source.weight) for source in sources for chunk in _chunks(source.conversations)
     )
-    found: list[Prepared] = []
-    with ExitStack() as held:
-        apply = map if workers == 1 else held.enter_context(processes(workers)).map
-        writer = held.enter_context(pq.ParquetWriter(table, _TABLE, compression="zstd"))
+    prepared: list[Prepared] = []
+    with ExitStack() as stack:
+        apply = map if workers == 1 else stack.enter_context(processes(workers)).map
+        writer = stack.enter_context(pq.ParquetWriter(table, _TABLE, compression="zstd"))
         for part in apply(work, chunks):
-            found += part
+            prepared += part
             writer.write_table(_as_table([one.conversation for one in part]))
-    return found
+    return prepared
 
 
 def _chunks(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    left = iter(conversations)
-    while chunk := list(islice(left, CHUNK)):
+    remaining = iter(conversations)
+    while chunk := list(islice(remaining, CHUNK)):
         yield chunk
 
 
-_tokenizer = cache(Tokenizer.load)  # once a worker
+# Once in each worker process
+_tokenizer = cache(Tokenizer.load)
 
 
-def _prepared(
+def _prepare_chunk(
     tokenizer: Path,
     context: int,
     config: ConversationsConfig,
     system: str,
     chunk: tuple[Sequence[Conversation], float],
 ) -> list[Prepared]:
-    words, found = _tokenizer(tokenizer), []
-    for one in chunk[0]:
-        if why := problem(one.messages):
-            raise UserError(f"conversation {one.id} of {one.source}: {why}")
-        group = one.group or " ".join(message.text for message in one.messages)
-        candidate = one.held_out
-        if candidate is None:
-            candidate = share(f"{one.source} {group}", config.seed) < config.held_out
-        messages, chosen = one.messages, share(one.id, config.seed + 1)
-        if (
-            system
-            and not candidate
-            and messages[0].role != "system"
-            and chosen < config.system_share
-        ):
-            messages = (Message("system", system), *messages)
-        more = dict(one.more)
-        sketch = more.pop("sketch", None) or _sketch(one.messages)
-        whole = int(chunk[1])
-        copies = whole + (share(one.id, config.seed + 2) < chunk[1] - whole)
-        found.append(
-            Prepared(
-                replace(one, group=group, more=more),
-                copies,
-                candidate,
-                np.frombuffer(sketch, np.uint8),
-                packing.pieces(messages, words, context + 1),
-            )
-        )
-    return found
+    words = _tokenizer(tokenizer)
+    conversations, weight = chunk
+    return [_prepared(one, weight, words, context, config, system) for one in conversations]
+
+
+def _prepared(
+    conversation: Conversation,
+    weight: float,
+    words: Tokenizer,
+    context: int,
+    config: ConversationsConfig,
+    system: str,
+) -> Prepared:
+    id, source, messages = conversation.id, conversation.source, conversation.messages
+    if fault := problem(messages):
+        raise UserError(f"conversation {id} of {source}: {fault}")
+    group = conversation.group or " ".join(message.text for message in messages)
+    is_held_out = conversation.held_out
+    if is_held_out is None:
+        is_held_out = share(f"{source} {group}", config.seed) < config.held_out
+    more = dict(conversation.more)
+    # Conversations of the corpus have the sketches of `cleaned`
+    sketch = more.pop("sketch", None) or _sketch(messages)
+    # Another seed for each choice makes them independent
+    can_open = system and not is_held_out and messages[0].role != "system"
+    if can_open and share(id, config.seed + 1) < config.system_share:
+        messages = (Message("system", system), *messages)
+    whole = int(weight)
+    return Prepared(
+        replace(conversation, group=group, more=more),
+        # Of a weight of 2.5, two copies or three
+        whole + (share(id, config.seed + 2) < weight - whole),
+        is_held_out,
+        np.frombuffer(sketch, np.uint8),
+        packing.pieces(messages, words, context + 1),
+    )
 
 
 def share(text: str, seed: int) -> float:
-    """A number in [0, 1) that is a text's own."""
+    """A number in [0, 1) that depends on a text and a seed alone."""
     return xxhash.xxh3_64_intdigest(text, seed) / 2**64
 
 
@@ -278,33 +293,30 @@ def _sketch(messages: Sequence[Message]) -> bytes:
     return duplicates.signature(words, SHINGLES).astype(np.uint8).tobytes()
 
 
-def _keep_to_held_out(found: list[Prepared], max_similarity: float) -> int:
-    """Moves what resembles a conversation to learn from to the training split, with its group, until
-    nothing does; how many were moved. What holds out phrasings of what it trains stays as it is.
+def _move_look_alikes(prepared: list[Prepared], max_similarity: float) -> int:
+    """Moves each held-out conversation that resembles one of the training split to that split, with
+    its group, until none does; returns how many were moved. Kinds that hold out phrasings of what
+    they train stay unchanged.
     """
-    movable = np.array([one.conversation.kind not in BY_PHRASING for one in found])
-    candidate = np.array([one.candidate for one in found])
-    width = max(len(one.sketch) for one in found)
-    sketches = np.zeros((len(found), width), np.uint8)
-    for row, one in enumerate(found):
+    movable = np.array([one.conversation.kind not in BY_PHRASING for one in prepared])
+    is_held_out = np.array([one.is_held_out for one in prepared])
+    width = max(len(one.sketch) for one in prepared)
+    sketches = np.zeros((len(prepared), width), np.uint8)
+    for row, one in enumerate(prepared):
         sketches[row, : len(one.sketch)] = one.sketch
-    groups = np.array(
-        [
-            xxhash.xxh3_64_intdigest(f"{c.source} {c.group}")
-            for c in (one.conversation for one in found)
-        ],
-        np.uint64,
-    )
-    others, moved = movable & ~candidate, 0
+    names = (f"{one.conversation.source} {one.conversation.group}" for one in prepared)
+    groups = np.array([xxhash.xxh3_64_intdigest(name) for name in names], np.uint64)
+    # What moves may resemble a conversation that was kept, so it is compared in the next round
+    others, moved = movable & ~is_held_out, 0
     while others.any():
-        rows_of = np.flatnonzero(candidate & movable)
-        close = resembles(sketches[rows_of], sketches[others], max_similarity)
-        gone = np.isin(groups, groups[rows_of[close]]) & candidate & movable
-        candidate[gone] = False
-        others, moved = gone, moved + int(gone.sum())
-    for row, one in enumerate(found):
-        if one.candidate != candidate[row]:
-            found[row] = replace(one, candidate=bool(candidate[row]))
+        rows = np.flatnonzero(is_held_out & movable)
+        close = resembles(sketches[rows], sketches[others], max_similarity)
+        others = np.isin(groups, groups[rows[close]]) & is_held_out & movable
+        is_held_out[others] = False
+        moved += int(others.sum())
+    for row, one in enumerate(prepared):
+        if one.is_held_out != is_held_out[row]:
+            prepared[row] = replace(one, is_held_out=bool(is_held_out[row]))
     return moved
 
 
@@ -317,14 +329,12 @@ _TABLE = pa.schema(
 
 def _as_table(conversations: Sequence[Conversation]) -> pa.Table:
     columns = [[getattr(one, name) for one in conversations] for name in _TABLE.names[:-1]]
-    columns.append(
-        [
-            json.dumps(
-                [{"role": m.role, "content": m.text} for m in one.messages], ensure_ascii=False
-            )
-            for one in conversations
-        ]
-    )
+    columns.append([_as_json(one.messages) for one in conversations])
     return pa.Table.from_arrays(
         [pa.array(column, pa.string()) for column in columns], schema=_TABLE
     )
+
+
+def _as_json(messages: Sequence[Message]) -> str:
+    listed = [{"role": message.role, "content": message.text} for message in messages]
+    return json.dumps(listed, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A conversation: what `conversations` collects, tuning learns from, and evaluation asks."""
+"""A conversation: the stage `conversations` collects them, to tune on and to evaluate with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,38 +15,34 @@ class Conversation:
 
     id: str  # unique within its source
     source: str  # persona, chitchat, documentation, or a file or data set as people would cite it
-    # What its answers are measured by: persona, open, recall, question, grounded or refusal
+    # Selects the measures of its answers: persona, open, recall, question, grounded or refusal
     kind: str
     messages: tuple[Message, ...]
     licence: str
-    # What belongs together: all conversations of a group are on one side of the split
+    # All conversations of a group are on one side of the split
     group: str = ""
-    # None: a hash of the group decides. Of what is asked in several phrasings some are marked
+    # None: a hash of the group decides. Sources that ask in several phrasings mark some of them
     held_out: bool | None = None
     # Of the last answer, for evaluation: texts of which it must contain one, in lower case
     expected: tuple[str, ...] = ()
-    # Of a persona: the seed that it was made of
+    # Of a persona: the id of the topic that the last turn asks
     topic: str = ""
     more: dict[str, Any] = field(default_factory=dict)
 
 
 def problem(messages: Sequence[Message]) -> str:
-    """Why these messages are no conversation to learn from, in words for an error; empty if they
-    are one.
-    """
-    is_led = bool(messages) and messages[0].role == "system"
+    """The reason why a model cannot learn from these messages, for an error; empty if it can."""
+    has_system = bool(messages) and messages[0].role == "system"
     for number, message in enumerate(messages, 1):
         if not message.text.strip():
             return f"message {number} ({message.role}) is empty"
-    for number, message in enumerate(messages[is_led:]):
+    for number, message in enumerate(messages[has_system:]):
         expected = "assistant" if number % 2 else "user"
         if message.role != expected:
-            place = number + is_led + 1
+            place = number + has_system + 1
             return f"message {place} is the {message.role}'s where the {expected}'s belongs"
-    if len(messages) == is_led:
+    if len(messages) == has_system:
         return "it holds no turn of a user"
-    return (
-        ""
-        if messages[-1].role == "assistant"
-        else "its last message is the user's, without an answer"
-    )
+    if messages[-1].role == "user":
+        return "its last message is the user's, without an answer"
+    return ""

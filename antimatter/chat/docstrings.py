@@ -1,19 +1,19 @@
-"""What a docstring says in one sentence, and what it says of each argument.
+"""The summary of a docstring in one sentence, and its description of each argument.
 
-Docstrings are written for a person who sees the definition beside them, in many styles. A sentence
-is taken only if it passes rules so strict that it can be said as an answer without the definition:
-a model of a few million parameters learns the form of its answers from the faulty ones too.
+Docstrings are written in many styles, for a reader who sees the definition beside them. The rules
+here are strict: a sentence is taken only if it makes sense as an answer without the definition,
+because a model of a few million parameters learns the form of its answers from faulty ones too.
 """
 
 import re
 from collections.abc import Sequence
 
-from antimatter.data.sources.embedded import without_markup
+from antimatter.data.sources.markup import without_markup
 
 SUMMARY_WORDS = range(4, 25)
 ARGUMENT_WORDS = range(3, 26)
 
-# First words of a docstring that say what a definition does
+# First words of a docstring that describe an action
 VERBS = set(
     """
     accept accumulate activate add adjust aggregate align allocate allow analyze append apply
@@ -90,7 +90,7 @@ def third_person(verb: str) -> str:
 
 
 THIRD = {third_person(verb): verb for verb in VERBS}
-# Nouns that may stand first in a docstring without their article
+# Nouns that may begin a docstring without their article
 HEADS = "|".join(
     """
     accessor adapter array backend callback class collection container converter decorator
@@ -119,12 +119,12 @@ PARTS = set(
     origin position product rank ratio rest set shape size sum type union value values width
     """.split()
 )
-# "This function ", "The class ", or the name of what the docstring is about
+# "This function ", "The class ", or the name of the definition
 ITSELF = re.compile(r"(?:(?:This|The|A|An) )?(\w+) ")
 IS_NOUN = re.compile("is (?:a|an|the|used) ")
 RELATIVE = re.compile(r"\b(?:that|which|who|whose|where|when|if|for|of|to|with|as|in|on)\b")
 FINITE = set("is are was has have can will does should must may could would return compute".split())
-# Notes of a developer, and words for what is not in the sentence
+# Notes of a developer, and words that refer to something outside of the sentence
 UNFIT = re.compile(
     r"\b(?:todo|fixme|xxx|hack|internal|internally|private|deprecated|obsolete|legacy|dummy|pytest|"
     r"https?|www|we|our|us|i|let|lets|you|your|yourself|caller|please|self|docstring|eponymous|"
@@ -132,7 +132,7 @@ UNFIT = re.compile(
     r"notimplemented|e\.g|i\.e|etc|cf)\b",
     re.IGNORECASE,
 )
-# A sentence cannot end with one of them: its end was markup, or a list that follows
+# A sentence cannot end with one of these words: its end was markup, or a list follows
 OPEN_END = re.compile(
     r"(?i)\b(?:a|an|the|of|to|for|with|and|or|by|in|on|from|as|is|are|at|that|which|than|where|"
     r"into|between|if|when|follows|using|via|its|be|like|after|before|about|not|has|have|"
@@ -142,7 +142,7 @@ TYPOGRAPHY = str.maketrans("’‘“”–\u00a0", "''\"\"- ")
 ABBREVIATION = r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\betc)(?<!\bcf)(?<!\bal)(?<!\bEq)(?<!\bFig)"
 SENTENCE = re.compile(rf"(.+?{ABBREVIATION}\.)(?= +[^a-z ]| *$)")
 WORD = re.compile(r"[(\"']*[A-Za-z]+(?:[-/'][A-Za-z]+)*[,.;)\"']*")
-# A second sentence, or what is left where markup was taken out
+# A second sentence, or remains of markup
 REMAINDER = re.compile(r"[.!?] |\.\.|,\.|\( | \)| [,.]|\b_|_\b|\(\)| -+ ")
 MARK = re.compile(r"[`*|\\\[\]:~#=>_-]")
 # Where a paragraph ends without a blank line: a field, a list, a doctest, a directive, a section
@@ -163,14 +163,16 @@ def summary(name: str, documentation: str) -> str:
     sentence = _first_sentence(without_signature(documentation))
     if not _is_fit(sentence, SUMMARY_WORDS, r"[\w ,.'\"()/-]+", 0.85):
         return ""
-    said = _as_answer(name, sentence)
-    if len(said.split()) not in SUMMARY_WORDS or _has_second_verb(said):
+    answer = _as_answer(name, sentence)
+    if len(answer.split()) not in SUMMARY_WORDS or _has_second_verb(answer):
         return ""
-    return said
+    return answer
 
 
 def without_signature(documentation: str) -> str:
-    """The docstring of a compiled function begins with its signature: `abs(input) -> Tensor`."""
+    """The docstring without the signature that begins that of a compiled function:
+    `abs(input) -> Tensor`.
+    """
     is_signature = re.match(r"[\w.]+\(", documentation)
     return documentation.partition("\n\n")[2].strip() if is_signature else documentation
 
@@ -178,7 +180,7 @@ def without_signature(documentation: str) -> str:
 def _first_sentence(text: str) -> str:
     lines = text.split("\n")
     end = next((i for i in range(1, len(lines)) if _ends_before(lines, i)), len(lines))
-    # Not a heading over its underline, nor what a list, a formula or code goes on with
+    # Not a heading over its underline, nor the introduction of a list, a formula or code
     if end < len(lines) and re.match(r"\s*[-=~^*+.\d]", lines[end]):
         return ""
     paragraph = " ".join(" ".join(lines[:end]).split()).translate(TYPOGRAPHY)
@@ -237,9 +239,11 @@ def _as_answer(name: str, sentence: str) -> str:
         adverb = first.lower() + " "
         first, _, rest = rest.partition(" ")
     word, following = first.lower(), re.split(r"[ ,.]", rest)[0]
+    # `Returns of the fund` has a noun, `Returns the fund` a verb
     if word in THIRD and following != "of":
         return f"It {adverb}{word} {rest}"
     if word in VERBS and following not in ("of", "is", "are"):
+        # `Sort key for rows` has a noun, `Sort the rows` a verb
         if word not in NOUNS or following.lower() in OBJECT or following.endswith("ing"):
             return f"It {adverb}{third_person(word)} {rest}"
         if word == "return":
@@ -268,7 +272,7 @@ def _as_answer(name: str, sentence: str) -> str:
 
 
 def _has_second_verb(answer: str) -> bool:
-    """Whether a bare verb goes on where the first became "returns": "It creates and return"."""
+    """Whether a second verb lacks the ending that the first one got: "It creates and return"."""
     for match in SECOND.finditer(answer):
         word, following = match[1].lower(), match[2].lower()
         if word in VERBS and (word not in NOUNS or following in OBJECT):
@@ -292,8 +296,8 @@ ITEM = re.compile(r"(\w+)(?: *\([^()]*(?:\([^()]*\)[^()]*)*\))? *:(?!:) *(.*)")
 
 
 def arguments(documentation: str) -> list[tuple[str, str]]:
-    """What a docstring of numpy's, Google's or Sphinx's style says of each argument: its name and
-    a sentence with a capital and a full stop. Descriptions that are no plain text are left out.
+    """The arguments in a docstring of numpy's, Google's or Sphinx's style: the name of each and a
+    sentence with a capital and a full stop. Descriptions that are not plain text are left out.
     """
     items = [*_numpy(documentation), *_google(documentation), *FIELD.findall(documentation)]
     described: dict[str, str] = {}

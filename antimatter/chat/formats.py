@@ -1,4 +1,4 @@
-"""Conversations in local files, in the shapes that people have.
+"""Conversations in local files, in the shapes that people use.
 
 A file is .jsonl or .json (one object a line, or one array of objects; each also .gz or .zst), or
 .parquet. The keys of a row tell its shape; other keys are ignored:
@@ -10,7 +10,8 @@ A file is .jsonl or .json (one object a line, or one array of objects; each also
     prompt, response        the same
     question, answer        the same
 
-A text in `system` comes before any of them. What is no conversation is an error, never dropped.
+A text in `system` comes before any of them. A row that is not a conversation is an error; no row is
+dropped.
 """
 
 import io
@@ -52,34 +53,33 @@ TOOL_CALLS = ("tool_calls", "function_call")
 _ENDING = re.compile(r"\.(?:jsonl?(?P<packing>\.gz|\.zst)?|(?P<parquet>parquet))$")
 _SPACE = re.compile(r"\s*")
 _CHUNK = 1 << 20  # characters of a JSON array that are read at a time
-# Characters before the end of a chunk in which an error may come from the cut alone: as long as
-# "\ud83d\ude00", the longest that JSON has in one piece, apart from a string
+# An error in these last characters of a chunk may come from the cut alone: "\ud83d\ude00" is the
+# longest token of JSON, apart from a string
 _CUT = 12
 
 
 def read(config: ConversationFiles, key: str) -> Iterator[Conversation]:
-    """The conversations of all files that a pattern names, in the order of their names. No file is
-    held in memory.
+    """The conversations of all files that match a pattern, in the order of their names. Files are
+    streamed, so they may be larger than the memory.
 
     Args:
-        key: where params.yaml names them, for errors.
+        key: the key of params.yaml that names them, for errors.
 
     Raises:
-        FileNotFoundError: the pattern matches no file.
-        ValueError: a file of unknown ending, that cannot be read, or without a conversation; a row
-            of unknown shape, or whose messages are no conversation.
+        UserError: the pattern matches no file; a file has an unknown ending, cannot be read or has
+            no conversation; a row has an unknown shape, or its messages are not a conversation.
     """
     for path in paths.required(config.pattern, key):
-        found = False
+        is_empty = True
         for unit, number, row in _rows(path, key):
-            found = True
+            is_empty = False
             try:
-                said = messages(row)
-            except ValueError as error:
+                turns = messages(row)
+            except UserError as error:
                 fix = "correct it, or take it out of the file"
                 raise UserError(f"{path}, {unit} {number}: {error}: {fix}") from None
-            yield Conversation(f"{path}:{number}", config.pattern, "open", said, config.licence)
-        if not found:
+            yield Conversation(f"{path}:{number}", config.pattern, "open", turns, config.licence)
+        if is_empty:
             raise UserError(f"{path} holds no conversation: delete it, or take it out of {key}")
 
 
@@ -87,33 +87,34 @@ def messages(row: object) -> tuple[Message, ...]:
     """The messages of a row of any shape.
 
     Raises:
-        ValueError: it is of no known shape, or no conversation; in words without the place.
+        UserError: it has no known shape, or is not a conversation; without the place in the file.
     """
     if not isinstance(row, dict):
-        raise UserError(f"{row!r:.60} is no object with keys")
+        raise UserError(f"{row!r:.60} is not an object with keys")
     shape = _shape(row)
     if not shape:
         known = "; ".join(", ".join(names) for names in SHAPES)
-        raise UserError(f"its keys are {', '.join(map(str, row)) or 'none'}; known are {known}")
-    found: list[Message] = []
+        keys = ", ".join(map(str, row)) or "none"
+        raise UserError(f"its keys are {keys}; known are {known}")
+    turns: list[Message] = []
     if row.get("system"):
-        found.append(Message("system", _text(row["system"], "`system`")))
+        turns.append(Message("system", _text(row["system"], "`system`")))
     if len(shape) == 1:
-        found += _listed(row[shape[0]], f"`{shape[0]}`")
+        turns += _listed(row[shape[0]], f"`{shape[0]}`")
     elif shape[0] == "instruction":
-        asked, given = (_text(row.get(name), f"`{name}`") for name in ("instruction", "input"))
-        found.append(Message("user", "\n\n".join(filter(None, (asked, given)))))
-        found.append(Message("assistant", _text(row["output"], "`output`")))
+        texts = (_text(row.get(name), f"`{name}`") for name in ("instruction", "input"))
+        turns.append(Message("user", "\n\n".join(filter(None, texts))))
+        turns.append(Message("assistant", _text(row["output"], "`output`")))
     else:
-        found += _side(row[shape[0]], "user", f"`{shape[0]}`")
-        found += _side(row[shape[1]], "assistant", f"`{shape[1]}`")
-    if fault := problem(found):
+        turns += _side(row[shape[0]], "user", f"`{shape[0]}`")
+        turns += _side(row[shape[1]], "assistant", f"`{shape[1]}`")
+    if fault := problem(turns):
         raise UserError(fault)
-    return tuple(found)
+    return tuple(turns)
 
 
 def _shape(keys: Collection[str]) -> tuple[str, ...]:
-    """The shape of a row that has these keys; empty if they are of none."""
+    """The shape of a row that has these keys; empty if there is none."""
     return next((shape for shape in SHAPES if all(name in keys for name in shape)), ())
 
 
@@ -145,7 +146,7 @@ def _message(value: object, where: str) -> Message:
 
 
 def _text(value: object, where: str) -> str:
-    """A text, or the texts of a list of parts as OpenAI has them; no text is an empty one."""
+    """A text, or the texts of a list of parts as OpenAI has them; None is an empty text."""
     if isinstance(value, list):
         for part in value:
             kind = part.get("type") if isinstance(part, dict) else part
@@ -154,32 +155,33 @@ def _text(value: object, where: str) -> str:
         value = "\n".join(_text(part.get("text"), where) for part in value)
     if not isinstance(value, str | None):
         raise UserError(f"{where} must be text, got {value!r:.60}")
-    return local.whole(local.plain(value or "")).strip()
+    return local.encodable(local.plain(value or "")).strip()
 
 
 # ---- files
 
 
 def _rows(path: str, key: str) -> Iterator[tuple[str, int, Any]]:
-    """The rows of a file, each with what its number counts (line or row) and the number, from 1."""
+    """The rows of a file, each with its unit (line or row) and its number, from 1."""
     ending = _ENDING.search(path)
     if not ending:
         known = ".jsonl, .json (each also .gz or .zst) and .parquet"
-        raise UserError(f"{path} is of no known kind: {key} takes {known}")
+        raise UserError(f"{path} has an unknown ending: {key} takes {known}")
     at = local.Position()
-    with local.faults(path, key, at):
+    with local.user_errors(path, key, at):
         if ending["parquet"]:
             table = pq.ParquetFile(paths.located(path))
             names = table.schema_arrow.names
             # Of an unknown shape all columns, for the error
-            wanted = [*_shape(names), *OPTIONAL] if _shape(names) else names
-            for batch in table.iter_batches(1000, columns=wanted):
+            columns = [*_shape(names), *OPTIONAL] if _shape(names) else names
+            for batch in table.iter_batches(1000, columns=columns):
                 for row in batch.to_pylist():
                     at.number += 1
                     yield "row", at.number, row
             return
         with local.unpacked(path, ending["packing"] or "") as packed:
             stream = io.BufferedReader(packed, _CHUNK)
+            # A byte-order mark may come before the array
             if stream.peek(1).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
                 yield from _array(stream, path, key, at)
                 return
@@ -209,11 +211,11 @@ def _elements(stream: TextIO) -> Iterator[Any]:
     """The elements of a JSON array, one after the other: it may be larger than the memory.
 
     Raises:
-        json.JSONDecodeError: its `msg` counts; its position is one in a chunk.
+        json.JSONDecodeError: read only its `msg`; its position is relative to a chunk.
     """
     decode = json.JSONDecoder().raw_decode
     text, before = "", "["
-    # A long element is read in chunks that double, as each starts its decoding anew
+    # Each chunk decodes a long element from its beginning, so chunks double in length
     while more := stream.read(max(_CHUNK, len(text))):
         text, end = text + more, 0
         try:
@@ -229,10 +231,10 @@ def _elements(stream: TextIO) -> Iterator[Any]:
                 raise
         text = text[end:]
     if not re.fullmatch(r"\s*\]\s*" if before == "," else r"\s*\[\s*\]\s*", text):
-        raise json.JSONDecodeError("the array is broken off, or goes on wrongly", text, 0)
+        raise json.JSONDecodeError("the array is cut off, or does not end with `]`", text, 0)
 
 
 def _space(text: str, start: int) -> int:
-    """Where white space from `start` on ends."""
+    """The end of the white space that begins at `start`."""
     match = _SPACE.match(text, start)
     return match.end() if match else start

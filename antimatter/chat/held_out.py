@@ -23,27 +23,27 @@ def read(path: Path) -> list[Conversation]:
     """The conversations of a file, in its order.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or a line is no conversation.
+        UserError: the file is missing, or a line is not a conversation.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro conversations` to make it")
-    found = []
+        raise UserError(f"{path} is missing: run `dvc repro conversations` to make it")
+    conversations = []
     # Not splitlines(), which also splits at characters that JSON leaves inside a text
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
-            found.append(_conversation(line))
+            conversations.append(_conversation(line))
         except (KeyError, TypeError, ValueError) as error:
-            reason = f"{path}, line {number} is no conversation ({error})"
-            raise UserError(f"{reason}: run `dvc repro conversations` to make it anew") from None
-    return found
+            fault = f"{path}, line {number} is not a conversation ({error})"
+            raise UserError(f"{fault}: run `dvc repro conversations` to make it again") from None
+    return conversations
 
 
 def _conversation(line: str) -> Conversation:
     values = json.loads(line)
     messages = tuple(Message(message["role"], message["text"]) for message in values["messages"])
-    if reason := problem(messages):
-        raise UserError(reason)
+    if fault := problem(messages):
+        raise UserError(fault)
     expected = tuple(values["expected"])
     return Conversation(**{**values, "messages": messages, "expected": expected})

@@ -1,5 +1,5 @@
-"""Conversations from data sets of the Hugging Face hub, streamed as antimatter.data.sources.hub streams
-text: of what is fetched only the column of messages stays on the disk, as JSON in parquet files.
+"""Conversations from data sets of the Hugging Face hub, streamed like text in
+antimatter.data.sources.hub. Only the column of messages is stored, as JSON in parquet files.
 """
 
 import hashlib
@@ -27,32 +27,32 @@ from antimatter.data.sources.config import HubDataSet
 from antimatter.data.sources.hub import Lane
 from antimatter.errors import UserError
 from antimatter.tasks import executor
-from antimatter.tasks.config import EngineRuntime
-from antimatter.tasks.executor import Step
+from antimatter.tasks.config import TasksRuntime
+from antimatter.tasks.task import Step
 
 LANES = 16  # of a data set, or as many as it has files
-FILE_MB = 16.0  # JSON in one output file, in megabytes: a killed lane loses what it has of one
+FILE_MB = 16.0  # JSON in one output file, in megabytes: a killed lane loses its unfinished file
 PROGRESS_SECONDS = 30  # between two lines of a lane
-ENDED = "ended"  # beside the files of a data set that is fetched
+ENDED = "ended"  # beside the files of a complete data set
 
 
 def fetch(
     data_sets: Sequence[ConversationHub],
     folder: Path,
-    runtime: EngineRuntime,
+    runtime: TasksRuntime,
 ) -> list[list[Path]]:
-    """The files of each data set, in order, for read(). Fetches what an earlier call has not.
+    """The files of each data set, in order, for read(). Skips files that an earlier call fetched.
 
-    The bytes depend on `data_sets` alone. A data set that is whole in `folder` needs no network.
+    The bytes depend on `data_sets` alone. A complete data set in `folder` needs no network.
 
     Args:
-        folder: survives a killed call, which resumes after the last whole file of each lane.
+        folder: kept if the call is killed; the next one resumes after the last complete file of
+            each lane.
 
     Raises:
-        ValueError: a data set is named twice, does not exist or has no rows, or its column holds no
-            lists.
-        PermissionError: its terms are not accepted.
-        OSError: the network does not recover. What was fetched is kept.
+        UserError: a data set is named twice, does not exist or has no rows, its column holds no
+            lists, its terms are not accepted, or the network does not recover. Fetched files are
+            kept.
     """
     names = [f"{config.name}, {config.config}, {config.split}" for config in data_sets]
     for name in names:
@@ -64,16 +64,16 @@ def fetch(
 def read(paths: Sequence[Path], dropped: Counter[str]) -> Iterator[Conversation]:
     """The conversations in the files of a data set, as fetch() returned them.
 
-    Nobody can correct a row of somebody else's data set, so one that is no conversation is left
+    A user cannot correct the rows of a public data set, so a row that is not a conversation is left
     out and counted.
 
     Args:
-        dropped: how many rows were left out, by reason; added to at the end.
+        dropped: the counts of rows left out, by reason, are added to it at the end.
 
     Raises:
-        ValueError: no row is a conversation.
+        UserError: no row is a conversation.
     """
-    found, source, reasons = 0, "", Counter[str]()
+    count, source, reasons = 0, "", Counter[str]()
     for row in _rows(paths):
         source = row["source"]
         try:
@@ -81,9 +81,9 @@ def read(paths: Sequence[Path], dropped: Counter[str]) -> Iterator[Conversation]
         except ValueError as error:
             reasons[_reason(error)] += 1
             continue
-        found += 1
+        count += 1
         yield Conversation(row["id"], source, "open", messages, row["licence"])
-    if not found:
+    if not count:
         (reason, _), rows = reasons.most_common(1)[0], reasons.total()
         fault = f"none of {rows:,} rows of {source} is a conversation, mostly because {reason}"
         raise UserError(f"conversations.hub: {fault}: set column to another, or take it out")
@@ -97,40 +97,45 @@ def _rows(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 
 def _reason(error: ValueError) -> str:
-    """A reason without its number and values, so that there are few of them."""
+    """A reason without its number and values, so that few different ones are counted."""
     return re.sub(r" \d+|, got .*|; known .*", "", str(error))
 
 
-def _fetch(config: ConversationHub, folder: Path, runtime: EngineRuntime) -> list[Path]:
+def _fetch(config: ConversationHub, folder: Path, runtime: TasksRuntime) -> list[Path]:
     data_set = Messages.of(config)
+    # A change of any of these values fetches to another folder
     identity = {**asdict(data_set), "most": config.most, "lanes": LANES, "file_mb": FILE_MB}
     text = json.dumps(identity, sort_keys=True)
     place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
     if not (place / ENDED).exists():
         lanes = _lanes(data_set, config.most)
-        # Nobody knows the bytes of a column before it is read: each lane says its own
+        # The bytes of a column are unknown before it is read: each lane reports its own
         sizes = [0] * len(lanes)
         step = ReadConversations(lanes, place)
-        got = executor.run([step], sizes, place / "read", runtime, data_set.stage)["rows"]
-        if not got:
+        rows = executor.run([step], sizes, place / "read", runtime, data_set.stage)["rows"]
+        if not rows:
             fix = "set split to another, or take it out"
             raise UserError(f"conversations.hub: {config.name} holds no row: {fix}")
-        if got < config.most:
-            fault = f"{config.name} gave {got:,} of the {config.most:,} rows asked for"
-            print(f"conversations: {fault}: some files hold no more", file=sys.stderr)
+        if rows < config.most:
+            note = f"{config.name} has {rows:,} of the {config.most:,} rows in `most`"
+            print(f"conversations: {note}: some files hold fewer", file=sys.stderr)
         files.write_text(place / ENDED, "")
     return sorted(place.glob("*.parquet"))
 
 
 def _lanes(data_set: HubDataSet, most: int) -> list[Lane]:
-    """Lanes that have the same number of conversations, to within one."""
-    of = min(LANES, hub.files_of(data_set))
-    shares = [sys.maxsize] * of
+    """Lanes with equal numbers of conversations, to within one."""
+    num_shards = min(LANES, hub.num_files(data_set))
+    shares = [sys.maxsize] * num_shards
     if most:
-        ends = [most * index // of for index in range(of + 1)]
+        ends = [most * shard // num_shards for shard in range(num_shards + 1)]
         shares = [end - start for start, end in itertools.pairwise(ends)]
-    common = partial(Lane, data_set=data_set, number=0, of=of, bytes=sys.maxsize)
-    return [common(index=index, documents=share) for index, share in enumerate(shares)]
+    # Rows are counted, not bytes
+    common = partial(Lane, data_set=data_set, data_set_index=0, bytes=sys.maxsize)
+    return [
+        common(shard=shard, num_shards=num_shards, documents=share)
+        for shard, share in enumerate(shares)
+    ]
 
 
 class ReadConversations(Step):
@@ -153,7 +158,7 @@ class ReadConversations(Step):
             nonlocal shown
             if time.monotonic() >= shown + PROGRESS_SECONDS:
                 shown = time.monotonic()
-                where = f"{lane.data_set.name}, lane {lane.index + 1} of {lane.of}"
+                where = f"{lane.data_set.name}, lane {lane.shard + 1} of {lane.num_shards}"
                 print(f"conversations: {where}: {done / 1e6:,.0f} MB", file=sys.stderr, flush=True)
 
         report = hub.read_lane(lane, self.folder, FILE_MB, show)

@@ -1,13 +1,13 @@
 """Conversations as rows of tokens to tune on: packed whole, never cropped.
 
 A row has room for one context and the last target. Conversations of a row that open alike, with
-[BOS] and the same system text or none, share that opening, which stands once:
+[BOS] and the same system text or none, share that opening, which the row holds once:
 
     [BOS] [SYSTEM] text   [USER] ... [EOS]   [USER] ... [EOS]   [USER] ... [EOS]
 
-Each is learnt from as if it stood alone after the opening (`segments` of GPT.hidden). Rows are
-filled by best fit: each conversation goes where the least room stays free, as in nanochat's tuning.
-What is free is [PAD], which no target counts.
+Each is learnt from as if it followed the opening alone (`segments` of GPT.hidden). Rows are filled
+by best fit: each conversation goes where the least room stays free, as in nanochat's tuning. Free
+places hold [PAD], which does not count as a target.
 """
 
 # R rows, T tokens of context
@@ -22,7 +22,7 @@ from antimatter.data.tokenizer import Tokenizer
 
 
 class Piece(NamedTuple):
-    """A part of a conversation that fits a context, and the messages that it was made of."""
+    """A part of a conversation that fits a context, as tokens and as messages."""
 
     rendered: Rendered
     messages: tuple[Message, ...]
@@ -32,30 +32,34 @@ def pieces(messages: Sequence[Message], tokenizer: Tokenizer, room: int) -> list
     """A conversation in parts of at most `room` tokens, each with whole exchanges of a question and
     its answer, and with the system text, if there is one.
 
-    An exchange that is longer by itself is left out: there is nothing honest to cut.
+    An exchange that is longer than `room` is left out, never cropped.
     """
     system = tuple(message for message in messages[:1] if message.role == "system")
     turns = messages[len(system) :]
     exchanges = [tuple(turns[i : i + 2]) for i in range(0, len(turns) - 1, 2)]
-    found: list[Piece] = []
-    held: tuple[Message, ...] = ()
+    result: list[Piece] = []
+    current: tuple[Message, ...] = ()  # the turns of the last piece, while it can grow
     for exchange in exchanges:
-        longer = Piece(tokens([*system, *held, *exchange], tokenizer), (*system, *held, *exchange))
+        longer = _piece((*system, *current, *exchange), tokenizer)
         if len(longer.rendered.ids) <= room:
-            if held:
-                found.pop()
-            held += exchange
-            found.append(longer)
+            if current:
+                result.pop()
+            current += exchange
+            result.append(longer)
             continue
-        alone = Piece(tokens([*system, *exchange], tokenizer), (*system, *exchange))
-        held = exchange if len(alone.rendered.ids) <= room else ()
-        if held:
-            found.append(alone)
-    return found
+        alone = _piece((*system, *exchange), tokenizer)
+        current = exchange if len(alone.rendered.ids) <= room else ()
+        if current:
+            result.append(alone)
+    return result
+
+
+def _piece(messages: tuple[Message, ...], tokenizer: Tokenizer) -> Piece:
+    return Piece(tokens(messages, tokenizer), messages)
 
 
 def opening(conversation: Rendered) -> int:
-    """How many tokens stand before the first turn: [BOS], and the system text if there is one."""
+    """The number of tokens before the first turn: [BOS], and the system text if there is one."""
     return conversation.ids.index(USER)
 
 
@@ -103,10 +107,11 @@ def _best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
     free.
     """
     bins: list[list[int]] = []
-    # Bins by the room that is free in them: best fit takes the last of the fullest that has enough
+    # Bins by their free room: best fit takes the last of the fullest bins that have enough
     by_free: list[list[int]] = [[] for _ in range(room + 1)]
-    # Bit n: some bin has n free. Its lowest bits are found faster than by a walk
+    # Bit n: some bin has n free. The lowest bit of an integer is found faster than by a loop
     used = 0
+    # A stable sort, so that equal lengths keep their order on every machine
     for number in np.argsort(-np.array(sizes, np.int64), kind="stable").tolist():
         size = sizes[number]
         fitting = used >> size

@@ -1,4 +1,4 @@
-"""How a conversation becomes text and tokens: one template, in the languages of all that read it.
+"""How a conversation becomes text and tokens: one template, in the language of each runtime.
 
 A turn is a role token and its text; an assistant's turn ends with [EOS]:
 
@@ -9,7 +9,7 @@ chat and the server to text (`prompt`), llama.cpp by JINJA in the GGUF file, tra
 HUGGING_FACE, Ollama by GO. tests/chat/test_template.py holds all of them together.
 
 A model that was not tuned knows no roles: it continues text. CONTINUED_JINJA and CONTINUED_GO put
-blank lines between the turns and nothing else.
+only blank lines between the turns.
 """
 
 from collections.abc import Sequence
@@ -32,15 +32,13 @@ class Message:
 
 
 class Encoder(Protocol):
-    """What cuts a text into tokens: the Tokenizer. By its face alone, so that `chat` starts without
-    loading one.
-    """
+    """The part of Tokenizer that this module needs, so that `chat` starts without importing it."""
 
     def encode(self, text: str) -> list[int]: ...
 
 
 class Rendered(NamedTuple):
-    """A conversation as token ids, and which of them the assistant says."""
+    """A conversation as token ids, with a mask of the assistant's."""
 
     ids: list[int]  # [BOS] first
     mask: list[bool]  # the texts of the assistant's turns, each with its [EOS]
@@ -50,25 +48,25 @@ def tokens(messages: Sequence[Message], tokenizer: Encoder) -> Rendered:
     """A whole conversation, to learn from: every turn of the assistant ends with [EOS]."""
     ids, mask = [BOS], [False]
     for message in messages:
-        said = tokenizer.encode(neutralise(message.text))
+        text = tokenizer.encode(neutralise(message.text))
         is_answer = message.role == "assistant"
-        turn = [ROLE_IDS[ROLES[message.role]], *said, *([EOS] if is_answer else [])]
+        turn = [ROLE_IDS[ROLES[message.role]], *text, *([EOS] if is_answer else [])]
         ids += turn
         mask += [False, *[is_answer] * (len(turn) - 1)]
     return Rendered(ids, mask)
 
 
 def prompt_tokens(messages: Sequence[Message], tokenizer: Encoder) -> list[int]:
-    """What the model reads before it answers: the ids of prompt(), with [BOS]."""
+    """The ids that the model reads before it answers: those of prompt(), after [BOS]."""
     ids = tokens(messages, tokenizer).ids
     is_open = bool(messages) and messages[-1].role == "assistant"
     return ids[:-1] if is_open else [*ids, ROLE_IDS[ROLES["assistant"]]]
 
 
 def prompt(messages: Sequence[Message]) -> str:
-    """The text that an assistant's turn follows on, without [BOS], which the runtimes add.
+    """The text before an assistant's turn, without [BOS], which the runtimes add.
 
-    A last message that is the assistant's stays open: the model goes on with it.
+    A last message of the assistant stays open: the model continues it.
     """
     turns = [ROLES[message.role] + neutralise(message.text) for message in messages]
     for i, message in enumerate(messages[:-1]):
@@ -82,12 +80,12 @@ def continued(messages: Sequence[Message]) -> str:
     return SEPARATOR.join(neutralise(message.text) for message in messages if message.text)
 
 
-# ---- the same in the languages of the runtimes
+# ---- the same template in the languages of the runtimes
 
 _REPLACED = "".join(f"|replace('{token}','[ {token[1:]}')" for token in SPECIAL)
 # For llama.cpp, whose tokenizer adds [BOS] (add_bos_token). A last message of the assistant is
-# closed here as it is in tokens(): llama.cpp and transformers handle a message to go on with
-# themselves. llama.cpp appends its text as it is, not through this
+# closed here, as in tokens(): llama.cpp and transformers handle a message to continue themselves.
+# llama.cpp appends its text unchanged, without this template
 JINJA = (
     "{% for message in messages %}{{ '[' + message['role']|upper + ']' }}"
     f"{{{{ message['content']{_REPLACED} }}}}"
@@ -96,8 +94,8 @@ JINJA = (
 )
 # transformers add no token to what a template renders
 HUGGING_FACE = "{{ '[BOS]' }}" + JINJA
-# Ollama; Go's templates cannot replace text, so `ollama run` takes a role token that a user types
-# for one. The chat and the server send Ollama what prompt() renders
+# For Ollama. Go's templates cannot replace text, so in `ollama run` a role token that a user types
+# is a role token. The chat and the server send Ollama the text of prompt()
 GO = (
     "{{ range $i, $message := .Messages }}"
     '{{ if eq .Role "system" }}[SYSTEM]{{ else if eq .Role "user" }}[USER]'

@@ -1,4 +1,4 @@
-"""What a model answers: the prompt that it reads, and the answers to many prompts at a time."""
+"""The answers of a model to many prompts at a time, and the prompt before an answer."""
 
 # B prompts side by side, T time, V vocabulary
 from collections.abc import Callable, Sequence
@@ -26,25 +26,25 @@ class Answer:
     text: str
     ids: tuple[int, ...]  # with EOS if it ended by itself
 
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         return self.ids[-1:] == (EOS,)
 
-    def looping(self) -> bool:
-        """The verdict on samples, and its test for a phrase that follows on itself, which needs
-        fewer words than the verdict.
+    def is_looping(self) -> bool:
+        """The verdict on samples, and the test for a repeated phrase by itself, since the verdict
+        needs more words.
         """
         words = coherence.WORD.findall(self.text.lower())
-        return coherence._loops(words) or coherence.judge(self.text, frozenset()) == "looping"
+        return coherence.has_loop(words) or coherence.judge(self.text, frozenset()) == "looping"
 
     def leaves_role(self) -> bool:
-        """Whether it goes on as somebody else, by a token or by its name."""
-        named = any(name in self.text for name in ROLES.values())
-        return named or not NEVER_IN_AN_ANSWER.isdisjoint(self.ids)
+        """Whether the model continues as another role, by its token or by its name."""
+        is_named = any(name in self.text for name in ROLES.values())
+        return is_named or not NEVER_IN_AN_ANSWER.isdisjoint(self.ids)
 
 
 @dataclass(frozen=True)
-class Asked:
-    prompt: tuple[int, ...]  # token ids, at least one
+class Prompt:
+    ids: tuple[int, ...]  # at least one
     seed: int = 0  # of the draw
 
 
@@ -52,18 +52,18 @@ def greedy(max_new_tokens: int) -> Sampling:
     return Sampling(temperature=0.0, top_k=1, top_p=1.0, max_new_tokens=max_new_tokens)
 
 
-def normal(text: str) -> str:
+def normalised(text: str) -> str:
     """A text to compare: in lower case, with single spaces."""
     return " ".join(text.lower().split())
 
 
 def with_system(messages: Sequence[Message], system: str) -> list[Message]:
-    """The messages after this system text, unless it is empty or they have one of their own."""
+    """The messages after this system text, unless it is empty or they begin with one."""
     has_one = bool(messages) and messages[0].role == "system"
     return [*messages] if has_one or not system else [Message("system", system), *messages]
 
 
-def readable(
+def prompt_ids(
     messages: Sequence[Message],
     tokenizer: Tokenizer,
     context: int,
@@ -71,8 +71,8 @@ def readable(
 ) -> tuple[int, ...]:
     """The tokens that a model reads before it answers these messages, less than `context`.
 
-    Oldest turns go, as few as leave room for an answer. A last turn that alone leaves no room at
-    all loses its beginning.
+    The oldest turns are left out, as few as make room for an answer. A last turn that fills the
+    context by itself loses its beginning.
 
     Args:
         messages: the last one is a user's, or there is at most a system text.
@@ -82,6 +82,7 @@ def readable(
     turns = list(messages[len(system) :])
     ids = prompt_tokens([*system, *turns], tokenizer)
     while len(ids) > context - answer and len(turns) > 1:
+        # A user's turn and its answer together
         turns = turns[2:]
         ids = prompt_tokens([*system, *turns], tokenizer)
     return tuple(ids) if len(ids) < context else (BOS, *ids[-(context // 2) :])
@@ -90,45 +91,45 @@ def readable(
 def ask(
     model: GPT,
     tokenizer: Tokenizer,
-    asked: Sequence[Asked],
+    prompts: Sequence[Prompt],
     sampling: Sampling,
-    progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Answer]:
-    """The answer to each prompt. Each has its own draw: other prompts leave it as it is.
+    """The answer to each prompt. Each has its own draw: other prompts do not change it.
 
-    An answer that would leave the context ends there.
+    An answer ends at the end of the context.
 
     Args:
         model: in eval mode.
-        progress: called with the number of prompts that are answered.
+        on_progress: called with the number of answered prompts.
     """
     # Prompts of about the same length have few steps in which only some of them are answered
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i].prompt))
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
-        for i, ids in zip(rows, _ask(model, [asked[i] for i in rows], sampling), strict=True):
+        for i, ids in zip(rows, _ask(model, [prompts[i] for i in rows], sampling), strict=True):
             answers[i] = Answer(tokenizer.decode(ids).strip(), tuple(ids))
-        progress(len(answers))
-    return [answers[i] for i in range(len(asked))]
+        on_progress(len(answers))
+    return [answers[i] for i in range(len(prompts))]
 
 
 @torch.no_grad()
-def _ask(model: GPT, asked: Sequence[Asked], sampling: Sampling) -> list[list[int]]:
-    """All rows stand at the same position: what is left of a longer prompt is read while a shorter
-    one is answered. So no row needs padding before it.
+def _ask(model: GPT, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[int]]:
+    """All rows advance together: the rest of a longer prompt is read while a shorter one is
+    answered. So no row needs padding before it.
     """
     weight, context = model.head.weight, model.config.block_size
-    lengths = torch.tensor([len(one.prompt) for one in asked])  # (B,)
+    lengths = torch.tensor([len(prompt.ids) for prompt in prompts])  # (B,)
     ends = (lengths + sampling.max_new_tokens).clamp(max=context)  # (B,)
-    noise = torch.stack([_noise(one, context) for one in asked])  # (B, context)
-    ids = torch.full((len(asked), context), PAD)  # (B, context)
-    for row, one in enumerate(asked):
-        ids[row, : len(one.prompt)] = torch.tensor(one.prompt)
+    noise = torch.stack([_noise(prompt, context) for prompt in prompts])  # (B, context)
+    ids = torch.full((len(prompts), context), PAD)  # (B, context)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
 
-    cache = KeyValueCache(model.config, len(asked), like=weight)
+    cache = KeyValueCache(model.config, len(prompts), like=weight)
     unread = ids[:, : int(lengths.min())]
-    done = torch.zeros(len(asked), dtype=torch.bool)
+    done = torch.zeros(len(prompts), dtype=torch.bool)
     for position in range(int(lengths.min()), int(ends.max())):
         logits = model.head(model.hidden(unread.to(weight.device), cache)[:, -1])  # (B, V)
         token = _draw(logits.float().cpu(), sampling, noise[:, position])  # (B,)
@@ -143,19 +144,19 @@ def _ask(model: GPT, asked: Sequence[Asked], sampling: Sampling) -> list[list[in
     return [_until_end(row[length:end]) for row, length, end in rows]
 
 
-def _noise(one: Asked, context: int) -> Tensor:
+def _noise(prompt: Prompt, context: int) -> Tensor:
     """Uniform numbers that depend on the prompt and the seed alone, (context,)."""
-    seed = xxhash.xxh3_64_intdigest(np.array(one.prompt, np.int64).tobytes(), one.seed)
+    seed = xxhash.xxh3_64_intdigest(np.array(prompt.ids, np.int64).tobytes(), prompt.seed)
     return torch.rand(context, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _draw(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
-    """The first token, from the likeliest on, with which the probabilities add up to more than the
-    noise: (B, V), (B,) -> (B,).
+    """The first token, in order of decreasing probability, at which the summed probabilities exceed
+    the noise: (B, V), (B,) -> (B,).
     """
-    # probabilities() would sort the whole vocabulary, which takes longer than the model
-    kept, ids = logits.topk(min(sampling.top_k or logits.shape[-1], logits.shape[-1]))
-    sums = probabilities(kept, sampling).double().cumsum(-1)
+    # On all logits, probabilities() would sort the vocabulary, which takes longer than the model
+    top, ids = logits.topk(min(sampling.top_k or logits.shape[-1], logits.shape[-1]))
+    sums = probabilities(top, sampling).double().cumsum(-1)
     place = (sums <= noise[:, None] * sums[:, -1:]).sum(-1)
     return ids.gather(1, place[:, None])[:, 0]
 

@@ -1,14 +1,15 @@
-"""What the model says: continuations of fixed prompts, for people to read, and a verdict on each that tells fluent from looping.
+"""Continuations of fixed prompts, for people to read, and a verdict on the form of each.
 
-The verdict judges form by counting words, without any model: the same text has the same verdict, whoever wrote it. It cannot see whether a text makes
-sense.
+The verdict tells fluent from looping text by counting words, without any model: a text always has
+the same verdict. It cannot tell whether a text makes sense.
 """
 
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +18,7 @@ import torch
 
 from antimatter.data.special_tokens import BOS, EOS
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.errors import UserError
+from antimatter.evaluation import prompt_files
 from antimatter.evaluation.config import CoherenceConfig
 from antimatter.model.gpt import GPT
 from antimatter.model.sampling import generate
@@ -40,21 +41,12 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
     """(kind, prompt) pairs of a file with one prompt a line under `# kind` headings.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or no prompt in it.
+        UserError: the file is missing or holds no prompt, or a kind has the name of the figures of
+            all.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: `git checkout {path}`, or write one prompt a line under `# kind` headings"
-        )
-    kind, prompts = "prompts", []
-    for line in path.read_text(encoding="utf-8-sig").split("\n"):
-        if line.startswith("#"):
-            kind = line.lstrip("# ").strip()
-        elif line.strip():
-            prompts.append((kind, line.strip()))
-    if not prompts:
-        raise UserError(f"{path} holds no prompt: write one a line under `# kind` headings")
-    return prompts
+    fix = "write one prompt a line under `# kind` headings"
+    entries = prompt_files.read(path, "prompts", fix, reserved={prompt_files.ALL})
+    return [(entry.heading, entry.text) for entry in entries]
 
 
 def sample(
@@ -64,74 +56,89 @@ def sample(
     config: CoherenceConfig,
     known: frozenset[str],
 ) -> list[Sample]:
-    """A continuation of each prompt for each seed. Each has its own draw: another prompt or seed leaves the others as they were.
+    """A continuation of each prompt for each seed. Each has its own draw: other prompts and seeds
+    do not change it.
 
     Args:
-        known: words that are none of the model's invention, as lexicon() gives them.
+        known: the words that train has, as lexicon() gives them.
     """
-    result = []
+    samples = []
     for kind, prompt in prompts:
         for seed in config.seeds:
             generator = torch.Generator().manual_seed(seed)
             (ids,) = generate(model, [BOS, *tokenizer.encode(prompt)], 1, config, EOS, generator)
             text = tokenizer.decode(ids)
-            result.append(Sample(kind, prompt, seed, text, ids, judge(text, known)))
-    return result
+            samples.append(Sample(kind, prompt, seed, text, ids, judge(text, known)))
+    return samples
 
 
-# ---- the verdict: docs/evaluation.md says where the numbers come from
+# ---- the verdict: docs/evaluation.md has the sources of the numbers
 
-SHORT = 10  # words; of fewer nothing can be said
+SHORT = 10  # words; fewer cannot be judged
 WINDOW = 100  # words that are judged at a time, since any long text repeats itself
-LOOP = 3  # times in a row that a phrase stands ...
-# ... words together, as people say `very, very, very` (three times: Holtzman et al. 2020)
+# A loop: a phrase this many times in a row (Holtzman et al. 2020) ...
+LOOP = 3
+# ... with this many words in all, since people say `very, very, very`
 LEAST_LOOP = 6
-# Of the pairs of words in a window stood in it before; people repeat 3% (books) to 8%
+# Share of the pairs of words that occurred before in the window; people repeat 3% (books) to 8%
 # (documentation)
 MAX_PAIRS = 0.3
-MAX_WORD = 0.125  # of the words in a window are one and the same, other than a function word ...
-LEAST_WORD = 8  # ... which stands there that often
-MAX_INVENTED = 0.1  # of the words do not occur in train ...
-LEAST_INVENTED = 3  # ... that many; people have less than 6% in 99.5% of texts like those of train
+# Share of the words in a window that are the same one, other than a function word ...
+MAX_WORD = 0.125
+# ... and its least number of occurrences there
+LEAST_WORD = 8
+# Share of the words that do not occur in train; in 99.5% of texts like those of train, people have
+# less than 6% ...
+MAX_INVENTED = 0.1
+# ... and their least number
+LEAST_INVENTED = 3
 CHUNK = 1 << 20  # tokens decoded at a time: memory only
-LEXICON = 5_000_000  # tokens of train that say which words there are
-MAX_DANGLING = 0.15  # of the words that open a phrase are followed by what cannot follow ...
-LEAST_DANGLING = 2  # ... and that often
+LEXICON = 5_000_000  # tokens of train that the known words are taken from
+# Share of the words that open a phrase and are followed by a word that cannot follow ...
+MAX_DANGLING = 0.15
+# ... and their least number
+LEAST_DANGLING = 2
 
 WORD = re.compile(r"\w+(?:'\w+)?")
 FUNCTION = frozenset(
-    "a about after all also an and any are as at be because been before but by can could did do does each for from had has have he her his how i if "
-    "in into is it its may more no not of on one only or other our she should so some such than that the their them then there these they this to "
-    "was we were what when where which who will with would you your".split()
+    """
+    a about after all also an and any are as at be because been before but by can could did do does
+    each for from had has have he her his how i if in into is it its may more no not of on one only
+    or other our she should so some such than that the their them then there these they this to was
+    we were what when where which who will with would you your
+    """.split()
 )
+ARTICLES = ("the", "an", "its", "their")
 # With the word that follows, or a mark in its place
 OPENING = re.compile(r"\b(the|an|its|their|of|from|with|into)\b(?:\s+(\w+)|\s*[.,;:!?)])")
 NEVER_AFTER = frozenset(
     "and or but of is are was were be been has have had will would can could may should".split()
 )
 NEVER_AFTER_ARTICLE = NEVER_AFTER | frozenset(
-    "the a an to in for with by at as from it they he she we i that which than because not so do does did if on".split()
+    """
+    the a an to in for with by at as from it they he she we i that which than because not so do does
+    did if on
+    """.split()
 )
 
 
 def lexicon(train: Iterable[np.ndarray], tokenizer: Tokenizer) -> frozenset[str]:
-    """The words in the first LEXICON tokens of some token files."""
-    found: set[str] = set()
-    left = LEXICON
+    """The words in the first LEXICON tokens of some token files, in lower case."""
+    words: set[str] = set()
+    remaining = LEXICON
     for ids in train:
-        for start in range(0, min(left, len(ids)), CHUNK):
-            found.update(
-                WORD.findall(tokenizer.decode(ids[start : start + CHUNK].tolist()).lower())
-            )
-        left -= min(left, len(ids))
-    return frozenset(found)
+        for start in range(0, min(remaining, len(ids)), CHUNK):
+            text = tokenizer.decode(ids[start : start + CHUNK].tolist())
+            words.update(WORD.findall(text.lower()))
+        remaining -= min(remaining, len(ids))
+    return frozenset(words)
 
 
 def judge(text: str, known: frozenset[str]) -> Verdict:
     """The form of an English text.
 
-    short: too few words to say. looping: it says the same again and again. broken: many of its words are no words, or are not put together as
-    sentences are. fluent: none of that.
+    short: too few words to judge. looping: it repeats itself again and again. broken: many of its
+    words are invented, or do not form sentences. fluent: none of these.
 
     Args:
         known: words, in lower case.
@@ -139,23 +146,22 @@ def judge(text: str, known: frozenset[str]) -> Verdict:
     words = WORD.findall(text.lower())
     if len(words) < SHORT:
         return "short"
-    windows = [
-        words[start : start + WINDOW]
-        for start in (*range(0, len(words) - WINDOW, WINDOW // 2), max(0, len(words) - WINDOW))
-    ]
-    if _loops(words) or any(
-        _repeated(window, 2) > MAX_PAIRS or _harps(window) for window in windows
-    ):
+    starts = (*range(0, len(words) - WINDOW, WINDOW // 2), max(0, len(words) - WINDOW))
+    windows = [words[start : start + WINDOW] for start in starts]
+    is_repetitive = any(
+        _repeated(window, 2) > MAX_PAIRS or _overuses_a_word(window) for window in windows
+    )
+    if is_repetitive or has_loop(words):
         return "looping"
-    if _invents(words, known) or _dangles(text.lower()):
+    if _invents_words(words, known) or _dangles(text.lower()):
         return "broken"
     return "fluent"
 
 
-def _loops(words: Sequence[str]) -> bool:
-    """Whether a phrase follows on itself again and again."""
+def has_loop(words: Sequence[str]) -> bool:
+    """Whether a phrase follows itself again and again."""
     for period in range(1, len(words) // LOOP + 1):
-        run = 0  # words in a row that stood `period` words before
+        run = 0  # words in a row that equal the word `period` words before
         for before, word in zip(words, words[period:], strict=False):
             run = run + 1 if word == before else 0
             if run + period >= max(LOOP * period, LEAST_LOOP):
@@ -163,56 +169,52 @@ def _loops(words: Sequence[str]) -> bool:
     return False
 
 
-def _harps(words: Sequence[str]) -> bool:
-    """Whether one word stands everywhere."""
+def _overuses_a_word(words: Sequence[str]) -> bool:
     counts = Counter(word for word in words if word not in FUNCTION and word.isalpha())
     most = max(counts.values(), default=0)
     return most >= LEAST_WORD and most > MAX_WORD * len(words)
 
 
-def _invents(words: Sequence[str], known: frozenset[str]) -> bool:
-    """Whether many words are none."""
+def _invents_words(words: Sequence[str], known: frozenset[str]) -> bool:
     proper = [word for word in words if word.isalpha()]
     unknown = sum(word not in known for word in proper)
     return unknown >= LEAST_INVENTED and unknown > MAX_INVENTED * len(proper)
 
 
 def _dangles(text: str) -> bool:
-    """Whether phrases break off behind their first word: `the of`, `with.`"""
-    found = OPENING.findall(text)
-    bad = sum(
-        not after
-        or after in (NEVER_AFTER_ARTICLE if word in ("the", "an", "its", "their") else NEVER_AFTER)
-        for word, after in found
-    )
-    return bad >= LEAST_DANGLING and bad > MAX_DANGLING * len(found)
+    """Whether phrases break off after their first word: `the of`, `with.`"""
+    openings = OPENING.findall(text)
+    bad = 0
+    for word, after in openings:
+        never = NEVER_AFTER_ARTICLE if word in ARTICLES else NEVER_AFTER
+        bad += not after or after in never
+    return bad >= LEAST_DANGLING and bad > MAX_DANGLING * len(openings)
 
 
 # ---- figures and the page
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Figures of each seed, their mean and, of several, their spread (standard deviation). Each is a share between 0 and 1.
+    """Figures of each seed, their mean and, of several, their spread (standard deviation). Each is
+    a share between 0 and 1.
 
     fluent, looping, broken, short: samples with this verdict.
-    repetition: 4-grams of tokens that stood earlier in the same sample (seq-rep-4, Welleck et al. 2020), averaged over samples; a loop nears 1.
-    distinct_1, distinct_2: different words and pairs of words among all of a seed (Li et al. 2016); a model that says little of everything nears 0.
+    repetition: 4-grams of tokens that occurred before in the same sample (seq-rep-4, Welleck et al.
+    2020), averaged over samples; close to 1 for a loop.
+    distinct_1, distinct_2: different words and pairs of words among all of a seed (Li et al. 2016);
+    close to 0 for a model with few words.
     ended: samples that closed with EOS before max_new_tokens.
     """
-    seeds = {
-        seed: _figures([item for item in samples if item.seed == seed])
-        for seed in dict.fromkeys(item.seed for item in samples)
-    }
-    columns = {
-        name: [figures[name] for figures in seeds.values()] for name in next(iter(seeds.values()))
-    }
-    mean = {name: statistics.fmean(values) for name, values in columns.items()}
-    spread = (
-        {"spread": {name: statistics.stdev(values) for name, values in columns.items()}}
-        if len(seeds) > 1
-        else {}
-    )
-    return {**mean, **spread, "seeds": {str(seed): figures for seed, figures in seeds.items()}}
+    by_seed: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_seed.setdefault(sample.seed, []).append(sample)
+    seeds = {str(seed): _figures(own) for seed, own in by_seed.items()}
+    names = list(next(iter(seeds.values())))
+    columns = {name: [figures[name] for figures in seeds.values()] for name in names}
+    result: dict[str, Any] = {name: statistics.fmean(column) for name, column in columns.items()}
+    if len(seeds) > 1:
+        result["spread"] = {name: statistics.stdev(column) for name, column in columns.items()}
+    return {**result, "seeds": seeds}
 
 
 def _figures(samples: Sequence[Sample]) -> dict[str, float]:
@@ -228,51 +230,62 @@ def _figures(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def markdown(samples: Sequence[Sample], config: CoherenceConfig) -> str:
-    """The samples as a page: a heading a kind, the prompt in bold, its continuations fenced so that no text can become markup."""
+    """The samples as a page: a heading a kind, the prompt in bold, its continuations fenced so that
+    no text can become markup.
+    """
     several = len(config.seeds) > 1
+    seeds = f"{'seeds' if several else 'seed'} {', '.join(map(str, config.seeds))}"
+    note = " In the table: mean over seeds ± spread." if several else ""
     lines = [
         "# Samples",
         "",
-        f"Temperature {config.temperature:g}, top-k {config.top_k}, top-p {config.top_p:g}, at most {config.max_new_tokens} tokens, "
-        f"{'seeds' if several else 'seed'} {', '.join(map(str, config.seeds))}. A continuation that the model ended by itself closes with ∎.",
-        "Verdicts judge form by counting words, not sense: docs/evaluation.md."
-        + (" In the table: mean over seeds ± spread." if several else ""),
+        f"Temperature {config.temperature:g}, top-k {config.top_k}, top-p {config.top_p:g}, "
+        f"at most {config.max_new_tokens} tokens, {seeds}. "
+        "A continuation that the model ended by itself closes with ∎.",
+        f"Verdicts judge form by counting words, not sense: docs/evaluation.md.{note}",
         "",
+        *_table(samples),
     ]
-    for kind in (None, *dict.fromkeys(item.kind for item in samples)):
-        figures = summary([item for item in samples if kind in (None, item.kind)])
-        spread, _ = figures.pop("spread", {}), figures.pop("seeds")
-        if kind is None:
-            lines += [
-                "| | " + " | ".join(name.replace("_", "-") for name in figures) + " |",
-                "|---" * (len(figures) + 1) + "|",
-            ]
-        cells = (
-            f"{value:.2f}" + (f" ± {spread[name]:.2f}" if spread else "")
-            for name, value in figures.items()
-        )
-        lines.append(f"| {kind or 'all'} | " + " | ".join(cells) + " |")
-    kind = prompt = ""
-    for item in samples:
-        if item.kind != kind:
-            kind = item.kind
-            lines += ["", f"## {kind}"]
-        if item.prompt != prompt:
-            prompt = item.prompt
+    for kind, of_kind in groupby(samples, key=lambda sample: sample.kind):
+        lines += ["", f"## {kind}"]
+        for prompt, continuations in groupby(of_kind, key=lambda sample: sample.prompt):
             lines += ["", f"**{prompt}**"]
-        fence = "~" * (
-            3 + max((len(run) for run in item.text.split() if set(run) == {"~"}), default=0)
-        )
-        verdict = f"Seed {item.seed}: {item.verdict}, repetition {_repeated(item.ids, 4):.2f}"
-        lines += [
-            "",
-            verdict,
-            "",
-            f"{fence}text",
-            item.text.strip() + (" ∎" if EOS in item.ids else ""),
-            fence,
-        ]
+            for sample in continuations:
+                lines += _continuation(sample)
     return "\n".join(lines) + "\n"
+
+
+def _table(samples: Sequence[Sample]) -> Iterator[str]:
+    """The figures of all samples and of each kind."""
+    by_kind = {prompt_files.ALL: list(samples)}
+    for sample in samples:
+        by_kind.setdefault(sample.kind, []).append(sample)
+    for kind, own in by_kind.items():
+        figures = summary(own)
+        spread = figures.pop("spread", {})
+        del figures["seeds"]
+        if kind == prompt_files.ALL:
+            yield f"| | {' | '.join(name.replace('_', '-') for name in figures)} |"
+            yield "|---" * (len(figures) + 1) + "|"
+        cells = [
+            f"{value:.2f} ± {spread[name]:.2f}" if spread else f"{value:.2f}"
+            for name, value in figures.items()
+        ]
+        yield f"| {kind} | {' | '.join(cells)} |"
+
+
+def _continuation(sample: Sample) -> list[str]:
+    repetition = _repeated(sample.ids, 4)
+    verdict = f"Seed {sample.seed}: {sample.verdict}, repetition {repetition:.2f}"
+    text = sample.text.strip() + (" ∎" if EOS in sample.ids else "")
+    return ["", verdict, "", *fenced(text)]
+
+
+def fenced(text: str) -> tuple[str, str, str]:
+    """The lines of a fenced block that the text cannot close."""
+    runs = (len(word) for word in text.split() if set(word) == {"~"})
+    fence = "~" * max(3, 1 + max(runs, default=0))
+    return f"{fence}text", text, fence
 
 
 def _ngrams(items: Sequence[object], n: int) -> list[tuple[object, ...]]:

@@ -1,7 +1,7 @@
-"""How well a model converses, without a judge: how likely it finds what was answered in
-conversations that it has not seen, and what it answers itself.
+"""How well a model converses, without another model as the judge: how likely it finds the answers
+in conversations that it has not seen, and how good its own answers are.
 
-Answers are compared with texts, by rules: the same answer has the same score, whoever gave it.
+Rules compare answers with texts, so the same answer always has the same score.
 """
 
 import math
@@ -18,22 +18,31 @@ import xxhash
 from antimatter.chat import template
 from antimatter.chat.conversation import Conversation
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.evaluation import intervals, next_turn, perplexity, scripts
-from antimatter.evaluation.answers import Answer, Asked, ask, greedy, normal, readable, with_system
+from antimatter.evaluation import intervals, next_turn, scoring, scripts
+from antimatter.evaluation.answers import (
+    Answer,
+    Prompt,
+    ask,
+    greedy,
+    normalised,
+    prompt_ids,
+    with_system,
+)
 from antimatter.evaluation.config import AnswersConfig
 from antimatter.evaluation.next_turn import Choice
-from antimatter.evaluation.perplexity import Score
+from antimatter.evaluation.scoring import Score
 from antimatter.evaluation.scripts import Script, Transcript
 from antimatter.model.gpt import GPT
 
 KINDS = ("persona", "open", "recall", "question", "grounded", "refusal")
 IDENTITY = "identity"  # the part of a persona that says who it is
 REFUSAL = "the text does not say"
+Pair = tuple[Conversation, str]  # a conversation and the model's answer to it
 
 
 @dataclass(frozen=True)
 class Exam:
-    """What every model is asked."""
+    """The questions to every model."""
 
     conversations: list[Conversation]
     choices: list[Choice]
@@ -62,15 +71,16 @@ def choose(conversations: Sequence[Conversation], items: int) -> list[Conversati
     category and hash.
     """
 
-    def place(one: Conversation) -> tuple[str, str, int]:
+    # By hash, so that the choice does not depend on the order of the sources
+    def order(one: Conversation) -> tuple[str, str, int]:
         return *category(one), xxhash.xxh3_64_intdigest(f"{one.source}\0{one.id}")
 
-    groups = groupby(sorted(conversations, key=place), key=category)
+    groups = groupby(sorted(conversations, key=order), key=category)
     return [one for _, group in groups for one in list(group)[:items]]
 
 
 def category(conversation: Conversation) -> tuple[str, str]:
-    """Its kind, and of a persona its part."""
+    """Its kind, and for a persona the part."""
     part = conversation.more.get("part", "") if conversation.kind == "persona" else ""
     return conversation.kind, part
 
@@ -80,49 +90,48 @@ def measure(
     tokenizer: Tokenizer,
     exam: Exam,
     config: AnswersConfig,
-    progress: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] = lambda text: None,
 ) -> Result:
-    """Asks a model all of the exam. What the exam has no conversation for is not among the figures.
+    """Asks a model all of the exam. A measure without a conversation in the exam has no figure.
 
-    likelihood: see likelihood_figures(). next_turn: see next_turn.figures(). identity and what
-    follows: see answer_figures(). greedy, sampled: form_figures() of the greedy answers to all
+    likelihood: see likelihood_figures(). next_turn: see next_turn.figures(). identity and the
+    following: see answer_figures(). greedy, sampled: form_figures() of the greedy answers to all
     conversations, and of sampled answers to the open ones and to the scripts.
 
     Args:
         model: in eval mode.
-        progress: called with what happens at the moment.
+        on_progress: called with a description of the current work.
     """
     figures: dict[str, Any] = {}
     if exam.conversations:
-        progress("reading held-out answers")
+        on_progress("reading held-out answers")
         scores = likelihood(model, tokenizer, exam.conversations, config.system)
         figures["likelihood"] = likelihood_figures(exam.conversations, scores)
     if exam.choices:
-        progress("comparing next turns")
+        on_progress("comparing next turns")
         nats = next_turn.score_endings(model, tokenizer, exam.choices, config.system)
         figures["next_turn"] = next_turn.figures(exam.choices, *nats)
 
-    def counted(what: str, total: int) -> Callable[[int], None]:
-        return lambda done: progress(f"{what}: {done:,} of {total:,} answers")
+    def counted(name: str, total: int) -> Callable[[int], None]:
+        return lambda done: on_progress(f"{name}: {done:,} of {total:,} answers")
 
     prompts = _prompts(model, tokenizer, exam.conversations, config.max_new_tokens, config.system)
-    asked = [Asked(prompt) for prompt in prompts]
     likeliest = greedy(config.max_new_tokens)
-    said = ask(model, tokenizer, asked, likeliest, counted("greedy", len(asked)))
-    figures |= answer_figures(exam.conversations, said)
+    answers = ask(model, tokenizer, prompts, likeliest, counted("greedy", len(prompts)))
+    figures |= answer_figures(exam.conversations, answers)
 
     pairs = zip(exam.conversations, prompts, strict=True)
-    open_ones = [prompt for one, prompt in pairs if one.kind == "open"]
-    asked = [Asked(prompt, seed) for prompt in open_ones for seed in config.seeds]
-    sampled = ask(model, tokenizer, asked, config, counted("sampled", len(asked)))
+    open_ids = [prompt.ids for one, prompt in pairs if one.kind == "open"]
+    drawn = [Prompt(ids, seed) for ids in open_ids for seed in config.seeds]
+    sampled = ask(model, tokenizer, drawn, config, counted("sampled", len(drawn)))
     turns = sum(len(script.turns) for script in exam.scripts) * len(config.seeds)
     transcripts = scripts.talk(model, tokenizer, exam.scripts, config, counted("scripts", turns))
     sampled += [answer for transcript in transcripts for answer in transcript.answers]
-    if said:
-        figures["greedy"] = form_figures(said)
+    if answers:
+        figures["greedy"] = form_figures(answers)
     if sampled:
         figures["sampled"] = form_figures(sampled)
-    return Result(figures, said, transcripts)
+    return Result(figures, answers, transcripts)
 
 
 def identity(
@@ -133,17 +142,18 @@ def identity(
     max_new_tokens: int,
     system: str = "",
 ) -> tuple[int, int]:
-    """How many of the persona's questions after its identity have the right greedy answer, and how
-    many there are.
+    """The number of the persona's questions about its identity with the right greedy answer, and
+    the number of all of them.
 
     Args:
         model: in eval mode.
         conversations: of any kind.
     """
     own = [one for one in conversations if category(one) == ("persona", IDENTITY)]
-    asked = [Asked(p) for p in _prompts(model, tokenizer, own, max_new_tokens, system)]
-    answers = ask(model, tokenizer, asked, greedy(max_new_tokens))
-    return sum(knows(one, said.text) for one, said in zip(own, answers, strict=True)), len(own)
+    prompts = _prompts(model, tokenizer, own, max_new_tokens, system)
+    answers = ask(model, tokenizer, prompts, greedy(max_new_tokens))
+    pairs = zip(own, answers, strict=True)
+    return sum(knows(one, answer.text) for one, answer in pairs), len(own)
 
 
 def _prompts(
@@ -152,14 +162,14 @@ def _prompts(
     conversations: Sequence[Conversation],
     answer: int,
     system: str,
-) -> list[tuple[int, ...]]:
-    """What the model reads before the last answer of each conversation."""
+) -> list[Prompt]:
+    """The prompt before the last answer of each conversation."""
     context = model.config.block_size
-    said = [with_system(one.messages[:-1], system) for one in conversations]
-    return [readable(messages, tokenizer, context, answer) for messages in said]
+    before = [with_system(one.messages[:-1], system) for one in conversations]
+    return [Prompt(prompt_ids(messages, tokenizer, context, answer)) for messages in before]
 
 
-# ---- how likely it finds what was answered
+# ---- how likely it finds the answers
 
 
 def likelihood(
@@ -168,18 +178,19 @@ def likelihood(
     conversations: Sequence[Conversation],
     system: str,
 ) -> list[Score]:
-    """What the assistant's turns of each conversation cost, each with its EOS.
+    """The loss of the assistant's turns of each conversation, each with its EOS.
 
     Args:
         model: in eval mode.
     """
-    said = [with_system(one.messages, system) for one in conversations]
-    rendered = [template.tokens(messages, tokenizer) for messages in said]
+    messages = (with_system(one.messages, system) for one in conversations)
+    rendered = [template.tokens(turns, tokenizer) for turns in messages]
     context = model.config.block_size
     streams = (np.array(one.ids) for one in rendered)
-    windows = perplexity.sliding(streams, context, max(1, context // 2))
-    # These keep the order of the tokens, and count each but the first of a conversation
-    scored = list(perplexity.score(model, windows))
+    # They overlap by half, so that an answer has its question before it
+    windows = scoring.sliding(streams, context, max(1, context // 2))
+    # In the order of the tokens, each but the first of a conversation
+    scored = list(scoring.score(model, windows))
     is_answer = np.concatenate([one.mask[1:] for one in rendered])
     stream = np.concatenate([one.stream for one in scored])[is_answer]
     losses = np.concatenate([one.losses for one in scored])[is_answer]
@@ -197,7 +208,7 @@ def likelihood_figures(
     conversations: Sequence[Conversation],
     scores: Sequence[Score],
 ) -> dict[str, Any]:
-    """Bits per byte with their interval, and perplexity: of all, by kind, and by source."""
+    """Bits per byte with their interval, and perplexity: as a whole, by kind, and by source."""
     by_kind: dict[str, list[Score]] = {}
     by_source: dict[str, list[Score]] = {}
     for one, score in zip(conversations, scores, strict=True):
@@ -223,25 +234,25 @@ def _likelihood(scores: Sequence[Score]) -> dict[str, float]:
     }
 
 
-# ---- what it answers
+# ---- how good its own answers are
 
 
 def knows(conversation: Conversation, answer: str) -> bool:
     """Whether the answer contains one of the expected texts."""
-    said = normal(answer)
-    return any(normal(text) in said for text in conversation.expected)
+    said = normalised(answer)
+    return any(normalised(text) in said for text in conversation.expected)
 
 
 def is_exact(conversation: Conversation, answer: str) -> bool:
     """Whether the answer is one of the expected texts."""
-    return normal(answer) in map(normal, conversation.expected)
+    return normalised(answer) in map(normalised, conversation.expected)
 
 
 def refuses(answer: str) -> bool:
-    return normal(answer).startswith(REFUSAL)
+    return normalised(answer).startswith(REFUSAL)
 
 
-# Of three letters and more; shorter words are no content words here
+# Words of three letters and more; shorter ones never count as content words
 STOP = frozenset(
     "and are but can does for from has have its not that the then this was which will with".split(),
 )
@@ -252,15 +263,15 @@ HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 def content_words(text: str) -> Counter[str]:
     """The words of a text in lower case; a name counts as the words that it is made of."""
-    found = WORD.findall(HUMP.sub(" ", text).lower())
-    return Counter(word for word in found if word not in STOP)
+    words = WORD.findall(HUMP.sub(" ", text).lower())
+    return Counter(word for word in words if word not in STOP)
 
 
-def f1(said: str, right: str) -> float:
-    """The harmonic mean of two shares: of the content words of `said` that `right` has, and of
-    those of `right` that `said` has. A word counts as often as it stands in both.
+def f1(answer: str, right: str) -> float:
+    """The harmonic mean of precision and recall of the content words of an answer. A word counts
+    as many times as both texts have it.
     """
-    ours, theirs = content_words(said), content_words(right)
+    ours, theirs = content_words(answer), content_words(right)
     common = (ours & theirs).total()
     return 2 * common / (ours.total() + theirs.total()) if common else 0.0
 
@@ -269,32 +280,32 @@ def answer_figures(
     conversations: Sequence[Conversation],
     answers: Sequence[Answer],
 ) -> dict[str, Any]:
-    """The measures of each kind that is there.
+    """The measures of each kind among the conversations.
 
     identity, persona, persona_parts: share of answers that contain an expected text.
     grounded: share of answers that are the expected text, word by word.
-    refusals: share that refuses where the text has no answer.
-    wrong_refusals: share that refuses where it has one.
+    refusals: share of refusals where the text has no answer.
+    wrong_refusals: share of refusals where it has one.
     documentation: mean f1() of the answers to questions that were trained in other phrasings, and
-    of the name that was asked about in their place; gain is the mean difference.
-    documentation_unseen: the same of definitions that were never asked about.
+    of the name in the question instead of the answer; gain is the mean difference.
+    documentation_unseen: the same for definitions without a question in training.
     """
-    by_kind: dict[str, list[tuple[Conversation, str]]] = {}
+    by_kind: dict[str, list[Pair]] = {}
     for one, answer in zip(conversations, answers, strict=True):
         by_kind.setdefault(one.kind, []).append((one, answer.text))
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     if persona := by_kind.get("persona"):
-        found |= _persona(persona)
+        figures |= _persona(persona)
     if grounded := by_kind.get("grounded"):
-        found["grounded"] = _share(is_exact(one, said) for one, said in grounded)
+        figures["grounded"] = _share(is_exact(one, text) for one, text in grounded)
     if refusals := by_kind.get("refusal"):
-        found["refusals"] = _share(refuses(said) for _, said in refusals)
+        figures["refusals"] = _share(refuses(text) for _, text in refusals)
     if grounded:
-        found["wrong_refusals"] = _share(refuses(said) for _, said in grounded)
+        figures["wrong_refusals"] = _share(refuses(text) for _, text in grounded)
     for kind, name in (("recall", "documentation"), ("question", "documentation_unseen")):
         if questions := by_kind.get(kind):
-            found[name] = _documentation(questions)
-    return found
+            figures[name] = _documentation(questions)
+    return figures
 
 
 def _share(verdicts: Iterable[bool]) -> dict[str, float]:
@@ -302,18 +313,21 @@ def _share(verdicts: Iterable[bool]) -> dict[str, float]:
     return intervals.share(sum(listed), len(listed))
 
 
-def _persona(said: Sequence[tuple[Conversation, str]]) -> dict[str, Any]:
+def _persona(pairs: Sequence[Pair]) -> dict[str, Any]:
     by_part: dict[str, list[bool]] = {}
-    for one, text in said:
+    for one, text in pairs:
         by_part.setdefault(category(one)[1], []).append(knows(one, text))
     parts = {part: _share(verdicts) for part, verdicts in sorted(by_part.items())}
-    found = {IDENTITY: parts[IDENTITY]} if IDENTITY in parts else {}
-    return {**found, "persona": _share(knows(*one) for one in said), "persona_parts": parts}
+    identity = {IDENTITY: parts[IDENTITY]} if IDENTITY in parts else {}
+    every = _share(knows(*pair) for pair in pairs)
+    return {**identity, "persona": every, "persona_parts": parts}
 
 
-def _documentation(said: Sequence[tuple[Conversation, str]]) -> dict[str, float]:
-    ours = np.array([f1(text, one.messages[-1].text) for one, text in said])
-    name = np.array([f1(one.more["name"], one.messages[-1].text) for one, _ in said])
+def _documentation(pairs: Sequence[Pair]) -> dict[str, float]:
+    # An answer that only repeats the name in the question has an F1 above 0, so the gain over it is
+    # the measure of knowledge
+    ours = np.array([f1(text, one.messages[-1].text) for one, text in pairs])
+    name = np.array([f1(one.more["name"], one.messages[-1].text) for one, _ in pairs])
     low, high = intervals.of_mean(ours)
     gain_low, gain_high = intervals.of_mean(ours - name)
     return {
@@ -324,14 +338,14 @@ def _documentation(said: Sequence[tuple[Conversation, str]]) -> dict[str, float]
         "gain": float((ours - name).mean()),
         "gain_low": gain_low,
         "gain_high": gain_high,
-        "items": len(said),
+        "items": len(pairs),
     }
 
 
 def form_figures(answers: Sequence[Answer]) -> dict[str, Any]:
     """Shares of the answers that end by themselves, that loop, and that leave their role."""
     return {
-        "ended": _share(answer.ended() for answer in answers),
-        "looping": _share(answer.looping() for answer in answers),
+        "ended": _share(answer.has_ended() for answer in answers),
+        "looping": _share(answer.is_looping() for answer in answers),
         "leaves_role": _share(answer.leaves_role() for answer in answers),
     }

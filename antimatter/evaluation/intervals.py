@@ -11,19 +11,21 @@ Numbers = Sequence[float] | np.ndarray
 CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
 RESAMPLES = 1_000
+# Fixed, so that equal figures have equal intervals
 SEED = 0xB007
+# More bits than the 6 digits that metrics keep
 HALVINGS = 50
 
 
 def share(right: int, n: int) -> dict[str, float]:
-    """What metrics say of a share of which `right` of `n` were seen."""
+    """The figures for a share of `right` out of `n`: the share itself and its interval."""
     low, high = of_share(right, n)
     return {"share": right / n, "low": low, "high": high, "items": n}
 
 
 def of_share(right: int, n: int) -> tuple[float, float]:
-    """The exact interval (Clopper and Pearson 1934): that of cloze.interval(), in a time that does
-    not grow with the square of n.
+    """The interval of a share of `right` out of `n` (Clopper and Pearson 1934): exact, so it is
+    never too narrow.
     """
     low, high = 0.0, 1.0
     if right:
@@ -34,8 +36,8 @@ def of_share(right: int, n: int) -> tuple[float, float]:
 
 
 def of_ratio(numerators: Numbers, denominators: Numbers) -> tuple[float, float]:
-    """Of one sum over another, both over the same items: the percentile bootstrap over the items
-    (Efron 1979) with a fixed seed.
+    """The interval of one sum over another, both over the same items: the percentile bootstrap over
+    the items (Efron 1979) with a fixed seed.
     """
     n = len(numerators)
     drawn = np.random.default_rng(SEED).integers(n, size=(RESAMPLES, n))
@@ -49,7 +51,7 @@ def of_mean(values: Numbers) -> tuple[float, float]:
 
 
 def _share_with(least: int, n: int, probability: float) -> float:
-    """The share of which `least` or more of n are seen with this probability, by halving."""
+    """The share with which `least` or more of n occur with this probability, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -59,9 +61,10 @@ def _share_with(least: int, n: int, probability: float) -> float:
 
 
 def _at_least(least: int, n: int, probability: float) -> float:
-    """How likely `least` or more of n are, each of which has this probability."""
-    seen = np.arange(least, n + 1)
-    chances = seen * math.log(probability) + (n - seen) * math.log1p(-probability)
+    """The probability of `least` or more of n events, each with this probability."""
+    # In logarithms: n over n / 2 exceeds the largest float from n = 1,030 on
+    counts = np.arange(least, n + 1)
+    chances = counts * math.log(probability) + (n - counts) * math.log1p(-probability)
     return float(np.exp(_log_choose(n)[least:] + chances).sum())
 
 

@@ -1,4 +1,4 @@
-"""Whether a model takes the true next turn of a conversation for likelier than turns of others."""
+"""Whether a model finds the true next turn of a conversation likelier than turns of others."""
 
 import heapq
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from antimatter.chat.conversation import Conversation
 from antimatter.chat.template import Message, neutralise, prompt_tokens
 from antimatter.data.special_tokens import EOS
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.evaluation import intervals
-from antimatter.evaluation.answers import normal, readable, with_system
-from antimatter.evaluation.perplexity import Window, score
+from antimatter.evaluation import intervals, scoring
+from antimatter.evaluation.answers import normalised, prompt_ids, with_system
+from antimatter.evaluation.scoring import Window
 from antimatter.model.gpt import GPT
 
 ENDINGS = 4  # of which one is right
@@ -25,11 +25,11 @@ KINDS = ("persona", "open", "recall", "question")
 
 @dataclass(frozen=True)
 class Choice:
-    """What is said before a turn of the assistant, that turn, and turns of other conversations."""
+    """The messages before a turn of the assistant, that turn, and turns of other conversations."""
 
     kind: str  # of the conversation
     context: tuple[Message, ...]  # a user's turn at its end
-    endings: tuple[str, ...]  # the first is right; which one a model takes ignores their order
+    endings: tuple[str, ...]  # the first is right; the model's choice ignores their order
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,19 @@ class _Turn:
 
     @property
     def owner(self) -> tuple[str, str]:
-        one = self.conversation
-        # A topic of a persona has several answers that are right
-        return one.source, one.topic or one.group or one.id
+        conversation = self.conversation
+        # A topic of a persona has several right answers
+        return conversation.source, conversation.topic or conversation.group or conversation.id
 
 
 def choices(conversations: Sequence[Conversation], items: int) -> list[Choice]:
     """At most `items` turns of each of KINDS, drawn by a hash, each beside three turns of about its
-    length from other conversations of the kind. No turn for which there are not three.
+    length from other conversations of the kind; a turn without three is left out.
 
-    Of open conversations every turn of the assistant counts; of the others the last, as the turns
-    before it may be about something else.
+    In open conversations every turn of the assistant counts; in the others the last one, as the
+    turns before it may be about something else.
     """
-    return [found for kind in KINDS for found in _choices(conversations, kind, items)]
+    return [choice for kind in KINDS for choice in _choices(conversations, kind, items)]
 
 
 def _choices(conversations: Sequence[Conversation], kind: str, items: int) -> list[Choice]:
@@ -74,21 +74,22 @@ def _choices(conversations: Sequence[Conversation], kind: str, items: int) -> li
         and (kind == "open" or number == len(conversation.messages) - 1)
     ]
     turns.sort(key=lambda turn: _hash(turn.id))
-    # By text: an answer that several people gave is right wherever it stands
-    by_text = {normal(turn.text): turn for turn in turns}
-    found = []
+    # By text: an answer that several people gave is right after each of their conversations
+    by_text = {normalised(turn.text): turn for turn in turns}
+    chosen = []
     for turn in turns[:items]:
         wrong = _wrong(turn, by_text)
         if len(wrong) == ENDINGS - 1:
             context = turn.conversation.messages[: turn.number]
-            found.append(Choice(kind, context, (turn.text, *wrong)))
-    return found
+            chosen.append(Choice(kind, context, (turn.text, *wrong)))
+    return chosen
 
 
 def _wrong(turn: _Turn, by_text: dict[str, _Turn]) -> list[str]:
-    own, length = normal(turn.text), len(turn.text)
+    own, length = normalised(turn.text), len(turn.text)
     foreign = (text for text, other in by_text.items() if other.owner != turn.owner)
     others = [(abs(len(text) - length), text) for text in foreign if text != own]
+    # Of about the same length, since a short text is likelier as a whole
     near = [text for _, text in heapq.nsmallest(NEAREST, others)]
     near.sort(key=lambda text: _hash(f"{turn.id}\0{text}"))
     return [by_text[text].text for text in near[: ENDINGS - 1]]
@@ -101,11 +102,11 @@ def _hash(text: str) -> int:
 def score_endings(
     model: GPT,
     tokenizer: Tokenizer,
-    asked: Sequence[Choice],
+    choices: Sequence[Choice],
     system: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What each ending costs after its conversation, and what it costs by itself, each with its
-    EOS. Both (choices, ENDINGS), in nats.
+    """The loss of each ending after its conversation, and by itself, each with its EOS. Both
+    (choices, ENDINGS), in nats.
 
     Args:
         model: in eval mode.
@@ -113,44 +114,42 @@ def score_endings(
     context = model.config.block_size
     nothing = prompt_tokens(with_system([], system), tokenizer)
     windows: list[Window] = []
-    for choice in asked:
+    for choice in choices:
         endings = [[*tokenizer.encode(neutralise(text)), EOS] for text in choice.endings]
+        # At most half of the context, so that the conversation has the other half
         longest = min(context // 2, max(map(len, endings)))
         messages = with_system(choice.context, system)
-        conversation = readable(messages, tokenizer, context, longest)
+        conversation = prompt_ids(messages, tokenizer, context, longest)
         for ending in endings:
-            said = ending[:longest]
+            scored = ending[:longest]
             for before in (conversation, nothing):
-                ids = np.array([*before, *said][-context - 1 :])
-                windows.append(Window(len(windows), ids, len(ids) - 1 - len(said)))
-    nats = np.zeros(len(windows))
-    for scored in score(model, windows):
-        nats += np.bincount(scored.stream, scored.losses, len(windows))
-    both = nats.reshape(len(asked), ENDINGS, 2)
-    return both[..., 0], both[..., 1]
+                ids = np.array([*before, *scored][-context - 1 :])
+                windows.append(Window(len(windows), ids, len(ids) - 1 - len(scored)))
+    nats = scoring.sums(model, windows).reshape(len(choices), ENDINGS, 2)
+    return nats[..., 0], nats[..., 1]
 
 
-def figures(asked: Sequence[Choice], after: np.ndarray, alone: np.ndarray) -> dict[str, Any]:
+def figures(choices: Sequence[Choice], after: np.ndarray, alone: np.ndarray) -> dict[str, Any]:
     """share: of the choices in which the conversation makes the right ending likelier than any
     other, compared with how likely it is by itself (domain-conditional PMI, Holtzman et al. 2021).
-    per_byte: in which it is the likeliest per byte. kinds: share, of each kind of conversation.
-    Guessing gets a quarter; a tie is wrong.
+    per_byte: share in which it is the likeliest per byte. kinds: share, of each kind of
+    conversation. Guessing gets a quarter; a tie is wrong.
 
     Args:
         after, alone: as score_endings() gives them.
     """
-    sizes = np.array([[len(ending.encode()) for ending in one.endings] for one in asked])
+    sizes = np.array([[len(text.encode()) for text in choice.endings] for choice in choices])
     right = _first_is_least(after - alone)
     per_byte = int(_first_is_least(after / sizes).sum())
-    kinds = np.array([one.kind for one in asked])
+    kinds = np.array([choice.kind for choice in choices])
     by_kind = {kind: right[kinds == kind] for kind in KINDS if (kinds == kind).any()}
     return {
-        **intervals.share(int(right.sum()), len(asked)),
-        "per_byte": per_byte / len(asked),
+        **intervals.share(int(right.sum()), len(choices)),
+        "per_byte": per_byte / len(choices),
         "kinds": {kind: intervals.share(int(own.sum()), len(own)) for kind, own in by_kind.items()},
     }
 
 
-def _first_is_least(costs: np.ndarray) -> np.ndarray:
-    least: np.ndarray = costs[:, 0] < costs[:, 1:].min(axis=1)
-    return least
+def _first_is_least(nats: np.ndarray) -> np.ndarray:
+    is_least: np.ndarray = nats[:, 0] < nats[:, 1:].min(axis=1)
+    return is_least

@@ -1,9 +1,10 @@
-"""Perplexity of texts of one's own: any files, folders and glob patterns."""
+"""Perplexity of a user's own texts: any files, folders and glob patterns."""
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TextIO
 
 import numpy as np
@@ -14,9 +15,11 @@ from antimatter.data.sources.paths import FilesConfig
 from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.errors import UserError
-from antimatter.evaluation import perplexity
-from antimatter.evaluation.perplexity import Score
+from antimatter.evaluation import scoring
+from antimatter.evaluation.scoring import Score
 from antimatter.model.gpt import GPT
+from antimatter.progress import StatusLine
+from antimatter.text import table as aligned
 
 
 @dataclass(frozen=True)
@@ -49,48 +52,46 @@ def score(
     key: str,
     stream: TextIO | None = None,
 ) -> list[Text]:
-    """Scores each file that the patterns name. Each document is read from its BOS, which is not scored; so what stands beside it changes nothing.
+    """Scores each file that the patterns name. Each document is read from its BOS, which is not
+    scored, so the score does not depend on the documents beside it.
 
-    What a folder or a pattern holds that is no text is told and left out; a file that is named itself has to be one.
+    Non-text files found through a folder or a pattern are reported and skipped; a file named
+    explicitly must be text.
 
     Args:
-        patterns: files, folders (with what is in them, but nothing hidden), glob patterns, or - for standard input.
-        column: of JSON and parquet: what holds the text.
-        stride: see perplexity.sliding(); block_size if that is less.
-        key: what names the patterns, for errors.
-        stream: for progress and what is left out; None is stderr.
+        patterns: files, folders (all files below them that are not hidden), glob patterns, or - for
+            standard input.
+        column: the text column of JSON and parquet.
+        stride: see scoring.sliding(); block_size if that is less.
+        key: the name of the patterns in errors.
+        stream: for progress and skipped files; None is stderr.
 
     Raises:
-        FileNotFoundError: a pattern names nothing.
-        ValueError: a file is no text, or there is none in all that is named; the tokenizer does not fit the model.
+        UserError: a pattern names nothing, a file is not text, no file is text, or the tokenizer
+            does not fit the model.
     """
     if not patterns:
         return []
     if tokenizer.vocab_size != model.config.vocab_size:
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model was trained with {model.config.vocab_size:,}: name the one of the model"
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model was trained with "
+            f"{model.config.vocab_size:,}: name the tokenizer of the model"
         )
-    found = paths.find(patterns, key)
-    progress = _Progress(len(found), stream or sys.stderr)
-    texts = []
-    for path, named in found:
-        try:
-            texts.append(
-                _score(
-                    model,
-                    tokenizer,
-                    path,
-                    column,
-                    min(stride, model.config.block_size),
-                    key,
-                    progress,
-                )
-            )
-        except ValueError as error:
-            if named:
-                raise
-            progress.say(f"left out: {str(error).rpartition(': ')[0]}")  # the way out is none here
-    progress.end()
+    stride = min(stride, model.config.block_size)
+    listed = paths.find(patterns, key)
+    texts: list[Text] = []
+    with StatusLine(stream=stream) as status:
+        for number, (path, is_named) in enumerate(listed, 1):
+            name = f"file {number:,} of {len(listed):,}, {path}" if len(listed) > 1 else path
+            before = sum(text.score.tokens for text in texts)
+            show = partial(_show, status, name, before)
+            try:
+                texts.append(_score(model, tokenizer, path, column, stride, key, show))
+            except UserError as error:
+                if is_named:
+                    raise
+                # Without the fix at its end, which a skipped file does not need
+                status.log(f"left out: {str(error).rpartition(': ')[0]}")
     if not texts:
         raise UserError(f"{key}: no text in {', '.join(patterns)}")
     return texts
@@ -99,23 +100,30 @@ def score(
 def in_all(texts: Sequence[Text]) -> Score:
     scores = [text.score for text in texts]
     return Score(
-        sum(s.tokens for s in scores), sum(s.nats for s in scores), sum(s.bytes for s in scores)
+        sum(score.tokens for score in scores),
+        sum(score.nats for score in scores),
+        sum(score.bytes for score in scores),
     )
 
 
 def table(texts: Sequence[Text]) -> Iterator[str]:
-    """The figures for people, a line a file, and all of them together."""
-    rows = [(text.path, text.score) for text in texts]
-    if len(rows) > 1:
-        rows.append(("in all", in_all(texts)))
-    width = max(len(name) for name, _ in rows)
-    yield f"{'':{width}}{'tokens':>14}{'bytes':>14}{'loss':>9}{'perplexity':>13}{'bits per byte':>15}"
-    for name, found in rows:
-        figures = found.figures()
-        numbers = (
-            f"{figures['loss']:9.4f}{figures['perplexity']:13,.2f}{figures['bits_per_byte']:15.4f}"
-        )
-        yield f"{name:{width}}{found.tokens:14,}{found.bytes:14,}{numbers}"
+    """The figures for people, one line per file, and a last line for all of them."""
+    scores = [(text.path, text.score) for text in texts]
+    if len(scores) > 1:
+        scores.append(("in all", in_all(texts)))
+    rows = [("", "tokens", "bytes", "loss", "perplexity", "bits per byte")]
+    for name, total in scores:
+        loss, perplexity, bits = total.figures().values()
+        row = (f"{total.tokens:,}", f"{total.bytes:,}", f"{loss:.4f}", f"{perplexity:,.2f}")
+        rows.append((name, *row, f"{bits:.4f}"))
+    return aligned(rows, right=range(1, 6))
+
+
+def _show(status: StatusLine, name: str, before: int, tokens: int) -> None:
+    """Shows the progress within a file, after `before` tokens in other files."""
+    if status.is_due():
+        rate = (before + tokens) / (time.monotonic() - status.started)
+        status.show(f"{name}: {tokens:,} tokens, {rate:,.0f} tokens/s")
 
 
 def _score(
@@ -125,95 +133,45 @@ def _score(
     column: str,
     stride: int,
     key: str,
-    progress: "_Progress",
+    on_progress: Callable[[int], None],
 ) -> Text:
     documents = size = tokens = 0
     nats = 0.0
 
+    # One document at a time, as a file may be larger than the memory
     def streams() -> Iterator[np.ndarray]:
         nonlocal documents, size
         for text in _documents(path, column, key):
             documents, size = documents + 1, size + len(text.encode())
             yield np.concatenate([np.array([BOS], np.uint32), tokenizer.encode_array(text)])
 
-    progress.begin(path)
-    for scored in perplexity.score(
-        model, perplexity.sliding(streams(), model.config.block_size, stride)
-    ):
+    windows = scoring.sliding(streams(), model.config.block_size, stride)
+    for scored in scoring.score(model, windows):
         nats += float(scored.losses.sum())
         tokens += len(scored.ids)
-        progress.tell(tokens)
+        on_progress(tokens)
     if not tokens:
         raise UserError(f"{path} is empty: take it out of {key}")
-    return Text(
-        path,
-        files.sha256(paths.located(path)) if path != paths.STDIN else "",
-        documents,
-        Score(tokens, nats, size),
-    )
+    sha256 = "" if path == paths.STDIN else files.sha256(paths.located(path))
+    return Text(path, sha256, documents, Score(tokens, nats, size))
 
 
 def _documents(path: str, column: str, key: str) -> Iterator[str]:
     """The texts in a file: those of JSON and parquet, or the whole of any other."""
     if path != paths.STDIN and paths.KIND.search(path) and not path.endswith(".txt"):
-        part = paths.Part(
-            FilesConfig(pattern=path, text_column=column, licence=""), (path,), 0, key
-        )
-        yield from (local.plain(document.text) for document in local.read(part) if document.text)
+        config = FilesConfig(pattern=path, text_column=column, licence="")
+        documents = local.read(paths.Part(config, (path,), 0, key))
+        yield from (local.plain(document.text) for document in documents if document.text)
         return
     content = sys.stdin.buffer.read() if path == paths.STDIN else paths.located(path).read_bytes()
     name = "standard input" if path == paths.STDIN else path
     try:
         text = local.plain(content.decode())
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{name} is no UTF-8 text ({error}): convert it, or take it out of {key}"
-        ) from None
+        fix = f"convert it, or take it out of {key}"
+        raise UserError(f"{name} is not UTF-8 text ({error}): {fix}") from None
     if "\0" in text:
-        raise UserError(f"{name} is no text, it holds zero bytes: take it out of {key}")
+        raise UserError(f"{name} is not text, it holds zero bytes: take it out of {key}")
     if not text.strip():
         raise UserError(f"{name} is empty: take it out of {key}")
     yield text
-
-
-class _Progress:
-    """How far it is, for who waits longer than a moment: one line that is renewed on a terminal, a line every half minute elsewhere."""
-
-    def __init__(self, total: int, stream: TextIO) -> None:
-        self.number, self.total, self.stream = 0, total, stream
-        self.interval = 0.5 if stream.isatty() else 30.0
-        self.path, self.before, self.tokens, self.drawn = "", 0, 0, False
-        self.started = self.shown = time.monotonic()
-
-    def begin(self, path: str) -> None:
-        self.number, self.path, self.before, self.tokens = (
-            self.number + 1,
-            path,
-            self.before + self.tokens,
-            0,
-        )
-
-    def tell(self, tokens: int) -> None:
-        """`tokens` of the file are scored."""
-        self.tokens, now = tokens, time.monotonic()
-        if now - self.shown >= self.interval:
-            self.shown, rate = now, (self.before + tokens) / (now - self.started)
-            of = f"file {self.number:,} of {self.total:,}, " if self.total > 1 else ""
-            self._write(
-                f"{of}{self.path}: {tokens:,} tokens, {rate:,.0f} tokens/s",
-                stays=not self.stream.isatty(),
-            )
-
-    def say(self, text: str) -> None:
-        self._write(text, stays=True)
-
-    def end(self) -> None:
-        if self.drawn:
-            self._write("", stays=False)
-
-    def _write(self, text: str, stays: bool) -> None:
-        self.stream.write(
-            ("\r\033[K" if self.stream.isatty() else "") + text + ("\n" if stays else "")
-        )
-        self.stream.flush()
-        self.drawn = not stays and text != ""

@@ -1,4 +1,6 @@
-"""The conversations of all sources as rows: weights, the split, and the same bytes for any workers."""
+"""The conversations of all sources as rows: weights, the split, and equal bytes for any number of
+workers.
+"""
 
 import json
 from collections.abc import Iterator
@@ -31,22 +33,24 @@ CONFIG = ConversationsConfig(
     seed=1,
 )
 WHO = Persona("Be kind.", "Hello!", ("a", "b", "c"), {}, (), {})
-WORDS = "red green blue warm cold tall short round flat quick slow loud soft old new bright dark".split()
+WORDS = (
+    "red green blue warm cold tall short round flat quick slow loud soft old new bright dark"
+).split()
 
 
 def conversation(number: int, **changes: Any) -> Conversation:
     """Of words that no other has in this order."""
     random = np.random.default_rng(number)
-    asked, said = (" ".join(random.choice(WORDS, 3)) for _ in range(2))
-    messages = (Message("user", f"{asked}?"), Message("assistant", f"{said} {number}."))
-    known = {
+    question, answer = (" ".join(random.choice(WORDS, 3)) for _ in range(2))
+    messages = (Message("user", f"{question}?"), Message("assistant", f"{answer} {number}."))
+    values = {
         "id": f"c/{number}",
         "source": "s",
         "kind": "open",
         "messages": messages,
         "licence": "mit",
     }
-    return Conversation(**known | changes)
+    return Conversation(**values | changes)
 
 
 @pytest.fixture(scope="session")
@@ -81,13 +85,17 @@ def test_any_number_of_workers_leaves_the_same_bytes(
         assert files.sha256(tmp_path / "1" / name) == entry["sha256"]
 
 
-def test_a_weight_is_how_often_a_conversation_stands(tmp_path: Path, tokenizer: Path) -> None:
-    sources = [
-        Weighted(
-            [conversation(n, source=str(w), id=f"{w}/{n}", held_out=n < 2) for n in range(200)], w
-        )
-        for w in (0.25, 1.0, 2.5)
-    ]
+def test_a_weight_is_the_number_of_copies_of_a_conversation(
+    tmp_path: Path, tokenizer: Path
+) -> None:
+    def source(weight: float) -> Weighted:
+        name = str(weight)
+        conversations = [
+            conversation(n, source=name, id=f"{name}/{n}", held_out=n < 2) for n in range(200)
+        ]
+        return Weighted(conversations, weight)
+
+    sources = map(source, (0.25, 1.0, 2.5))
     report = write(tmp_path / "out", tokenizer, *sources)["sources"]
     tokens = {w: report[w]["tokens"] for w in ("0.25", "1.0", "2.5")}
     assert tokens["0.25"] / tokens["1.0"] == pytest.approx(0.25, abs=0.1)
@@ -106,7 +114,7 @@ def test_a_group_and_what_is_alike_are_on_one_side(tmp_path: Path, tokenizer: Pa
         is_unseen = one.id in {other.id for other in unseen}
         sides.setdefault(one.group, set()).add(is_unseen)
         sides.setdefault(" ".join(message.text for message in one.messages), set()).add(is_unseen)
-    assert all(len(found) == 1 for found in sides.values())
+    assert all(len(side) == 1 for side in sides.values())
     assert report["look_alikes"] > 0
 
 
@@ -132,26 +140,21 @@ def test_half_of_the_training_begins_with_the_system_text_and_nothing_held_out_d
 def test_every_conversation_is_listed_with_its_source_and_licence(
     tmp_path: Path, tokenizer: Path
 ) -> None:
-    made = [conversation(n, licence=f"l{n}") for n in range(30)]
-    write(tmp_path / "out", tokenizer, Weighted(made, 1.0))
+    conversations = [conversation(n, licence=f"l{n}") for n in range(30)]
+    write(tmp_path / "out", tokenizer, Weighted(conversations, 1.0))
     listed = pq.read_table(tmp_path / "out" / collection.TABLE).to_pylist()
-    assert [(row["id"], row["licence"]) for row in listed] == [
-        (one.id, one.licence) for one in made
-    ]
-    assert json.loads(listed[0]["messages"])[0] == {
-        "role": "user",
-        "content": made[0].messages[0].text,
-    }
+    expected = [(one.id, one.licence) for one in conversations]
+    assert [(row["id"], row["licence"]) for row in listed] == expected
+    first = {"role": "user", "content": conversations[0].messages[0].text}
+    assert json.loads(listed[0]["messages"])[0] == first
 
 
 def test_what_is_too_long_is_counted_and_what_is_no_conversation_is_named(
     tmp_path: Path, tokenizer: Path
 ) -> None:
     long = (Message("user", "red " * 150), Message("assistant", "yes"))
-    made = [conversation(n) for n in range(30)]
-    report = write(
-        tmp_path / "out", tokenizer, Weighted([*made, conversation(99, messages=long)], 1.0)
-    )
+    conversations = [*(conversation(n) for n in range(30)), conversation(99, messages=long)]
+    report = write(tmp_path / "out", tokenizer, Weighted(conversations, 1.0))
     assert report["sources"]["s"]["too_long"] == 1
     silent = conversation(98, messages=(Message("user", "hi"), Message("assistant", " ")))
     with pytest.raises(ValueError, match=r"c/98 of s: message 2 \(assistant\) is empty"):

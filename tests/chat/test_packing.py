@@ -28,20 +28,20 @@ def rendered(*sizes: int, system: Sequence[int] = ()) -> list[Rendered]:
 
 def unpacked(ids: np.ndarray, marks: np.ndarray) -> list[Rendered]:
     """The conversations of packed rows, each with its opening."""
-    found = []
+    conversations = []
     for row, marked in zip(ids, marks, strict=True):
         for token, mark in zip(row.tolist(), marked.tolist(), strict=True):
             if token == BOS:
                 head, is_open = [], True
             if mark & BEGINS:
-                found.append(Rendered([*head], [False] * len(head)))
+                conversations.append(Rendered([*head], [False] * len(head)))
                 is_open = False
             if is_open:
                 head.append(token)
             elif token != PAD:
-                found[-1].ids.append(token)
-                found[-1].mask.append(bool(mark & COUNTS))
-    return found
+                conversations[-1].ids.append(token)
+                conversations[-1].mask.append(bool(mark & COUNTS))
+    return conversations
 
 
 def test_every_conversation_is_packed_once_and_whole() -> None:
@@ -76,10 +76,10 @@ def test_a_long_conversation_is_cut_between_exchanges_and_keeps_its_system_text(
     turns = [Message("user" if i % 2 == 0 else "assistant", "turn") for i in range(12)]
     system = Message("system", "be kind")
     whole = len(packing.tokens([system, *turns[:4]], words).ids)
-    found = packing.pieces([system, *turns], words, room=whole)
-    assert len(found) == 3
-    assert [message for piece in found for message in piece.messages[1:]] == turns
-    for piece in found:
+    pieces = packing.pieces([system, *turns], words, room=whole)
+    assert len(pieces) == 3
+    assert [message for piece in pieces for message in piece.messages[1:]] == turns
+    for piece in pieces:
         assert piece.messages[0] == system
         assert len(piece.rendered.ids) <= whole
         assert piece.rendered == packing.tokens(piece.messages, words)
@@ -88,5 +88,5 @@ def test_a_long_conversation_is_cut_between_exchanges_and_keeps_its_system_text(
 def test_an_exchange_that_does_not_fit_is_left_out(words: Tokenizer) -> None:
     short = [Message("user", "a"), Message("assistant", "b")]
     long = [Message("user", "a " * 40), Message("assistant", "b")]
-    found = packing.pieces([*short, *long, *short], words, room=12)
-    assert [piece.messages for piece in found] == [tuple(short), tuple(short)]
+    pieces = packing.pieces([*short, *long, *short], words, room=12)
+    assert [piece.messages for piece in pieces] == [tuple(short), tuple(short)]

@@ -1,4 +1,4 @@
-"""The persona: what its file may say, and the conversations that are made of it."""
+"""The persona: its file, and the conversations that are made of it."""
 
 import re
 from collections.abc import Callable
@@ -12,6 +12,11 @@ import yaml
 from antimatter.chat import persona
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.persona import Persona
+from antimatter.chat.persona_conversations import (
+    for_evaluation,
+    for_training,
+    with_persona_turns,
+)
 from antimatter.chat.template import Message
 
 FACTS = {
@@ -108,7 +113,7 @@ def test_facts_are_filled_in_and_those_of_the_program_win(tmp_path: Path) -> Non
     assert who.topics[0].answers == ("I am Bob, with 1.7 million weights.",)
     assert who.topics[0].phrasings[-1] == "Say Bob's size"
     assert who.topics[0].expect == ("i am bob",)
-    assert persona.known(who) == {
+    assert who.chat_settings() == {
         "system": "You are kind.",
         "greeting": "Hello! I am Bob.",
         "starters": ["Who are you?", "Hi", "Bye"],
@@ -131,7 +136,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (edit(0, answers=["x"]), "`name`: unknown key `answers`"),
     (lambda file: file["topics"][0].pop("part"), "`name`: key `part` is missing"),
     (lambda file: file["topics"][0].pop("id"), "topic 1: key `id` is missing"),
-    (edit(1, id="name"), "`name`: id stands twice"),
+    (edit(1, id="name"), "`name`: two topics have this id"),
     (edit(0, held_out=[]), "`name`: .*a persona without held-out phrasings"),
     (lambda file: file["topics"][0].pop("held_out"), "a persona without held-out phrasings"),
     (edit(0, held_out=["WHO are you"]), "`name`: 'Who are you.' is trained and held out"),
@@ -169,10 +174,10 @@ def test_a_bad_file_is_one_line_with_the_file_and_the_topic(
 
 def test_every_topic_is_asked_alone_and_later_on(tmp_path: Path) -> None:
     who = read(tmp_path, small())
-    made = persona.conversations(who, PER_TOPIC, seed=1)
-    assert len(made) == 2 * PER_TOPIC * len(who.topics)
-    assert len({one.id for one in made}) == len(made)
-    for one in made:
+    conversations = for_training(who, PER_TOPIC, seed=1)
+    assert len(conversations) == 2 * PER_TOPIC * len(who.topics)
+    assert len({one.id for one in conversations}) == len(conversations)
+    for one in conversations:
         assert problem(one.messages) == ""
         assert (one.kind, one.group, one.held_out) == ("persona", one.id, False)
         is_longer = one.id.endswith("/turns") or one.topic == "recall"
@@ -184,29 +189,29 @@ def test_every_topic_is_asked_alone_and_later_on(tmp_path: Path) -> None:
 def test_an_answer_repeats_what_the_user_gave(tmp_path: Path) -> None:
     who = read(tmp_path, small())
     friends = set()
-    for one in persona.conversations(who, PER_TOPIC, seed=1) + persona.held_out(who):
+    for one in for_training(who, PER_TOPIC, seed=1) + for_evaluation(who):
         if one.topic == "recall":
-            told, asked = (message.text.lower() for message in one.messages[-4:-1:2])
+            name, question = (message.text.lower() for message in one.messages[-4:-1:2])
             friend = one.messages[-1].text.removeprefix("It is ").rstrip(".")
             friends.add(friend)
-            assert told == f"my name is {friend}.".lower() or told == f"my name is {friend}".lower()
-            assert "my name" in asked
+            assert name.rstrip(".") == f"my name is {friend}".lower()
+            assert "my name" in question
     assert friends == {"Ann", "Sue", "Tim"}
 
 
-def test_the_conversations_hang_on_the_file_and_the_seed_alone(tmp_path: Path) -> None:
+def test_the_conversations_depend_on_the_file_and_the_seed_alone(tmp_path: Path) -> None:
     first, second = (read(tmp_path, small()) for _ in range(2))
-    made = persona.conversations(first, PER_TOPIC, seed=1)
-    assert made == persona.conversations(second, PER_TOPIC, seed=1)
-    assert made != persona.conversations(second, PER_TOPIC, seed=2)
-    # More of them begin with the same ones
-    longer = {one.id: one for one in persona.conversations(first, PER_TOPIC + 1, seed=1)}
-    assert all(longer[one.id] == one for one in made)
+    conversations = for_training(first, PER_TOPIC, seed=1)
+    assert conversations == for_training(second, PER_TOPIC, seed=1)
+    assert conversations != for_training(second, PER_TOPIC, seed=2)
+    # A larger number adds to them and changes none
+    longer = {one.id: one for one in for_training(first, PER_TOPIC + 1, seed=1)}
+    assert all(longer[one.id] == one for one in conversations)
 
 
 def test_held_out_phrasings_are_asked_as_they_are_written(tmp_path: Path) -> None:
     who = read(tmp_path, small())
-    name, capital, _, recall = persona.held_out(who)
+    name, capital, _, recall = for_evaluation(who)
     assert [message.text for message in name.messages] == [
         "Your name, please.",
         "I am Bob, with 1.7 million weights.",
@@ -226,41 +231,42 @@ def test_an_opening_does_not_make_a_held_out_phrasing(tmp_path: Path) -> None:
         ask=["Who are you?"],
         held_out=["Hi, who are you?", "hello who are you"],
     )
-    made = persona.conversations(read(tmp_path, values), 200, seed=1)
-    assert {one.messages[0].text for one in made} == {"Who are you?", "Who are you", "who are you"}
+    conversations = for_training(read(tmp_path, values), 200, seed=1)
+    assert {one.messages[0].text for one in conversations} == {
+        "Who are you?",
+        "Who are you",
+        "who are you",
+    }
 
 
-def test_another_conversation_may_follow_on_turns_of_the_persona(real: Persona) -> None:
-    said = (Message("user", "What is it?"), Message("assistant", "It is a test."))
-    others = [
-        Conversation(str(n), "docs", "recall", said, "BSD", held_out=True) for n in range(200)
-    ]
-    made = [persona.led(real, one, seed=1) for one in others]
-    turns = [len(one.messages) // 2 for one in made]
+def test_turns_of_the_persona_surround_another_conversation(real: Persona) -> None:
+    own = (Message("user", "What is it?"), Message("assistant", "It is a test."))
+    others = [Conversation(str(n), "docs", "recall", own, "BSD", held_out=True) for n in range(200)]
+    longer = [with_persona_turns(real, one, seed=1) for one in others]
+    turns = [len(one.messages) // 2 for one in longer]
     assert 130 < turns.count(1) < 170 and 12 < turns.count(2) < 38 and set(turns) == {1, 2, 4}
-    for one, led in zip(others, made, strict=True):
-        assert led.messages[-2:] == said and problem(led.messages) == ""
-        assert replace(led, messages=said) == one
-    learnt = [persona.led(real, replace(one, held_out=False), seed=1) for one in others]
-    closed = [one for one in learnt if one.messages[-2:] != said]
+    for before, after in zip(others, longer, strict=True):
+        assert after.messages[-2:] == own and problem(after.messages) == ""
+        assert replace(after, messages=own) == before
+    trained = [with_persona_turns(real, replace(one, held_out=False), seed=1) for one in others]
+    closed = [one for one in trained if one.messages[-2:] != own]
     assert 20 < len(closed) < 48
-    assert all(said[0] in one.messages and problem(one.messages) == "" for one in closed)
-    assert made == [persona.led(real, one, seed=1) for one in others]
-    assert made != [persona.led(real, one, seed=2) for one in others]
+    assert all(own[0] in one.messages and problem(one.messages) == "" for one in closed)
+    assert longer == [with_persona_turns(real, one, seed=1) for one in others]
+    assert longer != [with_persona_turns(real, one, seed=2) for one in others]
 
 
 def test_a_share_of_the_phrasings_is_typed_carelessly(real: Persona) -> None:
-    made = persona.conversations(real, 2, seed=1)
-    asked = [one.messages[0].text for one in made]
-    lower = sum(text == text.lower() for text in asked) / len(asked)
-    bare = sum(text[-1].isalnum() for text in asked) / len(asked)
-    greeted = sum(re.match("(Hi|Hello)[,!] ", text) is not None for text in asked) / len(asked)
+    questions = [one.messages[0].text for one in for_training(real, 2, seed=1)]
+    lower = sum(text == text.lower() for text in questions) / len(questions)
+    bare = sum(text[-1].isalnum() for text in questions) / len(questions)
+    greeted = sum(bool(re.match("(Hi|Hello)[,!] ", text)) for text in questions) / len(questions)
     assert 0.1 < lower < 0.3
     assert 0.15 < bare < 0.35
     assert 0.05 < greeted < 0.3
 
 
-def test_the_real_persona_is_whole_plain_and_short(real: Persona) -> None:
+def test_the_real_persona_is_complete_plain_and_short(real: Persona) -> None:
     assert len(real.topics) >= 220
     assert sum(topic.part == "identity" for topic in real.topics) >= 45
     assert real.system == "You are a helpful AI assistant created by the Antimatter team."
@@ -275,9 +281,10 @@ def test_the_real_persona_is_whole_plain_and_short(real: Persona) -> None:
 
 
 def test_no_held_out_phrasing_of_the_real_persona_is_trained(real: Persona) -> None:
-    unseen = {persona.fold(one.messages[-2].text) for one in persona.held_out(real)}
-    made = persona.conversations(real, 8, seed=1)
-    asked = {persona.fold(one.text) for c in made for one in c.messages if one.role == "user"}
-    assert not asked & unseen
-    later = {one.topic for one in made if len(one.messages) > 2}
+    unseen = {persona.fold(one.messages[-2].text) for one in for_evaluation(real)}
+    conversations = for_training(real, 8, seed=1)
+    messages = [message for one in conversations for message in one.messages]
+    trained = {persona.fold(message.text) for message in messages if message.role == "user"}
+    assert not trained & unseen
+    later = {one.topic for one in conversations if len(one.messages) > 2}
     assert later == {topic.id for topic in real.topics}

@@ -6,15 +6,14 @@ import pytest
 from antimatter.chat import questions as module
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.docstrings import arguments, summary
+from antimatter.chat.python_modules import public_paths, read_module
 from antimatter.chat.questions import (
     DOES,
     MOST_CHARACTERS,
     REFUSAL,
     Library,
     conversations,
-    public_paths,
     questions,
-    read_module,
 )
 
 SORTING = '''
@@ -77,7 +76,7 @@ def library(**modules: str) -> Library:
 
 
 @pytest.fixture(scope="module")
-def found() -> list[Conversation]:
+def of_pic() -> list[Conversation]:
     return conversations([library(sorting=SORTING, rotating=ROTATING)])
 
 
@@ -88,7 +87,7 @@ def answers(*libraries: Library) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "name, documentation, said",
+    ("name", "documentation", "answer"),
     [
         ("argsort", "Return the indices that sort.", "It returns the indices that sort."),
         ("argsort", "Returns the sorted keys.\n\nMore.", "It returns the sorted keys."),
@@ -114,8 +113,8 @@ def answers(*libraries: Library) -> dict[str, str]:
         ("split", "Split the text at the", ""),
     ],
 )
-def test_a_first_sentence_becomes_an_answer(name: str, documentation: str, said: str) -> None:
-    assert summary(name, documentation) == said
+def test_a_first_sentence_becomes_an_answer(name: str, documentation: str, answer: str) -> None:
+    assert summary(name, documentation) == answer
 
 
 def test_arguments_are_read_in_three_styles() -> None:
@@ -178,34 +177,34 @@ def test_docstrings_of_compiled_functions_are_read() -> None:
     }
 
 
-def test_messages_and_provenance(found: list[Conversation]) -> None:
-    assert len({one.id for one in found}) == len(found)
-    for one in found:
+def test_messages_and_provenance(of_pic: list[Conversation]) -> None:
+    assert len({one.id for one in of_pic}) == len(of_pic)
+    for one in of_pic:
         assert problem(one.messages) == ""
         assert (one.source, one.licence) == ("documentation of pic 1.0", "MIT")
         text = "\n\n".join(message.text for message in one.messages)
         assert len(text) <= MOST_CHARACTERS
         assert text.isascii() and "`" not in text
-    assert {one.more["name"] for one in found if one.kind == "recall"} >= {"argsort", "order"}
+    assert {one.more["name"] for one in of_pic if one.kind == "recall"} >= {"argsort", "order"}
 
 
 def test_a_grounded_answer_is_in_the_prompt_and_a_refused_name_is_not(
-    found: list[Conversation],
+    of_pic: list[Conversation],
 ) -> None:
     kinds = set()
-    for one in found:
+    for one in of_pic:
         if one.kind == "recall":
             continue
         text, _, first = one.messages[0].text.partition("\n\n")
         asked = [first, *(message.text for message in one.messages[2::2])]
-        said = [message.text for message in one.messages[1::2]]
+        answered = [message.text for message in one.messages[1::2]]
         described = dict(re.findall(r"(\w+): ([^:]+\.)(?= \w+:|$)", text))
-        for question, answer in zip(asked, said, strict=True):
+        for question, answer in zip(asked, answered, strict=True):
             named = [name for name in described if re.search(rf"\b{name}\b", question)]
             assert [described[name] for name in named] == [answer] * (answer != REFUSAL)
         kinds.add(one.kind)
-        assert (one.kind == "refusal") == (said[-1] == REFUSAL)
-        assert one.expected == (said[-1].lower(),)
+        assert (one.kind == "refusal") == (answered[-1] == REFUSAL)
+        assert one.expected == (answered[-1].lower(),)
     assert kinds == {"grounded", "refusal"}
 
 
@@ -223,19 +222,18 @@ def test_every_phrasing_is_asked_and_one_is_held_out() -> None:
     code = "".join(
         f'def turn_{n}(x):\n    """Turn the picture to the left {n} times."""\n' for n in range(40)
     )
-    found = conversations([library(a=code)])
-    assert {one.kind for one in found} == {"recall"}
+    of_library = conversations([library(a=code)])
+    assert {one.kind for one in of_library} == {"recall"}
     rows = [[form.replace("{what}", "function") for form in row] for row in DOES]
     held_out = set()
     for n in range(40):
-        asked = [one for one in found if one.more["name"] == f"turn_{n}"]
+        asked = [one for one in of_library if one.more["name"] == f"turn_{n}"]
         names = {"owned": f"pic's turn_{n}", "path": f"pic.a.turn_{n}", "name": f"turn_{n}"}
         texts = {one.messages[0].text: one.held_out for one in asked}
         filled = [[form.format(**names, package="pic") for form in row] for row in rows]
         [unseen] = [row for row in filled if texts[row[0]]]
-        assert texts == {
-            text: row is unseen for row in filled for text in row if row is not unseen
-        } | {unseen[0]: True}
+        trained = {text: False for row in filled if row is not unseen for text in row}
+        assert texts == trained | {unseen[0]: True}
         held_out.add(filled.index(unseen))
     assert len(held_out) == len(DOES)
 
@@ -247,8 +245,9 @@ def test_what_is_named_longer_is_for_evaluation_alone(monkeypatch: pytest.Monkey
         f'def t{"u" * n}rn(x):\n    """Turn the picture to the left {n} times."""\n'
         for n in range(5)
     )
-    found = conversations([library(a=code)])
-    kinds = {one.more["name"]: (one.kind, one.held_out) for one in found if one.held_out}
+    of_library = conversations([library(a=code)])
+    unseen = [one for one in of_library if one.held_out]
+    kinds = {one.more["name"]: (one.kind, one.held_out) for one in unseen}
     assert kinds == {
         "trn": ("recall", True),
         "turn": ("recall", True),
@@ -256,7 +255,7 @@ def test_what_is_named_longer_is_for_evaluation_alone(monkeypatch: pytest.Monkey
         "tuuurn": ("question", True),
         "tuuuurn": ("question", True),
     }
-    assert sum(one.kind == "question" for one in found) == 3
+    assert sum(one.kind == "question" for one in of_library) == 3
 
 
 def test_modules_that_import_each_other_have_their_names() -> None:
@@ -265,8 +264,8 @@ def test_modules_that_import_each_other_have_their_names() -> None:
     passes_on = "from pic.frame import turn\n"
     circle = "from pic.frame import *\nfrom pic.b import *\n"
     top = "from pic.b import *\nfrom pic.api import turn\n"
-    made = library(b=circle, frame=frame, api=passes_on, __init__=top)
-    assert public_paths(made.modules)["pic.frame", "turn"] == "pic.turn"
+    modules = library(b=circle, frame=frame, api=passes_on, __init__=top).modules
+    assert public_paths(modules)["pic.frame", "turn"] == "pic.turn"
 
 
 def test_the_question_of_the_documentation_is_asked() -> None:
@@ -274,6 +273,8 @@ def test_the_question_of_the_documentation_is_asked() -> None:
     argsort = read_module("numpy/_core/fromnumeric.py", SORTING)
     package = read_module("numpy/__init__.py", "from ._core.fromnumeric import argsort")
     numpy = Library("numpy", f"documentation of numpy {version}", "BSD", [package, argsort])
-    found = {one.messages[0].text: one.messages[1].text for one in conversations([numpy])}
-    asked = found["What does numpy's argsort do?"]
-    assert asked == "It returns the indices that would sort an array."
+    answer_to = {one.messages[0].text: one.messages[1].text for one in conversations([numpy])}
+    assert (
+        answer_to["What does numpy's argsort do?"]
+        == "It returns the indices that would sort an array."
+    )

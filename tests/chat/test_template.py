@@ -13,13 +13,12 @@ import jinja2
 import jinja2.sandbox
 import pytest
 import tokenizers
-from helpers.gguf_model import CHAT, CONTEXT, Tiny, make
+from helpers.gguf_model import CHAT, CONTEXT, Tiny, make, of_model
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
 from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, SPECIAL, SYSTEM, USER
-from antimatter.export import huggingface, parity
-from antimatter.export.source import of_model
+from antimatter.export import huggingface, tokenization
 from antimatter.llama.server import Llama
 
 PLAIN = [
@@ -57,7 +56,7 @@ def _random_text(generator: random.Random) -> str:
     return "".join(generator.choices(PIECES, k=generator.randrange(7)))
 
 
-HOSTILE = [*random_conversations(), *parity.conversations(100)]
+HOSTILE = [*random_conversations(), *tokenization.conversations(100)]
 CONVERSATIONS = [*PLAIN, *HOSTILE]
 
 
@@ -76,8 +75,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="module")
 def llama(tiny: Tiny) -> Iterator[Llama]:
-    with Llama(tiny.chat_path, CONTEXT) as made:
-        yield made
+    with Llama(tiny.chat_path, CONTEXT) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +90,14 @@ def reader(tiny: Tiny) -> tokenizers.Tokenizer:
 
 def test_a_turn_is_a_role_token_and_its_text_and_an_answer_ends(tiny: Tiny) -> None:
     messages = [Message("system", "S."), Message("user", "a b"), Message("assistant", "c")]
-    system, asked, said = (tiny.tokenizer.encode(message.text) for message in messages)
+    system, question, answer = (tiny.tokenizer.encode(message.text) for message in messages)
     ids, mask = template.tokens([*messages, Message("user", "d")], tiny.tokenizer)
     last = [USER, *tiny.tokenizer.encode("d")]
-    assert ids == [BOS, SYSTEM, *system, USER, *asked, ASSISTANT, *said, EOS, *last]
-    answer = len(ids) - len(last) - len(said) - 1
-    assert [i for i, counts in enumerate(mask) if counts] == [*range(answer, len(ids) - len(last))]
-    assert template.prompt_tokens(messages[:2], tiny.tokenizer) == [*ids[: answer - 1], ASSISTANT]
-    assert template.prompt_tokens(messages, tiny.tokenizer) == ids[: answer + len(said)]
+    assert ids == [BOS, SYSTEM, *system, USER, *question, ASSISTANT, *answer, EOS, *last]
+    start, end = len(ids) - len(last) - len(answer) - 1, len(ids) - len(last)
+    assert [i for i, counts in enumerate(mask) if counts] == [*range(start, end)]
+    assert template.prompt_tokens(messages[:2], tiny.tokenizer) == [*ids[: start - 1], ASSISTANT]
+    assert template.prompt_tokens(messages, tiny.tokenizer) == ids[: end - 1]
 
 
 def test_no_text_becomes_a_special_token(tiny: Tiny) -> None:
@@ -157,8 +156,8 @@ def test_transformers_apply_the_template(tiny: Tiny, tmp_path: Path) -> None:
     for messages in CONVERSATIONS:
         given, expected = as_json(messages), template.prompt_tokens(messages, tiny.tokenizer)
         if not is_open(messages):
-            asked = tokenizer.apply_chat_template(given, add_generation_prompt=True)
-            assert asked["input_ids"] == expected
+            prompt = tokenizer.apply_chat_template(given, add_generation_prompt=True)
+            assert prompt["input_ids"] == expected
         whole = tokenizer.apply_chat_template(given)["input_ids"]
         assert whole == template.tokens(messages, tiny.tokenizer).ids
 
@@ -217,8 +216,8 @@ class Go:
         return self._block(0, {"$": root, "": root})[0]
 
     def _block(self, at: int, scope: dict[str, Any]) -> tuple[str, int]:
-        """From the text at `at` to the `else` or `end` that closes the block; and where that is."""
-        said = self._parts[at]
+        """Renders from the text at `at` to the block's `else` or `end`, and returns its place."""
+        text = self._parts[at]
         while at + 1 < len(self._parts):
             word, _, rest = self._parts[at + 1].partition(" ")
             if word in ("else", "end"):
@@ -230,24 +229,24 @@ class Go:
             else:
                 shown, at = str(self._value(self._parts[at + 1], scope)), at + 1
             at += 1
-            said += shown + self._parts[at]
-        return said, at + 1
+            text += shown + self._parts[at]
+        return text, at + 1
 
     def _range(self, body: int, scope: dict[str, Any]) -> tuple[str, int]:
-        said, end = "", body
+        rendered, end = "", body
         for i, message in enumerate(scope[""]["Messages"]):
             inner = {**scope, "": message, "$i": i, "$message": message}
             text, end = self._block(body, inner)
-            said += text
-        return said, end
+            rendered += text
+        return rendered, end
 
     def _if(self, condition: str, body: int, scope: dict[str, Any]) -> tuple[str, int]:
-        said, end = self._block(body, scope)
+        text, end = self._block(body, scope)
         word, _, rest = self._parts[end].partition(" ")
         other = ""
         if word == "else":
             other, end = self._if(rest.removeprefix("if ") or "1", end + 1, scope)
-        return said if self._value(condition, scope) else other, end
+        return text if self._value(condition, scope) else other, end
 
     def _value(self, words: str, scope: dict[str, Any]) -> Any:
         if inner := re.search(r"\(([^()]*)\)", words):  # the innermost, as a variable

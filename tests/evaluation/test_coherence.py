@@ -1,3 +1,5 @@
+"""The verdict on real and on broken English, and the figures and the page of samples."""
+
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,6 @@ from antimatter.evaluation import coherence
 from antimatter.evaluation.coherence import Sample
 from antimatter.evaluation.config import CoherenceConfig
 from antimatter.model.gpt import GPT
-from antimatter.report import training
 
 CONFIG = CoherenceConfig(temperature=0.7, top_k=40, top_p=0.9, max_new_tokens=8, seeds=(1, 2))
 
@@ -29,7 +30,10 @@ PARAGRAPHS = [
     if len(text.split()) >= 40 and not {"|", "```", "    ", "- "} & {text[:n] for n in (1, 2, 3, 4)}
 ]
 KNOWN = frozenset(word for text in PARAGRAPHS for word in coherence.WORD.findall(text.lower()))
-SENTENCE = "The keeper of the lighthouse went down to the shore, and he found a small boat that was full of water and old rope."
+SENTENCE = (
+    "The keeper of the lighthouse went down to the shore, and he found a small boat that was full "
+    "of water and old rope."
+)
 WORDS = KNOWN | frozenset(coherence.WORD.findall(SENTENCE.lower()))
 
 
@@ -54,32 +58,22 @@ def test_a_loop_at_the_end_of_good_english_is_looping(phrase: int, times: int) -
 
 
 def test_going_round_in_circles_without_an_exact_loop_is_looping() -> None:
-    said = "Returns the value of the value. Return the value of the input value. If the value is the value, the values are the input of the value."
-    assert (
-        coherence.judge(said, frozenset(said.lower().replace(".", "").replace(",", "").split()))
-        == "looping"
+    text = (
+        "Returns the value of the value. Return the value of the input value. If the value is the "
+        "value, the values are the input of the value."
     )
+    assert coherence.judge(text, frozenset(coherence.WORD.findall(text.lower()))) == "looping"
 
 
 def test_invented_words_and_word_salad_are_broken() -> None:
-    assert (
-        coherence.judge(
-            SENTENCE.replace("keeper", "kemper").replace("boat", "bofe").replace("shore", "shume"),
-            WORDS,
-        )
-        == "broken"
-    )
-    assert (
-        coherence.judge(
-            "He saw the of a house with and the is in from. The and it went of to the sea with an.",
-            WORDS | {"saw", "house", "sea"},
-        )
-        == "broken"
-    )
+    invented = SENTENCE.replace("keeper", "kemper").replace("boat", "bofe")
+    invented = invented.replace("shore", "shume")
+    assert coherence.judge(invented, WORDS) == "broken"
+    salad = "He saw the of a house with and the is in from. The and it went of to the sea with an."
+    assert coherence.judge(salad, WORDS | {"saw", "house", "sea"}) == "broken"
     shuffled = random.Random(0).sample(" ".join(PARAGRAPHS).split(), 3000)
-    verdicts = [
-        coherence.judge(" ".join(shuffled[i : i + 100]), KNOWN) for i in range(0, 3000, 100)
-    ]
+    texts = [" ".join(shuffled[i : i + 100]) for i in range(0, 3000, 100)]
+    verdicts = [coherence.judge(text, KNOWN) for text in texts]
     assert verdicts.count("broken") >= 0.5 * len(verdicts)
 
 
@@ -89,19 +83,15 @@ def test_a_few_words_are_too_short_to_judge() -> None:
 
 
 def test_people_say_very_very_and_a_list_may_name_a_thing_often() -> None:
-    assert (
-        coherence.judge(SENTENCE.replace("small", "very, very, very small"), WORDS | {"very"})
-        == "fluent"
-    )
+    text = SENTENCE.replace("small", "very, very, very small")
+    assert coherence.judge(text, WORDS | {"very"}) == "fluent"
 
 
 def test_the_words_of_train_are_known(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = [
-        np.array([1, *tokenizer.encode(text), 2], np.uint16)
-        for text in ("return the Action", "never seen")
-    ]
+    texts = ("return the Action", "never seen")
+    ids = [np.array([1, *tokenizer.encode(text), 2], np.uint16) for text in texts]
     assert coherence.lexicon(ids, tokenizer) == {"return", "the", "action", "never", "seen"}
     monkeypatch.setattr(coherence, "LEXICON", len(ids[0]))
     assert coherence.lexicon(ids, tokenizer) == {"return", "the", "action"}
@@ -117,17 +107,13 @@ def test_each_seed_has_its_own_draw(model: GPT, tokenizer: Tokenizer) -> None:
         ("return", 2),
     ]
     assert both[0].ids != both[1].ids and all(item.verdict == "short" for item in both)
-    assert (
-        coherence.sample(model, tokenizer, prompts[1:], replace(CONFIG, seeds=(2,)), frozenset())
-        == both[3:]
-    )
+    second = replace(CONFIG, seeds=(2,))
+    assert coherence.sample(model, tokenizer, prompts[1:], second, frozenset()) == both[3:]
 
 
 @pytest.mark.parametrize("seeds", [(), (1, 1), (-1,)])
-def test_seeds_that_are_none_are_refused(seeds: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ValueError, match=r"seeds must be different whole numbers from 0, at least one, got \["
-    ):
+def test_bad_seeds_are_refused(seeds: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"seeds must be .*, got \["):
         replace(CONFIG, seeds=seeds)
 
 
@@ -147,19 +133,18 @@ def test_figures_at_points_worked_out_by_hand() -> None:
 
 def test_the_mean_over_seeds_comes_with_their_spread() -> None:
     verdicts = {1: ("fluent", "fluent"), 2: ("fluent", "looping"), 3: ("looping", "short")}
-    result = coherence.summary(
-        [
-            Sample("k", "p", seed, "x y", [5, 6], verdict)
-            for seed, both in verdicts.items()
-            for verdict in both
-        ]
-    )  # type: ignore[arg-type]
+    samples = [
+        Sample("k", "p", seed, "x y", [5, 6], verdict)  # type: ignore[arg-type]
+        for seed, both in verdicts.items()
+        for verdict in both
+    ]
+    result = coherence.summary(samples)
     assert [result["seeds"][seed]["fluent"] for seed in ("1", "2", "3")] == [1.0, 0.5, 0.0]
     assert (result["fluent"], result["spread"]["fluent"]) == (0.5, 0.5)
     assert sum(result[verdict] for verdict in coherence.VERDICTS) == pytest.approx(1)
 
 
-def test_prompts_stand_one_a_line_under_their_kind(tmp_path: Path) -> None:
+def test_a_prompt_is_a_line_under_its_kind(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeff# Logic\nOne\n\nTwo\n# Creative\nThree\n")
     assert coherence.read_prompts(path) == [
@@ -167,42 +152,16 @@ def test_prompts_stand_one_a_line_under_their_kind(tmp_path: Path) -> None:
         ("Logic", "Two"),
         ("Creative", "Three"),
     ]
-    path.write_text("# Logic\n")
-    with pytest.raises(ValueError, match="holds no prompt"):
-        coherence.read_prompts(path)
-    with pytest.raises(FileNotFoundError, match=r"none\.txt is missing"):
-        coherence.read_prompts(tmp_path / "none.txt")
 
 
 def test_the_projects_own_prompts_are_of_three_kinds() -> None:
     kinds = [kind for kind, _ in coherence.read_prompts(Path("prompts/coherence.txt"))]
-    assert (
-        set(kinds) == {"Logic", "Creative", "Technical"} and min(map(kinds.count, set(kinds))) >= 4
-    )
+    assert set(kinds) == {"Logic", "Creative", "Technical"}
+    assert min(map(kinds.count, set(kinds))) >= 4
 
 
 def test_text_of_the_model_cannot_become_markup() -> None:
-    page = coherence.markdown(
-        [Sample("Logic", "Why", 1, "~~~\n# A heading\n~~~~ <b>", [5, EOS], "short")], CONFIG
-    )
+    text = "~~~\n# A heading\n~~~~ <b>"
+    page = coherence.markdown([Sample("Logic", "Why", 1, text, [5, EOS], "short")], CONFIG)
     assert page.count("~~~~~text") == 1  # longer than any fence inside
     assert "∎" in page and "**Why**" in page and "\nSeed 1: short, repetition 0.00\n" in page
-
-
-def test_the_picture_of_the_curves_is_the_same_bytes_each_time(tmp_path: Path) -> None:
-    (tmp_path / "training.csv").write_text(
-        "step,loss,learning_rate,gradient_norm\n1,5.0,1e-3,1\n2,4.0,1e-3,1\n"
-    )
-    (tmp_path / "validation.csv").write_text("step,loss\n0,6.0\n2,4.5\n")
-    (tmp_path / "bins.csv").write_text(
-        "at_most,vocabulary,tokens,loss,perplexity\n3,3,5,6.9,1000\n15,5,50,2.3,10\n"
-    )
-    (tmp_path / "backtracks.csv").write_text("step,loss,back_to,rate_scale\n")
-    inputs = [tmp_path / f"{name}.csv" for name in ("training", "validation", "backtracks", "bins")]
-    for name in ("a.png", "b.png"):
-        training.draw(*inputs, tmp_path / name, tmp_path / "steps.png")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    (tmp_path / "validation.csv").write_text("step,loss\n")
-    with pytest.raises(ValueError, match=r"validation\.csv holds no row"):
-        training.draw(*inputs, tmp_path / "c.png", tmp_path / "steps.png")

@@ -1,4 +1,4 @@
-"""Measures on planted answers, and all of the stage on models that were never trained."""
+"""Measures on planted answers, and the whole stage on untrained models."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,16 +16,9 @@ from antimatter.chat.conversation import Conversation
 from antimatter.chat.template import Message
 from antimatter.data.special_tokens import BOS, EOS, USER
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.evaluation import (
-    answers,
-    cloze,
-    conversation,
-    conversation_page,
-    intervals,
-    next_turn,
-    scripts,
-)
-from antimatter.evaluation.answers import Answer, Asked
+from antimatter.evaluation import answers, conversation, conversation_page, next_turn, scripts
+from antimatter.evaluation.answers import Answer, Prompt
+from antimatter.evaluation.coherence import fenced
 from antimatter.evaluation.config import AnswersConfig
 from antimatter.evaluation.next_turn import Choice
 from antimatter.evaluation.scripts import Script
@@ -51,11 +44,11 @@ def talk(*texts: str, **values: object) -> Conversation:
     """A user and an assistant in turn."""
     roles = ("user", "assistant") * len(texts)
     messages = tuple(Message(role, text) for role, text in zip(roles, texts, strict=False))
-    made = Conversation("1", "somewhere", "open", messages, "MIT")
-    return replace(made, **values)  # type: ignore[arg-type]
+    conversation = Conversation("1", "somewhere", "open", messages, "MIT")
+    return replace(conversation, **values)  # type: ignore[arg-type]
 
 
-def said(text: str, *ids: int) -> Answer:
+def answer(text: str, *ids: int) -> Answer:
     return Answer(text, ids)
 
 
@@ -88,7 +81,7 @@ def test_a_file_gives_back_the_conversations_that_were_written(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"messages": [], "expected": []}'])
-def test_a_line_that_is_no_conversation_is_named(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_not_a_conversation_is_named(tmp_path: Path, line: str) -> None:
     held_out.write(tmp_path / "x.jsonl", every_kind()[:1])
     with (tmp_path / "x.jsonl").open("a") as file:
         file.write(line)
@@ -96,8 +89,8 @@ def test_a_line_that_is_no_conversation_is_named(tmp_path: Path, line: str) -> N
         held_out.read(tmp_path / "x.jsonl")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"x\.jsonl is missing: run `dvc repro"):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.jsonl is missing: run `dvc repro"):
         held_out.read(tmp_path / "x.jsonl")
 
 
@@ -111,18 +104,18 @@ def test_many_prompts_have_the_answers_that_each_has_alone(
     lengths = (1, 40, 7, 59, 63, 20, 2)
     prompts = [tuple((i * 37 + j * j) % 390 + 6 for j in range(n)) for i, n in enumerate(lengths)]
     sampling = answers.greedy(9)
-    found = answers.ask(model, tokenizer, [Asked(prompt) for prompt in prompts], sampling)
-    for prompt, answer in zip(prompts, found, strict=True):
+    together = answers.ask(model, tokenizer, [Prompt(ids) for ids in prompts], sampling)
+    for prompt, given in zip(prompts, together, strict=True):
         room = min(9, model.config.block_size - len(prompt))
         alone = replace(sampling, max_new_tokens=room)
         (ids,) = generate(model, [*prompt], 1, alone, EOS, torch.Generator())
-        assert answer.ids == tuple(ids)
+        assert given.ids == tuple(ids)
 
 
 def test_a_draw_depends_on_prompt_and_seed_alone(model: GPT, tokenizer: Tokenizer) -> None:
-    asked = [Asked((BOS, 20, *range(30, 30 + n)), seed) for n in (1, 5, 9) for seed in (1, 2)]
-    together = answers.ask(model, tokenizer, asked, CONFIG)
-    alone = [answers.ask(model, tokenizer, [one], CONFIG)[0] for one in asked]
+    prompts = [Prompt((BOS, 20, *range(30, 30 + n)), seed) for n in (1, 5, 9) for seed in (1, 2)]
+    together = answers.ask(model, tokenizer, prompts, CONFIG)
+    alone = [answers.ask(model, tokenizer, [prompt], CONFIG)[0] for prompt in prompts]
     assert together == alone and len(set(together)) > 3
 
 
@@ -142,32 +135,34 @@ def test_a_prompt_loses_its_oldest_turns_and_never_its_system_text(tokenizer: To
     whole = template.prompt_tokens(messages, tokenizer)
     least = template.prompt_tokens([messages[0], messages[-1]], tokenizer)
 
-    def read(context: int) -> list[int]:
-        return [*answers.readable(messages, tokenizer, context, 8)]
+    def prompt(context: int) -> list[int]:
+        return [*answers.prompt_ids(messages, tokenizer, context, 8)]
 
-    assert read(len(whole) + 8) == whole
-    shorter = read(len(whole) + 7)
+    assert prompt(len(whole) + 8) == whole
+    shorter = prompt(len(whole) + 7)
     assert shorter == template.prompt_tokens([messages[0], *messages[3:]], tokenizer)
-    assert read(len(least) + 1) == least
-    assert read(len(least)) == [BOS, *least[-(len(least) // 2) :]]
+    assert prompt(len(least) + 1) == least
+    assert prompt(len(least)) == [BOS, *least[-(len(least) // 2) :]]
 
 
 @pytest.mark.parametrize(
-    ("answer", "ended", "looping", "leaves"),
+    ("given", "ended", "looping", "leaves"),
     [
-        (said("I am well.", 9, EOS), True, False, False),
-        (said("I am well.", 9, 10), False, False, False),
-        (said("I am I am I am", 9), False, True, False),
-        (said("It is very, very, very good.", 9), False, False, False),
-        (said("Fine. Hello!", 9, USER, 9, EOS), True, False, True),
-        (said("Fine. [USER] Hello!", 9, EOS), True, False, True),
+        (answer("I am well.", 9, EOS), True, False, False),
+        (answer("I am well.", 9, 10), False, False, False),
+        (answer("I am I am I am", 9), False, True, False),
+        (answer("It is very, very, very good.", 9), False, False, False),
+        (answer("Fine. Hello!", 9, USER, 9, EOS), True, False, True),
+        (answer("Fine. [USER] Hello!", 9, EOS), True, False, True),
     ],
 )
-def test_the_form_of_an_answer(answer: Answer, ended: bool, looping: bool, leaves: bool) -> None:
-    assert (answer.ended(), answer.looping(), answer.leaves_role()) == (ended, looping, leaves)
-    figures = conversation.form_figures([answer, said("Yes.", 9, EOS)])
-    found = [figures[name]["share"] for name in ("ended", "looping", "leaves_role")]
-    assert found == [(1 + ended) / 2, looping / 2, leaves / 2]
+def test_the_form_of_an_answer(given: Answer, ended: bool, looping: bool, leaves: bool) -> None:
+    assert given.has_ended() == ended
+    assert given.is_looping() == looping
+    assert given.leaves_role() == leaves
+    figures = conversation.form_figures([given, answer("Yes.", 9, EOS)])
+    shares = [figures[name]["share"] for name in ("ended", "looping", "leaves_role")]
+    assert shares == [(1 + ended) / 2, looping / 2, leaves / 2]
 
 
 # ---- measures
@@ -181,17 +176,16 @@ def test_words_of_names_and_texts_are_compared_by_content() -> None:
     assert conversation.f1("", "It.") == 0
 
 
-def test_planted_answers_have_the_figures_that_one_works_out_by_hand() -> None:
-    # Who it is, twice right of four, and a right good-bye
+def test_planted_answers_have_the_figures_that_are_computed_by_hand() -> None:
+    # Identity, two of four right, and a right good-bye
     texts = ["I am ANTIMATTER!", "I am a student.", "  antimatter", "", "Good bye", *"-----"]
-    # Two of documentation: all content words, and those of another
+    # Two of documentation: all content words, and some of another answer
     texts += ["It finds it.", "It walks."]
-    # And one that was never asked about
+    # One without a question in training
     texts += ["finds"]
     # Word by word, and a refusal
     texts += ["how  DEEP.", "The text does not say."]
-    said_so = [said(text, 9) for text in texts]
-    figures = conversation.answer_figures(every_kind(), said_so)
+    figures = conversation.answer_figures(every_kind(), [answer(text, 9) for text in texts])
     shares = {name: one.get("share") for name, one in figures.items()}
     assert shares | {"persona_parts": None} == {
         "identity": 0.5,
@@ -210,40 +204,26 @@ def test_planted_answers_have_the_figures_that_one_works_out_by_hand() -> None:
     assert documentation["gain_low"] <= 0.5 <= documentation["gain_high"]
     assert figures["documentation_unseen"]["f1"] == 1
 
-    always = [said("the text does not say that", 9)] * len(texts)
+    always = [answer("the text does not say that", 9)] * len(texts)
     figures = conversation.answer_figures(every_kind(), always)
     assert figures["refusals"]["share"] == figures["wrong_refusals"]["share"] == 1
     assert figures["grounded"]["share"] == 0
 
 
-def test_a_kind_that_is_not_there_has_no_figure() -> None:
-    assert conversation.answer_figures([talk("a", "b")], [said("b", 9)]) == {}
+def test_a_kind_without_conversations_has_no_figure() -> None:
+    assert conversation.answer_figures([talk("a", "b")], [answer("b", 9)]) == {}
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (3, 7), (0, 40), (40, 40), (29, 40)])
-def test_a_share_has_its_exact_interval(right: int, n: int) -> None:
-    assert intervals.of_share(right, n) == pytest.approx(cloze.interval(right, n), abs=1e-9)
-
-
-def test_a_mean_has_an_interval_that_narrows_with_the_items() -> None:
-    values = np.random.default_rng(1).normal(3, 1, 400)
-    for n in (100, 400):
-        low, high = intervals.of_mean(values[:n])
-        assert low < values[:n].mean() < high
-        assert (high - low) / 2 == pytest.approx(1.96 * values[:n].std() / n**0.5, rel=0.15)
-    assert intervals.of_ratio([2, 4, 8], [1, 2, 4]) == (2, 2)
-
-
-# ---- what a model holds for likely
+# ---- how likely a model finds texts
 
 
 def nats(model: GPT, ids: Sequence[int]) -> np.ndarray:
-    """What each token costs after those before it, the first but one on."""
+    """The loss of each token but the first after those before it."""
     losses = -model(torch.tensor([ids[:-1]])).log_softmax(-1)[0]
     return losses.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].double().numpy()
 
 
-def test_only_what_the_assistant_says_counts(model: GPT, tokenizer: Tokenizer) -> None:
+def test_only_the_turns_of_the_assistant_count(model: GPT, tokenizer: Tokenizer) -> None:
     conversations = [talk("Hello", "Hi"), talk("What is it?", "An action.", "And?", "Nothing é")]
     scores = conversation.likelihood(model, tokenizer, conversations, "be kind")
     for one, score in zip(conversations, scores, strict=True):
@@ -288,13 +268,13 @@ def test_an_ending_is_scored_after_its_conversation_and_alone(
 
 def test_the_conversation_must_speak_for_the_right_ending() -> None:
     texts = ("four", "four", "four", "fo")
-    asked = [Choice(kind, (), texts) for kind in ("open", "open", "persona")]
+    choices = [Choice(kind, (), texts) for kind in ("open", "open", "persona")]
     after = np.array([[8.0, 9, 9, 9], [8, 9, 9, 3], [8, 8, 9, 9]])
     alone = np.array([[9.0, 9, 9, 9], [9, 9, 9, 3.5], [9, 9, 9, 9]])
-    figures = next_turn.figures(asked, after, alone)
+    figures = next_turn.figures(choices, after, alone)
     # Gains of 1 against 0; 1 against 0.5, though the other is likelier; a tie, which is wrong
     assert figures["share"] == pytest.approx(2 / 3)
-    kinds = {kind: found["share"] for kind, found in figures["kinds"].items()}
+    kinds = {kind: own["share"] for kind, own in figures["kinds"].items()}
     assert kinds == {"open": 1.0, "persona": 0.0}
     # 2 a byte against 2.25; against 1.5; a tie
     assert figures["per_byte"] == pytest.approx(1 / 3)
@@ -307,41 +287,39 @@ def test_wrong_endings_are_other_texts_of_other_conversations() -> None:
         talk("Hi", "A much longer answer than any of the others here", id="long"),
         talk("Who?", "Antimatter", kind="persona"),
     ]
-    found = next_turn.choices(conversations, 100)
-    assert len(found) == 25
+    choices = next_turn.choices(conversations, 100)
+    assert len(choices) == 25
     groups = {one.messages[1].text: one.group for one in conversations}
-    for one in found:
-        assert len(set(map(str.lower, one.endings))) == 4 and "Antimatter" not in one.endings
-        own = groups.get(one.endings[0])
-        assert own is None or own not in [groups.get(text) for text in one.endings[1:]]
-        assert one.context[-1].role == "user"
-    assert next_turn.choices(conversations[::-1], 5) == found[:5]
+    for choice in choices:
+        assert len(set(map(str.lower, choice.endings))) == 4 and "Antimatter" not in choice.endings
+        own = groups.get(choice.endings[0])
+        assert own is None or own not in [groups.get(text) for text in choice.endings[1:]]
+        assert choice.context[-1].role == "user"
+    assert next_turn.choices(conversations[::-1], 5) == choices[:5]
     assert next_turn.choices(conversations[:6], 5) != []
     assert next_turn.choices(conversations[:2], 5) == []
 
 
-def test_a_right_answer_to_the_same_topic_is_no_wrong_ending() -> None:
+def test_a_right_answer_to_the_same_topic_is_never_a_wrong_ending() -> None:
     topics = [f"t{i // 3}" for i in range(15)]
-    conversations = [
-        talk(
-            "Hello", "Hi", f"Question {i}?", f"Answer {i}!", id=f"{i}", kind="persona", topic=topic
-        )
-        for i, topic in enumerate(topics)
-    ]
-    found = next_turn.choices(conversations, 100)
+    conversations = []
+    for i, topic in enumerate(topics):
+        turns = ("Hello", "Hi", f"Question {i}?", f"Answer {i}!")
+        conversations.append(talk(*turns, id=f"{i}", kind="persona", topic=topic))
+    choices = next_turn.choices(conversations, 100)
     # The last turn of each, and not the greeting before it
-    assert len(found) == 15 and {one.kind for one in found} == {"persona"}
-    for one in found:
-        of = [topics[int(text[7:-1])] for text in one.endings]
-        assert of[0] not in of[1:]
+    assert len(choices) == 15 and {choice.kind for choice in choices} == {"persona"}
+    for choice in choices:
+        right, *wrong = (topics[int(text[7:-1])] for text in choice.endings)
+        assert right not in wrong
 
 
 def test_a_model_that_knows_nothing_guesses(model: GPT, tokenizer: Tokenizer) -> None:
     words = gguf_model.TEXT.split()
     pieces = [" ".join(words[i : i + 5]) for i in range(0, 600, 5)]
     pairs = zip(pieces[::2], pieces[1::2], strict=True)
-    asked = next_turn.choices([talk(*pair, id=pair[0]) for pair in pairs], 60)
-    figures = next_turn.figures(asked, *next_turn.score_endings(model, tokenizer, asked, ""))
+    choices = next_turn.choices([talk(*pair, id=pair[0]) for pair in pairs], 60)
+    figures = next_turn.figures(choices, *next_turn.score_endings(model, tokenizer, choices, ""))
     assert figures["items"] == 60 and figures["low"] < 1 / next_turn.ENDINGS < figures["high"]
 
 
@@ -364,22 +342,18 @@ def test_a_model_reads_its_own_answers_before_the_next_turn(
     tokenizer: Tokenizer,
 ) -> None:
     script = Script("s", ("Hello", "And?"))
-    found = scripts.talk(model, tokenizer, [script, Script("t", ("Hi",))], CONFIG)
-    assert [(one.script.name, one.seed, len(one.answers)) for one in found] == [
-        ("s", 1, 2),
-        ("s", 2, 2),
-        ("t", 1, 1),
-        ("t", 2, 1),
-    ]
-    first, second = found[1].answers
-    prompt = template.prompt_tokens(talk("Hello", first.text, "And?").messages, tokenizer)
-    assert [second] == answers.ask(model, tokenizer, [Asked(tuple(prompt), 2)], CONFIG)
+    transcripts = scripts.talk(model, tokenizer, [script, Script("t", ("Hi",))], CONFIG)
+    keys = [(one.script.name, one.seed, len(one.answers)) for one in transcripts]
+    assert keys == [("s", 1, 2), ("s", 2, 2), ("t", 1, 1), ("t", 2, 1)]
+    first, second = transcripts[1].answers
+    ids = template.prompt_tokens(talk("Hello", first.text, "And?").messages, tokenizer)
+    assert [second] == answers.ask(model, tokenizer, [Prompt(tuple(ids), 2)], CONFIG)
 
 
 def test_the_prompts_are_conversations_of_four_turns_and_more() -> None:
-    found = scripts.read(Path("prompts/conversation.txt"))
-    assert len(found) == 8 and all(len(one.turns) >= 4 for one in found)
-    assert found[0].turns[0] == "Hello! Who are you?" and found[0].turns[-1] == "Thanks, bye!"
+    own = scripts.read(Path("prompts/conversation.txt"))
+    assert len(own) == 8 and all(len(script.turns) >= 4 for script in own)
+    assert own[0].turns[0] == "Hello! Who are you?" and own[0].turns[-1] == "Thanks, bye!"
 
 
 @pytest.mark.parametrize(
@@ -405,7 +379,7 @@ def ran(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(project: Path, folder: Path, name: str) -> None:
     inputs = project / "data" / "tokenizer", project / "models" / "checkpoints", folder / "tuned"
-    outputs = [folder / name / file for file in ("h.json", "a.json", "a.md", "a.csv", "a.png")]
+    outputs = folder / name / "metrics", folder / name / "plots"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         stage.main(folder / "conversations", *inputs, folder / "prompts.txt", *outputs)
@@ -413,12 +387,15 @@ def run(project: Path, folder: Path, name: str) -> None:
 
 def test_the_stage_writes_the_same_bytes_again(ran: Path, project: Path) -> None:
     run(project, ran, "two")
-    for name in ("h.json", "a.json", "a.md", "a.csv", "a.png"):
-        assert (ran / "one" / name).read_bytes() == (ran / "two" / name).read_bytes()
+    written = {path.relative_to(ran / "one") for path in (ran / "one").rglob("*.*")}
+    names = "conversations.md details.json shares.csv summary.json"
+    assert sorted(path.name for path in written) == names.split()
+    for path in written:
+        assert (ran / "one" / path).read_bytes() == (ran / "two" / path).read_bytes()
 
 
 def test_base_and_tuned_have_the_same_figures_side_by_side(ran: Path) -> None:
-    figures = files.read_json(ran / "one" / "a.json")
+    figures = files.read_json(ran / "one/metrics/details.json")
     assert list(figures) == ["tuned", "base"]
     assert list(figures["tuned"]) == list(figures["base"])
     assert figures["tuned"]["greedy"]["ended"]["items"] == 3 + 1 + 3 + 2 + 1 + 1 + 1
@@ -426,22 +403,21 @@ def test_base_and_tuned_have_the_same_figures_side_by_side(ran: Path) -> None:
     assert figures["tuned"]["sampled"]["ended"]["items"] == 2 * 3 + 2 * 2
     bits = [figures[name]["likelihood"]["all"]["bits_per_byte"] for name in figures]
     assert bits[0] != bits[1]
-    table = (ran / "one" / "a.csv").read_text().splitlines()
+    table = (ran / "one/plots/shares.csv").read_text().splitlines()
     assert table[0] == ",".join(conversation_page.HEADER)
     assert len(table) == 1 + len(conversation_page.MEASURES)
 
 
 def test_the_page_holds_every_script_and_some_of_each_kind(ran: Path) -> None:
-    page = (ran / "one" / "a.md").read_text(encoding="utf-8")
+    page = (ran / "one/metrics/conversations.md").read_text(encoding="utf-8")
     assert page.count("Tuned, seed ") == page.count("Base, seed ") == 2
     for kind in conversation.KINDS:
         assert f"\n### {kind}" in page
     assert page.count("expected: ") == page.count("tuned: ") == 2 + 1 + 2 + 2 + 1 + 1 + 1
 
 
-def test_no_answer_can_close_its_fence(model: GPT) -> None:
-    opened, text, closed = conversation_page._fenced("a\n~~~~\nb")
-    assert opened == "~~~~~text" and closed == "~~~~~" and "~~~~" in text
+def test_no_answer_can_close_its_fence() -> None:
+    assert fenced("a\n~~~~\nb") == ("~~~~~text", "a\n~~~~\nb", "~~~~~")
 
 
 def test_identity_can_be_asked_alone(ran: Path, model: GPT, tokenizer: Tokenizer) -> None:

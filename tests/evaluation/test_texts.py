@@ -1,10 +1,12 @@
-"""Texts of one's own, from Python and by `antimatter perplexity`, as a user types it."""
+"""Perplexity of a user's texts, from Python and by `antimatter perplexity`."""
 
 import gzip
 import io
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,16 +14,24 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import gguf_model
+from helpers.losses import one_by_one
 from torch.nn import functional as F
 
-from antimatter import cli, files
+from antimatter import files
+from antimatter.cli import main as cli
 from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import texts
+from antimatter.evaluation.texts import Text
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
 
 TEXT = "def add(self, action):\n    return self.actions.append(action)  # for é\n"
+
+
+def score(model: GPT, tokenizer: Tokenizer, *patterns: str, **options: Any) -> list[Text]:
+    options = {"column": "text", "stride": 32, "key": "k", **options}
+    return texts.score(model, tokenizer, patterns, **options)
 
 
 def by_hand(model: GPT, tokenizer: Tokenizer, text: str) -> float:
@@ -52,38 +62,26 @@ def here(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-def test_a_text_costs_what_its_tokens_cost_after_a_beginning(
+def test_the_loss_of_a_text_is_that_of_its_tokens_after_bos(
     here: Path, model: GPT, tokenizer: Tokenizer
 ) -> None:
-    (found,) = texts.score(model, tokenizer, ["one.md"], column="text", stride=32, key="k")
-    nats = by_hand(model, tokenizer, TEXT)
-    assert (
-        found.score.tokens == len(tokenizer.encode(TEXT))
-        and found.score.bytes == len(TEXT.encode()) == len(TEXT) + 1
-    )
-    assert found.score.nats == pytest.approx(nats, rel=1e-5)
-    assert found.figures()["bits_per_byte"] == pytest.approx(
-        nats / math.log(2) / len(TEXT.encode()), rel=1e-5
-    )
-    assert found.sha256 == files.sha256(here / "one.md")
+    (text,) = score(model, tokenizer, "one.md")
+    nats, size = by_hand(model, tokenizer, TEXT), len(TEXT.encode())
+    assert text.score.tokens == len(tokenizer.encode(TEXT))
+    assert text.score.bytes == size == len(TEXT) + 1
+    assert text.score.nats == pytest.approx(nats, rel=1e-5)
+    assert text.figures()["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
+    assert text.sha256 == files.sha256(here / "one.md")
 
 
 def test_windows_changes_no_score(here: Path, model: GPT, tokenizer: Tokenizer) -> None:
-    """A byte-order mark and carriage returns are no text: the tokenizer never learnt them."""
+    """The tokenizer has not seen a byte-order mark or a carriage return in training."""
     windows = "\ufeff" + TEXT.replace("\n", "\r\n")
     (here / "windows.md").write_bytes(windows.encode())
-    (here / "windows.jsonl").write_bytes(
-        b"\xef\xbb\xbf" + json.dumps({"text": windows}).encode() + b"\r\n"
-    )
-    found = texts.score(
-        model,
-        tokenizer,
-        ["one.md", "windows.md", "windows.jsonl"],
-        column="text",
-        stride=32,
-        key="k",
-    )
-    assert found[0].score == found[1].score == found[2].score
+    row = b"\xef\xbb\xbf" + json.dumps({"text": windows}).encode() + b"\r\n"
+    (here / "windows.jsonl").write_bytes(row)
+    one, two, three = score(model, tokenizer, "one.md", "windows.md", "windows.jsonl")
+    assert one.score == two.score == three.score
 
 
 def test_a_queued_experiment_scores_texts_that_git_does_not_track(
@@ -95,11 +93,11 @@ def test_a_queued_experiment_scores_texts_that_git_does_not_track(
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(here))
     patterns = ["one.md", "folder", "folder/sub/*.parquet"]
-    expected = texts.score(model, tokenizer, patterns, column="text", stride=32, key="k")
+    expected = score(model, tokenizer, *patterns)
     elsewhere = tmp_path_factory.mktemp("temporary")
     (elsewhere / "folder").mkdir()
     monkeypatch.chdir(elsewhere)
-    assert texts.score(model, tokenizer, patterns, column="text", stride=32, key="k") == expected
+    assert score(model, tokenizer, *patterns) == expected
     assert {text.path for text in expected} == {
         "one.md",
         "folder/a.txt",
@@ -111,68 +109,48 @@ def test_a_queued_experiment_scores_texts_that_git_does_not_track(
 def test_documents_of_a_file_do_not_see_each_other(
     here: Path, model: GPT, tokenizer: Tokenizer
 ) -> None:
-    found = {
-        text.path: text
-        for text in texts.score(model, tokenizer, ["folder/sub"], column="text", stride=32, key="k")
-    }
+    lines, table = scored = score(model, tokenizer, "folder/sub")
+    assert (lines.path, table.path) == ("folder/sub/b.jsonl.gz", "folder/sub/c.parquet")
     expected = sum(by_hand(model, tokenizer, text) for text in ("one two", "three"))
-    assert found["folder/sub/b.jsonl.gz"].documents == 2 and found[
-        "folder/sub/b.jsonl.gz"
-    ].score.bytes == len("one twothree")
-    assert found["folder/sub/b.jsonl.gz"].score.nats == pytest.approx(expected, rel=1e-5)
-    assert found["folder/sub/c.parquet"].score.nats == pytest.approx(
-        sum(by_hand(model, tokenizer, t) for t in ("four", "five six")), rel=1e-5
-    )
-    total = texts.in_all(list(found.values()))
-    assert total.nats == pytest.approx(
-        sum(text.score.nats for text in found.values())
-    ) and total.bytes == len("one twothreefourfive six")
+    assert (lines.documents, lines.score.bytes) == (2, len("one twothree"))
+    assert lines.score.nats == pytest.approx(expected, rel=1e-5)
+    expected = sum(by_hand(model, tokenizer, text) for text in ("four", "five six"))
+    assert table.score.nats == pytest.approx(expected, rel=1e-5)
+    total = texts.in_all(scored)
+    assert total.nats == pytest.approx(lines.score.nats + table.score.nats)
+    assert total.bytes == len("one twothreefourfive six")
 
 
 def test_a_long_text_is_read_in_windows(here: Path, model: GPT, tokenizer: Tokenizer) -> None:
     (here / "long.py").write_text(gguf_model.TEXT[:2000])
     ids = np.array([BOS, *tokenizer.encode(gguf_model.TEXT[:2000])])
-    (found,) = texts.score(model, tokenizer, ["long.py"], column="text", stride=16, key="k")
-    nats = 0.0
-    for target in range(1, len(ids)):
-        start = max(0, -(-(target - 64) // 16)) * 16
-        with torch.no_grad():
-            logits = model(torch.from_numpy(ids[start:target])[None])[:, -1].double()
-        nats += F.cross_entropy(logits, torch.tensor([ids[target]])).item()
-    assert len(ids) > 500 and found.score.nats == pytest.approx(nats, rel=1e-5)
+    (text,) = score(model, tokenizer, "long.py", stride=16)
+    nats = sum(one_by_one(model, ids, stride=16))
+    assert len(ids) > 500 and text.score.nats == pytest.approx(nats, rel=1e-5)
 
 
-def test_a_folder_gives_its_texts_and_tells_what_is_none(
+def test_a_folder_gives_its_texts_and_reports_other_files(
     here: Path, model: GPT, tokenizer: Tokenizer
 ) -> None:
-    said = io.StringIO()
-    found = texts.score(
-        model, tokenizer, ["folder", "folder/*.txt"], column="text", stride=32, key="k", stream=said
-    )
-    assert [text.path for text in found] == [
-        "folder/a.txt",
-        "folder/sub/b.jsonl.gz",
-        "folder/sub/c.parquet",
-    ]  # each once, nothing hidden
-    assert (
-        said.getvalue().startswith("left out: folder/picture.png is no UTF-8 text")
-        and said.getvalue().count("\n") == 1
-    )
+    stream = io.StringIO()
+    scored = score(model, tokenizer, "folder", "folder/*.txt", stream=stream)
+    # Each once, nothing hidden
+    names = ["folder/a.txt", "folder/sub/b.jsonl.gz", "folder/sub/c.parquet"]
+    assert [text.path for text in scored] == names
+    assert stream.getvalue().startswith("left out: folder/picture.png is not UTF-8 text")
+    assert stream.getvalue().count("\n") == 1
 
 
-def test_progress_is_told_to_who_waits(
+def test_a_long_run_shows_its_progress(
     here: Path, model: GPT, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10_000, 31))
-    monkeypatch.setattr(texts.time, "monotonic", lambda: next(clock))
-    said = io.StringIO()
-    texts.score(
-        model, tokenizer, ["one.md", "folder/a.txt"], column="text", stride=32, key="k", stream=said
-    )
-    assert (
-        said.getvalue().splitlines()[0].startswith("file 1 of 2, one.md: ")
-        and "tokens/s" in said.getvalue()
-    )
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    score(model, tokenizer, "one.md", "folder/a.txt", stream=stream)
+    first, second = stream.getvalue().splitlines()
+    assert re.fullmatch(r"file 1 of 2, one\.md: \d+ tokens, \d+ tokens/s", first)
+    assert second.startswith("file 2 of 2, folder/a.txt: ")
 
 
 # ---- the command
@@ -192,10 +170,10 @@ def test_several_are_summed_and_programs_get_json(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["perplexity", "one.md", "folder", "--json", "--stride", "64"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["stride"] == 64 and len(found["files"]) == 4
-    assert found["all"]["tokens"] == sum(one["tokens"] for one in found["files"].values())
-    assert found["files"]["one.md"]["sha256"] == files.sha256(here / "one.md")
+    output = json.loads(capsys.readouterr().out)
+    assert output["stride"] == 64 and len(output["files"]) == 4
+    assert output["all"]["tokens"] == sum(one["tokens"] for one in output["files"].values())
+    assert output["files"]["one.md"]["sha256"] == files.sha256(here / "one.md")
     assert cli.main(["perplexity", "one.md", "folder"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("in all")
 
@@ -217,23 +195,22 @@ def test_standard_input_is_a_text(
         ("empty.txt", b" \n", "empty.txt is empty: "),
         ("empty.jsonl", b"", "empty.jsonl is empty: "),
         ("blank.jsonl", b'{"text": ""}\n', "blank.jsonl is empty: "),
-        ("rubbish", bytes(range(128, 256)), "rubbish is no UTF-8 text ("),
-        ("zeros.txt", b"\0" * 50, "zeros.txt is no text, it holds zero bytes: "),
-        ("half.txt", "é".encode()[:1], "half.txt is no UTF-8 text ("),
+        ("rubbish", bytes(range(128, 256)), "rubbish is not UTF-8 text ("),
+        ("zeros.txt", b"\0" * 50, "zeros.txt is not text, it holds zero bytes: "),
+        ("half.txt", "é".encode()[:1], "half.txt is not UTF-8 text ("),
         ("other.jsonl", b'{"body": "x"}\n', "other.jsonl, line 1 has no column `text`: "),
         ("bad.parquet", b"PAR1", "bad.parquet cannot be read"),
     ],
 )
-def test_what_is_no_text_is_one_line(
+def test_a_file_that_is_not_text_is_one_line(
     here: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes | None, words: str
 ) -> None:
     if content is not None:
         (here / name).write_bytes(content)
     assert cli.main(["perplexity", "one.md", name]) == 1
-    shown = capsys.readouterr()
-    assert (
-        shown.out == "" and shown.err.startswith(f"error: {words}") and shown.err.count("\n") == 1
-    )
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1
+    assert output.err.startswith(f"error: {words}")
 
 
 @pytest.mark.parametrize(
@@ -255,10 +232,9 @@ def test_a_model_that_does_not_fit_is_one_line(
 ) -> None:
     gguf_model.save_tokenizer(here / "larger", vocab_size=410)
     assert cli.main(["perplexity", "one.md", *arguments]) == 1
-    shown = capsys.readouterr()
-    assert (
-        shown.out == "" and shown.err.startswith(f"error: {words}") and shown.err.count("\n") == 1
-    )
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1
+    assert output.err.startswith(f"error: {words}")
 
 
 def test_another_checkpoint_and_column_can_be_named(
@@ -267,20 +243,7 @@ def test_another_checkpoint_and_column_can_be_named(
     weights.save(gguf_model.gpt(seed=2), here / "other")
     (here / "x.jsonl").write_text(json.dumps({"body": TEXT}))
     assert cli.main(["perplexity", "x.jsonl", "--text-column", "body"]) == 0
-    assert (
-        cli.main(
-            [
-                "perplexity",
-                "x.jsonl",
-                "--text-column",
-                "body",
-                "--checkpoint",
-                "other",
-                "--tokenizer",
-                "data/tokenizer/tokenizer.json",
-            ]
-        )
-        == 0
-    )
+    other = ["--checkpoint", "other", "--tokenizer", "data/tokenizer/tokenizer.json"]
+    assert cli.main(["perplexity", "x.jsonl", "--text-column", "body", *other]) == 0
     _, first, _, second = capsys.readouterr().out.splitlines()
     assert first.split()[:3] == second.split()[:3] and first != second

@@ -1,41 +1,35 @@
-"""Another persona for a tuned model, by the command."""
+"""A new persona for a tuned model, by the command."""
 
 from pathlib import Path
 
 import pytest
 from helpers import tiny_pipeline
 
-from antimatter import cli, files
+from antimatter import files
+from antimatter.cli import main as cli
 from antimatter.model import weights
 
 
 @pytest.fixture
-def here(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the pipeline has run."""
-    monkeypatch.chdir(made)
-    return made
+    monkeypatch.chdir(tiny_pipeline)
+    return tiny_pipeline
 
 
 @pytest.mark.usefixtures("torch_as_before")
-def test_the_command_leaves_a_model_that_knows_its_new_persona(
+def test_the_command_writes_a_model_with_the_new_persona(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "other.yaml").write_text(tiny_pipeline.PERSONA.replace("name: Tim", "name: Ada"))
     before = files.sha256(here / "models/tuned/final.safetensors")
-    arguments = [
-        "tune",
-        str(tmp_path / "other.yaml"),
-        "--output",
-        str(tmp_path / "ada"),
-        "--epochs",
-        "1",
-    ]
-    assert cli.main(arguments) == 0
-    said = capsys.readouterr().out
-    assert f"{tmp_path}/ada: " in said and " of 1 held-out questions" in said
-    _, made_of, chat = weights.read_config(tmp_path / "ada/config.json")
+    persona, output = str(tmp_path / "other.yaml"), str(tmp_path / "ada")
+    assert cli.main(["tune", persona, "--output", output, "--epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{output}: " in printed and " of 1 held-out questions" in printed
+    _, provenance, chat = weights.read_config(tmp_path / "ada/config.json")
     assert chat is not None and chat["greeting"] == "Hi, I am Ada."
-    assert made_of["initial"]["data"]["conversations"]
+    assert provenance["initial"]["data"]["conversations"]
     assert files.sha256(tmp_path / "ada/final.safetensors") != before
     assert files.sha256(here / "models/tuned/final.safetensors") == before
 
