@@ -1,74 +1,62 @@
-"""What params.yaml says of the network, of its loss and of how a text is drawn from it.
+"""The sections of params.yaml about the network, its loss and sampling from it.
 
-Apart from the code that they steer, so that values are checked without importing torch.
+In a module of their own, so that values are checked without importing torch.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from antimatter.errors import UserError
+from antimatter.params import (
+    BelowOne,
+    Count,
+    Fraction,
+    NonNegative,
+    PositiveInt,
+    Section,
+    Within,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    n_layer: int
-    n_head: int
-    n_embd: int  # C
-    block_size: int  # longest context, in tokens
-    negative_slope: float  # of the Leaky ReLU; 0 is ReLU, 1 is linear
-    dropout: float
+class ModelConfig(Section):
+    n_layer: PositiveInt
+    n_head: PositiveInt
+    n_embd: PositiveInt  # C
+    block_size: PositiveInt  # longest context, in tokens
+    negative_slope: Fraction  # of the Leaky ReLU; 0 is ReLU, 1 is linear
+    dropout: BelowOne
     tied_embeddings: bool  # the head shares its matrix with the token embedding
     seed: int  # of the initial weights
 
-    def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "n_embd", "block_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+    def validate(self) -> None:
         if self.n_embd % self.n_head:
             raise UserError(
                 f"n_embd must be a multiple of n_head ({self.n_head}), got {self.n_embd}"
             )
-        if not 0 <= self.negative_slope <= 1:
-            raise UserError(f"negative_slope must lie in [0, 1], got {self.negative_slope}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig(ModelConfig):
-    vocab_size: int  # V; comes from the tokenizer, never from params.yaml
+    vocab_size: int  # V; from the tokenizer, never from params.yaml
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """The rare-token balance. Bins of tokens by their frequency get weights that rise with their loss."""
+class LossConfig(Section):
+    """The rare-token balance: bins of tokens by frequency, whose weights rise with their loss."""
 
-    rare_token_power: float  # of a bin's loss relative to the mean; 0 is plain cross-entropy
-    # A bin's weight lies between 1 / this and this, before weights are scaled to average 1
-    rare_token_limit: float
-    rare_token_decay: float  # of the moving average of a bin's loss, a step
-
-    def __post_init__(self) -> None:
-        if self.rare_token_power < 0:
-            raise UserError(f"rare_token_power must not be negative, got {self.rare_token_power}")
-        if self.rare_token_limit < 1:
-            raise UserError(f"rare_token_limit must be at least 1, got {self.rare_token_limit}")
-        if not 0 <= self.rare_token_decay < 1:
-            raise UserError(f"rare_token_decay must lie in [0, 1), got {self.rare_token_decay}")
+    # Exponent of a bin's loss relative to the mean; 0 is plain cross-entropy
+    rare_token_power: NonNegative
+    # A bin's weight is between 1 / this and this, before weights are scaled to average 1
+    rare_token_limit: Annotated[float, Within("[1, inf)")]
+    # Of the moving average of a bin's loss, per step
+    rare_token_decay: BelowOne
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    temperature: float  # 0 is greedy
-    top_k: int  # most likely tokens to choose among; 0 is all
-    top_p: float  # smallest set of tokens with this probability together; 1 is all
-    max_new_tokens: int
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"temperature must not be negative, got {self.temperature}")
-        if self.top_k < 0:
-            raise UserError(f"top_k must not be negative, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+class Sampling(Section):
+    temperature: NonNegative  # 0 is greedy
+    top_k: Count  # choose among this many of the most likely tokens; 0 is all
+    # Choose among the smallest set of tokens with this total probability; 1 is all
+    top_p: Annotated[float, Within("(0, 1]")]
+    max_new_tokens: PositiveInt

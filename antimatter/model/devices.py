@@ -1,4 +1,8 @@
-"""The GPUs of this machine. torch is asked only where it can find one: it takes seconds to import, and values are checked without it."""
+"""The GPUs of this machine.
+
+torch is imported only on a machine that has a driver for one: the import takes seconds, and
+params.yaml is checked without it.
+"""
 
 import ctypes
 import os
@@ -18,7 +22,10 @@ def has_gpu() -> bool:
 
 
 def _has_driver() -> bool:
-    """Whether torch can find a GPU at all: on Linux by the library of NVIDIA's driver, or by the device of AMD's."""
+    """Whether torch can find a GPU at all.
+
+    On Linux by the library of NVIDIA's driver, or by the device file of AMD's.
+    """
     if sys.platform != "linux" or Path("/dev/kfd").exists():
         return True
     try:
@@ -29,10 +36,14 @@ def _has_driver() -> bool:
 
 
 def count(devices: int, device_type: str) -> int:
-    """How many processes are to share the batch: those of torchrun, or `devices`, or for 0 one for each GPU and a single one on a CPU.
+    """The number of processes that share the batch.
+
+    Args:
+        devices: as in params.yaml; 0 is one process for each GPU, or one on a CPU. torchrun
+            overrides it.
 
     Raises:
-        ValueError: more than the machine has GPUs.
+        UserError: the machine has fewer GPUs.
     """
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
@@ -43,6 +54,7 @@ def count(devices: int, device_type: str) -> int:
     gpus = torch.cuda.device_count()
     if devices > gpus:
         raise UserError(
-            f"runtime.devices is {devices}, but torch sees {gpus} GPUs here: lower it, or set it to 0 for all of them"
+            f"runtime.devices is {devices}, but torch sees {gpus} GPUs here: lower it, or set it "
+            "to 0 for all of them"
         )
     return devices or max(1, gpus)

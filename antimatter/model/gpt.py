@@ -1,10 +1,12 @@
-"""The network: a decoder-only transformer, read from top to bottom.
+"""The network: a decoder-only transformer, to be read from top to bottom.
 
-Pre-LayerNorm blocks (Radford et al. 2019, GPT-2), learned absolute positions, and a feed-forward network with Leaky ReLU in place of GELU.
+Pre-LayerNorm blocks as in GPT-2 (Radford et al. 2019), learned absolute positions, and a
+feed-forward network with Leaky ReLU in place of GELU.
+
+Shapes: B batch, T new tokens, S tokens with the cached ones before them, C channels, H heads,
+D channels of a head (C = H * D), N selected positions, V vocabulary.
 """
 
-# B batch, T time, S time with the cached tokens before it, C channels, H heads, D channels per
-# head, V vocabulary
 import math
 
 import torch
@@ -13,39 +15,42 @@ from torch.nn import functional as F
 
 from antimatter.model.config import GPTConfig
 
-# Of every weight matrix and embedding: the seed document's N(0, 0.02). GPT-2 divides that of the
-# projections into the residual stream by the square root of their number; here all have the same
+# Every matrix and embedding starts as N(0, INIT_STD^2). GPT-2 also divides the deviation of the
+# projections into the residual stream by sqrt(2 * n_layer); here it is the same for all
 INIT_STD = 0.02
-# Tokens; up to here a CPU computes attention faster with its whole (T, S) matrix in memory
+# Up to this many tokens a CPU computes attention faster with the whole (T, S) matrix in memory
 # (benchmarks/train_step.py)
 SHORT = 512
 
 
 class KeyValueCache:
-    """The keys and values of the tokens that a model has read, so that the next ones need not read them again. For one batch, without gradients."""
+    """The keys and values of the tokens that a model has read, for the tokens that follow.
+
+    For one batch, without gradients.
+    """
 
     def __init__(self, config: GPTConfig, batch: int, like: Tensor) -> None:
         """
         Args:
-            batch: B, rows that are read side by side.
-            like: a tensor of the device and type to keep them in.
+            batch: B, the rows that are read side by side.
+            like: a tensor with the device and type of the cache.
         """
-        self.kept = like.new_empty(
-            config.n_layer,
-            2,
-            batch,
-            config.n_head,
-            config.block_size,
-            config.n_embd // config.n_head,
-        )
-        self.length = 0  # tokens read, the same in each layer
+        heads, channels = config.n_head, config.n_embd // config.n_head
+        # (layers, keys and values, B, H, block_size, D)
+        self.buffer = like.new_empty(config.n_layer, 2, batch, heads, config.block_size, channels)
+        # Tokens read, the same number in each layer
+        self.length = 0
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes the keys and values of the T next tokens, (B, H, T, D) each, and gives those of all so far, (B, H, S, D)."""
+        """Adds the keys and values of the next T tokens, each (B, H, T, D), in one layer.
+
+        Returns:
+            Those of all tokens so far, each (B, H, S, D).
+        """
         end = self.length + k.shape[2]
-        self.kept[layer, 0, :, :, self.length : end] = k
-        self.kept[layer, 1, :, :, self.length : end] = v
-        return self.kept[layer, 0, :, :, :end], self.kept[layer, 1, :, :, :end]
+        self.buffer[layer, 0, :, :, self.length : end] = k
+        self.buffer[layer, 1, :, :, self.length : end] = v
+        return self.buffer[layer, 0, :, :, :end], self.buffer[layer, 1, :, :, :end]
 
 
 def attend(
@@ -53,47 +58,45 @@ def attend(
     k: Tensor,
     v: Tensor,
     dropout: float,
-    apart: Tensor | None = None,
+    blocked: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention: softmax(QKᵀ/√D)V, where token i of the T last ones sees itself and what stands before it.
+    """Causal attention, softmax(QKᵀ/√D)V: each token attends to itself and to earlier ones.
 
     Args:
-        q: (B, H, T, D).
+        q: (B, H, T, D), the last T tokens.
         k, v: (B, H, S, D) with S >= T.
-        apart: (B, T, T), which tokens do not see which, besides those that come later; with S = T.
+        blocked: (B, T, T) bool, further pairs of a token and one that it must not attend to;
+            only with S = T.
 
     Returns:
         (B, H, T, D).
     """
-    T, S = q.shape[2], k.shape[2]
+    B, H, T, D = q.shape
+    S = k.shape[2]
     if q.device.type == "cpu" and S <= SHORT and not dropout:
-        (B, H, _, D), mask = q.shape, q.new_full((T, S), -math.inf).triu(S - T + 1)
-        if apart is not None:
-            # (B * H, T, S)
-            mask = mask.masked_fill(apart, -math.inf).repeat_interleave(H, 0)
+        mask = q.new_full((T, S), -math.inf).triu(S - T + 1)  # (T, S)
+        if blocked is not None:
+            mask = mask.masked_fill(blocked, -math.inf).repeat_interleave(H, 0)  # (B * H, T, S)
         scores = torch.baddbmm(
             mask.expand(B * H, T, S),
             q.reshape(B * H, T, D),
             k.reshape(B * H, S, D).transpose(1, 2),
             alpha=D**-0.5,
-        )
+        )  # (B * H, T, S)
         return (scores.softmax(-1) @ v.reshape(B * H, S, D)).view(B, H, T, D)
-    if apart is not None:
-        seen = apart.logical_not().tril()[:, None]  # (B, 1, T, T)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
-    if T == S:
+    if blocked is None and T == S:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-    return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T),
-        dropout_p=dropout,
-    )
+    if blocked is None:
+        allowed = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)  # (T, S)
+    else:
+        allowed = blocked.logical_not().tril()[:, None]  # (B, 1, T, T)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
 
 
 class Attention(nn.Module):
-    """Multi-head causal self-attention (Vaswani et al. 2017) with one fused projection for queries, keys and values."""
+    """Multi-head causal self-attention (Vaswani et al. 2017), with one projection for queries, keys
+    and values.
+    """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -107,21 +110,21 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         cache: KeyValueCache | None = None,
-        apart: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:  # (B, T, C) -> (B, T, C), or (N, C) of the tokens that are wanted
+        blocked: Tensor | None = None,
+        selected: Tensor | None = None,
+    ) -> Tensor:  # (B, T, C) -> (B, T, C), or (N, C) with `selected`, (B, T) bool
         B, T, C = x.shape
-        # Each (B, H, T, D)
-        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
+        H, D = self.n_head, C // self.n_head
+        q, k, v = self.qkv(x).view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # each (B, H, S, D)
-        y = attend(q, k, v, self.dropout if self.training else 0.0, apart)
+        y = attend(q, k, v, self.dropout if self.training else 0.0, blocked)
         y = y.transpose(1, 2).reshape(B, T, C)
-        return self.proj(y if wanted is None else y[wanted])
+        return self.proj(y if selected is None else y[selected])
 
 
 class FeedForward(nn.Module):
-    """C -> 4C -> C with Leaky ReLU."""
+    """C -> 4 * C -> C with Leaky ReLU."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -134,7 +137,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x)): the residual path itself is never normalised."""
+    """x + attention(norm(x)), then x + ffn(norm(x)): the residual path itself has no norm."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -148,16 +151,16 @@ class Block(nn.Module):
         self,
         x: Tensor,
         cache: KeyValueCache | None = None,
-        apart: Tensor | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:  # (B, T, C) -> (B, T, C), or (N, C) of the tokens that are wanted
-        y = self.attn(self.attn_norm(x), cache, apart, wanted)
-        x = (x if wanted is None else x[wanted]) + self.dropout(y)
+        blocked: Tensor | None = None,
+        selected: Tensor | None = None,
+    ) -> Tensor:  # (B, T, C) -> (B, T, C), or (N, C) with `selected`, (B, T) bool
+        y = self.attn(self.attn_norm(x), cache, blocked, selected)
+        x = (x if selected is None else x[selected]) + self.dropout(y)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
 def _embedding(rows: int, columns: int) -> nn.Embedding:
-    """Without the values that torch would draw; GPT draws its own."""
+    """An embedding without values; GPT draws its own."""
     return nn.Embedding.from_pretrained(torch.empty(rows, columns), freeze=False)
 
 
@@ -178,48 +181,50 @@ class GPT(nn.Module):
         self._initialise(torch.Generator().manual_seed(config.seed))
 
     def _initialise(self, generator: torch.Generator) -> None:
+        # A model without values: torch would import its compiler, for seconds, to fill none
         if self.norm.weight.is_meta:
-            return  # there are no values; to fill none torch would import its compiler, for seconds
+            return
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, mean=0.0, std=INIT_STD, generator=generator)
+            # The weights of norms stay at one, as nn.LayerNorm has set them
             elif name.endswith("bias"):
-                nn.init.zeros_(parameter)  # norm weights stay at one, where nn.LayerNorm puts them
+                nn.init.zeros_(parameter)
 
     def hidden(
         self,
         ids: Tensor,
         cache: KeyValueCache | None = None,
         segments: Tensor | None = None,
-        wanted: Tensor | None = None,
+        selected: Tensor | None = None,
     ) -> Tensor:
         """The final normalised state of each position, (B, T) -> (B, T, C).
 
         Args:
-            cache: what was read before these tokens; it has read them too afterwards.
-            segments: (B, T, 2), the number of the text that a token belongs to, and that of the
-                opening which the text goes on from; an opening's own two are equal. Each text is
-                then read as if it stood alone after its opening: at the positions that follow it,
-                and without a look at other texts. Not with a cache.
-            wanted: (B, T) bool; then only the states of these positions are made, (N, C). The last
-                layer, where no other position is looked at any more, spares the rest.
+            cache: the tokens before these; it contains these as well afterwards.
+            segments: (B, T, 2): the number of the text that a token belongs to, and the number of
+                the opening that this text continues. For a token of an opening both are equal.
+                Each text is then read as if it alone followed its opening: at the positions after
+                it, and without attention to other texts. Not together with a cache.
+            selected: (B, T) bool. Returns the states of these positions only, (N, C). Behind the
+                attention of the last layer no position needs another one, so the rest is skipped.
         """
         start = cache.length if cache is not None else 0
         end = start + ids.shape[1]
-        assert self.config.block_size >= end, (
-            f"{end} tokens exceed the context of {self.config.block_size}"
-        )
-        positions = torch.arange(start, end, device=ids.device)
-        apart = None
+        context = self.config.block_size
+        assert end <= context, f"{end} tokens exceed the context of {context}"
+        positions = torch.arange(start, end, device=ids.device)  # (T,)
+        blocked = None
         if segments is not None:
-            text, opening = segments.unbind(-1)  # (B, T) each
-            seen = text[:, None, :]
-            apart = (text[:, :, None] != seen) & (opening[:, :, None] != seen)  # (B, T, T)
-            positions = positions - apart.tril().sum(-1)  # (B, T)
-        x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
+            text, opening = segments.unbind(-1)  # each (B, T)
+            other = text[:, None, :]  # (B, 1, T)
+            blocked = (text[:, :, None] != other) & (opening[:, :, None] != other)  # (B, T, T)
+            positions = positions - blocked.tril().sum(-1)  # (B, T)
+        x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
+        x = self.dropout(x)
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            x = block(x, cache, apart, wanted if layer == last else None)
+            x = block(x, cache, blocked, selected if layer == last else None)
         if cache is not None:
             cache.length = end
         return self.norm(x)

@@ -1,4 +1,8 @@
-"""Text from a model, token by token: temperature, top-k and top-p (nucleus, Holtzman et al. 2020), stopping at an end token."""
+"""Generates text token by token: temperature, top-k and top-p (nucleus sampling, Holtzman et al.
+2020).
+
+Shapes: B samples side by side, T tokens, V vocabulary.
+"""
 
 import torch
 from torch import Tensor
@@ -8,9 +12,10 @@ from antimatter.model.gpt import GPT, KeyValueCache
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """What the next token is drawn from, (..., V) -> (..., V): temperature first, then top-k, then top-p, as llama.cpp and Hugging Face nest them.
+    """The distribution of the next token, (..., V) -> (..., V).
 
-    With temperature 0 all of it lies on the most likely token.
+    The order is that of llama.cpp and Hugging Face: temperature, then top-k, then top-p. With
+    temperature 0 the most likely token has probability 1.
     """
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
@@ -20,7 +25,8 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_k:
         ranked[..., sampling.top_k :] = 0
     ranked = ranked / ranked.sum(-1, keepdim=True)
-    before = ranked.cumsum(-1) - ranked  # the token that crosses top_p still belongs to the set
+    # The token that crosses top_p still belongs to the set, so compare the sum before each token
+    before = ranked.cumsum(-1) - ranked
     ranked[before >= sampling.top_p] = 0
     return torch.zeros_like(logits).scatter_(-1, order, ranked / ranked.sum(-1, keepdim=True))
 
@@ -34,13 +40,19 @@ def generate(
     end: int,
     generator: torch.Generator,
 ) -> list[list[int]]:
-    """Continuations of a prompt, without the prompt itself; one that ended by itself has `end` as its last token.
+    """Continues a prompt until each sample has ended or has sampling.max_new_tokens tokens.
 
-    Past the model's context the oldest tokens fall out of sight, and what is left moves to other positions, so each token reads all of it anew.
+    Beyond the model's context each token is computed from the latest `block_size` tokens. These
+    have other positions at every step, so they are read again and the cache does not help.
 
     Args:
         prompt: token ids, at least one.
-        generator: makes the draw reproducible; on the CPU.
+        samples: B.
+        end: the token that ends a sample; -1 for none.
+        generator: of the draws, on the CPU.
+
+    Returns:
+        The new token ids of each sample. One that ended by itself has `end` as its last token.
     """
     weight, context = model.head.weight, model.config.block_size
     cache = KeyValueCache(model.config, samples, like=weight)

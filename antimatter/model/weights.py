@@ -1,5 +1,7 @@
-"""Weights on disk: `final.safetensors`, and `config.json`: the shape, what made the model, and of
-one that was tuned to chat, how a chat with it begins. Nothing here can execute code from a file.
+"""Weights on disk: a folder with `final.safetensors` and `config.json`.
+
+The config has the shape of the model, its provenance, and for a model that was tuned to chat, how a
+chat with it begins. Neither format can execute code when it is read.
 """
 
 from collections.abc import Mapping
@@ -19,30 +21,33 @@ from antimatter.model.gpt import GPT
 
 FINAL = "final.safetensors"
 CONFIG = "config.json"
-PROVENANCE = "provenance"  # its key for what made the model
-# Its key for how a chat begins; without it, the model is a base model, which continues text:
+# A key of the config: the provenance of the weights (pipeline.provenance)
+PROVENANCE = "provenance"
+# A key of the config: how a chat begins. A model without it is a base model, which continues text
 #   system: the system text of its tuning, "" if there was none
-#   greeting: what to show before the first turn
-#   starters: STARTERS texts that a user might begin with
+#   greeting: the text to show before the first turn
+#   starters: STARTERS texts with which a user might begin
 CHAT = "chat"
 STARTERS = 3
-_MOST = 1 << 24  # layers, channels, tokens: more than any model has, and no product overflows
+# The largest valid number of layers, channels or tokens: no model has more, and no product of two
+# overflows
+_MOST = 1 << 24
 
 
 def save(
     model: GPT,
     folder: Path,
-    made: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     chat: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the weights in float32 and the config. The same weights give the same bytes.
 
     Args:
-        made: what made them (provenance.of).
-        chat: of a model that was tuned to chat, as CHAT says.
+        provenance: as provenance.of() returns it.
+        chat: for a model that was tuned to chat: the keys under CHAT.
 
     Raises:
-        ValueError: `chat` is not as CHAT says.
+        UserError: a key of `chat` is missing, unknown or of another type.
     """
     if chat is not None:
         _check_chat(chat)
@@ -51,10 +56,11 @@ def save(
         if not _is_tied_copy(model, name):
             state[name] = tensor.detach().cpu().float().contiguous()
     with files.replacing(folder / FINAL) as partial:
-        save_file(state, partial)  # no metadata: two keys or more come out in random order
+        # Without metadata: safetensors writes two or more keys of it in random order
+        save_file(state, partial)
     config: dict[str, Any] = asdict(model.config)
-    if made:
-        config[PROVENANCE] = made
+    if provenance:
+        config[PROVENANCE] = provenance
     if chat is not None:
         config[CHAT] = chat
     files.write_json(folder / CONFIG, config)
@@ -64,53 +70,56 @@ def load(folder: Path) -> GPT:
     """The model of a checkpoint folder, in float32 on the CPU, in eval mode.
 
     Raises:
-        FileNotFoundError: config.json or the weights are missing.
-        ValueError: one of them is damaged, or they do not fit each other.
+        UserError: one of the files is missing or damaged, or they do not fit each other.
     """
-    try:
-        config, _, _ = read_config(folder / CONFIG)
-    except ValueError as error:
-        raise UserError(f"{error}; run `dvc repro checkpoints` to make it anew") from None
+    fix = "run `dvc repro checkpoints` to write it again"
+    config, _, _ = read_config(folder / CONFIG, fix)
     path = folder / FINAL
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: run `dvc repro checkpoints` to make it, or `dvc pull` to fetch it"
+        raise UserError(
+            f"{path} is missing: run `dvc repro checkpoints` to train it, or `dvc pull` to fetch it"
         )
     try:
         state = load_file(path)
     except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a safetensors file ({error}); run `dvc repro checkpoints` to make it anew"
-        ) from None
+        raise UserError(f"{path} is not a safetensors file ({error}): {fix}") from None
     return from_state(state, config, str(path))
 
 
-def read_config(path: Path) -> tuple[GPTConfig, dict[str, Any], dict[str, Any] | None]:
-    """A config.json: the shape of the model; what made it, if that is told; and how a chat with it
-    begins, or None for a base model.
+def read_config(
+    path: Path, fix: str = ""
+) -> tuple[GPTConfig, dict[str, Any], dict[str, Any] | None]:
+    """Reads a config.json.
+
+    Args:
+        fix: what the message of an error advises, if the caller knows how to write the file again.
+
+    Returns:
+        The shape of the model, its provenance ({} if it has none), and the keys under CHAT, or None
+        for a base model.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no config of a GPT.
+        UserError: there is no such file, or it is not the config of a GPT.
     """
     values = files.read_json(path)
     try:
         if not isinstance(values, dict):
-            raise UserError(f"it must hold an object, got {values!r:.60}")
-        made = values.pop(PROVENANCE, {})
-        if not isinstance(made, dict):
-            raise UserError(f"{PROVENANCE} must be an object, got {made!r:.60}")
+            raise UserError(f"it must be an object, got {values!r:.60}")
+        provenance = values.pop(PROVENANCE, {})
+        if not isinstance(provenance, dict):
+            raise UserError(f"{PROVENANCE} must be an object, got {provenance!r:.60}")
         chat = None
         if CHAT in values:
             chat = values.pop(CHAT)
             _check_chat(chat)
-        return _config(values), made, chat
-    except ValueError as error:
-        raise UserError(f"{path} is not a model config: {error}") from None
+        return _shape(values), provenance, chat
+    except UserError as error:
+        advice = f"; {fix}" if fix else ""
+        raise UserError(f"{path} is not a model config: {error}{advice}") from None
 
 
 def _check_chat(chat: Any) -> None:
-    """Raises ValueError if it is not as CHAT says."""
+    """Raises UserError if the keys under CHAT are not valid."""
     keys = ("system", "greeting", "starters")
     if not isinstance(chat, Mapping) or sorted(chat) != sorted(keys):
         raise UserError(f"{CHAT} must be an object of {', '.join(keys)}, got {chat!r:.60}")
@@ -123,12 +132,12 @@ def _check_chat(chat: Any) -> None:
         raise UserError(f"{CHAT}.starters must be {STARTERS} texts, got {starters!r:.60}")
 
 
-def _config(values: dict[str, Any]) -> GPTConfig:
-    """Raises ValueError if a key is missing or unknown, or has a value of another type."""
+def _shape(values: dict[str, Any]) -> GPTConfig:
+    """Raises UserError if a key is missing or unknown, or has a value of another type."""
     if "model_type" in values:
         raise UserError(
             f"model_type {values['model_type']!r:.60} is for Hugging Face's transformers, as "
-            "`antimatter export --type hf` writes it; name the checkpoint that it was made of"
+            "`antimatter export --type hf` writes it: name the checkpoint that was exported"
         )
     types = get_type_hints(GPTConfig)
     for key in [*types, *values]:
@@ -149,13 +158,17 @@ def _config(values: dict[str, Any]) -> GPTConfig:
 def from_state(state: Mapping[str, Tensor], config: GPTConfig, origin: str) -> GPT:
     """A GPT with these weights, in eval mode.
 
+    Args:
+        origin: the name of the weights in error messages.
+
     Raises:
-        ValueError: a tensor is missing, unknown or of another shape than the config asks for; the message names the first and `origin`.
+        UserError: a tensor is missing, unknown or of another shape than in the config; the message
+            names the first of them.
     """
+    misfit = f"{origin} does not fit its config"
+    # Checked before the model is built: n_layer may be huge
     if config.n_layer > len(state):
-        # Not left to the comparison below, which would build all of them first
-        counts = f"n_layer is {config.n_layer}, it has {len(state)} tensors"
-        raise UserError(f"{origin} does not fit its config: {counts}")
+        raise UserError(f"{misfit}: n_layer is {config.n_layer}, it has {len(state)} tensors")
     with torch.device("meta"):
         model = GPT(config)
     expected = {
@@ -165,16 +178,16 @@ def from_state(state: Mapping[str, Tensor], config: GPTConfig, origin: str) -> G
     }
     for name in sorted(expected.keys() | state.keys()):
         if name not in state:
-            raise UserError(f"{origin} does not fit its config: tensor {name} is missing")
+            raise UserError(f"{misfit}: tensor {name} is missing")
         if name not in expected:
-            raise UserError(f"{origin} does not fit its config: tensor {name} is unknown")
-        if state[name].shape != expected[name].shape:
-            raise UserError(
-                f"{origin} does not fit its config: {name} is {tuple(state[name].shape)}, the config asks for {tuple(expected[name].shape)}"
-            )
+            raise UserError(f"{misfit}: tensor {name} is unknown")
+        shape, expected_shape = tuple(state[name].shape), tuple(expected[name].shape)
+        if shape != expected_shape:
+            raise UserError(f"{misfit}: {name} is {shape}, the config asks for {expected_shape}")
     model.load_state_dict(state, strict=False, assign=True)
+    # assign=True has broken the tie
     if config.tied_embeddings:
-        model.head.weight = model.token_embedding.weight  # assign=True broke the tie
+        model.head.weight = model.token_embedding.weight
     return model.requires_grad_(False).eval()
 
 

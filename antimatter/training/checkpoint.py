@@ -110,7 +110,7 @@ class Checkpoints:
         )
 
     def stable(self, step: int, healthy: int, proven: int = 0) -> int | None:
-        """The newest regular state that, at `step`, was followed by `healthy` steps without a spike.
+        """The newest regular state that `healthy` steps without a spike have followed at `step`.
 
         Args:
             proven: states up to this step count as stable too, because the run returned to one of

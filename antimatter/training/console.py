@@ -1,8 +1,8 @@
-"""The observer of a training on the console: one progress line, samples, and a file with the latest
-figures for `antimatter watch`.
+"""The observer of a training on the console: one progress line, samples, and a file with the
+latest figures for `antimatter watch`.
 
-Tokens per second count training alone. Validation, saving, samples and a process's first step, which
-may compile, are left out.
+Tokens per second count training alone. Validation, saving, samples and a process's first step,
+which may compile, are left out.
 """
 
 import resource

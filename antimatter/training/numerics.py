@@ -1,4 +1,6 @@
-"""How a process computes: the same bits again on the same kind of machine, in the precision that the machine has, with memory that stays warm."""
+"""How a process computes: deterministically, in a precision that the device has in hardware, and
+without returning memory to the kernel in every step.
+"""
 
 import ctypes
 import os
@@ -15,36 +17,41 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def set_deterministic(threads: int) -> None:
-    """Makes the same program give the same bits again on the same kind of machine."""
+    """Makes the same program compute the same bits on the same kind of machine."""
     torch.set_num_threads(threads)
-    # Asked for by the next line on a GPU
+    # On a GPU the next line requires it
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs a pass over every buffer
+    # A debugging aid that costs a pass over every buffer
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def describe_hardware(device_type: str, precision: Precision) -> tuple[str, Precision]:
-    """The kind of this machine, as far as it decides about bits: the GPU's name, or the CPU's vector instructions and maker; and the precision in
-    which it computes when asked for this one.
+    """What of this machine decides the bits of a result.
+
+    Returns:
+        The name of the GPU, or the vector instructions and the vendor of the CPU; and the precision
+        in which it computes when the configuration asks for `precision`.
     """
     native = native_precision(torch.device(device_type), precision)
     if device_type == "cuda":
         return torch.cuda.get_device_name(), native
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    vendor = next(
-        (line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("vendor_id")),
-        platform.machine(),
-    )
+    lines = [line for line in cpu.splitlines() if line.startswith("vendor_id")]
+    vendor = lines[0].split(":")[1].strip() if lines else platform.machine()
     return f"{torch.backends.cpu.get_cpu_capability()}, {vendor}", native
 
 
 def tune_malloc() -> None:
-    """Lets the process keep the memory that it frees. By default glibc gives large blocks back to the kernel, which clears them anew in each step:
-    a fifth of its time on a CPU (benchmarks/train_step.py). No other C library is asked.
+    """Lets the process keep the memory that it frees.
+
+    By default glibc returns large blocks to the kernel, which clears them again in each step: a
+    fifth of its time on a CPU (benchmarks/train_step.py). Does nothing with another C library.
     """
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+    # From malloc.h
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
@@ -52,20 +59,20 @@ def tune_malloc() -> None:
 
 
 def native_precision(device: torch.device, precision: Precision) -> Precision:
-    """The precision that this device computes in. A CPU without the instructions would emulate it, 14 times slower or worse
-    (benchmarks/precision.py), and takes float32; a GPU without bf16, such as a T4, takes fp16.
+    """The precision in which this device computes when the configuration asks for `precision`.
+
+    A CPU without the instructions uses float32, as emulation is at least 14 times slower
+    (benchmarks/precision.py). A GPU without bf16, such as a T4, uses fp16.
     """
     native = {"bf16": torch.cpu._is_avx512_bf16_supported, "fp16": torch.cpu._is_amx_fp16_supported}
-    if device.type == "cpu" and precision in native and not native[precision]():
-        return "fp32"
-    if (
-        precision == "bf16"
-        and device.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    if device.type == "cpu":
+        is_native = precision not in native or native[precision]()
+        return precision if is_native else "fp32"
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp16"
     return precision
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """torch.autocast in this precision, which does nothing for fp32."""
     return torch.autocast(device.type, DTYPES[precision]) if precision in DTYPES else nullcontext()

@@ -5,21 +5,24 @@ from torch import nn
 
 from antimatter.training.config import OptimizerConfig
 
-EMBEDDING = "token_embedding"  # in the names of its parameters; a tied head is the same parameter
+# Part of the names of its parameters; a tied head is the same parameter
+EMBEDDING = "token_embedding"
 
 
 def build(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the model. Biases and norms do not decay: pulling a gain towards zero is no
-    regularisation. The token embedding has a rate of its own: a row of it meets its token now and
-    then, where a matrix of a block learns from every token (docs/log.md has what that is worth).
+    """AdamW with three groups of parameters.
+
+    Biases and norms do not decay: pulling a gain towards zero does not regularise. The token
+    embedding has another learning rate, because a row of it learns only from its own token, and a
+    matrix of a block from every token (docs/log.md has the gain).
     """
     named = list(model.named_parameters())
-    words = [p for name, p in named if EMBEDDING in name]
+    embeddings = [p for name, p in named if EMBEDDING in name]
     matrices = [p for name, p in named if p.ndim >= 2 and EMBEDDING not in name]
     vectors = [p for _, p in named if p.ndim < 2]
-    decay, rate = config.weight_decay, config.embedding_rate
+    decay, multiple = config.weight_decay, config.embedding_rate
     groups = [
-        {"params": words, "weight_decay": decay, "times": rate},
+        {"params": embeddings, "weight_decay": decay, "times": multiple},
         {"params": matrices, "weight_decay": decay, "times": 1.0},
         {"params": vectors, "weight_decay": 0.0, "times": 1.0},
     ]
@@ -34,6 +37,6 @@ def build(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the matrices; other groups have a multiple of it."""
+    """Sets the learning rate of the matrices; that of the other groups is a multiple of it."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["times"]

@@ -1,25 +1,19 @@
-"""The learning rate as a function of the step: linear warm-up, then decay along a cosine (Loshchilov
-& Hutter 2017) or a straight line.
+"""The learning rate as a function of the step: linear warm-up, then decay along a cosine
+(Loshchilov & Hutter 2017) or a straight line.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-from antimatter.errors import UserError
+from antimatter.params import Count, Fraction, Section
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    warmup_steps: int
-    final_fraction: float  # of the peak rate, at the last step
+class ScheduleConfig(Section):
+    warmup_steps: Count
+    final_fraction: Fraction  # of the peak rate, at the last step
     decay: Literal["cosine", "linear"]
-
-    def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise UserError(f"warmup_steps must not be negative, got {self.warmup_steps}")
-        if not 0 <= self.final_fraction <= 1:
-            raise UserError(f"final_fraction must lie in [0, 1], got {self.final_fraction}")
 
 
 def rate_factor(step: int, steps: int, config: ScheduleConfig) -> float:

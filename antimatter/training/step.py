@@ -1,9 +1,13 @@
-"""One optimisation step: the gradient of a batch by micro-batches, its norm, and the update."""
+"""One optimisation step: the gradient of a batch by micro-batches, its norm, and the update.
+
+Shapes: B sequences, T tokens, F frequency bins, N tokens of a micro-batch (N = B * T).
+"""
 
 import shutil
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +22,17 @@ from antimatter.training.numerics import autocast
 
 
 class Objective(nn.Module):
-    """The model with its loss: what DistributedDataParallel wraps, since it wants the whole computation in one forward."""
+    """The model with its loss, as DistributedDataParallel needs the whole computation in one
+    forward().
+    """
 
     def __init__(self, model: GPT, compile: bool = False) -> None:
-        """Raises ValueError where there is no compiler for torch.compile."""
+        """Raises UserError if torch.compile has no compiler here."""
         super().__init__()
         if compile and not any(shutil.which(name) for name in ("gcc", "g++", "clang", "clang++")):
             raise UserError(
-                "checkpoints.compile is true, but there is no C++ compiler here: install g++, or set it to false"
+                "checkpoints.compile is true, but there is no C++ compiler here: install g++, or "
+                "set it to false"
             )
         self.model, self.compiled = model, compile
         self.hidden = torch.compile(model.hidden) if compile else model.hidden
@@ -35,39 +42,53 @@ class Objective(nn.Module):
         self,
         inputs: Tensor,
         targets: Tensor,
-        counts: Tensor | None,
+        weights: Tensor | None,
         segments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The mean of count times loss, and the loss of each token: four of (B, T) -> (), (B, T).
+        """The mean of weight times loss, (), and the loss of each target, (B, T).
 
-        On a CPU the head and most of the last layer are spared for targets that count 0; their
-        losses are given as 0. The two are more than half of a small model's arithmetic. A GPU would
-        have to wait to learn how many targets they are.
+        On a CPU a target of weight 0 costs neither the head nor most of the last layer, which are
+        more than half of a small model's arithmetic; its loss is returned as 0. A GPU would have to
+        wait for the number of these targets.
+
+        Args:
+            inputs, targets, weights: (B, T).
+            segments: (B, T, 2), as in GPT.hidden().
         """
         head = self.model.head.weight
-        kept = None if counts is None or inputs.device.type != "cpu" else counts > 0
-        if counts is None or kept is None or kept.all() or not kept.any():
+        if weights is None or not _can_skip(weights):
             hidden = self.hidden(inputs, segments=segments)
-            return linear_cross_entropy(hidden, head, targets, counts, self.kernel)
-        # A selection in its midst would cut a compiled model in two
-        wanted = None if self.compiled else kept
-        hidden = self.hidden(inputs, segments=segments, wanted=wanted)
-        hidden = hidden[kept] if wanted is None else hidden
-        part = (hidden[None], head, targets[kept][None], counts[kept][None])
+            return linear_cross_entropy(hidden, head, targets, weights, self.kernel)
+        counted = weights > 0  # (B, T)
+        # A selection inside of a compiled model would cut its graph in two
+        if self.compiled:
+            hidden = self.hidden(inputs, segments=segments)[counted]
+        else:
+            hidden = self.hidden(inputs, segments=segments, selected=counted)
+        part = (hidden[None], head, targets[counted][None], weights[counted][None])
         mean, some = linear_cross_entropy(*part, self.kernel)
-        losses = torch.zeros(targets.shape).masked_scatter(kept, some)
+        losses = torch.zeros(targets.shape).masked_scatter(counted, some)
         return mean * (some.numel() / targets.numel()), losses
+
+
+def _can_skip(weights: Tensor) -> bool:
+    """Whether to skip targets of weight 0: on a CPU, if there are such targets and others."""
+    if weights.device.type != "cpu":
+        return False
+    counted = weights > 0
+    return bool(counted.any()) and not bool(counted.all())
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """What accumulate_gradients() has seen of a batch; the gradient itself lies in the parameters."""
+    """The figures of a batch; the gradient itself is in the parameters."""
 
-    # Mean over the targets, weighted by what the batch says that they count, but not by the
-    # balance; nats, ()
+    # The mean over the targets in nats, with the weights of the batch but not of the balance, ()
     loss: Tensor
-    bin_losses: Tensor  # summed by frequency bin, (F,) float64; empty without the balance
-    bin_counts: Tensor  # (F,) float64
+    # Summed by frequency bin, (F,) float64; empty without the balance
+    bin_losses: Tensor
+    # Targets by frequency bin, (F,) float64
+    bin_counts: Tensor
 
 
 def accumulate_gradients(
@@ -78,71 +99,92 @@ def accumulate_gradients(
     scaler: torch.amp.GradScaler,
     balance: RareTokenBalance | None = None,
 ) -> Gradient:
-    """Adds the gradient of the batch's mean loss to the parameters, by micro-batches. Nothing waits for the device here.
+    """Adds the gradient of the batch's mean loss to the parameters, micro-batch by micro-batch.
+
+    Never waits for the device.
 
     Args:
-        objective: an Objective, maybe in DistributedDataParallel, which then means the gradient over the ranks with the last micro-batch.
+        objective: an Objective, or DistributedDataParallel around one, which averages the gradient
+            over the ranks.
         batch: of this rank, on the device.
 
     Raises:
-        ValueError: the device has too little memory, or torch.compile does not work on this machine.
+        UserError: the device has too little memory, or torch.compile does not work here.
     """
     device = batch.inputs.device
-    rows = range(0, len(batch.inputs), micro_batch)
-    parts = [
-        Batch(*(None if one is None else one[row : row + micro_batch] for one in batch))  # type: ignore[arg-type]
-        for row in rows
-    ]
-    weights = None if balance is None else balance.weights().to(device)
-    bins = None if balance is None else balance.bins.to(device)
+    parts = _split(batch, micro_batch)
+    token_weights = None if balance is None else balance.weights().to(device)  # (V,)
+    bins = None if balance is None else balance.bins.to(device)  # (V,)
     n_bins = 0 if balance is None else len(balance.share)
     total = torch.zeros((), device=device)
-    bin_losses, bin_counts = (
-        torch.zeros(n_bins, dtype=torch.float64, device=device) for _ in range(2)
-    )
+    bin_losses = torch.zeros(n_bins, dtype=torch.float64, device=device)
+    bin_counts = torch.zeros(n_bins, dtype=torch.float64, device=device)
     for number, (inputs, targets, own, segments) in enumerate(parts, 1):
-        counts = own
-        if weights is not None:
-            counts = weights[targets] if own is None else weights[targets] * own
-        alone = isinstance(objective, DistributedDataParallel) and number < len(parts)
-        try:
-            with objective.no_sync() if alone else nullcontext():  # type: ignore[attr-defined]
-                with autocast(device, precision):
-                    mean, losses = objective(inputs, targets, counts, segments)
-                # backward() sums; the step wants the mean
-                scaler.scale(mean / len(parts)).backward()
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"{device} is out of memory with runtime.micro_batch {len(inputs)}: halve it, the step stays the same"
-            ) from None
-        except RuntimeError as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"torch.compile does not work here ({reason}): set checkpoints.compile to false"
-            ) from error
+        weights = own
+        if token_weights is not None:
+            weights = token_weights[targets] if own is None else token_weights[targets] * own
+        with _as_user_errors(inputs), _exchange(objective, is_last=number == len(parts)):
+            with autocast(device, precision):
+                mean, losses = objective(inputs, targets, weights, segments)
+            # backward() adds up, and the result must be the mean over the micro-batches
+            scaler.scale(mean / len(parts)).backward()
         total += (losses if own is None else losses * own).mean() / len(parts)
         if bins is not None:
-            # A product: sums in a fixed order on a GPU too
-            which = nn.functional.one_hot(bins[targets.flatten()], n_bins).double()
+            # As a matrix product, whose sums have a fixed order on a GPU too
+            one_hot = nn.functional.one_hot(bins[targets.flatten()], n_bins).double()  # (N, F)
             if own is not None:
-                which *= (own.flatten() > 0)[:, None]
-            bin_losses += losses.flatten().double() @ which
-            bin_counts += which.sum(0)
+                one_hot *= (own.flatten() > 0)[:, None]
+            bin_losses += losses.flatten().double() @ one_hot
+            bin_counts += one_hot.sum(0)
     return Gradient(total, bin_losses, bin_counts)
+
+
+def _split(batch: Batch, micro_batch: int) -> list[Batch]:
+    """Micro-batches of `micro_batch` sequences."""
+    starts = range(0, len(batch.inputs), micro_batch)
+    slices = [slice(start, start + micro_batch) for start in starts]
+    return [Batch(*(None if part is None else part[rows] for part in batch)) for rows in slices]  # type: ignore[arg-type]
+
+
+def _exchange(objective: Callable[..., Any], *, is_last: bool) -> AbstractContextManager[None]:
+    """Ranks exchange their gradients once, with the last micro-batch."""
+    if isinstance(objective, DistributedDataParallel) and not is_last:
+        return objective.no_sync()
+    return nullcontext()
+
+
+@contextmanager
+def _as_user_errors(inputs: Tensor) -> Iterator[None]:
+    """Raises UserError for too little memory and for a compiler that does not work."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"{inputs.device} is out of memory with runtime.micro_batch {len(inputs)}: halve it, "
+            "the results stay the same"
+        ) from None
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"torch.compile does not work here ({reason}): set checkpoints.compile to false"
+        ) from error
 
 
 def clip(
     model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, limit: float
 ) -> Tensor:
-    """Scales the gradient down to a global norm of `limit` at most; its norm before that, ()."""
+    """Scales the gradient down to a global norm of at most `limit`; returns the norm before, ()."""
     scaler.unscale_(optimizer)
     return nn.utils.clip_grad_norm_(model.parameters(), limit)
 
 
 def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """One step by the gradient, which is gone afterwards. A gradient that overflowed in fp16 is skipped, and the loss scale falls."""
+    """Updates the weights and drops the gradient.
+
+    A gradient that overflowed in fp16 updates nothing and lowers the loss scale.
+    """
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)

@@ -4,12 +4,9 @@ The same parameters give the same bytes, whether or not the run is interrupted.
 """
 
 import math
-import signal
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -29,6 +26,7 @@ from antimatter.training.distributed import SINGLE_PROCESS, ProcessGroup
 from antimatter.training.numerics import autocast
 from antimatter.training.observer import Observer, Progress
 from antimatter.training.schedule import rate_factor
+from antimatter.training.signals import DeferredStop
 from antimatter.training.spikes import is_spike
 from antimatter.training.step import Gradient, Objective
 
@@ -143,7 +141,7 @@ class Trainer:
         self.start()
         batches = self.open_batches()
         try:
-            with _DeferredStop() as stop:
+            with DeferredStop() as stop:
                 while self.state.step < self.training.steps:
                     rate = self.learning_rate()
                     gradient = self.compute_gradient(batches.at(self.state.step))
@@ -213,7 +211,7 @@ class Trainer:
         return step.clip(self.model, self.optimizer, self.scaler, limit)
 
     def reduce(self, gradient: Gradient, norm: torch.Tensor, stop: bool) -> StepStats:
-        """Exchanges the figures of a step between the processes, in one transfer from the device."""
+        """Adds up the figures of a step over the processes, in one transfer from the device."""
         asked = torch.tensor(float(stop), dtype=torch.float64, device=norm.device)
         head = torch.stack([gradient.loss.double(), asked])
         own = torch.cat([head, gradient.bin_losses, gradient.bin_counts])
@@ -378,27 +376,3 @@ class Trainer:
 
     def new_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-
-
-class _DeferredStop:
-    """Defers SIGTERM and SIGINT until the current step is finished and saved.
-
-    A second signal ends the process at once.
-    """
-
-    def __enter__(self) -> Self:
-        self.requested = False
-        self._before = {}
-        # Signal handlers can be set in the main thread only
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._request)
-        return self
-
-    def _request(self, number: int, frame: object) -> None:
-        self.requested = True
-        self.__exit__()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -1,12 +1,16 @@
-"""Tuning: the training loop from given weights on conversations, with the recipe of the pretraining
-where nothing else is said.
+"""Tuning: the training loop on conversations, from weights that were pretrained on text.
+
+A tuning inherits the configuration of the pretraining, except for what the section `tuned` of
+params.yaml sets.
+
+Shapes: R rows, T tokens of context, V vocabulary.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,12 +29,16 @@ from antimatter.training.data import ConversationData
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
 
+T = TypeVar("T")
+# Values that older provenances lack, because every training used them
+IMPLICIT: dict[str, dict[str, Any]] = {"optimizer": {"embedding_rate": 1.0}}
+
 
 class Conversations:
-    """Reads what the stage `conversations` wrote, by memory map."""
+    """The output of the stage `conversations`, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises FileNotFoundError or ValueError for a folder that is not whole."""
+        """Raises UserError if the index is missing or not JSON."""
         self.folder = folder
         self.index: dict[str, Any] = files.read_json(folder / "index.json")
         self.vocab_size: int = self.index["vocab_size"]
@@ -38,33 +46,31 @@ class Conversations:
         self.chat: dict[str, Any] = self.index["chat"]
 
     def digests(self) -> dict[str, str]:
-        """sha256 of the index, which holds that of every file, and of what they were made of."""
+        """The sha256 of the index, which includes that of every file, and of the stage's inputs."""
         return {"conversations": files.sha256(self.folder / "index.json"), **self.index["made_of"]}
 
     def rows(self, name: str) -> np.ndarray:
-        """A file of rows, (R, T + 1)."""
+        """A file of rows, (R, T + 1). Raises UserError if it is missing or damaged."""
         path, entry = self.folder / name, self.index["files"].get(name)
-        way_out = f"delete {self.folder} and run `dvc repro conversations`"
+        fix = f"delete {self.folder} and run `dvc repro conversations`"
         if entry is None:
-            raise UserError(f"{self.folder} is of another version, it has no {name}: {way_out}")
+            raise UserError(f"{self.folder} is of another version, it has no {name}: {fix}")
         try:
             array: np.ndarray = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
-            raise UserError(f"{path} is missing or damaged: {way_out}") from None
-        if array.shape != (entry["rows"], self.context + 1):
-            expected = (entry["rows"], self.context + 1)
-            raise UserError(
-                f"{path} is damaged, expected {expected}, found {array.shape}: {way_out}"
-            )
+            raise UserError(f"{path} is missing or damaged: {fix}") from None
+        expected = (entry["rows"], self.context + 1)
+        if array.shape != expected:
+            raise UserError(f"{path} is damaged, expected {expected}, found {array.shape}: {fix}")
         return array
 
     def data(self, config: TuneConfig, end: int, role: int) -> ConversationData:
-        """What a training reads.
+        """The data of a training.
 
         Args:
-            config: what of an answer counts more.
+            config: sets the tokens of an answer with a larger weight.
             end: the token that ends an answer.
-            role: the token that begins one: a sample answers the first held-out question.
+            role: the token that begins an answer. A sample answers the first held-out question.
         """
         texts: list[str] = files.read_json(self.folder / "texts.json")
         train, held_out = self.rows("train_tokens.npy"), self.rows("held_out_tokens.npy")
@@ -89,29 +95,24 @@ def _decode(texts: list[str], ids: Any) -> str:
 
 def trainer_config(
     config: TuneConfig,
-    made: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     rows: int,
     runtime: TrainRuntime,
 ) -> tuple[TrainerConfig, dict[str, Any]]:
     """The configuration of a tuning, and the values that it inherits from the pretraining.
 
     Args:
-        made: the provenance of the initial weights. Where it does not tell a value, params.yaml
-            does. Of weights that were tuned themselves, that of the weights which they began with.
-        rows: to learn from.
+        provenance: of the initial weights. Values that it lacks come from params.yaml. If they were
+            tuned themselves, it contains the provenance of their own initial weights, which counts.
+        rows: R, in the training split.
     """
-    while "initial" in made:
-        made = made["initial"]
-    told = made.get("params", {})
-    pretraining, loss, optimizer, spikes = (
-        _section(kind, name, told)
-        for name, kind in (
-            ("checkpoints", TrainConfig),
-            ("loss", LossConfig),
-            ("optimizer", OptimizerConfig),
-            ("spikes", SpikeConfig),
-        )
-    )
+    while "initial" in provenance:
+        provenance = provenance["initial"]
+    values = provenance.get("params", {})
+    pretraining = _section(TrainConfig, "checkpoints", values)
+    loss = _section(LossConfig, "loss", values)
+    optimizer = _section(OptimizerConfig, "optimizer", values)
+    spikes = _section(SpikeConfig, "spikes", values)
     steps = max(1, math.ceil(config.epochs * rows / config.batch_size))
     warmup = min(steps - 1, round(config.warmup_fraction * steps))
     rate = config.learning_rate * optimizer.learning_rate
@@ -136,26 +137,21 @@ def trainer_config(
         validate_every=config.validate_every,
         save_every=config.save_every,
     )
-    return (
-        TrainerConfig(
-            training=training,
-            loss=loss,
-            optimizer=replace(optimizer, learning_rate=rate, weight_decay=config.weight_decay),
-            schedule=ScheduleConfig(warmup_steps=warmup, final_fraction=0.0, decay="linear"),
-            spikes=replace(spikes, factor=config.spike_factor),
-            runtime=runtime,
-        ),
-        inherited,
+    tuning = TrainerConfig(
+        training=training,
+        loss=loss,
+        optimizer=replace(optimizer, learning_rate=rate, weight_decay=config.weight_decay),
+        schedule=ScheduleConfig(warmup_steps=warmup, final_fraction=0.0, decay="linear"),
+        spikes=replace(spikes, factor=config.spike_factor),
+        runtime=runtime,
     )
+    return tuning, inherited
 
 
-# Weights from before a value was known were trained as if it had been this
-BEFORE: dict[str, dict[str, Any]] = {"optimizer": {"embedding_rate": 1.0}}
-
-
-def _section(kind: type, name: str, told: Mapping[str, Any]) -> Any:
-    if name in told:
-        values = BEFORE.get(name, {}) | told[name]
+def _section(kind: type[T], name: str, recorded: Mapping[str, Any]) -> T:
+    """A section of the recorded parameters, or else of params.yaml."""
+    if name in recorded:
+        values = IMPLICIT.get(name, {}) | recorded[name]
         return params.build(kind, values, f"the provenance of the initial weights: {name}")
     return params.read(kind, name)
 
@@ -163,23 +159,25 @@ def _section(kind: type, name: str, told: Mapping[str, Any]) -> Any:
 def check_start(
     path: Path,
     shape: GPTConfig,
-    made: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     conversations: Conversations,
 ) -> None:
-    """Raises ValueError if weights cannot be tuned on these conversations.
+    """Raises UserError if weights cannot be tuned on these conversations.
 
     Args:
-        path: of the weights, with their shape and provenance.
+        path: of the weights, whose shape and provenance the next two are.
     """
     fix = "name another folder in tuned.initial, or run `dvc repro`"
-    own = made.get("data", {}).get("tokenizer")
+    own = provenance.get("data", {}).get("tokenizer")
     theirs = conversations.index["made_of"].get("tokenizer")
     if shape.vocab_size != conversations.vocab_size or (own and theirs and own != theirs):
         raise UserError(
-            f"{path} was trained with another vocabulary ({shape.vocab_size:,} tokens) than that of "
-            f"{conversations.folder} ({conversations.vocab_size:,}), so it lacks its role tokens: {fix}"
+            f"{path} was trained with another vocabulary ({shape.vocab_size:,} tokens) than that "
+            f"of {conversations.folder} ({conversations.vocab_size:,}), so it lacks its role "
+            f"tokens: {fix}"
         )
     if shape.block_size != conversations.context:
         raise UserError(
-            f"{path} reads {shape.block_size} tokens, the conversations are packed for {conversations.context}: {fix}"
+            f"{path} reads {shape.block_size} tokens, the conversations are packed for "
+            f"{conversations.context}: {fix}"
         )

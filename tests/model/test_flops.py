@@ -1,3 +1,5 @@
+"""FLOPs against torch's own counter, and peaks of GPUs by the names that torch gives them."""
+
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,7 @@ def test_flops_are_three_times_what_torch_counts_forward(
     tiny_config: GPTConfig, tied: bool
 ) -> None:
     config = replace(tiny_config, n_layer=3, tied_embeddings=tied)
-    # The counter does not know the CPU's fused attention
+    # The counter cannot count the fused attention of a CPU
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         GPT(config)(torch.zeros(2, config.block_size, dtype=torch.long))
     assert 3 * counter.get_total_flops() == flops_per_token(config) * 2 * config.block_size
@@ -37,7 +39,7 @@ def test_flops_are_three_times_what_torch_counts_forward(
         ("Tesla T4", 65),
     ],
 )
-def test_torchs_name_of_a_device_leads_to_its_peak(name: str, teraflops: float) -> None:
+def test_a_device_has_the_peak_of_its_data_sheet(name: str, teraflops: float) -> None:
     assert peak_flops(name) == teraflops * 1e12
 
 
@@ -51,5 +53,5 @@ def test_torchs_name_of_a_device_leads_to_its_peak(name: str, teraflops: float) 
         "",
     ],
 )
-def test_a_device_that_only_resembles_a_known_one_has_no_peak(name: str) -> None:
+def test_a_device_that_resembles_a_known_one_has_no_peak(name: str) -> None:
     assert peak_flops(name) is None

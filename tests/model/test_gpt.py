@@ -1,3 +1,8 @@
+"""The network against GPT-2 of transformers and torch's own attention, and its first weights.
+
+Shapes: B batch, H heads, T tokens, D channels of a head.
+"""
+
 from dataclasses import replace
 
 import pytest
@@ -9,9 +14,24 @@ from antimatter.model import gpt
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT, KeyValueCache, attend
 
+# Of parameters, in transformers and here
+NAMES = {
+    "transformer.wte": "token_embedding",
+    "transformer.wpe": "position_embedding",
+    "transformer.h": "blocks",
+    "transformer.ln_f": "norm",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn.qkv",
+    "attn.c_proj": "attn.proj",
+    "mlp.c_fc": "ffn.up",
+    "mlp.c_proj": "ffn.down",
+    "lm_head": "head",
+}
+
 
 def randomise(model: GPT) -> GPT:
-    """Weights far from their start, biases and norms too, so that no term can be missing unseen."""
+    """Moves all weights away from their initial values, so that a missing bias or norm shows."""
     generator = torch.Generator().manual_seed(7)
     for parameter in model.parameters():
         parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
@@ -33,41 +53,50 @@ def test_logits_equal_those_of_hugging_face_gpt2_with_its_activation_swapped(
     tiny_config: GPTConfig, tied: bool
 ) -> None:
     ours = randomise(GPT(replace(tiny_config, tied_embeddings=tied)).eval())
-    theirs = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=64, n_positions=16, n_embd=32, n_layer=2, n_head=4, activation_function="leaky_relu", tie_word_embeddings=tied,
-            bos_token_id=1, eos_token_id=2,
-        )
-    ).eval()  # fmt: skip
-    names = {
-        "transformer.wte": "token_embedding", "transformer.wpe": "position_embedding", "transformer.h": "blocks", "transformer.ln_f": "norm",
-        "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn.qkv", "attn.c_proj": "attn.proj", "mlp.c_fc": "ffn.up",
-        "mlp.c_proj": "ffn.down", "lm_head": "head",
-    }  # fmt: skip
+    config = GPT2Config(
+        vocab_size=64,
+        n_positions=16,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        activation_function="leaky_relu",
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    theirs = GPT2LMHeadModel(config).eval()
     state = ours.state_dict()
     for name, parameter in theirs.state_dict().items():
-        mine = name
-        for old, new in names.items():
-            mine = mine.replace(old, new)
-        value = state[mine]
-        # Their Conv1D keeps matrices transposed
+        own_name = name
+        for old, new in NAMES.items():
+            own_name = own_name.replace(old, new)
+        value = state[own_name]
+        # Their Conv1D has transposed matrices
         parameter.copy_(value.T if ".c_" in name and value.ndim == 2 else value)
     ids = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_the_seed_decides_the_first_weights(tiny_config: GPTConfig) -> None:
+def test_the_seed_decides_the_initial_weights(tiny_config: GPTConfig) -> None:
     one, same, other = GPT(tiny_config), GPT(tiny_config), GPT(replace(tiny_config, seed=2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(one.token_embedding.weight, other.token_embedding.weight)
-    big = GPT(replace(tiny_config, n_embd=256, vocab_size=512))
-    assert big.token_embedding.weight.std().item() == pytest.approx(0.02, rel=0.02)
-    assert big.blocks[0].ffn.up.weight.mean().item() == pytest.approx(0, abs=1e-3)  # type: ignore[union-attr]
+
+
+def test_every_matrix_starts_with_the_same_deviation_and_zero_mean(tiny_config: GPTConfig) -> None:
+    """Also the projections into the residual stream, where GPT-2 scales it by depth."""
+    model = GPT(replace(tiny_config, n_embd=256, block_size=256, vocab_size=512))
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.02), name
+            assert parameter.mean().item() == pytest.approx(0, abs=3e-4), name
+        else:
+            assert parameter.unique().tolist() == [float("norm.weight" in name)], name
 
 
 @pytest.mark.parametrize(("tied", "millions"), [(True, 355.9), (False, 407.3)])
-def test_the_300m_preset_has_as_many_parameters_as_the_readme_says(
+def test_the_300m_preset_has_the_number_of_parameters_in_the_readme(
     tied: bool, millions: float
 ) -> None:
     config = GPTConfig(
@@ -88,22 +117,31 @@ def test_the_300m_preset_has_as_many_parameters_as_the_readme_says(
 
 def test_short_attention_equals_torchs_own() -> None:
     generator = torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, 2, 4, 12, 8, generator=generator)
-    torch.testing.assert_close(
-        attend(q, k, v, 0.0),
-        F.scaled_dot_product_attention(q, k, v, is_causal=True),
-        rtol=1e-5,
-        atol=1e-6,
-    )
+    q, k, v = torch.randn(3, 2, 4, 12, 8, generator=generator)  # each (B, H, T, D)
     whole = attend(q, k, v, 0.0)
-    # The last three among all
-    torch.testing.assert_close(
-        attend(q[:, :, 9:], k, v, 0.0), whole[:, :, 9:], rtol=1e-5, atol=1e-6
-    )
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-6)
+    last = attend(q[:, :, 9:], k, v, 0.0)
+    torch.testing.assert_close(last, whole[:, :, 9:], rtol=1e-5, atol=1e-6)
 
 
-# torch's attention, and that for short contexts on a CPU
-@pytest.mark.parametrize("short", [0, 512])
+@pytest.mark.parametrize("short", [0, 512], ids=["torch's attention", "short contexts"])
+def test_blocked_pairs_have_no_weight(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpt, "SHORT", short)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 12, 8, generator=generator)
+    blocked = torch.rand(2, 12, 12, generator=generator) < 0.5
+    blocked &= ~torch.eye(12, dtype=torch.bool)
+    result = attend(q, k, v, 0.0, blocked)
+    for row in range(12):
+        for batch in range(2):
+            allowed = [i for i in range(row + 1) if not blocked[batch, row, i]]
+            scores = q[batch, :, row, None] @ k[batch, :, allowed].mT * 8**-0.5  # (H, 1, allowed)
+            expected = (scores.softmax(-1) @ v[batch, :, allowed])[:, 0]
+            torch.testing.assert_close(result[batch, :, row], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("short", [0, 512], ids=["torch's attention", "short contexts"])
 def test_with_a_cache_the_logits_are_those_without(
     tiny_gpt: GPT, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,9 +151,8 @@ def test_with_a_cache_the_logits_are_those_without(
     with torch.no_grad():
         cache = KeyValueCache(tiny_gpt.config, 3, like=tiny_gpt.head.weight)
         parts = [tiny_gpt.hidden(part, cache) for part in ids.split([5, 1, 1, 3, 6], dim=1)]
-        torch.testing.assert_close(
-            tiny_gpt.head(torch.cat(parts, 1)), tiny_gpt(ids), rtol=1e-5, atol=1e-5
-        )
+        logits = tiny_gpt.head(torch.cat(parts, 1))
+        torch.testing.assert_close(logits, tiny_gpt(ids), rtol=1e-5, atol=1e-5)
     assert cache.length == 16
 
 

@@ -1,6 +1,9 @@
-"""The fused head and loss against the plain computation, and the rare-token balance against numbers worked out by hand."""
+"""The fused head and loss against the plain computation, and the rare-token balance against numbers
+worked out by hand.
+"""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from antimatter.data.batches import in_order
+from antimatter.data.batches import sequential_batches
+from antimatter.errors import UserError
 from antimatter.model import loss
 from antimatter.model.config import LossConfig
 from antimatter.model.gpt import GPT
@@ -17,20 +21,18 @@ from antimatter.model.loss import RareTokenBalance, frequency_bins, linear_cross
 
 @pytest.fixture(params=[64, 1 << 22], ids=["many chunks", "one chunk"])
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(loss.LOGITS, "cpu", request.param)  # 64: three rows of 21 logits each
+    # With 64 a chunk is three rows of 21 logits
+    monkeypatch.setitem(loss.LOGITS, "cpu", request.param)
 
 
-def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, (2, 5, 8), head, (21, 8), targets and weights, (2, 5) each."""
     random = torch.Generator().manual_seed(0)
-    hidden = torch.randn(2, 5, 8, generator=random, dtype=torch.float64).to(dtype).requires_grad_()
-    # No multiple of anything
-    head = torch.randn(21, 8, generator=random, dtype=torch.float64).to(dtype).requires_grad_()
-    return (
-        hidden,
-        head,
-        torch.randint(21, (2, 5), generator=random),
-        torch.rand(2, 5, generator=random) + 0.5,
-    )
+    hidden = torch.randn(2, 5, 8, generator=random).requires_grad_()
+    # 21 rows, which is not a multiple of the alignment
+    head = torch.randn(21, 8, generator=random).requires_grad_()
+    targets = torch.randint(21, (2, 5), generator=random)
+    return hidden, head, targets, torch.rand(2, 5, generator=random) + 0.5
 
 
 @pytest.mark.usefixtures("chunks")
@@ -38,13 +40,12 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, 
 def test_loss_and_gradients_are_those_of_torchs_cross_entropy(weighted: bool) -> None:
     hidden, head, targets, weights = inputs()
     mean, losses = linear_cross_entropy(hidden, head, targets, weights if weighted else None)
-    (3 * mean).backward()  # as a loss scale does
-    plain_hidden, plain_head = (
-        value.detach().double().requires_grad_() for value in (hidden, head)
-    )
-    plain = F.cross_entropy(
-        (plain_hidden @ plain_head.t()).flatten(0, 1), targets.flatten(), reduction="none"
-    ).view(2, 5)
+    # The 3 stands for a loss scale
+    (3 * mean).backward()
+    plain_hidden = hidden.detach().double().requires_grad_()
+    plain_head = head.detach().double().requires_grad_()
+    logits = (plain_hidden @ plain_head.t()).flatten(0, 1)  # (10, 21)
+    plain = F.cross_entropy(logits, targets.flatten(), reduction="none").view(2, 5)
     (3 * (plain * weights if weighted else plain).mean()).backward()
     torch.testing.assert_close(losses.double(), plain, rtol=1e-5, atol=1e-6)
     for ours, theirs in ((hidden, plain_hidden), (head, plain_head)):
@@ -56,13 +57,9 @@ def test_loss_and_gradients_are_those_of_torchs_cross_entropy(weighted: bool) ->
 def test_without_gradients_it_is_the_same_loss() -> None:
     hidden, head, targets, _ = inputs()
     with torch.no_grad():
-        mean, losses = linear_cross_entropy(hidden, head, targets)
-    torch.testing.assert_close(
-        mean, linear_cross_entropy(hidden, head, targets)[0], rtol=1e-6, atol=1e-6
-    )
-    torch.testing.assert_close(
-        losses, linear_cross_entropy(hidden, head, targets)[1], rtol=1e-6, atol=1e-6
-    )
+        without = linear_cross_entropy(hidden, head, targets)
+    for one, other in zip(without, linear_cross_entropy(hidden, head, targets), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_under_autocast_products_are_half_and_the_heads_gradient_is_float32() -> None:
@@ -75,58 +72,57 @@ def test_under_autocast_products_are_half_and_the_heads_gradient_is_float32() ->
     assert mean.item() == pytest.approx(exact.item(), rel=0.02)
 
 
-def test_a_hopeless_token_costs_what_it_costs_and_not_infinity() -> None:
+def test_the_loss_of_a_very_unlikely_token_is_finite() -> None:
+    # Its probability is below the smallest float32
     head = torch.tensor([[200.0], [0.0]]).requires_grad_()
     mean, _ = linear_cross_entropy(torch.ones(1, 1, 1), head, torch.tensor([[1]]))
-    assert mean.item() == pytest.approx(200)  # its probability is below the smallest float32
+    assert mean.item() == pytest.approx(200)
 
 
 def test_losses_are_summed_by_bin(tiny_gpt: GPT, token_file: Callable[..., np.ndarray]) -> None:
     tokens = token_file(200)
     bins = torch.arange(64) % 3
-    sums, counts = sum_losses(tiny_gpt, in_order([tokens], batch_size=4, block_size=16), bins)
-    all_sums, all_counts = sum_losses(tiny_gpt, in_order([tokens], batch_size=4, block_size=16))
+    batches = list(sequential_batches([tokens], batch_size=4, block_size=16))
+    sums, counts = sum_losses(tiny_gpt, batches, bins)
+    all_sums, all_counts = sum_losses(tiny_gpt, batches)
     assert counts.tolist() == [int((tokens[1:] % 64 % 3 == i).sum()) for i in range(3)]
     assert all_counts.item() == counts.sum() == 199
     assert sums.sum().item() == pytest.approx(all_sums.item())
 
 
 def test_bins_are_powers_of_four() -> None:
-    assert frequency_bins(
-        torch.tensor([0, 1, 3, 4, 15, 16, 63, 64, 4**15 - 1, 4**15])
-    ).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 14, 15]
+    counts = torch.tensor([0, 1, 3, 4, 15, 16, 63, 64, 4**15 - 1, 4**15])
+    assert frequency_bins(counts).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 14, 15]
 
 
 def test_weights_follow_the_losses_and_average_one_over_the_corpus() -> None:
-    counts = torch.tensor([2, 2, 96])  # two rare tokens and a frequent one
-    balance = RareTokenBalance(
-        LossConfig(rare_token_power=1.0, rare_token_limit=100.0, rare_token_decay=0.5), counts
-    )
-    assert balance.weights().tolist() == [1, 1, 1]  # nothing is known yet
-    sums, met = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    # Two rare tokens, in bin 0, and a frequent one, in bin 3
+    counts = torch.tensor([2, 2, 96])
+    config = LossConfig(rare_token_power=1.0, rare_token_limit=100.0, rare_token_decay=0.5)
+    balance = RareTokenBalance(config, counts)
+    assert balance.weights().tolist() == [1, 1, 1]
     # A rare token costs 10 nats, the frequent one 3
-    sums[0], met[0], sums[3], met[3] = 20.0, 2, 30.0, 10
-    balance.update(sums, met)
+    balance.update(bins(20, 0, 0, 30), bins(2, 0, 0, 10))
     weights = balance.weights()
     assert weights[0] / weights[2] == pytest.approx(10 / 3)
     assert (counts * weights).sum() / counts.sum() == pytest.approx(1)
-    # No rare token in this step: its average stays; the other moves half way to 5
-    sums[0], met[0], sums[3], met[3] = 0.0, 0, 50.0, 10
-    balance.update(sums, met)
+    # Without a rare token in this step its average stays; the other moves half way to 5
+    balance.update(bins(0, 0, 0, 50), bins(0, 0, 0, 10))
     assert balance.averages[[0, 3]].tolist() == [10, 4]
 
 
 def test_a_weight_has_its_limits() -> None:
-    balance = RareTokenBalance(
-        LossConfig(rare_token_power=2.0, rare_token_limit=2.0, rare_token_decay=0.0),
-        torch.tensor([1, 64]),
-    )
-    balance.update(
-        torch.tensor([100.0, 0, 0, 1.0], dtype=torch.float64),
-        torch.tensor([1.0, 0, 0, 1.0], dtype=torch.float64),
-    )
+    config = LossConfig(rare_token_power=2.0, rare_token_limit=2.0, rare_token_decay=0.0)
+    balance = RareTokenBalance(config, torch.tensor([1, 64]))
+    balance.update(bins(100, 0, 0, 1), bins(1, 0, 0, 1))
     weights = balance.weights()
-    assert weights[0] / weights[1] == pytest.approx(4)  # 2 against 1 / 2
+    # The limits are 2 and 1 / 2
+    assert weights[0] / weights[1] == pytest.approx(4)
+
+
+def bins(*values: float) -> Tensor:
+    """A value for each frequency bin, (F,)."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
@@ -134,12 +130,6 @@ def test_a_weight_has_its_limits() -> None:
     [("rare_token_power", -1.0), ("rare_token_limit", 0.5), ("rare_token_decay", 1.0)],
 )
 def test_an_impossible_balance_is_refused(key: str, value: float) -> None:
-    with pytest.raises(ValueError, match=key):
-        LossConfig(
-            **{
-                "rare_token_power": 0.5,
-                "rare_token_limit": 3.0,
-                "rare_token_decay": 0.9,
-                key: value,
-            }
-        )
+    valid = LossConfig(rare_token_power=0.5, rare_token_limit=3.0, rare_token_decay=0.9)
+    with pytest.raises(UserError, match=key):
+        replace(valid, **{key: value})

@@ -1,3 +1,5 @@
+"""Distributions worked out by hand, and generated tokens against the plain forward pass."""
+
 from dataclasses import replace
 
 import pytest
@@ -16,7 +18,7 @@ LOGITS = torch.tensor([0.5, 0.2, 0.25, 0.05]).log()
     [
         ({}, [0.5, 0.2, 0.25, 0.05]),
         ({"top_k": 2}, [2 / 3, 0, 1 / 3, 0]),
-        # 0.5 alone is not 0.6; the token that crosses stays
+        # 0.5 is less than 0.6, so the token that crosses 0.6 is included
         ({"top_p": 0.6}, [2 / 3, 0, 1 / 3, 0]),
         ({"top_p": 0.45}, [1.0, 0, 0, 0]),
         ({"temperature": 0.5}, [0.25 / 0.355, 0.04 / 0.355, 0.0625 / 0.355, 0.0025 / 0.355]),
@@ -26,12 +28,11 @@ LOGITS = torch.tensor([0.5, 0.2, 0.25, 0.05]).log()
 def test_probabilities_at_points_worked_out_by_hand(
     change: dict[str, float], expected: list[float]
 ) -> None:
-    torch.testing.assert_close(
-        probabilities(LOGITS, replace(ALL, **change)), torch.tensor(expected), rtol=1e-5, atol=1e-6
-    )  # type: ignore[arg-type]
+    result = probabilities(LOGITS, replace(ALL, **change))  # type: ignore[arg-type]
+    torch.testing.assert_close(result, torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
 
-def test_greedy_text_is_the_most_likely_token_each_time_and_outlives_the_context(
+def test_greedy_decoding_takes_the_most_likely_token_beyond_the_context_too(
     tiny_gpt: GPT,
 ) -> None:
     greedy = replace(ALL, temperature=0.0, max_new_tokens=30)

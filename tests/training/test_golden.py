@@ -1,7 +1,9 @@
-"""Golden losses: the licence to refactor. A change of the code that is meant to change no result leaves them as they are, to the bit.
+"""Golden losses, which make refactoring safe: a change of code that must not change results leaves
+them as they are, to the bit.
 
-They are bits of one kind of machine. On another kind float32 sums come in another order, which 30 steps at a high rate amplify: there the losses are
-held to 2%. After a change that is meant to change results, or to add a kind of machine: python tests/training/test_golden.py
+They belong to one kind of machine. On another kind float32 sums have another order, which 30 steps
+at a high learning rate amplify, so there the losses must agree within 2%. After a change that must
+change results, or to add a kind of machine: python tests/training/test_golden.py
 """
 
 import json
@@ -23,7 +25,7 @@ STEPS = 30
 
 
 def variants() -> dict[str, tuple[dict[str, object], TrainerConfig]]:
-    """What is trained: changes of the model, and the config."""
+    """The trainings: changes of the model, and the configuration."""
     config = replace(
         train_process.CONFIG,
         training=replace(train_process.CONFIG.training, steps=STEPS, log_every=1),
@@ -43,27 +45,23 @@ def variants() -> dict[str, tuple[dict[str, object], TrainerConfig]]:
 
 
 def machine() -> str:
-    return (
-        f"torch {torch.__version__.split('+')[0]}, {numerics.describe_hardware('cpu', 'fp32')[0]}"
-    )
+    kind, _ = numerics.describe_hardware("cpu", "fp32")
+    return f"torch {torch.__version__.split('+')[0]}, {kind}"
 
 
 def golden(name: str, folder: Path) -> dict[str, Any]:
-    """Loss and gradient norm of each step and the validation losses, to six digits; a digest of the weights, which sees every bit."""
+    """Loss and gradient norm of each step and the validation losses, to six digits, and a digest of
+    all bits of the weights.
+    """
     random = np.random.default_rng(0)
     tokens = np.zeros(3000, dtype=np.uint16)
     for i in range(1, len(tokens)):
         tokens[i] = (tokens[i - 1] * 5 + 3) % 64 if random.random() < 0.9 else random.integers(64)
-    np.save(
-        folder / "tokens.npy", np.where(tokens < 32, tokens, 7)
-    )  # one token is frequent, the others are rare
+    # One token is frequent, the others are rare
+    np.save(folder / "tokens.npy", np.where(tokens < 32, tokens, 7))
     change, config = variants()[name]
-    train_process.run(
-        folder / "tokens.npy",
-        folder / "run",
-        config,
-        shape=replace(train_process.SHAPE, **change),
-    )  # type: ignore[arg-type]
+    shape = replace(train_process.SHAPE, **change)  # type: ignore[arg-type]
+    train_process.run(folder / "tokens.npy", folder / "run", config, shape=shape)
     rows = [
         np.loadtxt(folder / "run" / file, delimiter=",", skiprows=1)
         for file in ("training.csv", "validation.csv")
@@ -78,13 +76,13 @@ def golden(name: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.usefixtures("torch_as_before")
 @pytest.mark.parametrize("name", variants())
 def test_the_losses_are_golden(tmp_path: Path, name: str) -> None:
-    known, found = json.loads(GOLDEN.read_text()), golden(name, tmp_path)
-    assert len(known) > 0
-    for kind, runs in known.items():
+    recorded, result = json.loads(GOLDEN.read_text()), golden(name, tmp_path)
+    assert len(recorded) > 0
+    for kind, runs in recorded.items():
         for curve in ("losses", "validation"):
-            assert found[curve] == pytest.approx(runs[name][curve], rel=0.02), kind
-    if machine() in known:
-        assert found == known[machine()][name]
+            assert result[curve] == pytest.approx(runs[name][curve], rel=0.02), kind
+    if machine() in recorded:
+        assert result == recorded[machine()][name]
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""Schedule, optimizer, spikes and saved states: each at points that are worked out by hand."""
+
 import math
 import resource
 from dataclasses import replace
@@ -7,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from antimatter.errors import UserError
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 from antimatter.training import optimizer as adamw
@@ -30,24 +33,25 @@ SPIKES = SpikeConfig(factor=3.0, window=4, rate_factor=0.5, max_backtracks=2)
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        (1, 0.01),  # the first step already learns
+        # The first step learns
+        (1, 0.01),
         (50, 0.5),
-        (100, 1.0),  # the peak, once
-        (600, 0.55),  # half way down the cosine, between 1 and 0.1
+        # The peak, in one step only
+        (100, 1.0),
+        # Half way down the cosine, between 1 and 0.1
+        (600, 0.55),
         (1100, 0.1),
     ],
 )
 def test_the_schedule_at_points_worked_out_by_hand(step: int, expected: float) -> None:
-    assert rate_factor(
-        step, 1100, ScheduleConfig(warmup_steps=100, final_fraction=0.1, decay="cosine")
-    ) == pytest.approx(expected)
+    config = ScheduleConfig(warmup_steps=100, final_fraction=0.1, decay="cosine")
+    assert rate_factor(step, 1100, config) == pytest.approx(expected)
 
 
 def test_without_warm_up_the_schedule_starts_near_its_peak() -> None:
-    factors = [
-        rate_factor(step, 10, ScheduleConfig(warmup_steps=0, final_fraction=0.0, decay="cosine"))
-        for step in range(1, 11)
-    ]
+    config = ScheduleConfig(warmup_steps=0, final_fraction=0.0, decay="cosine")
+    factors = [rate_factor(step, 10, config) for step in range(1, 11)]
+    assert factors[0] > 0.95
     assert factors == sorted(factors, reverse=True)
     assert factors[-1] == 0
 
@@ -60,7 +64,8 @@ def test_matrices_decay_and_vectors_do_not() -> None:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for old, new in zip(before, model.parameters(), strict=True):
-        torch.testing.assert_close(new, old * (1 - 0.1 * 0.1) if old.ndim == 2 else old)
+        expected = old * (1 - 0.1 * 0.1) if old.ndim == 2 else old
+        torch.testing.assert_close(new, expected)
 
 
 def test_the_token_embedding_learns_at_a_multiple_of_the_rate(tiny_config: GPTConfig) -> None:
@@ -97,11 +102,15 @@ def test_a_step_is_adamw_as_the_paper_has_it() -> None:
 @pytest.mark.parametrize(
     ("loss", "history", "spike"),
     [
-        (3.0, [1, 1, 1, 1], False),  # exactly 3 x is not over it
+        # Exactly 3 times the median is not above it
+        (3.0, [1, 1, 1, 1], False),
         (3.1, [1, 1, 1, 1], True),
-        (3.1, [1, 1, 1], False),  # the window is not full
-        (3.1, [9, 1, 1, 1, 1], True),  # what lies before the window does not count
-        (6.0, [2, 0.1, 0.1, 0.1], False),  # ten times the average, but not 3 x the upper losses
+        # The window is not full
+        (3.1, [1, 1, 1], False),
+        # Losses before the window do not count
+        (3.1, [9, 1, 1, 1, 1], True),
+        # Ten times the mean, but not 3 times the upper losses
+        (6.0, [2, 0.1, 0.1, 0.1], False),
         (math.nan, [], True),
         (math.inf, [1, 1, 1, 1], True),
     ],
@@ -112,7 +121,7 @@ def test_spikes_at_points_worked_out_by_hand(
     assert is_spike(loss, history, SPIKES) is spike
 
 
-def test_the_newest_readable_state_is_found_and_a_torn_one_is_passed_over(
+def test_the_newest_state_is_one_whose_bytes_are_intact(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints = Checkpoints(tmp_path, every=10, keep=1)
@@ -122,37 +131,36 @@ def test_the_newest_readable_state_is_found_and_a_torn_one_is_passed_over(
     torn, flipped = tmp_path / "step-00000030.pt", tmp_path / "step-00000020.pt"
     torn.write_bytes(torn.read_bytes()[:300])
     content = bytearray(flipped.read_bytes())
-    content[len(content) // 2] ^= 1  # one bit of one weight
+    # One bit of one weight
+    content[len(content) // 2] ^= 1
     flipped.write_bytes(content)
     assert checkpoints.newest() == 10
-    said = capsys.readouterr().err
-    assert (
-        "step-00000030.pt is damaged" in said
-        and "step-00000020.pt is damaged (the checksum of" in said
-    )
+    output = capsys.readouterr().err
+    assert "step-00000030.pt is damaged" in output
+    assert "step-00000020.pt is damaged (the checksum of" in output
     assert checkpoints.load(10)["step"] == 10
     assert torn.with_suffix(".damaged").exists() and checkpoints.steps() == [10]
 
 
-def test_when_every_state_is_damaged_nothing_begins_anew_in_silence(tmp_path: Path) -> None:
+def test_if_every_state_is_damaged_the_run_does_not_start_again_silently(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, every=10, keep=1)
     checkpoints.save(10, {"step": 10})
     checkpoints.path(10).write_bytes(b"")
-    for _ in range(2):  # not at the second call either
-        with pytest.raises(
-            ValueError,
-            match=r"every saved state in .* is damaged: restore one from a backup, or delete the folder",
-        ):
+    # Nor at the second call
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"every saved state in .* is damaged.*backup.*delete"):
             checkpoints.newest()
 
 
-def test_stable_means_followed_by_healthy_steps_and_rotation_keeps_it(tmp_path: Path) -> None:
+def test_a_stable_state_is_followed_by_healthy_steps_and_survives_rotation(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, every=10, keep=1)
-    for step in (0, 10, 20, 25, 30):  # 25 was saved by a pause
+    # 25 was saved by a pause
+    for step in (0, 10, 20, 25, 30):
         checkpoints.save(step, {})
     assert checkpoints.stable(29, healthy=5) == 20
     assert checkpoints.stable(24, healthy=5) == 10
-    assert checkpoints.stable(3, healthy=5) == 0  # untrained weights are always stable
+    # Untrained weights are always stable
+    assert checkpoints.stable(3, healthy=5) == 0
     checkpoints.rotate(30, healthy=10)
     assert checkpoints.steps() == [20, 25, 30]
     checkpoints.drop_after(20)
@@ -166,20 +174,19 @@ def test_the_newest_states_stay_beside_the_stable_one(tmp_path: Path) -> None:
         checkpoints.rotate(step, healthy=1)
     assert checkpoints.steps() == [30, 40, 50]
     wide = Checkpoints(tmp_path, every=10, keep=1)
-    wide.rotate(50, healthy=15)  # 30 is stable; 40 is the next to be
+    # 30 is stable, and 40 will be next
+    wide.rotate(50, healthy=15)
     assert wide.steps() == [30, 40, 50]
 
 
-def test_a_save_that_fails_keeps_what_was_there(tmp_path: Path) -> None:
+def test_a_save_that_fails_keeps_the_state_before(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, every=10, keep=1)
     checkpoints.save(10, {"step": 10})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # bytes; as on a full disk, a write beyond them fails
+    # In bytes: as on a full disk, a write beyond the limit fails
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(
-            ValueError, match=r"could not save .*step-00000020\.pt.*resumes from step 10"
-        ):
+        with pytest.raises(UserError, match=r"step-00000020\.pt.*resumes from step 10"):
             checkpoints.save(20, {"step": 20, "weights": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
