@@ -1,7 +1,9 @@
-"""The model as a folder that Hugging Face's transformers load with nothing of ours: as their GPT-2, which is this network but for the activation."""
+"""The model as a folder that Hugging Face's transformers load without code of this project.
 
-# C channels, V vocabulary; GPT-2 keeps the matrices inside its blocks as (in, out), ours are (out,
-# in)
+They load it as their GPT-2, which is the same network except for the activation.
+"""
+
+# C channels, V vocabulary. GPT-2 stores the matrices of its blocks as (in, out), ours are (out, in)
 import json
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ from torch import Tensor
 
 from antimatter import files
 from antimatter.chat import template
-from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER
+from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER, check_ids
 from antimatter.errors import UserError
 from antimatter.export.source import Source
 from antimatter.model.config import GPTConfig
 
-SLOPE = 0.01  # of their "leaky_relu", torch's default; a config.json cannot name another
+# The slope of their "leaky_relu", torch's default; a config.json cannot set another
+SLOPE = 0.01
 BLOCK = {
     "attn_norm": "ln_1",
     "attn.qkv": "attn.c_attn",
@@ -34,25 +37,25 @@ def path_of(folder: Path, name: str) -> Path:
 
 
 def write(source: Source, tokenizer: Path, folder: Path) -> None:
-    """Writes config.json, model.safetensors, generation_config.json, tokenizer.json and tokenizer_config.json, all or nothing, in float32.
+    """Writes the folder, in float32, or nothing if there is an error.
 
-    `AutoModelForCausalLM.from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)` read
-    them, and `apply_chat_template` works where the model was tuned to chat. The same weights give
-    the same bytes. The whole model is in memory meanwhile.
+    It has config.json, model.safetensors, generation_config.json, tokenizer.json and
+    tokenizer_config.json. `AutoModelForCausalLM.from_pretrained(folder)` and
+    `AutoTokenizer.from_pretrained(folder)` read them, and `apply_chat_template` works if the model
+    was tuned to chat. Equal weights give equal bytes. The whole model is in memory at once.
 
     Raises:
-        ValueError: the tokenizer does not fit the model.
+        UserError: the tokenizer does not fit the model.
     """
     shape = source.config
     bpe = _tokenizer(tokenizer, shape)
     tensors = _tensors(source)
     with files.replacing(folder) as partial:
         partial.mkdir()
-        # Transformers ask for this key; a second one would come in random order
+        # Transformers need this key. A second one would make the order of the bytes random
         save_file(tensors, partial / "model.safetensors", {"format": "pt"})
-        files.write_json(
-            partial / "config.json", _config(shape, len(tensors["transformer.h.0.mlp.c_fc.bias"]))
-        )
+        n_inner = len(tensors["transformer.h.0.mlp.c_fc.bias"])
+        files.write_json(partial / "config.json", _config(shape, n_inner))
         files.write_json(partial / "generation_config.json", _generation_config(source))
         files.write_json(partial / "tokenizer.json", json.loads(bpe.to_str()))
         files.write_json(partial / "tokenizer_config.json", _tokenizer_config(source))
@@ -61,17 +64,20 @@ def write(source: Source, tokenizer: Path, folder: Path) -> None:
 def leaky_form(
     up: Tensor, up_bias: Tensor, down: Tensor, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A network with the Leaky ReLU of any slope a as one with the slope s = SLOPE: leaky_a(h) = p leaky_s(h) + q leaky_s(-h), where p - s q = 1
-    (h > 0) and s p - q = a (h < 0). Twice as many hidden units, and what is rounded, is rounded once. A network with the slope s stays as it is.
+    """A network with a Leaky ReLU of any slope a as one with the slope s = SLOPE.
+
+    leaky_a(h) = p leaky_s(h) + q leaky_s(-h), where p - s q = 1 (h > 0) and s p - q = a (h < 0).
+    It has twice as many hidden units, and values are rounded once. A network with the slope s is
+    returned unchanged.
 
     Args:
         up: (4C, C), with its bias (4C,).
         down: (C, 4C); its bias does not change.
     """
+    if slope == SLOPE:
+        return up, up_bias, down
     p = (1 - SLOPE * slope) / (1 - SLOPE**2)
     q = SLOPE * p - slope
-    if slope == SLOPE:  # p is 1 and q is 0
-        return up, up_bias, down
     wide = torch.cat([p * down.double(), q * down.double()], dim=1)
     return torch.cat([up, -up]), torch.cat([up_bias, -up_bias]), wide.to(down.dtype)
 
@@ -93,18 +99,15 @@ def _tensors(source: Source) -> dict[str, Tensor]:
             for module in BLOCK
             for kind in ("weight", "bias")
         }
-        wide = leaky_form(
-            block["ffn.up.weight"],
-            block["ffn.up.bias"],
-            block["ffn.down.weight"],
-            source.config.negative_slope,
-        )
-        block["ffn.up.weight"], block["ffn.up.bias"], block["ffn.down.weight"] = wide
+        rewritten = ("ffn.up.weight", "ffn.up.bias", "ffn.down.weight")
+        up, up_bias, down = (block[name] for name in rewritten)
+        form = leaky_form(up, up_bias, down, source.config.negative_slope)
+        block |= zip(rewritten, form, strict=True)
         for name, tensor in block.items():
             module, kind = name.rsplit(".", 1)
-            tensors[f"transformer.h.{i}.{BLOCK[module]}.{kind}"] = (
-                tensor.T.contiguous() if tensor.ndim == 2 else tensor
-            )
+            # (out, in) -> (in, out)
+            theirs = tensor.T.contiguous() if tensor.ndim == 2 else tensor
+            tensors[f"transformer.h.{i}.{BLOCK[module]}.{kind}"] = theirs
     return tensors
 
 
@@ -130,38 +133,36 @@ def _config(shape: GPTConfig, n_inner: int) -> dict[str, Any]:
 
 
 def _tokenizer(path: Path, shape: GPTConfig) -> Tokenizer:
-    """The same tokenizer, which puts [BOS] before a text as llama.cpp does: a document of the training begins with it."""
+    """The same tokenizer, which also adds [BOS] before a text, as llama.cpp does.
+
+    Every document of the training begins with it.
+    """
+    content = json.dumps(files.read_json(path))
     try:
-        bpe = Tokenizer.from_str(json.dumps(files.read_json(path)))
-    except Exception as error:  # tokenizers raise nothing narrower
-        if isinstance(error, OSError):
-            raise
-        raise UserError(
-            f"{path} is not a tokenizer ({error}): run `dvc repro tokenizer` to make it anew"
-        ) from None
+        bpe = Tokenizer.from_str(content)
+    except Exception as error:  # the library raises nothing narrower
+        fix = "run `dvc repro tokenizer` to rebuild it"
+        raise UserError(f"{path} is not a tokenizer ({error}): {fix}") from None
     if bpe.get_vocab_size() != shape.vocab_size:
-        raise UserError(
-            f"{path} has {bpe.get_vocab_size()} tokens, the checkpoint was trained with {shape.vocab_size}: run `dvc repro checkpoints`"
-        )
-    if any(bpe.token_to_id(name) != i for i, name in enumerate(SPECIAL)):
-        needed = ", ".join(f"{name}={i}" for i, name in enumerate(SPECIAL))
-        fix = "run `dvc repro tokenizer` to make it anew"
-        raise UserError(f"{path} lacks the role tokens: it must have {needed}; {fix}")
+        sizes = f"{bpe.get_vocab_size()} tokens, the checkpoint was trained with {shape.vocab_size}"
+        raise UserError(f"{path} has {sizes}: run `dvc repro checkpoints`")
+    check_ids({name: bpe.token_to_id(name) for name in SPECIAL}, path)
     special = [("[BOS]", BOS)]
     bpe.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=special)
     return bpe
 
 
 def _generation_config(source: Source) -> dict[str, Any]:
-    """A model that was tuned to chat and takes the user's turn has ended its own."""
+    """A model that was tuned to chat and begins the user's turn has ended its own."""
     ends = EOS if source.chat is None else [EOS, USER]
     return {"bos_token_id": BOS, "eos_token_id": ends, "pad_token_id": PAD}
 
 
 def _tokenizer_config(source: Source) -> dict[str, Any]:
-    """With the chat template of a model that was tuned to chat. A template names its tokens, so
-    there a text that says [EOS] is the token, and the template changes such texts of users.
-    Elsewhere a text that says [EOS] stays a text.
+    """With the chat template, if the model was tuned to chat.
+
+    A template writes special tokens by name, so for a chat model a literal [EOS] is the token, and
+    the template changes such texts of users. For a base model a literal [EOS] is plain text.
     """
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,7 +1,9 @@
-"""ggml's block-wise quantisation, by ggml itself: the functions of the llama.cpp that the wheel carries, called through ctypes.
+"""ggml's block-wise quantization, computed by ggml itself.
 
-gguf-py writes Q8_0 but no K-quants, and llama-quantize needs a compiler. Which tensor of a Q4_K_M file gets which type is the rule of llama-quantize
-(llama.cpp, src/llama-quant.cpp), as far as it speaks of the tensors that we write; the tests compare with a file that it made.
+The functions are those of the llama.cpp inside the wheel xllamacpp, called through ctypes: gguf-py
+writes Q8_0 but no K-quants, and llama-quantize needs a compiler. The rule for the type of each
+tensor in a Q4_K_M file is that of llama-quantize (llama.cpp, src/llama-quant.cpp), for the tensors
+that we write; the tests compare with a file that llama-quantize made.
 """
 
 import ctypes
@@ -15,15 +17,16 @@ from pathlib import Path
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
+from antimatter.errors import UserError
 from antimatter.export.config import FileType
 
 Kind = GGMLQuantizationType
 CHUNK = 1 << 22  # values that are converted at a time: 16 MB in float32
-# 32 values in a block in place of 256
+# Used where a row does not divide into blocks of 256: types with blocks of 32 values
 _SMALLER_BLOCKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}
-# As what ggml reads a state that it multiplies with a matrix of that type: vec_dot_type in
+# The type to which ggml converts a state before it multiplies it with a matrix: vec_dot_type in
 # ggml-cpu.c
-_STATES = {
+_STATE_KINDS = {
     Kind.Q8_0: Kind.Q8_0,
     Kind.Q5_0: Kind.Q8_0,
     Kind.Q4_K: Kind.Q8_K,
@@ -32,10 +35,11 @@ _STATES = {
 
 
 def tensor_kind(name: str, columns: int, file_type: FileType, *, layers: int, tied: bool) -> Kind:
-    """The type of a tensor in a file of that type.
+    """The type of one tensor in a file of `file_type`.
 
-    Norms, biases, scales and positions stay float32: llama.cpp adds them to float32 values, and they are few. A matrix whose rows do not divide into
-    blocks of 256 gets a type with blocks of 32 and more bits, one whose rows do not divide into those float16.
+    Norms, biases, scales and positions stay float32: llama.cpp adds them to float32 values, and
+    they are few. If the rows of a matrix do not divide into blocks of 256, it gets a type with
+    blocks of 32 and more bits; if they do not divide into those either, float16.
     """
     if not name.endswith(".weight") or "norm" in name or name == "position_embd.weight":
         return Kind.F32
@@ -48,8 +52,11 @@ def tensor_kind(name: str, columns: int, file_type: FileType, *, layers: int, ti
 
 
 def _q4_k_m(name: str, layers: int, tied: bool) -> Kind:
-    """M for mixed, more bits where they help most: in the output matrix, and in `attn_qkv` and `ffn_down` of the first and the last eighth of the
-    layers and of each third one between them."""
+    """The M is for mixed: more bits where they help most.
+
+    That is in the output matrix, and in `attn_qkv` and `ffn_down` of the first and the last eighth
+    of the layers and of every third layer between them.
+    """
     if name == ("token_embd.weight" if tied else "output.weight"):
         return Kind.Q6_K
     if name.endswith(("attn_qkv.weight", "ffn_down.weight")):
@@ -64,33 +71,44 @@ def n_bytes(kind: Kind, values: int) -> int:
     return values // block * size
 
 
-def quantise(matrix: np.ndarray, kind: Kind) -> Iterator[np.ndarray]:
-    """The rows of a finite float32 matrix (R, C) in the bytes of `kind`, a few at a time, in order. The threads change no byte."""
+def quantize(matrix: np.ndarray, kind: Kind) -> Iterator[np.ndarray]:
+    """The rows of a finite float32 matrix (R, C) in the bytes of `kind`, some at a time, in order.
+
+    The number of threads does not change the bytes.
+    """
     matrix = np.ascontiguousarray(matrix, dtype=np.float32)
     rows = max(1, CHUNK // matrix.shape[1])
     parts = [matrix[start : start + rows] for start in range(0, len(matrix), rows)]
     workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:  # ctypes lets go of the interpreter's lock
-        for start in range(0, len(parts), workers):  # no more in memory than are worked on
-            yield from pool.map(lambda part: _quantised(part, kind), parts[start : start + workers])
+    # Threads help because ctypes releases the GIL. One part for each thread at a time, so that no
+    # more results are in memory
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(parts), workers):
+            group = parts[start : start + workers]
+            yield from pool.map(lambda part: _quantize_rows(part, kind), group)
 
 
-def dequantise(data: np.ndarray, kind: Kind) -> np.ndarray:
-    """float32 values of rows that stand in a file, by gguf-py."""
+def dequantize(data: np.ndarray, kind: Kind) -> np.ndarray:
+    """The float32 values of rows as a file holds them, by gguf-py."""
     return np.asarray(quants.dequantize(data, kind), dtype=np.float32)
 
 
-def as_multiplied(states: np.ndarray, kind: Kind) -> np.ndarray:
-    """What is left of float32 states (T, C) when ggml multiplies them with a matrix of `kind`: it rounds them to that kind's partner first."""
-    partner = _STATES.get(kind)
-    if partner is None:
-        return states.astype(np.float16).astype(np.float32) if kind == Kind.F16 else states
-    if partner == Kind.Q8_K:
-        return _through_q8_k(states)
-    return dequantise(_quantised(np.ascontiguousarray(states, dtype=np.float32), partner), partner)
+def round_states(states: np.ndarray, kind: Kind) -> np.ndarray:
+    """float32 states (T, C) with the rounding of ggml's multiplication by a matrix of `kind`.
+
+    ggml first converts a state to the type that belongs to the matrix.
+    """
+    if kind == Kind.F16:
+        return states.astype(np.float16).astype(np.float32)
+    if kind not in _STATE_KINDS:
+        return states
+    if _STATE_KINDS[kind] == Kind.Q8_K:
+        return _round_q8_k(states)
+    states = np.ascontiguousarray(states, dtype=np.float32)
+    return dequantize(_quantize_rows(states, _STATE_KINDS[kind]), _STATE_KINDS[kind])
 
 
-def _quantised(rows: np.ndarray, kind: Kind) -> np.ndarray:
+def _quantize_rows(rows: np.ndarray, kind: Kind) -> np.ndarray:
     """(R, C) float32 -> (R, bytes of a row) uint8."""
     out = np.empty((len(rows), n_bytes(kind, rows.shape[1])), dtype=np.uint8)
     written = _ggml().ggml_quantize_chunk(
@@ -100,8 +118,11 @@ def _quantised(rows: np.ndarray, kind: Kind) -> np.ndarray:
     return out
 
 
-def _through_q8_k(states: np.ndarray) -> np.ndarray:
-    """ggml's reference quantize_row_q8_K in numpy: no file holds this type, so gguf-py does not know it. A block's largest value becomes -127."""
+def _round_q8_k(states: np.ndarray) -> np.ndarray:
+    """ggml's reference quantize_row_q8_K in numpy. The largest value of a block becomes -127.
+
+    No file has this type, so gguf-py does not know it.
+    """
     blocks = states.reshape(-1, 256)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
     inverse = np.divide(np.float32(-127), largest, out=np.zeros_like(largest), where=largest != 0)
@@ -116,24 +137,16 @@ def _block(kind: Kind) -> int:
 
 @functools.cache
 def _ggml() -> ctypes.CDLL:
-    """Raises OSError if the wheel has no library that exports what we need."""
+    """Raises UserError if the installed wheel has no library with ggml_quantize_chunk."""
     spec = importlib.util.find_spec("xllamacpp")
     folder = Path(spec.origin).parent if spec and spec.origin else Path("xllamacpp")
     for path in sorted(folder.glob("*.so")):
         library = ctypes.CDLL(str(path))
         if hasattr(library, "ggml_quantize_chunk"):
-            c, size = ctypes, ctypes.c_int64
-            library.ggml_quantize_chunk.argtypes = [
-                c.c_int,
-                c.c_void_p,
-                c.c_void_p,
-                size,
-                size,
-                size,
-                c.c_void_p,
-            ]
-            library.ggml_quantize_chunk.restype = c.c_size_t
+            size, pointer = ctypes.c_int64, ctypes.c_void_p
+            function = library.ggml_quantize_chunk
+            function.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
+            function.restype = ctypes.c_size_t
             return library
-    raise OSError(
-        f"{folder} exports no ggml_quantize_chunk: install the xllamacpp of requirements.lock, or take q8_0 and q4_k_m from `types` under `gguf:`"
-    )
+    fix = "install the xllamacpp of requirements.lock, or remove q8_0 and q4_k_m from gguf.types"
+    raise UserError(f"{folder} exports no ggml_quantize_chunk: {fix}")

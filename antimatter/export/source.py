@@ -1,4 +1,7 @@
-"""A checkpoint as the export reads it: tensor by tensor, so that a model larger than memory becomes a file too."""
+"""A checkpoint as the export reads it: tensor by tensor.
+
+So the export of a model does not need as much memory as the model.
+"""
 
 # C channels, V vocabulary
 import pickle
@@ -20,144 +23,144 @@ from antimatter.model import weights
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT
 
-# What DistributedDataParallel and torch.compile put before each name
+# The prefixes that DistributedDataParallel and torch.compile add to each name
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
-# Where training states keep the weights among other things
+# The keys under which training states hold the weights
 _INSIDE = ("model", "state_dict", "model_state_dict")
 
 
 @dataclass(frozen=True)
 class Source:
     config: GPTConfig
-    # A tensor by its name in GPT.state_dict(), float32, not to be changed
+    # A tensor by its name in GPT.state_dict(): float32, not to be changed
     read: Callable[[str], Tensor]
-    origin: str  # as messages call it
-    # What made it, if its config.json tells
+    origin: str  # for messages
+    # From config.json, if recorded there
     provenance: dict[str, Any] = field(default_factory=dict)
-    # How a chat with it begins (weights.CHAT); None: a base model, which continues text
+    # How a chat with it begins (weights.CHAT); None for a base model, which continues text
     chat: dict[str, Any] | None = None
 
     def load(self) -> GPT:
         """The whole model, in eval mode."""
+        names = _tensor_names(self.config)
         return weights.from_state(
-            {name: self.read(name) for name in _expected(self.config)}, self.config, self.origin
+            {name: self.read(name) for name in names}, self.config, self.origin
         )
-
-
-def of_model(model: GPT) -> Source:
-    state = model.state_dict()
-    return Source(model.config, lambda name: state[name].detach().float(), "the model")
 
 
 def open_checkpoint(path: Path, config: Path | None = None) -> Source:
-    """A checkpoint folder, a .safetensors file, or what torch.save wrote: a state dict of GPT, alone or inside a training state.
+    """Opens a checkpoint folder, a .safetensors file, or a file of torch.save.
 
-    The file is opened anew for each tensor, and memory-mapped: so its pages leave memory with the tensor. Nothing in a file is executed.
+    The last may hold a state dict of GPT or a training state with one inside. The file is
+    memory-mapped, and opened again for each tensor, so that its pages leave memory together with
+    the tensor. No code in a file is executed.
 
     Args:
-        config: a config.json. By default the one beside the weights; without one, shapes come from the weights, and what shapes do not tell (heads,
-            slope) from params.yaml.
+        config: a config.json; by default the one beside the weights. Without one, the shapes of the
+            model come from the weights, and the rest (heads, slope) from params.yaml.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is damaged, or not a GPT of ours.
+        UserError: the file is missing or damaged, or is not a GPT of this project.
     """
     if path.is_dir():
         path = path / weights.FINAL
-    if not path.is_file():
-        if (path.parent / weights.CONFIG).is_file():
-            # Of another program's folder this says more than that a file is missing
-            weights.read_config(path.parent / weights.CONFIG)
-        raise FileNotFoundError(
-            f"{path} is missing: name a checkpoint folder, a .safetensors file or a .pt file (`dvc repro checkpoints` makes one)"
-        )
-    everything = _safetensors if path.suffix == ".safetensors" else _torch_file
-    state = everything(path, None)
-    names = {_WRAPPERS.sub("", name): name for name in state}
-    shapes = {name: tuple(state[stored].shape) for name, stored in names.items()}
     beside = path.parent / weights.CONFIG
-    told = config or (beside if beside.is_file() else None)
-    if told:
-        shape, made, chat = weights.read_config(told)
+    if not path.is_file():
+        if beside.is_file():
+            # If the folder is another program's, this error says more than that a file is missing
+            weights.read_config(beside)
+        names = "a checkpoint folder, a .safetensors file or a .pt file"
+        raise UserError(f"{path} is missing: name {names} (`dvc repro checkpoints` makes one)")
+    load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
+    state = load(path, None)
+    # By the model's own names
+    stored_names = {_WRAPPERS.sub("", name): name for name in state}
+    shapes = {name: tuple(state[stored].shape) for name, stored in stored_names.items()}
+    provenance: dict[str, Any] = {}
+    chat: dict[str, Any] | None = None
+    if config or beside.is_file():
+        shape, provenance, chat = weights.read_config(config or beside)
     else:
-        shape, made, chat = _from_shapes(shapes, _is_tied(state, names), path), {}, None
-    _check(shapes, shape, path)
+        shape = _from_shapes(shapes, _is_tied(state, stored_names), path)
+    _check_shapes(shapes, shape, path)
     del state
 
     def read(name: str) -> Tensor:
-        return everything(path, names[name])[names[name]].float()
+        stored = stored_names[name]
+        return load(path, stored)[stored].float()
 
-    return Source(shape, read, str(path), made, chat)
+    return Source(shape, read, str(path), provenance, chat)
 
 
-def _safetensors(path: Path, only: str | None) -> dict[str, Tensor]:
+def _load_safetensors(path: Path, only: str | None) -> dict[str, Tensor]:
+    """All tensors, or `only` the one of that name."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in ([only] if only else file.keys())}
     except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a safetensors file ({error}): is it whole? `dvc repro checkpoints` makes one anew"
-        ) from None
+        fix = "is it complete? `dvc repro checkpoints` makes one"
+        raise UserError(f"{path} is not a safetensors file ({error}): {fix}") from None
 
 
-def _torch_file(path: Path, only: str | None) -> dict[str, Tensor]:
-    mmap = zipfile.is_zipfile(path)  # not the format before torch 1.6
+def _load_torch(path: Path, only: str | None) -> dict[str, Tensor]:
+    """All tensors: none is in memory before it is used, so `only` does not matter."""
+    mmap = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
     try:
-        with warnings.catch_warnings(action="ignore"):  # about what the errors below say better
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError:  # torch's own words for it fill a screen
-        raise UserError(
-            f"{path} holds Python objects, and those could run code: save `model.state_dict()` instead of the model"
-        ) from None
+        # torch's warnings repeat what the errors below say
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    # The message of torch has dozens of lines
+    except pickle.UnpicklingError:
+        fix = "save `model.state_dict()` instead of the model"
+        raise UserError(f"{path} holds Python objects, and those could run code: {fix}") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError):
-        raise UserError(
-            f"{path} is damaged, or torch.save did not write it: name a checkpoint folder, a .safetensors or a .pt file"
-        ) from None
+        fix = "name a checkpoint folder, a .safetensors or a .pt file"
+        raise UserError(f"{path} is damaged, or was not written by torch.save: {fix}") from None
     for name in _INSIDE:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-    if not isinstance(found, Mapping) or not found or not all(map(_is_named_tensor, found.items())):
-        raise UserError(
-            f"{path} holds {_what(found)}, not the state dict of a GPT: save `model.state_dict()`"
-        )
-    return dict(found)
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    is_state = isinstance(content, Mapping) and all(map(_is_named_tensor, content.items()))
+    if not is_state or not content:
+        what = _describe(content)
+        fix = "save `model.state_dict()`"
+        raise UserError(f"{path} holds {what}, not the state dict of a GPT: {fix}")
+    return dict(content)
 
 
 def _is_named_tensor(pair: tuple[Any, Any]) -> bool:
     return isinstance(pair[0], str) and isinstance(pair[1], Tensor)
 
 
-def _what(found: Any) -> str:
-    if isinstance(found, Mapping):
-        return f"a dict of {', '.join(map(str, list(found)[:5]))}" if found else "an empty dict"
-    return f"a {type(found).__name__}"
+def _describe(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return f"a dict of {', '.join(map(str, list(content)[:5]))}" if content else "an empty dict"
+    return f"a {type(content).__name__}"
 
 
-def _is_tied(state: Mapping[str, Tensor], names: Mapping[str, str]) -> bool:
+def _is_tied(state: Mapping[str, Tensor], stored_names: Mapping[str, str]) -> bool:
     """A state dict holds a tied head under two names, a file of ours under one."""
-    return "head.weight" not in names or (
-        "token_embedding.weight" in names
-        and torch.equal(state[names["head.weight"]], state[names["token_embedding.weight"]])
-    )
+    head, embedding = (stored_names.get(name) for name in ("head.weight", "token_embedding.weight"))
+    if head is None:
+        return True
+    return embedding is not None and torch.equal(state[head], state[embedding])
 
 
 def _from_shapes(shapes: Mapping[str, tuple[int, ...]], tied: bool, path: Path) -> GPTConfig:
+    """The config from the shapes of the weights, completed by params.yaml."""
+    fix = "put its config.json beside it, or name one with --config"
     try:
-        (vocab_size, n_embd), (block_size, _) = (
-            shapes["token_embedding.weight"],
-            shapes["position_embedding.weight"],
-        )
+        vocab_size, n_embd = shapes["token_embedding.weight"]
+        block_size, _ = shapes["position_embedding.weight"]
     except (KeyError, ValueError):
+        content = ", ".join(list(shapes)[:5]) or "nothing"
         raise UserError(
-            f"{path} is not the state dict of a GPT of ours: it holds {', '.join(list(shapes)[:5]) or 'nothing'}"
+            f"{path} is not the state dict of a GPT of this project: it holds {content}"
         ) from None
-    layers = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
-    try:
-        assumed = asdict(params.read(ModelConfig, "model"))
-    except FileNotFoundError:
+    layers = {match[1] for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
+    if not params.PARAMS.is_file():
         absent = f"does not tell n_head and negative_slope, and there is no {params.PARAMS} here"
-        fix = "put its config.json beside it, or name one with --config"
-        raise UserError(f"{path} {absent}: {fix}") from None
+        raise UserError(f"{path} {absent}: {fix}")
+    assumed = asdict(params.read(ModelConfig, "model"))
     known = {
         "vocab_size": vocab_size,
         "n_embd": n_embd,
@@ -167,29 +170,24 @@ def _from_shapes(shapes: Mapping[str, tuple[int, ...]], tied: bool, path: Path) 
     }
     try:
         return GPTConfig(**(assumed | known))
-    except ValueError as error:
-        raise UserError(
-            f"{path} does not fit `model:` in params.yaml ({error}): put its config.json beside it, or name one with --config"
-        ) from None
+    except UserError as error:
+        raise UserError(f"{path} does not fit `model:` in params.yaml ({error}): {fix}") from None
 
 
-def _check(shapes: Mapping[str, tuple[int, ...]], config: GPTConfig, path: Path) -> None:
-    found = {
-        name: shape
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], config: GPTConfig, path: Path) -> None:
+    """Raises UserError if a tensor is missing, unknown or of another shape."""
+    state = {
+        name: torch.empty(shape, device="meta")
         for name, shape in shapes.items()
-        if not (config.tied_embeddings and name == "head.weight")
+        if not _is_tied_copy(name, config)
     }
-    weights.from_state(
-        {name: torch.empty(shape, device="meta") for name, shape in found.items()},
-        config,
-        str(path),
-    )
+    weights.from_state(state, config, str(path))
 
 
-def _expected(config: GPTConfig) -> list[str]:
+def _tensor_names(config: GPTConfig) -> list[str]:
     with torch.device("meta"):
-        return [
-            name
-            for name in GPT(config).state_dict()
-            if not (config.tied_embeddings and name == "head.weight")
-        ]
+        return [name for name in GPT(config).state_dict() if not _is_tied_copy(name, config)]
+
+
+def _is_tied_copy(name: str, config: GPTConfig) -> bool:
+    return config.tied_embeddings and name == "head.weight"

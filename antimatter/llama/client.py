@@ -1,136 +1,122 @@
-"""JSON over HTTP, with the standard library: to llama.cpp, and to Ollama."""
+"""JSON over HTTP to an inference server: llama.cpp, or Ollama.
 
-import contextlib
+The streaming calls are asynchronous, so cancelling a task, or closing the iterator of lines, closes
+the connection, and with it ends the generation. `call` is for code without an event loop.
+"""
+
 import http.client
 import json
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-from urllib.parse import urlsplit
+import urllib.error
+import urllib.request
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-CONNECT = 10.0  # seconds to reach a server that is on this machine, or near
+from antimatter.errors import UserError
 
+if TYPE_CHECKING:
+    import aiohttp
 
-class Hangup:
-    """Ends calls from another thread, at once, also one that waits in the kernel for a byte: its socket is shut down under it. It stays in force."""
+CONNECT_SECONDS = 10.0  # to a server on this machine, or near
+_MAX_LINE = 1 << 22  # bytes: the last event of llama.cpp repeats the prompt
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._given_up = False
-        self._sockets: list[socket.socket] = []
-
-    def give_up(self) -> None:
-        with self._lock:
-            self._given_up = True
-            for own in self._sockets:
-                with contextlib.suppress(OSError):  # the other side was faster
-                    own.shutdown(socket.SHUT_RDWR)
-
-    @contextmanager
-    def watching(self, connected: socket.socket) -> Iterator[None]:
-        """Raises ConnectionError if the call is given up already."""
-        # http.client closes its number when it likes, and another takes it
-        own = socket.fromfd(connected.fileno(), connected.family, connected.type)
-        with own:
-            with self._lock:
-                if self._given_up:
-                    raise ConnectionError("the call was given up")
-                self._sockets.append(own)
-            try:
-                yield
-            finally:
-                with self._lock:
-                    self._sockets.remove(own)
+# The proxies of the environment are not for a server on this machine
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+class BackendError(UserError):
+    """The inference server is unreachable, refuses the request, or ends an answer early."""
+
+
+@dataclass(frozen=True)
 class Client:
-    """One server. Every call opens its own connection, so an answer that is given up is over when its connection closes.
+    """One server. Every failure is a BackendError of one line that names it and quotes its message.
 
-    Every failure is a ConnectionError of one line that names the server; it keeps the server's own words, if there are any.
+    Timeouts are in seconds, from one piece of an answer to the next.
     """
 
-    def __init__(
-        self,
-        name: str,
-        url: str,
-        headers: dict[str, str] | None = None,
-        hangup: Hangup | None = None,
-    ) -> None:
-        self.name = name  # as messages call it
-        self.url = url.rstrip("/")
-        self._headers = {"Content-Type": "application/json", **(headers or {})}
-        self._hangup = hangup or Hangup()
+    name: str  # in messages
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
 
-    def until(self, hangup: Hangup) -> "Client":
-        """The same server; these calls end as soon as somebody hangs up."""
-        return Client(self.name, self.url, self._headers, hangup)
-
-    def get(self, route: str, timeout: float) -> Any:
-        with self._request("GET", route, None, timeout) as response:
-            return self._parse(response.read())
-
-    def post(self, route: str, body: dict[str, Any], timeout: float) -> Any:
-        with self._request("POST", route, body, timeout) as response:
-            return self._parse(response.read())
-
-    def lines(self, route: str, body: dict[str, Any], timeout: float) -> Iterator[bytes]:
-        """The lines of a streamed answer. Whole ones: a character is never cut by the border of a chunk. Closing the iterator hangs up.
-
-        `timeout` is in seconds, and counts from one piece of the answer to the next.
-        """
-        with self._request("POST", route, body, timeout) as response:
-            yield from response
-
-    @contextmanager
-    def _request(
-        self, method: str, route: str, body: dict[str, Any] | None, timeout: float
-    ) -> Iterator[http.client.HTTPResponse]:
-        parts = urlsplit(self.url)
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
-        connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=min(CONNECT, timeout))
+    def call(self, route: str, body: dict[str, Any] | None = None, *, timeout: float) -> Any:
+        """The JSON answer to a GET, or with a body to a POST."""
+        content = None if body is None else json.dumps(body).encode()
+        headers = self.headers | {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + route, content, headers)
         try:
-            connection.connect()
-            connection.sock.settimeout(timeout)
-            with self._hangup.watching(connection.sock):
-                connection.request(
-                    method,
-                    parts.path + route,
-                    None if body is None else json.dumps(body),
-                    self._headers,
-                )
-                with connection.getresponse() as response:
-                    if response.status != 200:
-                        raise ConnectionError(
-                            f"{self.name} answered {response.status} to {route}: {_words(response.read())}"
-                        )
-                    yield response
-        except (http.client.HTTPException, OSError) as error:
-            if type(error) is ConnectionError:  # ours, from above
-                raise
-            raise ConnectionError(
-                f"{self.name} does not answer to {route} ({error or type(error).__name__}): is it running?"
-            ) from None
-        finally:
-            connection.close()
+            with _opener.open(request, timeout=timeout) as response:
+                return self._parse(response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refused(route, error.code, error.read()) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(route, getattr(error, "reason", error)) from None
 
-    def _parse(self, body: bytes) -> Any:
+    async def request(
+        self, route: str, body: dict[str, Any] | None = None, *, timeout: float
+    ) -> Any:
+        """The same as `call`, without blocking the event loop."""
+        async with self._open(route, body, timeout) as response:
+            return self._parse(await response.read())
+
+    async def lines(
+        self, route: str, body: dict[str, Any], timeout: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The lines of a streamed answer, never cut at the borders of chunks."""
+        async with self._open(route, body, timeout) as response:
+            async for line in response.content:
+                yield line
+
+    @asynccontextmanager
+    async def _open(
+        self, route: str, body: dict[str, Any] | None, timeout: float
+    ) -> "AsyncIterator[aiohttp.ClientResponse]":
+        # Takes a tenth of a second, which the start of a chat need not wait for
+        import aiohttp
+
+        limits = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=timeout)
+        # Compressed, the pieces of an answer would wait for each other
+        headers = self.headers | {"Accept-Encoding": "identity"}
+        method = "GET" if body is None else "POST"
         try:
-            return json.loads(body)
+            # A session for each call: a connection that is closed ends its generation, so none is
+            # ever used again, and no session is bound to an event loop or left open
+            async with (
+                aiohttp.ClientSession(
+                    headers=headers, timeout=limits, read_bufsize=_MAX_LINE // 2
+                ) as session,
+                session.request(method, self.url + route, json=body) as response,
+            ):
+                if response.status != 200:
+                    raise self._refused(route, response.status, await response.read())
+                yield response
+        # A TimeoutError is an OSError; a line that is too long is an HttpProcessingError
+        except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError) as error:
+            raise self._unreachable(route, error) from None
+
+    def _parse(self, content: bytes) -> Any:
+        try:
+            return json.loads(content)
         except ValueError:
-            raise ConnectionError(
+            raise BackendError(
                 f"{self.name} did not answer in JSON: is another program listening there?"
             ) from None
 
+    def _refused(self, route: str, status: int, content: bytes) -> BackendError:
+        return BackendError(f"{self.name} answered {status} to {route}: {_message(content)}")
 
-def _words(body: bytes) -> str:
-    """The message in {"error": "…"} (Ollama) or {"error": {"message": "…"}} (llama.cpp), or the text itself."""
+    def _unreachable(self, route: str, error: object) -> BackendError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return BackendError(f"{self.name} does not answer to {route} ({reason}): is it running?")
+
+
+def _message(content: bytes) -> str:
+    """The text of {"error": "…"} (Ollama) or {"error": {"message": "…"}} (llama.cpp), else all."""
     try:
-        error = json.loads(body)["error"]
-        words = error["message"] if isinstance(error, dict) else error
+        error = json.loads(content)["error"]
+        message = error["message"] if isinstance(error, dict) else error
     except (ValueError, KeyError, TypeError):
-        words = body.decode("utf-8", errors="replace")
-    return " ".join(str(words).split())[:300]
+        message = content.decode("utf-8", errors="replace")
+    return " ".join(str(message).split())[:300]

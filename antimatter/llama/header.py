@@ -1,4 +1,8 @@
-"""What a GGUF file says about itself, read without numpy or torch: the check before anything is built on the file, or started from it.
+"""Reads the header of a GGUF file: its keys and the shapes of its tensors.
+
+This is the check before anything is built on a file or started from it. The parser is our own,
+because gguf.GGUFReader takes seconds for a large vocabulary and does not return on some damaged
+files (docs/decisions/0036-gguf-header.md).
 
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -15,27 +19,15 @@ from antimatter.errors import UserError
 
 MAGIC = b"GGUF"
 VERSION = 3
-_SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+# The value types, as struct names them
+_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-# Of a value in F32 and F16; quantised types are taken as a quarter, which is less than any of them
-# needs
+# Bytes of a value in F32 and F16. Quantized types count as a quarter, less than any of them needs
 _BYTES = {0: 4, 1: 2}
-_MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
-# No count or length of ours comes near; a damaged file would otherwise ask for terabytes
-_MOST = 1 << 28
-
+_MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+# Far above any count or length in a real file. Without a limit a damaged file could ask for
+# terabytes of memory
+_MAX_COUNT, _MAX_LENGTH = 1 << 20, 1 << 24
 
 # The keys of a model that was tuned to chat. A base model has none of them
 CHAT_SYSTEM, CHAT_GREETING = "antimatter.chat.system", "antimatter.chat.greeting"
@@ -52,13 +44,15 @@ class ChatFacts:
 
 
 def chat_facts(keys: Mapping[str, Any]) -> ChatFacts | None:
-    """What the keys of a GGUF file say of the chat, as the file or Ollama tells them; None if the
-    model is a base model, which continues text.
+    """How a chat begins, from the keys of a GGUF file; None for a base model, which continues text.
 
-    Not told by the template in the file: Ollama does not show it.
+    The keys decide, not the chat template in the file, because Ollama does not return that.
+
+    Args:
+        keys: from the file itself, or from Ollama's /api/show.
 
     Raises:
-        ValueError: a key has a value of another kind.
+        UserError: a key has a value of the wrong type.
     """
     if CHAT_STARTERS not in keys:
         return None
@@ -79,7 +73,7 @@ def chat_facts(keys: Mapping[str, Any]) -> ChatFacts | None:
 @dataclass(frozen=True)
 class Header:
     keys: dict[str, Any]
-    tensors: dict[str, tuple[int, ...]]  # shapes as ggml orders them, the fastest axis first
+    tensors: dict[str, tuple[int, ...]]  # shapes in ggml's order, the fastest axis first
 
     @property
     def architecture(self) -> str:
@@ -91,12 +85,15 @@ class Header:
 
     @property
     def chat(self) -> ChatFacts | None:
-        """None: a base model, which continues text."""
+        """None for a base model, which continues text."""
         return chat_facts(self.keys)
 
     @property
     def n_parameters(self) -> int:
-        """Values in the file. Above the model's own count: the rewritten feed-forward networks are 6C wide, not 4C."""
+        """Values in the file.
+
+        More than the model's own count: the rewritten feed-forward networks are 6C wide, not 4C.
+        """
         return sum(math.prod(shape) for shape in self.tensors.values())
 
 
@@ -104,69 +101,66 @@ def read_header(path: Path) -> Header:
     """The keys and tensor shapes of a GGUF file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a GGUF file, or it is cut short, or it tells no context length.
+        UserError: the file is missing, is not a GGUF file, is damaged, or has no context length.
     """
+    fix = "run `dvc repro gguf` to rebuild it"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: run `dvc repro gguf` to make it, or `dvc pull` to fetch it"
-        )
+        raise UserError(f"{path} is missing: {fix}, or `dvc pull` to fetch it")
     with path.open("rb") as file:
-        if file.read(4) != MAGIC:
-            raise UserError(
-                f"{path} is not a GGUF file: it does not begin with {MAGIC.decode()}; run `dvc repro gguf` to make it anew"
-            )
+        if file.read(len(MAGIC)) != MAGIC:
+            start = f"it does not begin with {MAGIC.decode()}"
+            raise UserError(f"{path} is not a GGUF file: {start}; {fix}")
         try:
             header, size = _read(file)
-        except (struct.error, UnicodeDecodeError, ValueError, OverflowError, MemoryError) as error:
-            raise UserError(
-                f"{path} is a damaged GGUF file ({_one_line(error)}); run `dvc repro gguf` to make it anew"
-            ) from None
-    if path.stat().st_size < size:
-        raise UserError(
-            f"{path} is a damaged GGUF file (its tensors are cut short); run `dvc repro gguf` to make it anew"
-        )
-    if f"{header.architecture}.context_length" not in header.keys:
-        raise UserError(
-            f"{path} is not a model: the key {header.architecture}.context_length is missing; run `dvc repro gguf` to make it anew"
-        )
+            if path.stat().st_size < size:
+                raise ValueError("its tensors are cut short")
+        except ValueError as error:
+            raise UserError(f"{path} is a damaged GGUF file ({error}): {fix}") from None
+    key = f"{header.architecture}.context_length"
+    if key not in header.keys:
+        raise UserError(f"{path} is not a model: the key {key} is missing; {fix}")
     return header
 
 
 def _read(file: BinaryIO) -> tuple[Header, int]:
-    """The header, and the bytes that the file must have at least."""
-    version, n_tensors, n_keys = _unpack(file, "<IQQ")
+    """The header, and the least number of bytes that the file must have.
+
+    Raises:
+        ValueError: the file is damaged; the message says how, without the name of the file.
+    """
+    version, n_tensors, n_keys = _unpack(file, "IQQ")
     if version != VERSION:
-        raise UserError(f"version {version}, not {VERSION}")
+        raise ValueError(f"version {version}, not {VERSION}")
     keys = {}
-    for _ in range(_bounded(n_keys)):
+    for _ in range(_bounded(n_keys, _MAX_COUNT)):
         name = _string(file)
-        keys[name] = _value(file, _unpack(file, "<I")[0])
+        keys[name] = _value(file, _integer(file, "I"))
     tensors, data = {}, 0
-    for _ in range(_bounded(n_tensors)):
+    for _ in range(_bounded(n_tensors, _MAX_COUNT)):
         name = _string(file)
-        n_dimensions = _bounded(_unpack(file, "<I")[0], _MOST_DIMENSIONS)
-        tensors[name] = _unpack(file, f"<{n_dimensions}Q")
-        kind, offset = _unpack(file, "<IQ")
+        n_dimensions = _bounded(_integer(file, "I"), _MAX_DIMENSIONS)
+        tensors[name] = _unpack(file, f"{n_dimensions}Q")
+        kind, offset = _unpack(file, "IQ")
         data = max(data, offset + int(math.prod(tensors[name]) * _BYTES.get(kind, 0.25)))
     _check(keys)
     alignment = keys.get("general.alignment", 32)
-    return Header(keys, tensors), -(-file.tell() // alignment) * alignment + data
+    start = math.ceil(file.tell() / alignment) * alignment
+    return Header(keys, tensors), start + data
 
 
 def _check(keys: dict[str, Any]) -> None:
-    """Raises ValueError if a key that is read here or by callers has a value of another kind."""
+    """Raises ValueError if a key that is read here or by callers has a value of the wrong type."""
 
-    def demand(key: str, good: Callable[[Any], bool], kind: str) -> None:
-        if key in keys and not good(keys[key]):
-            raise UserError(f"{key} must be {kind}, got {keys[key]!r:.60}")
+    def require(key: str, is_valid: Callable[[Any], bool], kind: str) -> None:
+        if key in keys and not is_valid(keys[key]):
+            raise ValueError(f"{key} must be {kind}, got {keys[key]!r:.60}")
 
-    demand("general.architecture", lambda it: isinstance(it, str) and it.isprintable(), "a name")
+    require("general.architecture", lambda x: isinstance(x, str) and x.isprintable(), "a name")
     context_length = f"{keys.get('general.architecture')}.context_length"
-    demand(context_length, lambda it: _is_count(it) and it > 0, "a number of tokens")
-    demand("general.alignment", lambda it: _is_count(it) and it.bit_count() == 1, "a power of 2")
-    demand("general.file_type", _is_count, "a number")
-    demand("tokenizer.ggml.tokens", _is_texts, "a list of texts")
+    require(context_length, lambda x: _is_count(x) and x > 0, "a number of tokens")
+    require("general.alignment", lambda x: _is_count(x) and x.bit_count() == 1, "a power of 2")
+    require("general.file_type", _is_count, "a number")
+    require("tokenizer.ggml.tokens", _is_texts, "a list of texts")
     chat_facts(keys)
 
 
@@ -175,48 +169,46 @@ def _is_texts(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MOST
+    return type(value) is int and 0 <= value <= _MAX_COUNT
 
 
 def _value(file: BinaryIO, kind: int) -> Any:
     if kind == _STRING:
         return _string(file)
     if kind != _ARRAY:
-        return _unpack(file, _pattern(kind))[0]
-    item, count = _unpack(file, "<IQ")
-    if item == _STRING:
-        return [_string(file) for _ in range(_bounded(count))]
-    pattern = _pattern(item)
-    return [_unpack(file, pattern)[0] for _ in range(_bounded(count))]
+        return _numbers(file, kind, 1)[0]
+    kind, count = _unpack(file, "IQ")
+    _bounded(count, _MAX_COUNT)
+    return [_string(file) for _ in range(count)] if kind == _STRING else _numbers(file, kind, count)
 
 
-def _pattern(kind: int) -> str:
-    if kind not in _SCALARS:
-        raise UserError(f"a value of type {kind}")
-    return _SCALARS[kind]
+def _numbers(file: BinaryIO, kind: int, count: int) -> list[Any]:
+    if kind not in _CODES:
+        raise ValueError(f"a value of type {kind}")
+    return list(_unpack(file, f"{count}{_CODES[kind]}"))
 
 
 def _string(file: BinaryIO) -> str:
-    length = _bounded(_unpack(file, "<Q")[0])
-    data = file.read(length)
-    if len(data) < length:
-        raise UserError("it ends inside a text")
-    return data.decode("utf-8")
+    return _take(file, _bounded(_integer(file, "Q"), _MAX_LENGTH)).decode("utf-8")
 
 
-def _unpack(file: BinaryIO, pattern: str) -> tuple[Any, ...]:
-    return struct.unpack(pattern, file.read(struct.calcsize(pattern)))
+def _integer(file: BinaryIO, code: str) -> int:
+    return int(_unpack(file, code)[0])
 
 
-def _bounded(count: int, most: int = _MOST) -> int:
+def _unpack(file: BinaryIO, codes: str) -> tuple[Any, ...]:
+    pattern = f"<{codes}"
+    return struct.unpack(pattern, _take(file, struct.calcsize(pattern)))
+
+
+def _take(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise ValueError("it ends inside the header")
+    return data
+
+
+def _bounded(count: int, most: int) -> int:
     if count > most:
-        raise UserError(f"a count of {count}")
-    return int(count)
-
-
-def _one_line(error: Exception) -> str:
-    return (
-        "it ends inside the header"
-        if isinstance(error, struct.error)
-        else " ".join(str(error).split())
-    )
+        raise ValueError(f"a count of {count}")
+    return count

@@ -1,7 +1,11 @@
-"""The process that llama.cpp lives in: one line of JSON on stdin says what to serve, one on stdout where. It ends when stdin does.
+"""The child process that runs llama.cpp.
 
-A process of its own, because llama.cpp aborts on some inputs, and because stopping xllamacpp's server (2026.10) may hang when it was asked little
-before. Its parent's death, of whatever kind, closes stdin, so nothing is left behind. Imports nothing of ours: it is run by path.
+It reads one line of JSON from stdin, which says what to serve, answers with one line of JSON on
+stdout, which says where, and ends when stdin is closed.
+
+It is a separate process because llama.cpp aborts on some inputs, and because xllamacpp's server
+(2026.10) may hang when it is stopped after few requests. However the parent ends, stdin is closed,
+so no process remains. The script is run by its path, so it imports nothing of this package.
 """
 
 import json
@@ -19,7 +23,8 @@ def main() -> None:
         os._exit(1)
     print(json.dumps({"url": server.listening_address}), flush=True)
     sys.stdin.read()
-    os._exit(0)  # without destructors: theirs is the one that hangs
+    # Without destructors: the server's is the one that may hang
+    os._exit(0)
 
 
 def _serve(
@@ -29,23 +34,27 @@ def _serve(
 
     params = xllamacpp.CommonParams()
     params.model.path = path
-    # llama.cpp divides it among the slots, and caps each share by the model's own context
+    # llama.cpp divides the context among the slots, and limits each share to the model's own
     params.n_ctx = n_ctx * parallel
     params.n_parallel = parallel
-    params.kv_unified = False  # else one long answer takes the memory of its neighbours
-    # An answer holds one until its end; the others count tokens
+    # With one cache for all slots, a long answer would take the memory of the others
+    params.kv_unified = False
+    # Each answer holds a thread until its end; the other threads count tokens
     params.n_threads_http = parallel + 4
-    # Embeddings take a whole window in one batch, or answer 500
+    # A window of embeddings must fit in one batch, or llama.cpp answers 500
     params.n_batch = params.n_ubatch = n_ctx if embeddings else min(n_ctx, 512)
     params.hostnames = ["127.0.0.1"]
-    params.port = 0  # a free one
+    params.port = 0  # any free port
     params.api_keys = [key]
     params.ui = False
     params.verbosity = -1
     params.warmup = False
-    params.fit_params = False  # else it may change n_ctx by itself
-    params.cache_ram_mib = 0  # each slot keeps its own prefix; no second cache of 8 GiB
-    params.ctx_shift = False  # learned positions cannot shift
+    # Otherwise llama.cpp may change n_ctx
+    params.fit_params = False
+    # Each slot keeps its prefix anyway; by default a second cache takes up to 8 GiB
+    params.cache_ram_mib = 0
+    # Learned positions cannot be shifted
+    params.ctx_shift = False
     if embeddings:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_NONE

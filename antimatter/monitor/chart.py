@@ -1,8 +1,9 @@
-"""The curves of a loss drawn with characters: dots of braille, or plain ASCII."""
+"""Draws loss curves with characters: the dots of braille, or plain ASCII."""
 
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -29,40 +30,52 @@ UNICODE = Glyphs(
 ASCII = Glyphs(((1, 2),), " '.:", "o", "^", "|++-+")
 
 
+@dataclass(frozen=True)
+class _Scale:
+    """From the range of the steps to columns, and from that of the logarithms to rows."""
+
+    first: float
+    last: float
+    top: float
+    low: float
+
+    def column(self, step: float, columns: int) -> int:
+        return _place(step, self.first, self.last, columns)
+
+    def row(self, loss: float, rows: int) -> int:
+        return _place(loss, self.top, self.low, rows)
+
+
 def chart(
     training: Rows, validation: Rows, backtracks: Rows, width: int, height: int, glyphs: Glyphs
 ) -> list[str]:
-    """The loss over the steps, on a logarithmic axis; the curve is the mean of each column of dots."""
+    """The loss over the steps, on a logarithmic axis.
+
+    The curve is the mean of each column of dots.
+    """
     curve, marks = (
         [(step, math.log(loss)) for step, loss, *_ in rows if 0 < loss < math.inf]
         for rows in (training, validation)
     )
     if not curve + marks:
         return ["no loss yet: the first row comes after checkpoints.log_every steps"]
-    # 3: legend, axis, steps
-    columns, rows, across, down = width - MARGIN, height - 3, len(glyphs.bits), len(glyphs.bits[0])
+    # The other three rows are the legend, the axis and the steps
+    columns, rows, across = width - MARGIN, height - 3, len(glyphs.bits)
     steps = [step for step, *_ in [*curve, *marks, *backtracks]]
     first, last = min(steps), max(*steps, min(steps) + 1)
     bins: dict[int, list[float]] = {}
     for step, loss in curve:
         bins.setdefault(_place(step, first, last, columns * across), []).append(loss)
     means = [(x, sum(values) / len(values)) for x, values in sorted(bins.items())]
-    top = max(loss for _, loss in means + marks)
-    low = min(top - 1e-3, *(loss for _, loss in means + marks))
+    losses = [loss for _, loss in means + marks]
+    scale = _Scale(first, last, max(losses), min(max(losses) - 1e-3, *losses))
 
-    cells = [[0] * columns for _ in range(rows)]
-    for x, y in _joined([(x, _place(loss, top, low, rows * down)) for x, loss in means]):
-        cells[y // down][x // across] |= glyphs.bits[x % across][y % down]
-    canvas = [[glyphs.cells[bits] for bits in row] for row in cells]
-    for step, loss in marks:
-        canvas[_place(loss, top, low, rows * down) // down][
-            _place(step, first, last, columns * across) // across
-        ] = glyphs.validation
+    canvas = _canvas(means, marks, columns, rows, scale, glyphs)
     side, numbered, corner, *bottom = list(glyphs.axes)
-    numbers = {
-        row: f"{math.exp(top + (low - top) * row / (rows - 1)):.3f}"[: MARGIN - 2]
-        for row in {*range(0, rows - 2, 4), rows - 1}
-    }
+    numbers = {}
+    for y in {*range(0, rows - 2, 4), rows - 1}:
+        loss = math.exp(scale.top + (scale.low - scale.top) * y / (rows - 1))
+        numbers[y] = f"{loss:.3f}"[: MARGIN - 2]
     legend = [
         f"{glyphs.cells[-1]} training",
         f"{glyphs.validation} validation",
@@ -70,27 +83,44 @@ def chart(
     ]
     axis, labels = _steps(first, last, columns, bottom)
     for step, *_ in backtracks:
-        axis[_place(step, first, last, columns)] = glyphs.backtrack
-    return [
-        f"{'loss':>{MARGIN - 2}}  {'  '.join(legend)}",
-        *(
-            f"{numbers.get(y, ''):>{MARGIN - 2}} {numbered if y in numbers else side}{''.join(row).rstrip()}"
-            for y, row in enumerate(canvas)
-        ),
-        f"{corner:>{MARGIN}}{''.join(axis)}",
-        f"{'step':>{MARGIN - 2}}  {labels}",
-    ]
+        axis[scale.column(step, columns)] = glyphs.backtrack
+    lines = [f"{'loss':>{MARGIN - 2}}  {'  '.join(legend)}"]
+    for y, row in enumerate(canvas):
+        edge = numbered if y in numbers else side
+        lines.append(f"{numbers.get(y, ''):>{MARGIN - 2}} {edge}{''.join(row).rstrip()}")
+    return [*lines, f"{corner:>{MARGIN}}{''.join(axis)}", f"{'step':>{MARGIN - 2}}  {labels}"]
 
 
 def paint(text: str) -> str:
-    """In colour: the curve blue, validation yellow, backtracks and the warning red."""
-    for pattern, colour in (("[\u2801-\u28ff]+", 34), ("●", 33), ("▲|(?m:^warning:.*$)", 31)):
-        text = re.sub(pattern, rf"\033[{colour}m\g<0>\033[0m", text)
+    """Colors for a terminal: the curve blue, validation yellow, backtracks and the warning red."""
+    for pattern, color in (("[\u2801-\u28ff]+", 34), ("●", 33), ("▲|(?m:^warning:.*$)", 31)):
+        text = re.sub(pattern, rf"\033[{color}m\g<0>\033[0m", text)
     return text
 
 
+def _canvas(
+    means: list[tuple[int, float]],
+    marks: list[tuple[float, float]],
+    columns: int,
+    rows: int,
+    scale: _Scale,
+    glyphs: Glyphs,
+) -> list[list[str]]:
+    """The characters of the curve, row by row, with the marks of validation on top of it."""
+    across, down = len(glyphs.bits), len(glyphs.bits[0])
+    height = rows * down
+    cells = [[0] * columns for _ in range(rows)]
+    for x, y in _joined([(x, scale.row(loss, height)) for x, loss in means]):
+        cells[y // down][x // across] |= glyphs.bits[x % across][y % down]
+    canvas = [[glyphs.cells[bits] for bits in row] for row in cells]
+    for step, loss in marks:
+        y, x = scale.row(loss, height) // down, scale.column(step, columns * across) // across
+        canvas[y][x] = glyphs.validation
+    return canvas
+
+
 def _place(value: float, first: float, last: float, size: int) -> int:
-    """Which of `size` equal places from first (0) to last (size - 1)."""
+    """The index of a value among `size` equally spaced ones from first (0) to last (size - 1)."""
     return round((value - first) / (last - first) * (size - 1))
 
 
@@ -106,7 +136,9 @@ def _joined(points: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 def _steps(first: float, last: float, columns: int, bottom: list[str]) -> tuple[list[str], str]:
-    """The axis and its numbers: multiples of 1, 2 or 5 times a power of ten, about 14 columns apart or more."""
+    """The axis and its numbers: multiples of 1, 2 or 5 times a power of ten, at least about 14
+    columns apart.
+    """
     least = max(1.0, (last - first) * 14 / columns)
     power = 10 ** math.floor(math.log10(least))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least)

@@ -1,4 +1,8 @@
-"""What the pictures for people without DVC share: runs as tables, their colours, and a PNG whose bytes depend on its numbers alone."""
+"""Common parts of all pictures: tables of numbers, colors, and PNGs without a time or a version.
+
+A figure is made with matplotlib.figure.Figure, never with pyplot: that needs no screen and has no
+global state.
+"""
 
 import csv
 import io
@@ -11,68 +15,85 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from antimatter import files
+from antimatter.errors import UserError
 
 Table = dict[str, list[str]]  # the columns of a CSV
-Run = dict[str, Table]  # plots/*.csv of one revision, by the name without .csv
+Run = dict[str, Table]  # the tables of one revision, by the names in revisions.TABLES
 Runs = dict[str, Run]  # by revision
 
 PARTS = 40  # of a noisy curve, each drawn as its mean
 
-# Of one run: train or raw; validation or cleaned; what is left
+# Of a single run: train or raw; validation or cleaned; kept text
 BEFORE, AFTER, KEPT = "#9ecae1", "#d94801", "#31a354"
-# Of several: those of DVC's charts, in their order
+# Of several runs: the colors of DVC's charts, in their order
 REVISIONS = ("#945dd6", "#13adc7", "#f46837", "#48bb78", "#4299e1", "#ed8936", "#f56565")
 
 
-def table(text: str) -> Table:
+def parse(text: str) -> Table:
     header, *rows = csv.reader(io.StringIO(text, newline=""))
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
-def read(*paths: Path) -> Run:
-    return {path.stem: table(path.read_text(encoding="utf-8")) for path in paths}
+def read(**paths: Path) -> Run:
+    """The tables of one run, by the names of the arguments."""
+    return {name: parse(path.read_text(encoding="utf-8")) for name, path in paths.items()}
 
 
-def numbers(columns: Table, *names: str) -> Iterator[np.ndarray]:
-    """The columns of these names, each (rows,)."""
+def numbers(table: Table, *names: str) -> Iterator[np.ndarray]:
+    """The columns of these names, each (rows,).
+
+    Raises:
+        UserError: there is no such column, or it has a value that is not a number.
+    """
     for name in names:
-        yield np.array(columns[name], dtype=float)
+        try:
+            yield np.array(table[name], dtype=float)
+        except (KeyError, ValueError) as error:
+            reason = f"the column {name} of a CSV file under plots/ is damaged ({error})"
+            raise UserError(f"{reason}: run `dvc repro` to rebuild it") from None
 
 
-def coloured(runs: Runs, name: str, column: str) -> Iterator[tuple[Run, str]]:
-    """Each run that has rows in this column of this table, with its colour: the same in every chart."""
-    for (_, colour), run in zip(colours(runs), runs.values(), strict=True):
+def colored(runs: Runs, name: str, column: str) -> Iterator[tuple[Run, str]]:
+    """Each run whose table `name` has rows in this column, with its color.
+
+    A run has the same color in every chart.
+    """
+    for (_, color), run in zip(colors(runs), runs.values(), strict=True):
         if run.get(name, {}).get(column):
-            yield run, colour if len(runs) > 1 else AFTER
+            yield run, color if len(runs) > 1 else AFTER
 
 
-def colours(revisions: Iterable[str]) -> list[tuple[str, str]]:
+def colors(revisions: Iterable[str]) -> list[tuple[str, str]]:
     return [(revision, REVISIONS[i % len(REVISIONS)]) for i, revision in enumerate(revisions)]
 
 
 def legend(figure: Figure, revisions: Iterable[str]) -> None:
-    """Which colour is which revision, above all charts."""
+    """Adds a legend of the revisions and their colors above all charts."""
     lines = [
-        Line2D([], [], color=colour, linewidth=3, label=revision)
-        for revision, colour in colours(revisions)
+        Line2D([], [], color=color, linewidth=3, label=revision)
+        for revision, color in colors(revisions)
     ]
-    figure.legend(
-        handles=lines, loc="outside upper center", ncols=min(len(lines), 4), frameon=False
-    )
+    columns = min(len(lines), 4)
+    figure.legend(handles=lines, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def means(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy curve as the means of up to PARTS parts, which widen with the square root of the step: a loss falls fast, then slowly."""
+    """A noisy curve as the means of up to PARTS parts.
+
+    The parts widen with the square root of the step, because a loss falls fast, then slowly.
+    """
     part = np.minimum(PARTS - 1, PARTS * np.sqrt(steps / steps.max())).astype(int)
     counts = np.bincount(part)
-    there = counts > 0
-    return np.bincount(part, steps)[there] / counts[there], np.bincount(part, values)[
-        there
-    ] / counts[there]
+    is_used = counts > 0
+    sums = np.bincount(part, steps)[is_used], np.bincount(part, values)[is_used]
+    return sums[0] / counts[is_used], sums[1] / counts[is_used]
 
 
 def log(axes: Axes, *names: str) -> None:
-    """Makes `x`, `y` or both logarithmic, with numbers beside the ticks where there is less than a decade."""
+    """Makes the axes `x`, `y` or both logarithmic.
+
+    An axis of less than a decade gets numbers at its minor ticks.
+    """
     for name in names:
         axes.set(**{f"{name}scale": "log"})
         axis = axes.xaxis if name == "x" else axes.yaxis
@@ -83,9 +104,10 @@ def log(axes: Axes, *names: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Adds a grid to all charts and writes the PNG. Equal numbers give equal bytes."""
     for axes in figure.axes:
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
     with files.replacing(path) as partial:
-        # The version of matplotlib would be in the bytes
+        # By default the version of matplotlib is in the file
         figure.savefig(partial, format="png", metadata={"Software": None})

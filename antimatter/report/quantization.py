@@ -1,4 +1,4 @@
-"""What a smaller GGUF file costs, as a picture, of one run or of several overlaid."""
+"""Charts of what a smaller GGUF file costs, of one run or of several overlaid."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from antimatter.report import plotting
-from antimatter.report.plotting import Runs, coloured, numbers
+from antimatter.report.plotting import Runs, colored, numbers
 
-EXACT = 1e-10  # nats per token: less is rounding, and its logarithm noise
+# Nats per token. Below it is rounding, whose logarithm would be noise
+EXACT = 1e-10
 
 
 def draw(sizes: Path, picture: Path) -> None:
-    """Perplexity, and distance from torch, against the size of the file, as a PNG. The same numbers give the same bytes."""
-    runs = {"": plotting.read(sizes)}
+    """Draws one PNG: perplexity, and distance from torch, against the size of the file."""
+    runs = {"": plotting.read(gguf=sizes)}
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     perplexity(left, runs)
@@ -24,10 +25,12 @@ def draw(sizes: Path, picture: Path) -> None:
 
 
 def perplexity(axes: Axes, runs: Runs) -> None:
-    """What the largest file has is nought, so that revisions can be compared."""
-    _plot(
-        axes, runs, "perplexity", lambda sizes, values: 100 * (values / values[sizes.argmax()] - 1)
-    )
+    """Relative to the largest file, so that revisions can be compared."""
+
+    def excess(sizes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return 100 * (values / values[sizes.argmax()] - 1)
+
+    _plot(axes, runs, "perplexity", excess)
     axes.set(title="Perplexity of the GGUF files", ylabel="above that of the largest, %")
 
 
@@ -38,21 +41,21 @@ def divergence(axes: Axes, runs: Runs) -> None:
 
 
 def _plot(
-    axes: Axes, runs: Runs, column: str, shown: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    axes: Axes, runs: Runs, column: str, transform: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> None:
-    tops: dict[str, tuple[float, float]] = {}  # of each type, where its name stands
-    for run, colour in coloured(runs, "gguf", column):
+    # The highest point of each file type, where its name is written
+    tops: dict[str, tuple[float, float]] = {}
+    for run, color in colored(runs, "gguf", column):
         sizes, values = numbers(run["gguf"], "megabytes", column)
-        values = shown(sizes, values)
-        axes.plot(sizes, values, "o-", color=colour)
+        values = transform(sizes, values)
+        axes.plot(sizes, values, "o-", color=color)
         for name, size, value in zip(run["gguf"]["type"], sizes, values, strict=True):
-            tops[name] = max(
-                tops.get(name, (size, value)), (size, value), key=lambda place: place[1]
-            )
-    for name, place in tops.items():
+            points = [tops.get(name, (size, value)), (size, value)]
+            tops[name] = max(points, key=lambda point: point[1])
+    for name, point in tops.items():
         axes.annotate(
             name,
-            place,
+            point,
             xytext=(5, 5),
             textcoords="offset points",
             rotation=35,

@@ -1,6 +1,8 @@
-"""All charts of any revisions in one picture, for people without DVC. The numbers are plots/*.csv as Git has them."""
+"""All charts of any revisions in one picture, for people without DVC.
 
-import subprocess
+The numbers are the CSV files under plots/, as Git has them.
+"""
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,11 +12,25 @@ from matplotlib.figure import Figure
 from antimatter.errors import UserError
 from antimatter.report import data, plotting, quantization, training
 from antimatter.report.plotting import Run, Runs
+from antimatter.repository import git
 
 WORKSPACE = "workspace"  # the files as they are now, with or without Git
+# By the name that the charts use
+TABLES = {
+    "training": "plots/checkpoints/training.csv",
+    "validation": "plots/checkpoints/validation.csv",
+    "backtracks": "plots/checkpoints/backtracks.csv",
+    "throughput": "plots/checkpoints/throughput.csv",
+    "bins": "plots/evaluation/bins.csv",
+    "drops": "plots/cleaned/drops.csv",
+    "lengths": "plots/cleaned/lengths.csv",
+    "frequencies": "plots/shards/frequencies.csv",
+    "gguf": "plots/gguf/sizes.csv",
+}
 COLUMNS = 3
-# What draws it, the table and the column without which it is nothing, its width
-PANELS: list[tuple[Callable[[Axes, Runs], None], str, str, int]] = [
+Chart = Callable[[Axes, Runs], None]
+# Each chart with the table and the column that it cannot do without, and with its width
+CHARTS: list[tuple[Chart, str, str, int]] = [
     (training.loss, "training", "loss", 2),
     (training.perplexity, "bins", "perplexity", 1),
     (training.learning_rate, "training", "learning_rate", 1),
@@ -26,59 +42,63 @@ PANELS: list[tuple[Callable[[Axes, Runs], None], str, str, int]] = [
     (quantization.perplexity, "gguf", "perplexity", 1),
     (quantization.divergence, "gguf", "kl", 1),
 ]
-NAMES = sorted({name for _, name, _, _ in PANELS} | {"validation", "backtracks"})
 
 
 def draw(revisions: Sequence[str], picture: Path) -> None:
-    """Writes a PNG of every chart for which a revision has numbers.
+    """Writes a PNG with every chart for which a revision has numbers.
 
     Args:
-        revisions: what Git knows as a commit, names of DVC experiments, or `workspace`; one colour each.
+        revisions: commits, in any form that Git knows, names of DVC experiments, or `workspace`.
+            Each has its own color.
 
     Raises:
-        ValueError: one of them is unknown, or has no numbers at all.
+        UserError: a revision is unknown, or has no numbers at all.
     """
     runs = {revision: read(revision) for revision in revisions}
-    places: list[tuple[Callable[[Axes, Runs], None], int, int, int]] = []
+    places: list[tuple[Chart, int, int, int]] = []
     row = column = 0
-    for panel, name, needed, width in PANELS:
-        if any(plotting.coloured(runs, name, needed)):
-            row, column = (row, column) if column + width <= COLUMNS else (row + 1, 0)
-            places.append((panel, row, column, width))
+    for chart, name, needed, width in CHARTS:
+        if any(plotting.colored(runs, name, needed)):
+            if column + width > COLUMNS:
+                row, column = row + 1, 0
+            places.append((chart, row, column, width))
             column += width
     figure = Figure(figsize=(6 * COLUMNS, 5 * (row + 1)), dpi=100, layout="constrained")
     grid = figure.add_gridspec(row + 1, COLUMNS)
-    for panel, row, column, width in places:
-        panel(figure.add_subplot(grid[row, column : column + width]), runs)
+    for chart, row, column, width in places:
+        chart(figure.add_subplot(grid[row, column : column + width]), runs)
     if len(runs) > 1:
         plotting.legend(figure, list(runs))
     plotting.save(figure, picture)
 
 
 def read(revision: str) -> Run:
-    """The tables of a revision, those that it has."""
+    """The tables that a revision has."""
     commit = None if revision == WORKSPACE else _commit(revision)
-    texts = {
-        name: _workspace(name) if commit is None else _git("show", f"{commit}:./plots/{name}.csv")
-        for name in NAMES
-    }
-    run = {name: plotting.table(text) for name, text in texts.items() if text}
+    texts = {name: _text(commit, path) for name, path in TABLES.items()}
+    run = {name: plotting.parse(text) for name, text in texts.items() if text}
     if not any(any(table.values()) for table in run.values()):
-        raise UserError(
-            f"{revision} has no plots/*.csv with numbers: `dvc repro` makes them, and `git commit` keeps them"
-        )
+        fix = "`dvc repro` makes them, and `git commit` keeps them"
+        raise UserError(f"{revision} has no CSV files with numbers under plots/: {fix}")
     return run
 
 
-def _workspace(name: str) -> str:
-    path = Path("plots") / f"{name}.csv"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def _text(commit: str | None, path: str) -> str | None:
+    """A file of a commit, or of the workspace; None if there is none."""
+    if commit:
+        return git.query("show", f"{commit}:./{path}")
+    return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
 
 
 def _commit(revision: str) -> str:
-    """Of what Git knows, or else of the newest experiment of that name, which DVC keeps at refs/exps/<2 digits of its base>/<the others>/<name>."""
-    name = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    name = name or _git(
+    """The commit that Git knows by this name, or the newest experiment of this name.
+
+    DVC stores an experiment at refs/exps/<2 digits of its base>/<the other digits>/<name>.
+    """
+    name = git.query(
+        "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
+    )
+    name = name or git.query(
         "for-each-ref",
         "--sort=-committerdate",
         "--count=1",
@@ -86,14 +106,6 @@ def _commit(revision: str) -> str:
         f"refs/exps/*/*/{revision}",
     )
     if not name:
-        raise UserError(
-            f"{revision!r} is no commit and no experiment: see `git log` and `dvc exp list --all`; {WORKSPACE!r} is the files here"
-        )
+        fix = f"see `git log` and `dvc exp list --all`; {WORKSPACE!r} is the files here"
+        raise UserError(f"{revision!r} is not a commit and not an experiment: {fix}")
     return name.strip()
-
-
-def _git(*arguments: str) -> str:
-    """What it says; nothing if it fails."""
-    return subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False
-    ).stdout

@@ -1,7 +1,6 @@
-"""`antimatter export`, as a user types it."""
+"""`antimatter export`, as a user types it, and the stage `gguf`."""
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,14 @@ import torch
 from helpers.gguf_model import CHAT, CONTEXT, Tiny, gpt, windows
 from transformers import AutoModelForCausalLM
 
-from antimatter import cli, files
-from antimatter.export import parity
+from antimatter import files
+from antimatter.cli import main as cli
+from antimatter.errors import UserError
+from antimatter.export import parity, tokenization
 from antimatter.llama.header import read_header
 from antimatter.model import weights
 from antimatter.pipeline import recorded
+from antimatter.repository import git
 from stages import gguf as stage
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def project(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a tokenizer, shards, and the state dict of a training whose shape params.yaml tells."""
+    """A folder with a tokenizer, shards, and a state dict whose heads and slope params.yaml has."""
     values = (ROOT / "params.yaml").read_text()
     for old, new in (("n_head: 3", "n_head: 2"), ("negative_slope: 0.01", "negative_slope: 0.1")):
         assert old in values
@@ -44,26 +46,17 @@ def project(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
-def test_a_pt_file_becomes_files_that_are_named_measured_and_whole(
+def export(arguments: str) -> int:
+    return cli.main(["export", *arguments.split()])
+
+
+def test_a_pt_file_becomes_gguf_files_of_the_given_name(
     project: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = [
-        "--checkpoint",
-        "final.pt",
-        "--name",
-        "mine",
-        "--type",
-        "f16",
-        "--type",
-        "q8_0",
-        "--output",
-        "out",
-    ]
-    assert cli.main(["export", *made, "--windows", "0"]) == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "out/mine-f16.gguf",
-        "out/mine-q8_0.gguf",
-    ]
+    kinds = "--type f16 --type q8_0 --windows 0"
+    assert export(f"--checkpoint final.pt --name mine {kinds} --output out") == 0
+    printed = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["out/mine-f16.gguf", "out/mine-q8_0.gguf"]
     header = read_header(project / "out" / "mine-q8_0.gguf")
     assert header.keys["general.name"] == "mine"
     assert header.n_parameters == read_header(tiny.path).n_parameters
@@ -72,26 +65,8 @@ def test_a_pt_file_becomes_files_that_are_named_measured_and_whole(
 def test_a_pt_file_becomes_a_folder_for_transformers(
     project: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        cli.main(
-            [
-                "export",
-                "--checkpoint",
-                "final.pt",
-                "--name",
-                "mine",
-                "--type",
-                "hf",
-                "--windows",
-                "0",
-            ]
-        )
-        == 0
-    )
-    assert (
-        capsys.readouterr().out
-        == "mine-hf: for AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained\n"
-    )
+    assert export("--checkpoint final.pt --name mine --type hf --windows 0") == 0
+    assert capsys.readouterr().out.startswith("mine-hf: ")
     theirs: Any = AutoModelForCausalLM.from_pretrained(project / "mine-hf")
     ids = windows(tiny.tokenizer)[:, :CONTEXT]
     torch.testing.assert_close(theirs(ids).logits, tiny.model(ids), rtol=1e-5, atol=1e-5)
@@ -100,7 +75,7 @@ def test_a_pt_file_becomes_a_folder_for_transformers(
 def test_an_export_is_compared_with_torch_where_there_are_shards(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["export", "--checkpoint", "final.pt", "--type", "f16", "--windows", "2"]) == 0
+    assert export("--checkpoint final.pt --type f16 --windows 2") == 0
     assert "; in llama.cpp KL " in capsys.readouterr().out
 
 
@@ -108,35 +83,27 @@ def test_without_shards_it_says_that_nothing_was_compared(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files.remove(project / "data" / "shards")
-    assert cli.main(["export", "--checkpoint", "final.pt", "--type", "f16"]) == 0
+    assert export("--checkpoint final.pt --type f16") == 0
     assert "not compared with torch, since data/shards is missing" in capsys.readouterr().out
 
 
 def test_a_tokenizer_that_does_not_fit_is_one_line_and_leaves_no_file(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(
-        {
-            **gpt().state_dict(),
-            "token_embedding.weight": torch.zeros(500, 64),
-            "head.weight": torch.zeros(500, 64),
-        },
-        project / "other.pt",
-    )
-    assert cli.main(["export", "--checkpoint", "other.pt", "--type", "f16", "--windows", "0"]) == 1
+    larger = dict.fromkeys(("token_embedding.weight", "head.weight"), torch.zeros(500, 64))
+    torch.save(gpt().state_dict() | larger, project / "other.pt")
+    assert export("--checkpoint other.pt --type f16 --windows 0") == 1
     assert "has 400 tokens, the checkpoint was trained with 500" in capsys.readouterr().err
     assert not list(project.glob("*.gguf"))
 
 
 @pytest.mark.parametrize("kind", ["tuned", "checkpoints"])
-def test_the_stage_exports_the_model_that_gguf_model_names(
-    project: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
+def test_the_stage_exports_and_measures_a_base_model_and_a_tuned_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    # They take the longest, and have tests of their own
+    # They take the longest, and have their own tests
     monkeypatch.setattr(parity, "speed", lambda *_: {"prompt": 1.0, "answer": 1.0})
-    monkeypatch.setattr(parity, "check_tokenizer", lambda *_: {"mismatches": 0})
+    monkeypatch.setattr(tokenization, "check", lambda *_: {"mismatches": 0})
     weights.save(gpt(seed=1), project / "models" / "checkpoints")
     weights.save(gpt(seed=2), project / "models" / "tuned", chat=CHAT)
     (project / "data" / "conversations").mkdir()
@@ -147,42 +114,33 @@ def test_the_stage_exports_the_model_that_gguf_model_names(
     for other in ("f32", "q8_0", "q4_k_m"):
         values = values.replace(f"  - {other}\n", "")
     (project / "params.yaml").write_text(values)
-    names = "models/checkpoints models/tuned data/tokenizer data/shards data/conversations out"
-    figures = [project / name for name in ("a.json", "a.csv", "a.png", "b.json")]
-    stage.main(*[project / name for name in names.split()], *figures)
-    report = files.read_json(figures[0])
+    names = "data/tokenizer data/shards data/conversations out metrics plots"
+    stage.main(project / "models" / kind, *[project / name for name in names.split()])
+    report = files.read_json(project / "metrics" / "summary.json")
     assert 0 <= report["f16"]["conversations"]["kl"] < 1e-6
+    _, row = (project / "plots" / "sizes.csv").read_text().splitlines()
+    assert row.startswith("f16,")
     header = read_header(project / "out" / "antimatter-f16.gguf")
     assert (header.chat is not None) == (kind == "tuned")
 
 
-def test_a_tuned_model_that_does_not_tell_of_its_chat_is_named(project: Path) -> None:
+def test_a_tuned_model_without_the_facts_of_its_chat_is_named(project: Path) -> None:
     weights.save(gpt(), project / "tuned")
-    with pytest.raises(ValueError, match=r"tuned/config\.json .* chat: run `dvc repro tuned`"):
-        stage.main(project, project / "tuned", *[project] * 8)
+    with pytest.raises(UserError, match=r"tuned/config\.json .* chat: run `dvc repro -f tuned`"):
+        stage.main(project / "tuned", *[project] * 6)
 
 
-def test_a_checkpoint_that_is_recorded_takes_its_commit_along(project: Path) -> None:
+def test_a_recorded_checkpoint_is_exported_with_its_commit(project: Path) -> None:
     weights.save(gpt(), project / "checkpoint", {"code": "12ab"})
-    (project / "dvc.lock").write_text(
-        f"stages: {{checkpoints: {{outs: [{{path: checkpoint, md5: {recorded.md5(project / 'checkpoint')}}}]}}}}\n"
-    )
-    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (
-        ["init", "--quiet"],
-        ["add", "dvc.lock"],
-        [*identity, "commit", "--quiet", "--message", "made"],
-    ):
-        subprocess.run(["git", *command], check=True)
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    arguments = ["export", "--type", "f16", "--windows", "0", "--checkpoint"]
-    assert (
-        cli.main([*arguments, "checkpoint", "--name", "recorded"])
-        == cli.main([*arguments, "checkpoint/final.safetensors", "--name", "loose"])
-        == 0
-    )
+    out = f"{{path: checkpoint, md5: {recorded.md5(project / 'checkpoint')}}}"
+    (project / "dvc.lock").write_text(f"stages: {{checkpoints: {{outs: [{out}]}}}}\n")
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    git.output("init", "--quiet")
+    git.output("add", "dvc.lock")
+    git.output(*identity, "commit", "--quiet", "--message", "results")
+    head = git.output("rev-parse", "HEAD").strip()
+    for name, path in (("recorded", "checkpoint"), ("loose", "checkpoint/final.safetensors")):
+        assert export(f"--type f16 --windows 0 --checkpoint {path} --name {name}") == 0
     keys = read_header(project / "recorded-f16.gguf").keys
     assert (keys["antimatter.commit"], keys["antimatter.code"]) == (head, "12ab")
     assert "antimatter.commit" not in read_header(project / "loose-f16.gguf").keys

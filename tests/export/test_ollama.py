@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from helpers import gguf_model
-from helpers.gguf_model import CHAT, Tiny, gpt
+from helpers.gguf_model import CHAT, Tiny, gpt, of_model
 
 from antimatter.chat import template
+from antimatter.errors import UserError
 from antimatter.export import gguf, ollama
 from antimatter.export.ollama import OllamaConfig
-from antimatter.export.source import of_model
 from antimatter.llama.header import read_header
 
 CONFIG = OllamaConfig(
@@ -32,33 +32,42 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def blob(media_type: str, content: bytes) -> str:
+    """An entry of a manifest."""
+    sha256 = f"sha256:{digest(content)}"
+    return f'{{"mediaType":"{media_type}","digest":"{sha256}","size":{len(content)}}}'
+
+
+def kinds(store: Path) -> dict[str, str]:
+    """The layers of the stored model: their digest by the end of their type."""
+    layers = ollama.verify(store, "antimatter")["layers"]
+    return {layer["mediaType"].rsplit(".", 1)[1]: layer["digest"] for layer in layers}
+
+
 def test_the_store_is_byte_for_byte_what_ollama_create_writes(tiny: Tiny, tmp_path: Path) -> None:
-    """The layout of gguf-ollama.md, which was compared with a real Ollama by `diff -r`."""
+    """The expected files were compared with those of a real Ollama by `diff -r`."""
     ollama.write(tiny.path, tmp_path / "ollama", CONFIG)
     store = tmp_path / "ollama" / "models"
     model, go = tiny.path.read_bytes(), template.CONTINUED_GO.encode()
     params = (
-        b'{"num_ctx":64,"num_predict":256,"repeat_penalty":1,"stop":["[EOS]","\\u003cstop\\u003e \\u0026 \xc3\xa9"],'
+        b'{"num_ctx":64,"num_predict":256,"repeat_penalty":1,'
+        b'"stop":["[EOS]","\\u003cstop\\u003e \\u0026 \xc3\xa9"],'
         b'"temperature":0.7,"top_k":40,"top_p":0.9}\n'
     )
     values = read_header(tiny.path).n_parameters
     config = (
-        b'{"model_format":"gguf","model_family":"mpt","model_families":["mpt"],"model_type":"%dK","file_type":"F16","architecture":"amd64","os":"linux"}\n'
+        b'{"model_format":"gguf","model_family":"mpt","model_families":["mpt"],'
+        b'"model_type":"%dK","file_type":"F16","architecture":"amd64","os":"linux"}\n'
         % round(values / 1000)
     )
     system = CONFIG.system.encode()
+    contents = {"model": model, "template": go, "system": system, "params": params}
     layers = ",".join(
-        f'{{"mediaType":"application/vnd.ollama.image.{kind}","digest":"sha256:{digest(content)}","size":{len(content)}}}'
-        for kind, content in (
-            ("model", model),
-            ("template", go),
-            ("system", system),
-            ("params", params),
-        )
+        blob(f"application/vnd.ollama.image.{kind}", content) for kind, content in contents.items()
     )
     manifest = (
         '{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json",'
-        f'"config":{{"mediaType":"application/vnd.docker.container.image.v1+json","digest":"sha256:{digest(config)}","size":{len(config)}}},'
+        f'"config":{blob("application/vnd.docker.container.image.v1+json", config)},'
         f'"layers":[{layers}]}}\n'
     )
     expected = {
@@ -66,11 +75,8 @@ def test_the_store_is_byte_for_byte_what_ollama_create_writes(tiny: Tiny, tmp_pa
         for content in (model, go, system, params, config)
     }
     expected["manifests/registry.ollama.ai/library/antimatter/latest"] = manifest.encode()
-    assert {
-        str(path.relative_to(store)): path.read_bytes()
-        for path in store.rglob("*")
-        if path.is_file()
-    } == expected
+    paths = [path for path in store.rglob("*") if path.is_file()]
+    assert {str(path.relative_to(store)): path.read_bytes() for path in paths} == expected
 
 
 def test_the_modelfile_says_the_same(tiny: Tiny, tmp_path: Path) -> None:
@@ -102,31 +108,23 @@ def test_a_chat_model_has_its_roles_and_its_own_system_text(
     gguf.write(source, tiny.tokenizer_folder / "tokenizer.json", path, "f16", gguf_model.CONFIG)
     ollama.write(path, tmp_path / "ollama", CONFIG)
     modelfile = (tmp_path / "ollama" / "Modelfile").read_text(encoding="utf-8")
-    words = system or CONFIG.system
-    assert modelfile.endswith(f'TEMPLATE """{template.GO}"""\nSYSTEM "{words}"\n')
+    expected = system or CONFIG.system
+    assert modelfile.endswith(f'TEMPLATE """{template.GO}"""\nSYSTEM "{expected}"\n')
     store = tmp_path / "ollama" / "models"
-    layers = ollama.verify(store, "antimatter")["layers"]
-    blobs = {layer["mediaType"].rsplit(".", 1)[1]: layer["digest"] for layer in layers}
-    for kind, text in (("template", template.GO), ("system", words)):
-        assert ollama.blob_path(store, blobs[kind]).read_text(encoding="utf-8") == text
+    for kind, text in (("template", template.GO), ("system", expected)):
+        assert ollama.blob_path(store, kinds(store)[kind]).read_text(encoding="utf-8") == text
 
 
 def test_without_system_text_there_is_no_system_layer(tiny: Tiny, tmp_path: Path) -> None:
     ollama.write(tiny.path, tmp_path / "ollama", replace(CONFIG, system=""))
-    kinds = [
-        layer["mediaType"].rsplit(".", 1)[1]
-        for layer in ollama.verify(tmp_path / "ollama" / "models", "antimatter")["layers"]
-    ]
-    assert kinds == ["model", "template", "params"]
+    assert list(kinds(tmp_path / "ollama" / "models")) == ["model", "template", "params"]
     assert "SYSTEM" not in (tmp_path / "ollama" / "Modelfile").read_text()
 
 
-def test_the_weights_stand_on_the_disk_once(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_weights_are_on_the_disk_once(tiny: Tiny, tmp_path: Path) -> None:
     ollama.write(tiny.path, tmp_path / "ollama", CONFIG)
-    blob = ollama.blob_path(
-        tmp_path / "ollama" / "models", "sha256:" + digest(tiny.path.read_bytes())
-    )
-    assert os.path.samefile(blob, tiny.path)
+    sha256 = f"sha256:{digest(tiny.path.read_bytes())}"
+    assert os.path.samefile(ollama.blob_path(tmp_path / "ollama" / "models", sha256), tiny.path)
 
 
 def test_a_damaged_or_missing_blob_is_found(tiny: Tiny, tmp_path: Path) -> None:
@@ -137,31 +135,31 @@ def test_a_damaged_or_missing_blob_is_found(tiny: Tiny, tmp_path: Path) -> None:
         path = ollama.blob_path(store, layer["digest"])
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + b"?")
-        with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+        with pytest.raises(UserError, match=f"{path.name} is damaged"):
             ollama.verify(store, "antimatter")
         path.unlink()
-        with pytest.raises(ValueError, match=f"{path.name} is missing"):
+        with pytest.raises(UserError, match=f"{path.name} is missing"):
             ollama.verify(store, "antimatter")
         path.write_bytes(whole)
     assert ollama.verify(store, "antimatter") == manifest
 
 
-def test_what_is_not_a_gguf_file_makes_no_store(tmp_path: Path) -> None:
+def test_a_file_that_is_not_gguf_makes_no_store(tmp_path: Path) -> None:
     (tmp_path / "a-f16.gguf").write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=r"a-f16\.gguf is not a GGUF file"):
+    with pytest.raises(UserError, match=r"a-f16\.gguf is not a GGUF file"):
         ollama.write(ollama.source_of(tmp_path, "f16"), tmp_path / "ollama", CONFIG)
     assert not (tmp_path / "ollama").exists()
 
 
 def test_the_source_is_the_one_file_of_its_type(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="run `dvc repro gguf`"):
+    with pytest.raises(UserError, match="absent is missing: run `dvc repro gguf`"):
         ollama.source_of(tmp_path / "absent", "f16")
     (tmp_path / "a-f16.gguf").touch()
     assert ollama.source_of(tmp_path, "f16") == tmp_path / "a-f16.gguf"
-    with pytest.raises(FileNotFoundError, match=r"has no \*-f32\.gguf: add f32 to `types`"):
+    with pytest.raises(UserError, match=r"has no \*-f32\.gguf: add f32 to `types`"):
         ollama.source_of(tmp_path, "f32")
     (tmp_path / "b-f16.gguf").touch()
-    with pytest.raises(ValueError, match=r"a-f16\.gguf, b-f16\.gguf"):
+    with pytest.raises(UserError, match=r"a-f16\.gguf, b-f16\.gguf"):
         ollama.source_of(tmp_path, "f16")
 
 
@@ -178,30 +176,26 @@ def test_the_source_is_the_one_file_of_its_type(tmp_path: Path) -> None:
     ],
 )
 def test_sizes_are_named_as_ollama_names_them(n: int, words: str) -> None:
-    assert ollama._human_number(n) == words
+    assert ollama.human_number(n) == words
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(
-            ("name", "Anti Matter"),
-            ("temperature", -0.1),
-            ("top_p", 0.0),
-            ("top_p", 1.1),
-            ("top_k", 0),
-            ("num_ctx", 0),
-            ("num_predict", 0),
-        ),
-        *(
-            ("repeat_penalty", 0.0),
-            ("stop", ("a\nb",)),
-            ("stop", ("",)),
-            ("stop", ('say "x"',)),
-            ("system", 'a """ b'),
-        ),
+        ("name", "Anti Matter"),
+        ("temperature", -0.1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_k", 0),
+        ("num_ctx", 0),
+        ("num_predict", 0),
+        ("repeat_penalty", 0.0),
+        ("stop", ("a\nb",)),
+        ("stop", ("",)),
+        ("stop", ('say "x"',)),
+        ("system", 'a """ b'),
     ],
 )
 def test_bad_parameters_name_their_key(key: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"^{key} must "):
+    with pytest.raises(UserError, match=f"^{key} must "):
         replace(CONFIG, **{key: value})

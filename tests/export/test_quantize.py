@@ -5,18 +5,17 @@ import gguf as reference
 import numpy as np
 import pytest
 import torch
-from helpers.gguf_model import CONFIG, CONTEXT, VOCAB, Tiny
+from helpers.gguf_model import CONFIG, CONTEXT, VOCAB, Tiny, of_model
 
 from antimatter.export import gguf, quantize
 from antimatter.export.config import FileType
 from antimatter.export.quantize import Kind
-from antimatter.export.source import of_model
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
-# digest() of the files that llama-quantize, of the llama.cpp in the wheel, made of this model in
-# f32 (`python tests/export/test_quantise.py FOLDER`
-# writes that one, and prints the digests of all in FOLDER)
+# digest() of the files that llama-quantize (of the llama.cpp in the wheel) made from this model in
+# f32. `PYTHONPATH=.:tests python tests/export/test_quantize.py FOLDER` writes the f32 file, and
+# prints the digests of all GGUF files in FOLDER.
 LLAMA_QUANTIZE = {
     "f16": "5c7945f63e349cd1a331025b5e96514382c5892d48f9e4b548d667ae9aba22ce",
     "q8_0": "51f284beb2cd56285a7e4d75c3410f304114f2440bb1f4cd10d582e5d16bb516",
@@ -25,7 +24,7 @@ LLAMA_QUANTIZE = {
 
 
 def model_of_plain_numbers() -> GPT:
-    """Nine layers, so that each rule of Q4_K_M is met, and no value that another machine would round otherwise."""
+    """Nine layers, so that each rule of Q4_K_M applies. No value is rounded on any machine."""
     config = GPTConfig(
         n_layer=9,
         n_head=4,
@@ -39,63 +38,64 @@ def model_of_plain_numbers() -> GPT:
     )
     model, generator = GPT(config).requires_grad_(False).eval(), np.random.default_rng(1)
     for parameter in model.parameters():
-        parameter.copy_(
-            torch.from_numpy(generator.integers(-1000, 1000, tuple(parameter.shape)) / 4096)
-        )
+        values = generator.integers(-1000, 1000, tuple(parameter.shape)) / 4096
+        parameter.copy_(torch.from_numpy(values))
     return model
 
 
 def digest(path: Path) -> str:
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for tensor in reference.GGUFReader(path).tensors:
-        found.update(
-            tensor.name.encode() + tensor.tensor_type.name.encode() + tensor.data.tobytes()
-        )
-    return found.hexdigest()
+        head = f"{tensor.name}{tensor.tensor_type.name}"
+        sha256.update(head.encode() + tensor.data.tobytes())
+    return sha256.hexdigest()
+
+
+def write(tokenizer_folder: Path, path: Path, file_type: FileType) -> Path:
+    source, tokenizer = of_model(model_of_plain_numbers()), tokenizer_folder / "tokenizer.json"
+    gguf.write(source, tokenizer, path, file_type, CONFIG)
+    return path
+
+
+def quantized(matrix: np.ndarray, kind: Kind) -> np.ndarray:
+    return np.concatenate(list(quantize.quantize(matrix, kind)))
 
 
 @pytest.mark.parametrize("file_type", LLAMA_QUANTIZE)
 def test_the_tensors_are_those_of_llama_quantize(
     tiny: Tiny, tmp_path: Path, file_type: FileType
 ) -> None:
-    gguf.write(
-        of_model(model_of_plain_numbers()),
-        tiny.tokenizer_folder / "tokenizer.json",
-        tmp_path / "a.gguf",
-        file_type,
-        CONFIG,
-    )
-    assert digest(tmp_path / "a.gguf") == LLAMA_QUANTIZE[file_type]
+    path = write(tiny.tokenizer_folder, tmp_path / "a.gguf", file_type)
+    assert digest(path) == LLAMA_QUANTIZE[file_type]
 
 
 @pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q5_0, Kind.Q4_K, Kind.Q6_K])
-def test_quantised_values_are_near_the_values(kind: Kind) -> None:
+def test_quantized_values_are_near_the_values(kind: Kind) -> None:
     matrix = np.random.default_rng(0).normal(size=(300, 512)).astype(np.float32)
-    data = np.concatenate(list(quantize.quantise(matrix, kind)))
-    error = np.linalg.norm(quantize.dequantise(data, kind) - matrix) / np.linalg.norm(matrix)
+    data = quantized(matrix, kind)
+    error = np.linalg.norm(quantize.dequantize(data, kind) - matrix) / np.linalg.norm(matrix)
     assert error < {Kind.Q8_0: 0.006, Kind.Q5_0: 0.05, Kind.Q4_K: 0.08, Kind.Q6_K: 0.02}[kind]
     assert data.shape == (300, quantize.n_bytes(kind, 512))
 
 
 def test_q8_0_is_gguf_pys_own() -> None:
     matrix = np.random.default_rng(0).normal(size=(40, 96)).astype(np.float32)
-    np.testing.assert_array_equal(
-        np.concatenate(list(quantize.quantise(matrix, Kind.Q8_0))),
-        reference.quants.quantize(matrix, Kind.Q8_0),
-    )
+    theirs = reference.quants.quantize(matrix, Kind.Q8_0)
+    np.testing.assert_array_equal(quantized(matrix, Kind.Q8_0), theirs)
 
 
 def test_chunks_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = np.random.default_rng(0).normal(size=(50, 256)).astype(np.float32)
-    whole = np.concatenate(list(quantize.quantise(matrix, Kind.Q4_K)))
+    whole = quantized(matrix, Kind.Q4_K)
     monkeypatch.setattr(quantize, "CHUNK", 3 * 256)
-    np.testing.assert_array_equal(np.concatenate(list(quantize.quantise(matrix, Kind.Q4_K))), whole)
+    assert len(list(quantize.quantize(matrix, Kind.Q4_K))) == 17
+    np.testing.assert_array_equal(quantized(matrix, Kind.Q4_K), whole)
 
 
 @pytest.mark.parametrize(
     ("name", "columns", "file_type", "expected"),
     [
-        ("token_embd.weight", 256, "q4_k_m", Kind.Q6_K),  # tied: it is the output matrix too
+        ("token_embd.weight", 256, "q4_k_m", Kind.Q6_K),  # tied, so also the output matrix
         ("token_embd.weight", 192, "q4_k_m", Kind.Q8_0),
         ("blk.5.attn_output.weight", 256, "q4_k_m", Kind.Q4_K),
         ("blk.5.attn_output.weight", 192, "q4_k_m", Kind.Q5_0),
@@ -114,33 +114,15 @@ def test_the_type_of_a_tensor(name: str, columns: int, file_type: FileType, expe
     assert quantize.tensor_kind(name, columns, file_type, layers=24, tied=True) == expected
 
 
-def test_more_bits_go_to_the_first_the_last_and_each_third_layer_between() -> None:
-    kinds = [
-        quantize.tensor_kind(f"blk.{i}.ffn_down.weight", 512, "q4_k_m", layers=24, tied=False)
-        for i in range(24)
-    ]
-    assert [i for i, kind in enumerate(kinds) if kind == Kind.Q6_K] == [
-        0,
-        1,
-        2,
-        5,
-        8,
-        11,
-        14,
-        17,
-        20,
-        21,
-        22,
-        23,
-    ]
-    assert kinds == [
-        quantize.tensor_kind(f"blk.{i}.attn_qkv.weight", 512, "q4_k_m", layers=24, tied=False)
-        for i in range(24)
-    ]
-    assert quantize.tensor_kind("output.weight", 512, "q4_k_m", layers=24, tied=False) == Kind.Q6_K
-    assert (
-        quantize.tensor_kind("token_embd.weight", 512, "q4_k_m", layers=24, tied=False) == Kind.Q4_K
-    )
+def test_more_bits_go_to_the_first_the_last_and_every_third_layer_between() -> None:
+    def kind(name: str) -> Kind:
+        return quantize.tensor_kind(name, 512, "q4_k_m", layers=24, tied=False)
+
+    for matrix in ("ffn_down", "attn_qkv"):
+        kinds = [kind(f"blk.{i}.{matrix}.weight") for i in range(24)]
+        large = [i for i in range(24) if kinds[i] == Kind.Q6_K]
+        assert large == [0, 1, 2, 5, 8, 11, 14, 17, 20, 21, 22, 23]
+    assert (kind("output.weight"), kind("token_embd.weight")) == (Kind.Q6_K, Kind.Q4_K)
 
 
 if __name__ == "__main__":
@@ -151,12 +133,6 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     if not (folder / "tokenizer").exists():
         gguf_model.save_tokenizer(folder / "tokenizer")
-    gguf.write(
-        of_model(model_of_plain_numbers()),
-        folder / "tokenizer" / "tokenizer.json",
-        folder / "f32.gguf",
-        "f32",
-        CONFIG,
-    )
+    write(folder / "tokenizer", folder / "f32.gguf", "f32")
     for path in sorted(folder.glob("*.gguf")):
         print(path.name, digest(path))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.gguf_model import CHAT, gpt, save_tokenizer
 
+from antimatter.errors import UserError
 from antimatter.export import huggingface, source
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
@@ -24,10 +25,10 @@ PARAMS = """model:
 
 
 def same(first: GPT, second: GPT) -> bool:
-    mine, theirs = first.state_dict(), second.state_dict()
-    return mine.keys() == theirs.keys() and all(
-        torch.equal(mine[name], theirs[name]) for name in mine
-    )
+    ours, theirs = first.state_dict(), second.state_dict()
+    if ours.keys() != theirs.keys():
+        return False
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_a_folder_and_its_file_are_the_model(tmp_path: Path, tied: bool) -> None
         assert same(opened.load(), model)
 
 
-def test_how_a_chat_begins_stands_beside_the_weights(tmp_path: Path) -> None:
+def test_how_a_chat_begins_is_read_from_the_config(tmp_path: Path) -> None:
     weights.save(gpt(), tmp_path / "tuned", {"code": "12ab"}, chat=CHAT)
     opened = source.open_checkpoint(tmp_path / "tuned")
     assert (opened.chat, opened.provenance) == (CHAT, {"code": "12ab"})
@@ -70,12 +71,12 @@ def test_how_a_chat_begins_stands_beside_the_weights(tmp_path: Path) -> None:
     ],
 )
 def test_a_chat_of_another_shape_names_its_key(tmp_path: Path, chat: Any, key: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{key} must "):
+    with pytest.raises(UserError, match=rf"^{key} must "):
         weights.save(gpt(), tmp_path / "tuned", chat=chat)
     weights.save(gpt(), tmp_path / "tuned", chat=CHAT)
     path = tmp_path / "tuned" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "chat": chat}))
-    with pytest.raises(ValueError, match=rf"config\.json is not a model config: {key} must "):
+    with pytest.raises(UserError, match=rf"config\.json is not a model config: {key} must "):
         source.open_checkpoint(tmp_path / "tuned")
 
 
@@ -94,14 +95,13 @@ def test_a_pt_file_is_the_model_whatever_wraps_it(project: Path, tied: bool, wra
     model = gpt(tied=tied)
     torch.save(wrap(model.state_dict()), project / "a.pt")
     opened = source.open_checkpoint(project / "a.pt")
-    assert (
-        opened.config.n_layer,
-        opened.config.n_embd,
-        opened.config.block_size,
-        opened.config.vocab_size,
-    ) == (2, 64, 64, 400)  # from the shapes
-    assert (opened.config.n_head, opened.config.negative_slope) == (2, 0.1)  # from params.yaml
-    assert opened.config.tied_embeddings == tied
+    config = opened.config
+    # From the shapes
+    sizes = (config.n_layer, config.n_embd, config.block_size, config.vocab_size)
+    assert sizes == (2, 64, 64, 400)
+    # From params.yaml
+    assert (config.n_head, config.negative_slope) == (2, 0.1)
+    assert config.tied_embeddings == tied
     assert same(opened.load(), model)
 
 
@@ -110,10 +110,8 @@ def test_a_config_beside_the_weights_or_named_wins_over_params(project: Path) ->
     torch.save(model.state_dict(), project / "a.pt")
     assert source.open_checkpoint(project / "a.pt").config.negative_slope == 0.1
     weights.save(model, project / "other")
-    assert (
-        source.open_checkpoint(project / "a.pt", project / "other" / "config.json").config
-        == model.config
-    )
+    named = source.open_checkpoint(project / "a.pt", project / "other" / "config.json")
+    assert named.config == model.config
     (project / "other" / "config.json").rename(project / "config.json")
     assert source.open_checkpoint(project / "a.pt").config == model.config
 
@@ -124,9 +122,8 @@ def test_a_file_of_old_torch_is_read_too(project: Path) -> None:
 
 
 def test_half_precision_becomes_float32(project: Path) -> None:
-    torch.save(
-        {name: tensor.bfloat16() for name, tensor in gpt().state_dict().items()}, project / "a.pt"
-    )
+    state = {name: tensor.bfloat16() for name, tensor in gpt().state_dict().items()}
+    torch.save(state, project / "a.pt")
     assert source.open_checkpoint(project / "a.pt").read("norm.weight").dtype == torch.float32
 
 
@@ -139,103 +136,81 @@ def test_nothing_in_a_file_is_executed(project: Path) -> None:
     torch.save({"model": gpt().state_dict(), "trap": Trap()}, project / "a.pt")
     (project / "b.pt").write_bytes(pickle.dumps(Trap()))
     for name in ("a.pt", "b.pt"):
-        with pytest.raises(
-            ValueError, match=rf"{name} holds Python objects, and those could run code"
-        ):
+        error = rf"{name} holds Python objects, and those could run code"
+        with pytest.raises(UserError, match=error):
             source.open_checkpoint(project / name)
     assert not (project / "sprung").exists()
 
 
-def test_a_whole_model_is_refused_with_the_way_out(project: Path) -> None:
+def test_a_whole_model_is_refused_with_the_fix(project: Path) -> None:
     torch.save(gpt(), project / "a.pt")
-    with pytest.raises(
-        ValueError, match=r"a\.pt holds Python objects.*save `model\.state_dict\(\)`"
-    ):
+    error = r"a\.pt holds Python objects.*save `model\.state_dict\(\)`"
+    with pytest.raises(UserError, match=error):
         source.open_checkpoint(project / "a.pt")
 
 
-def test_what_is_no_checkpoint_is_one_line_that_names_it(project: Path) -> None:
-    model = gpt()
-    with pytest.raises(FileNotFoundError, match=r"absent\.pt is missing: name a checkpoint folder"):
-        source.open_checkpoint(project / "absent.pt")
-    (project / "rubbish.pt").write_bytes(b"hello" * 100)
-    torch.save(model.state_dict(), project / "whole.pt")
+def test_a_missing_or_damaged_file_is_one_line_that_names_it(project: Path) -> None:
+    (project / "text.pt").write_bytes(b"hello" * 100)
+    (project / "text.safetensors").write_bytes(b"hello" * 10)
+    torch.save(gpt().state_dict(), project / "whole.pt")
     (project / "cut.pt").write_bytes((project / "whole.pt").read_bytes()[:5000])
-    for name in ("rubbish.pt", "cut.pt"):
-        with pytest.raises(
-            ValueError, match=rf"^[^\n]*{name} is damaged, or torch\.save did not write it[^\n]*$"
-        ):
+    for name, error in (
+        ("absent.pt", "is missing: name a checkpoint folder"),
+        ("text.pt", r"is damaged, or was not written by torch\.save"),
+        ("cut.pt", r"is damaged, or was not written by torch\.save"),
+        ("text.safetensors", "is not a safetensors file"),
+    ):
+        with pytest.raises(UserError, match=rf"^[^\n]*{name} {error}[^\n]*$"):
             source.open_checkpoint(project / name)
-    for found, words in (
-        ({"a": 1}, "a dict of a"),
-        ({}, "an empty dict"),
-        ([1, 2], "a list"),
-        (torch.zeros(3), "a Tensor"),
-    ):
-        torch.save(found, project / "other.pt")
-        with pytest.raises(
-            ValueError, match=rf"other\.pt holds {words}, not the state dict of a GPT"
-        ):
-            source.open_checkpoint(project / "other.pt")
-    torch.save({"conv.weight": torch.zeros(3)}, project / "other.pt")
-    with pytest.raises(
-        ValueError, match=r"other\.pt is not the state dict of a GPT of ours: it holds conv\.weight"
-    ):
-        source.open_checkpoint(project / "other.pt")
-    torch.save(
-        {
-            name: tensor
-            for name, tensor in model.state_dict().items()
-            if name != "blocks.1.ffn.up.bias"
-        },
-        project / "other.pt",
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"other\.pt does not fit its config: tensor blocks\.1\.ffn\.up\.bias is missing",
-    ):
-        source.open_checkpoint(project / "other.pt")
-    (project / "a.safetensors").write_bytes(b"rubbish" * 10)
-    with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
-        source.open_checkpoint(project / "a.safetensors")
 
 
-def test_what_was_made_for_transformers_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_file_of_another_content_is_one_line_that_says_what_it_holds(project: Path) -> None:
+    state = gpt().state_dict()
+    del state["blocks.1.ffn.up.bias"]
+    for content, error in (
+        ({"a": 1}, "holds a dict of a, not the state dict of a GPT"),
+        ({0: torch.zeros(3)}, "holds a dict of 0, not the state dict of a GPT"),
+        ({}, "holds an empty dict, not the state dict of a GPT"),
+        ([1, 2], "holds a list, not the state dict of a GPT"),
+        (torch.zeros(3), "holds a Tensor, not the state dict of a GPT"),
+        ({"conv.weight": torch.zeros(3)}, r"is not .* of this project: it holds conv\.weight"),
+        (state, r"does not fit its config: tensor blocks\.1\.ffn\.up\.bias is missing"),
+    ):
+        torch.save(content, project / "a.pt")
+        with pytest.raises(UserError, match=rf"^[^\n]*a\.pt {error}[^\n]*$"):
+            source.open_checkpoint(project / "a.pt")
+
+
+def test_a_folder_for_transformers_is_refused_with_the_fix(tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "tokenizer")
     weights.save(gpt(), tmp_path / "ours")
-    made = tmp_path / "antimatter-hf"
+    theirs = tmp_path / "antimatter-hf"
     opened = source.open_checkpoint(tmp_path / "ours")
-    huggingface.write(opened, tmp_path / "tokenizer" / "tokenizer.json", made)
+    huggingface.write(opened, tmp_path / "tokenizer" / "tokenizer.json", theirs)
     for path, config in (
-        (made, None),
-        (made / "model.safetensors", None),
-        (tmp_path / "ours", made / "config.json"),
+        (theirs, None),
+        (theirs / "model.safetensors", None),
+        (tmp_path / "ours", theirs / "config.json"),
     ):
-        with pytest.raises(ValueError) as caught:
+        with pytest.raises(UserError) as caught:
             source.open_checkpoint(path, config)
         (line,) = str(caught.value).splitlines()
-        assert f"{made}" in line and "gpt2" in line and "`antimatter export --type hf`" in line
-    (made / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
-    with pytest.raises(ValueError, match=r"antimatter-hf/config\.json .*\bllama\b"):
-        source.open_checkpoint(made)
+        assert f"{theirs}" in line and "gpt2" in line and "`antimatter export --type hf`" in line
+    (theirs / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
+    with pytest.raises(UserError, match=r"antimatter-hf/config\.json .*\bllama\b"):
+        source.open_checkpoint(theirs)
 
 
-def test_a_state_dict_with_other_names_than_texts_is_refused(project: Path) -> None:
-    torch.save({0: torch.zeros(3)}, project / "a.pt")
-    with pytest.raises(ValueError, match=r"a\.pt holds a dict of 0, not the state dict"):
-        source.open_checkpoint(project / "a.pt")
-
-
-def test_heads_that_do_not_divide_the_channels_name_params_and_the_way_out(project: Path) -> None:
+def test_heads_that_do_not_divide_the_channels_name_params_and_the_fix(project: Path) -> None:
     torch.save(gpt().state_dict(), project / "a.pt")
-    (project / "params.yaml").write_text(
-        PARAMS.replace("n_head: 2", "n_head: 3").replace("n_embd: 8", "n_embd: 9")
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"a\.pt does not fit `model:` in params\.yaml \(n_embd must be a multiple of .*, got 64\).*--config",
-    ):
+    params = PARAMS.replace("n_head: 2", "n_head: 3").replace("n_embd: 8", "n_embd: 9")
+    (project / "params.yaml").write_text(params)
+    reason = r"`model:` in params\.yaml \(n_embd must be a multiple of .*, got 64\).*--config"
+    with pytest.raises(UserError, match=rf"a\.pt does not fit {reason}"):
+        source.open_checkpoint(project / "a.pt")
+    (project / "params.yaml").unlink()
+    with pytest.raises(UserError, match=r"a\.pt does not tell n_head.*--config"):
         source.open_checkpoint(project / "a.pt")
     (project / "config.json").write_text(json.dumps({"n_layer": 1}))
-    with pytest.raises(ValueError, match=r"config\.json is not a model config"):
+    with pytest.raises(UserError, match=r"config\.json is not a model config"):
         source.open_checkpoint(project / "a.pt")

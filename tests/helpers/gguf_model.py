@@ -1,5 +1,7 @@
-"""A whole deployment at a size one can read: a random GPT, a tokenizer trained on one Python file,
-and the GGUF file of both, as a base model and as one that was tuned to chat.
+"""A whole deployment at a tiny size: a random GPT, a tokenizer, and the GGUF files of both.
+
+The tokenizer is trained on one Python file. There is a GGUF file of a base model and one of a model
+that was tuned to chat.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from antimatter.data.special_tokens import SPECIAL
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.export import gguf
 from antimatter.export.config import GGUFConfig, MaxKL
-from antimatter.export.source import of_model
+from antimatter.export.source import Source
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
@@ -52,11 +54,17 @@ def make(folder: Path) -> Tiny:
     source, tokenizer = of_model(model), folder / "tokenizer" / "tokenizer.json"
     path = gguf.path_of(folder, "tiny", "f16")
     gguf.write(source, tokenizer, path, "f16", CONFIG)
-    # Not beside the other: a folder is searched for the one file of a type
+    # In another folder, because a folder must have one file of each type
     chat_path = gguf.path_of(folder / "chat", "tiny", "f16")
     gguf.write(replace(source, chat=CHAT), tokenizer, chat_path, "f16", CONFIG)
     words = Tokenizer.load(folder / "tokenizer")
     return Tiny(model, words, folder / "tokenizer", path, chat_path)
+
+
+def of_model(model: GPT) -> Source:
+    """A checkpoint that is in memory."""
+    state = model.state_dict()
+    return Source(model.config, lambda name: state[name].detach().float(), "the model")
 
 
 def save_tokenizer(folder: Path, vocab_size: int = VOCAB, text: str = TEXT) -> None:
@@ -83,7 +91,10 @@ def gpt(
     n_embd: int = 64,
     n_layer: int = 2,
 ) -> GPT:
-    """Random weights, `gain` times the initial size, and biases and norms away from zero and one, so that nothing is hidden by a neutral value."""
+    """A model with random weights, `gain` times as large as the initial ones.
+
+    Biases are not zero and norms not one, so that no error is hidden by a neutral value.
+    """
     config = GPTConfig(
         n_layer=n_layer,
         n_head=2,

@@ -1,11 +1,10 @@
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from antimatter import cli
+from antimatter.cli import main as cli
 from antimatter.model import gpt
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
@@ -30,17 +29,17 @@ def test_the_preset_has_the_sizes_that_the_readme_names(preset: plan.Plan) -> No
     counts = plan.parameters(preset.model)
     assert counts["blocks"] / 1e6 == pytest.approx(302.3, abs=0.05)
     assert sum(counts.values()) / 1e6 == pytest.approx(355.9, abs=0.05)
-    assert sum(
-        plan.parameters(replace(preset.model, tied_embeddings=False)).values()
-    ) / 1e6 == pytest.approx(407.3, abs=0.05)
+    untied = plan.parameters(replace(preset.model, tied_embeddings=False))
+    assert sum(untied.values()) / 1e6 == pytest.approx(407.3, abs=0.05)
     assert preset.tokens == 8300 * 512 * 2048
 
 
 def kept_by_autograd(config: GPTConfig, micro_batch: int, half: bool) -> int:
-    """Bytes of the distinct storages that GPT.hidden saves for its backward pass, without the parameters themselves."""
+    """Bytes of the distinct storages that GPT.hidden saves for backward, without parameters."""
     model = GPT(config).train()
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: list[torch.Tensor] = []  # alive until the end, so that no address comes twice
+    # Alive until the end, so that no address is used twice
+    kept: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept.append(tensor)
@@ -52,11 +51,9 @@ def kept_by_autograd(config: GPTConfig, micro_batch: int, half: bool) -> int:
         torch.autocast("cpu", torch.bfloat16, enabled=half),
     ):
         model.hidden(ids)
-    storages = {
-        storage.data_ptr(): storage.nbytes()
-        for storage in (tensor.untyped_storage() for tensor in kept)
-    }
-    return sum(size for address, size in storages.items() if address not in own)
+    storages = [tensor.untyped_storage() for tensor in kept]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return sum(size for address, size in sizes.items() if address not in own)
 
 
 @pytest.mark.parametrize("half", [True, False])
@@ -74,11 +71,12 @@ def test_activations_are_what_autograd_keeps(
     half: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gpt, "SHORT", 0)  # attention as a GPU computes it
+    # Attention as a GPU computes it
+    monkeypatch.setattr(gpt, "SHORT", 0)
     config = replace(
         tiny_config, n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size
     )
-    # Of the blocks' matrices in bf16: memory() counts them for themselves
+    # The blocks' matrices in bf16, which memory() counts separately
     copies = 2 * 12 * n_layer * n_embd**2 if half else 0
     computed = plan.activation_bytes(config, micro_batch * block_size, width=2 if half else 4)
     assert computed == pytest.approx(kept_by_autograd(config, micro_batch, half) - copies, rel=0.02)
@@ -109,25 +107,16 @@ def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
     assert plan.hours(preset, h100) == pytest.approx(16.65, abs=0.01)
     four = plan.read(PRESET, devices=4, mfu=0.4)
     assert 4 * plan.hours(four, h100) == pytest.approx(plan.hours(preset, h100))
-    assert plan.report(four, [h100])[13].split() == [
-        "H100",
-        "80",
-        "GB",
-        "32",
-        "989",
-        "4.2",
-        "2.00",
-        "33.30",
-    ]
+    assert plan.report(four, [h100])[13].split() == "H100 80 GB 32 989 4.2 2.00 33.30".split()
 
 
 @pytest.mark.parametrize(
-    ("precision", "words"),
+    ("precision", "end"),
     [("bf16", "no bf16: set checkpoints.precision to fp16"), ("fp32", "to fp16"), ("fp16", "0.00")],
 )
-def test_a_t4_computes_in_fp16_only(preset: plan.Plan, precision: str, words: str) -> None:
+def test_a_t4_computes_in_fp16_only(preset: plan.Plan, precision: str, end: str) -> None:
     changed = replace(preset, training=replace(preset.training, precision=precision))
-    assert words in plan.report(changed, gpus.choose("T4", None))[13]
+    assert plan.report(changed, gpus.choose("T4", None))[13].endswith(end)
 
 
 @pytest.mark.parametrize("preset_file", ["params.yaml", "presets/300m.yaml"])
@@ -142,57 +131,44 @@ def test_the_report_fits_a_terminal(
 
 
 @pytest.mark.parametrize(
-    ("edit", "options", "words"),
+    ("option", "value", "error"),
     [
-        (str, ["--devices", "0"], "--devices must be at least 1, got 0"),
-        (str, ["--devices", "3"], "--devices must divide checkpoints.batch_size (512), got 3"),
-        (str, ["--mfu", "2"], "--mfu must lie in (0, 1], got 2"),
-        (str, ["--mfu", "nan"], "--mfu must lie in (0, 1], got nan"),
-        (str, ["--price", "-1"], "--price must be 0 or more US$ per GPU-hour, got -1"),
-        (
-            str,
-            ["--gpu", "H101"],
-            "--gpu 'H101' is not known: take one of T4, RTX 4090, L4, L40S, A100, H100, H200, B200",
-        ),
-        (
-            lambda text: text.replace("micro_batch: 32", "micro_batch: 7"),
-            [],
-            "runtime.micro_batch must divide the 512 sequences of a device",
-        ),
-        (
-            lambda text: text.replace("n_head: 16", "n_head: 15"),
-            [],
-            "model.n_embd must be a multiple of n_head (15), got 1024",
-        ),
-        (
-            lambda text: text.replace("vocab_size: 50257", "vocab_size: 0"),
-            [],
-            "tokenizer.vocab_size must be at least 262",
-        ),
-        (
-            lambda text: text.replace("runtime:", "runtimes:"),
-            [],
-            "section `runtime` is missing (did you mean `runtimes`?)",
-        ),
+        ("--devices", "0", "must be at least 1, got 0"),
+        ("--devices", "3", "must divide checkpoints.batch_size (512), got 3"),
+        ("--mfu", "2", "must lie in (0, 1], got 2"),
+        ("--mfu", "nan", "must lie in (0, 1], got nan"),
+        ("--price", "-1", "must be 0 or more US$ per GPU-hour, got -1"),
+        ("--gpu", "H101", "'H101' is not known: take one of T4, RTX 4090, L4, L40S, A100, H100, "),
     ],
 )
-def test_what_cannot_be_planned_is_one_line(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    edit: Callable[[str], str],
-    options: list[str],
-    words: str,
+def test_a_bad_option_is_one_line(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, error: str
 ) -> None:
-    file = tmp_path / "params.yaml"
-    file.write_text(edit(PRESET.read_text()))
-    assert cli.main(["plan", str(file), *options]) == 1
-    shown = capsys.readouterr()
-    assert (
-        shown.out == ""
-        and shown.err.startswith("error: ")
-        and words in shown.err
-        and shown.err.count("\n") == 1
-    )
+    assert cli.main(["plan", str(PRESET), option, value]) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith(f"error: {option} {error}")
+    assert output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("micro_batch: 32", "micro_batch: 7", "runtime.micro_batch must divide the 512 sequences"),
+        ("n_head: 16", "n_head: 15", "model.n_embd must be a multiple of n_head (15), got 1024"),
+        ("vocab_size: 50257", "vocab_size: 0", "tokenizer.vocab_size must be at least 262"),
+        ("runtime:", "runtimes:", "section `runtime` is missing (did you mean `runtimes`?)"),
+    ],
+)
+def test_a_bad_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, error: str
+) -> None:
+    file, text = tmp_path / "params.yaml", PRESET.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    assert cli.main(["plan", str(file)]) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("error: ") and error in output.err
+    assert output.err.count("\n") == 1
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

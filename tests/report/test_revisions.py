@@ -1,4 +1,4 @@
-"""The charts, as DVC draws them and as matplotlib does: of three revisions whose numbers differ."""
+"""The charts of three revisions with different numbers, drawn by DVC and by matplotlib."""
 
 import csv
 import io
@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 import vl_convert
 
-from antimatter import cli, params
-from antimatter.report import data, plotting, quantization, revisions, training
+from antimatter import params
+from antimatter.cli import main as cli
+from antimatter.errors import UserError
+from antimatter.report import plotting, revisions
+from stages import report as stage
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, ConsoleMessage
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = sorted((ROOT / ".dvc/plots").glob("*.json"))
@@ -27,20 +30,20 @@ GRAPH = params.load(ROOT / "dvc.yaml")
 CHARTS: dict[str, dict[str, Any]] = {
     name: chart for entry in GRAPH["plots"] for name, chart in entry.items()
 }
-for _stage in GRAPH["stages"].values():  # a chart of one file stands with its stage
+# A chart of one file is configured with its stage
+for _stage in GRAPH["stages"].values():
     for _entry in _stage.get("plots", []):
         for _path, _chart in _entry.items():
             if _path.endswith(".csv"):
                 CHARTS[_path] = {**_chart, "y": {_path: _chart["y"]}}
-# Of every number of a revision that is not a place on the x axis
+# By which every number of a revision is multiplied, except those on the x axis
 FACTORS = {"one": 1.0, "two": 1.1, "three": 1.25}
-# Only one of the three revisions went back
-BACKTRACKS = ("plots/backtracks.csv", "plots/tuned_backtracks.csv")
+# Only one of the three revisions has rows in them
+BACKTRACKS = ("plots/checkpoints/backtracks.csv", "plots/tuned/backtracks.csv")
 PLACES = {"step", "back_to", "at_most", "rank", "bytes"}
-DRAWN = "count => [...document.querySelectorAll('canvas, svg.marks')].filter(chart => chart.getBoundingClientRect().width > 0).length == count"
-COLOURS = [
-    tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in plotting.REVISIONS[:3]
-]
+DRAWN = """count => [...document.querySelectorAll('canvas, svg.marks')]
+    .filter(chart => chart.getBoundingClientRect().width > 0).length == count"""
+COLORS = [tuple(bytes.fromhex(color[1:])) for color in plotting.REVISIONS[:3]]
 
 
 def scaled(text: str, factor: float) -> str:
@@ -57,19 +60,16 @@ def scaled(text: str, factor: float) -> str:
     return "".join(",".join(row) + "\n" for row in [list(reader.fieldnames or []), *rows])
 
 
+def tables(root: Path) -> list[Path]:
+    """The CSV files of all stages, relative to the root."""
+    return [path.relative_to(root) for path in (root / "plots").glob("*/*.csv")]
+
+
 def run(folder: Path, *command: str) -> str:
-    names = {
-        f"GIT_{who}_{what}": "test@localhost"
-        for who in ("AUTHOR", "COMMITTER")
-        for what in ("NAME", "EMAIL")
-    }
+    names = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+    environment = {**os.environ, **dict.fromkeys(names, "test@localhost")}
     done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **names},
-        capture_output=True,
-        text=True,
-        timeout=300,
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "failed to load" not in done.stderr
@@ -78,45 +78,40 @@ def run(folder: Path, *command: str) -> str:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three commits with all of plots/*.csv, as the last run of the pipeline left them but for a factor; the third is an experiment of DVC's."""
+    """Three commits with the CSV files of the last run, with all numbers multiplied.
+
+    The third one is an experiment of DVC.
+    """
     folder = tmp_path_factory.mktemp("a repository")
     shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
-    shutil.copy(ROOT / "dvc.yaml", folder)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "metrics", folder / "metrics")
     shutil.copytree(ROOT / "plots", folder / "plots")
     run(folder, "git", "init", "--quiet")
     for name, factor in FACTORS.items():
-        for path in (ROOT / "plots").glob("*.csv"):
-            (folder / "plots" / path.name).write_text(scaled(path.read_text(), factor))
+        for path in tables(ROOT):
+            (folder / path).write_text(scaled((ROOT / path).read_text(), factor))
         if name == "two":
             for path in BACKTRACKS:
                 (folder / path).write_text("step,loss,back_to,rate_scale\n2100,nan,1800,0.5\n")
         run(folder, "git", "add", "--all")
         run(folder, "git", "commit", "--quiet", "--message", name)
-        run(
-            folder,
-            "git",
-            "update-ref",
-            f"refs/exps/ab/{'c' * 38}/three" if name == "three" else f"refs/tags/{name}",
-            "HEAD",
-        )
+        reference = f"refs/exps/ab/{'c' * 38}/three" if name == "three" else f"refs/tags/{name}"
+        run(folder, "git", "update-ref", reference, "HEAD")
     return folder
 
 
 @pytest.fixture(scope="module")
 def filled(repository: Path) -> dict[str, dict[str, Any]]:
-    """What `dvc plots diff` gives a browser, by the name of the chart."""
-    said = json.loads(
-        run(repository, sys.executable, "-m", "dvc", "plots", "diff", *FACTORS, "--json")
-    )
-    assert "errors" not in said
-    # JSON objects draw nothing
-    return {
-        name: found[0]
-        for name, found in said["data"].items()
-        if found and found[0]["type"] == "vega"
-    }
+    """The charts that `dvc plots diff` gives a browser, by name."""
+    command = [sys.executable, "-m", "dvc", "plots", "diff", *FACTORS, "--json"]
+    output = json.loads(run(repository, *command))
+    assert "errors" not in output
+    # An entry without a chart is a JSON file
+    charts = {name: entries[0] for name, entries in output["data"].items() if entries}
+    return {name: chart for name, chart in charts.items() if chart["type"] == "vega"}
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -124,40 +119,42 @@ def test_every_chart_has_its_file_and_its_columns(name: str) -> None:
     for path, columns in CHARTS[name]["y"].items():
         with (ROOT / path).open() as file:
             header = next(csv.reader(file))
-        assert {CHARTS[name]["x"], *([columns] if isinstance(columns, str) else columns)} <= set(
-            header
-        ), path
+        used = [columns] if isinstance(columns, str) else columns
+        assert {CHARTS[name]["x"], *used} <= set(header), path
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_every_template_is_used_and_gives_a_revision_its_colour(path: Path) -> None:
+def test_every_template_is_used_and_gives_a_revision_its_color(path: Path) -> None:
     assert path.stem in {chart["template"] for chart in CHARTS.values()}
     text = path.read_text()
     layered = any(word in json.loads(text) for word in ("layer", "hconcat"))
-    # Vega-Lite would define it once a layer
+    # Vega-Lite would define it once for each layer
     assert layered == ("<DVC_METRIC_ZOOM_AND_PAN>" not in text)
     for anchor in ("DATA", "TITLE", "COLOR"):
         assert f'"<DVC_METRIC_{anchor}>"' in text
 
 
 @pytest.mark.parametrize("name", [name for name in CHARTS if name not in BACKTRACKS])
-def test_a_chart_of_three_revisions_shows_each_in_its_colour(
+def test_a_chart_of_three_revisions_shows_each_in_its_color(
     name: str, filled: dict[str, dict[str, Any]]
 ) -> None:
     chart = filled[name]
     assert chart["revisions"] == list(FACTORS)
     spec = chart["content"] if isinstance(chart["content"], str) else json.dumps(chart["content"])
     assert "<DVC_METRIC" not in spec
-    image = matplotlib.image.imread(
-        io.BytesIO(vl_convert.vegalite_to_png(spec, vl_version="5.8", scale=2))
-    )
+    png = vl_convert.vegalite_to_png(spec, vl_version="5.8", scale=2)
+    image = matplotlib.image.imread(io.BytesIO(png))
     assert min(count(image)) > 100, count(image)
 
 
 def count(image: np.ndarray) -> list[int]:
-    """The pixels (height, width, 4) of each revision's colour: of the colour itself, not mixed with white."""
+    """The number of pixels in each revision's color, not mixed with white.
+
+    Args:
+        image: (height, width, 4)
+    """
     pixels = (image[..., :3] * 255).round().astype(int)
-    return [int((abs(pixels - colour).max(axis=-1) <= 3).sum()) for colour in COLOURS]
+    return [int((abs(pixels - color).max(axis=-1) <= 3).sum()) for color in COLORS]
 
 
 def test_every_chart_is_on_the_page_without_a_network(
@@ -165,58 +162,48 @@ def test_every_chart_is_on_the_page_without_a_network(
 ) -> None:
     assert filled.keys() == CHARTS.keys()
     run(repository, sys.executable, str(ROOT / "tools/plots_page.py"), ".dvc/tmp/plots.html")
-    run(
-        repository,
-        sys.executable,
-        "-m",
-        "dvc",
-        "config",
-        "--local",
-        "plots.html_template",
-        "tmp/plots.html",
-    )
-    run(repository, sys.executable, "-m", "dvc", "plots", "diff", *FACTORS, "--out", "page")
+    dvc = (sys.executable, "-m", "dvc")
+    run(repository, *dvc, "config", "--local", "plots.html_template", "tmp/plots.html")
+    run(repository, *dvc, "plots", "diff", *FACTORS, "--out", "page")
     with browser.new_context(offline=True) as context:
         page = context.new_page()
-        asked: list[str] = []
+        requests: list[str] = []
         problems: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        console: list[ConsoleMessage] = []
+        page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "console", lambda said: problems.append(said.text) if said.type == "error" else None
-        )
+        page.on("console", lambda entry: console.append(entry))
         page.goto((repository / "page/index.html").as_uri())
         page.wait_for_function(DRAWN, arg=len(CHARTS), timeout=60_000)
-        assert {url.partition(":")[0] for url in asked} == {"file"} and problems == []
+        assert {url.partition(":")[0] for url in requests} == {"file"}
+        assert problems + [entry.text for entry in console if entry.type == "error"] == []
 
 
-@pytest.mark.parametrize("name", ["evaluation", "shards", "gguf"])
 def test_equal_numbers_give_equal_pictures_and_others_do_not(
-    name: str, repository: Path, tmp_path: Path
+    repository: Path, tmp_path: Path
 ) -> None:
-    here = repository / "plots"
-    draw = {
-        "evaluation": lambda folder, *outputs: training.draw(
-            folder / "training.csv",
-            folder / "validation.csv",
-            folder / "backtracks.csv",
-            folder / "bins.csv",
-            *outputs,
-        ),
-        "shards": lambda folder, first, _: data.draw(
-            folder / "drops.csv", folder / "lengths.csv", folder / "frequencies.csv", first
-        ),
-        "gguf": lambda folder, first, _: quantization.draw(folder / "gguf.csv", first),
-    }[name]
-    (tmp_path / "plots").mkdir()
-    for path in here.glob("*.csv"):
-        (tmp_path / "plots" / path.name).write_text(scaled(path.read_text(), 1.3))
-    for number, folder in enumerate((here, here, tmp_path / "plots")):
-        draw(folder, tmp_path / f"{number}.png", tmp_path / f"{number}-2.png")
-    for end in (".png", "-2.png")[: 1 + (name == "evaluation")]:
-        first, again, other = ((tmp_path / f"{number}{end}").read_bytes() for number in range(3))
-        assert first == again != other
-        assert b"Software" not in first and b"tEXt" not in first
+    for path in tables(repository):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(scaled((repository / path).read_text(), 0.9))
+    first, again, other = (tmp_path / name for name in ("first", "again", "other"))
+    stage.main(repository / "plots", first)
+    stage.main(repository / "plots", again)
+    stage.main(tmp_path / "plots", other)
+    names = sorted(path.name for path in first.iterdir())
+    assert names == ["answers.png", "data.png", "gguf.png", "loss.png", "training.png"]
+    for name in names:
+        content = (first / name).read_bytes()
+        assert content == (again / name).read_bytes() != (other / name).read_bytes()
+        assert b"Software" not in content and b"tEXt" not in content
+
+
+def test_a_damaged_table_is_one_line_with_the_fix(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "plots", tmp_path / "plots")
+    losses = tmp_path / "plots/checkpoints/training.csv"
+    losses.write_text(losses.read_text().replace(".", "x"))
+    error = r"^[^\n]*the column \w+ .* is damaged \([^\n]*`dvc repro`[^\n]*$"
+    with pytest.raises(UserError, match=error):
+        stage.main(tmp_path / "plots", tmp_path / "report")
 
 
 def test_plots_overlays_revisions_without_dvc(
@@ -236,13 +223,13 @@ def test_plots_overlays_revisions_without_dvc(
     assert revisions.read("three") == revisions.read("workspace") != revisions.read("two")
 
 
-def test_a_revision_keeps_its_colour_where_another_has_no_numbers(
+def test_a_revision_keeps_its_color_where_another_has_no_numbers(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repository)
     runs = {name: revisions.read(name) for name in FACTORS}
-    colours = [colour for _, colour in plotting.coloured(runs, "backtracks", "step")]
-    assert colours == [plotting.REVISIONS[1]]
+    colors = [color for _, color in plotting.colored(runs, "backtracks", "step")]
+    assert colors == [plotting.REVISIONS[1]]
 
 
 @pytest.mark.parametrize("revision", ["four", "--all", "HEAD:plots"])
@@ -255,11 +242,8 @@ def test_an_unknown_revision_is_one_line(
 ) -> None:
     monkeypatch.chdir(repository)
     assert cli.main(["plots", "--output", str(tmp_path / "never.png"), "--", revision]) == 1
-    said = capsys.readouterr().err
-    assert (
-        said.startswith(f"error: {revision!r} is no commit and no experiment")
-        and said.count("\n") == 1
-    )
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {revision!r} is not a commit") and error.count("\n") == 1
     assert not (tmp_path / "never.png").exists()
 
 
@@ -268,17 +252,15 @@ def test_a_folder_without_numbers_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plots"]) == 1
-    assert capsys.readouterr().err.startswith(
-        "error: workspace has no plots/*.csv with numbers: `dvc repro` makes them"
-    )
+    error = capsys.readouterr().err
+    assert error.startswith("error: workspace has no CSV files") and "`dvc repro`" in error
 
 
 def test_the_mean_of_a_noisy_curve_is_near_the_curve_without_noise() -> None:
     steps = np.arange(5.0, 8001, 5)
     curve = 4 + 4 * np.exp(-steps / 300)
-    places, values = plotting.means(
-        steps, curve + np.random.default_rng(0).normal(0, 0.1, len(steps))
-    )
+    noise = np.random.default_rng(0).normal(0, 0.1, len(steps))
+    places, values = plotting.means(steps, curve + noise)
     assert len(places) <= plotting.PARTS and places[0] < 30 and places[-1] > 7500
     assert abs(values - (4 + 4 * np.exp(-places / 300))).max() < 0.15
     # A training that has just begun
