@@ -1,9 +1,10 @@
-"""Writes a kernel folder for Kaggle, and the data set that goes with it: docs/kaggle.md walks through both, decision 24 has the reasons."""
+"""Writes a kernel folder for Kaggle and the data set that belongs to it: docs/kaggle.md describes
+their use, decision 24 the reasons.
+"""
 
 import json
 import re
 import shutil
-import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Literal
 from antimatter import files, params
 from antimatter.errors import UserError
 from antimatter.kaggle import run
+from antimatter.repository import git
 from antimatter.repository.dvc import stale
 from antimatter.serve.ollama.install import SUMS
 
 BLANK = "SETTINGS: dict[str, Any] = {}\n"  # a line of the script
-CODE = [".", ":!dvc.lock", ":!metrics", ":!plots"]  # what a run leaves is no change of the code
+CODE = (".", ":!dvc.lock", ":!metrics", ":!plots")  # without the results of a run
 DATA = ("data/shards", "data/tokenizer")
 MODELS = ("models/gguf", "models/ollama")
 
@@ -25,57 +27,49 @@ MODELS = ("models/gguf", "models/ollama")
 class Kernel:
     user: str  # of Kaggle
     mode: Literal["pipeline", "serve"]
-    title: str  # of the kernel; its address follows from it
+    title: str  # of the kernel; Kaggle derives its address from it
     accelerator: Literal["none", "t4"]
     offline: bool
-    data: bool  # take prepared shards along, and begin with the training
+    data: bool  # include prepared shards, and begin with the training
     after: str  # the kernel whose output is attached; empty: none
     wheels: Path | None
     ollama: Path | None
     hours: float  # after which a run saves its state and ends
-    # To serve after the answers; 0: none, or in an interactive session all the hours
+    # To serve after the answers. 0: not at all, or in an interactive session until `hours` are up
     minutes: float
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.user):
-            raise UserError(
-                f"--user must be your Kaggle user name (letters, digits, - and _), got {self.user!r}"
-            )
-        if (
-            not re.fullmatch(r"[A-Za-z0-9]+([ -][A-Za-z0-9]+)*", self.title)
-            or not 5 <= len(self.title) <= 44
-        ):
-            raise UserError(
-                f"--title must have 5 to 44 letters, digits, single spaces and hyphens, got {self.title!r}"
-            )
+            allowed = "letters, digits, - and _"
+            raise UserError(f"--user must be your Kaggle user name ({allowed}), got {self.user!r}")
+        words = r"[A-Za-z0-9]+([ -][A-Za-z0-9]+)*"
+        if not re.fullmatch(words, self.title) or not 5 <= len(self.title) <= 44:
+            allowed = "5 to 44 letters, digits, single spaces and hyphens"
+            raise UserError(f"--title must have {allowed}, got {self.title!r}")
         if self.after and not re.fullmatch(r"([A-Za-z0-9_-]+/)?[a-z0-9-]+", self.after):
-            raise UserError(
-                f"--after must be the address of a kernel, such as antimatter-pipeline, got {self.after!r}"
-            )
+            example = "such as antimatter-pipeline"
+            raise UserError(f"--after must be a kernel's address, {example}, got {self.after!r}")
         if not 0 < self.hours <= 12:
             raise UserError(f"--hours must lie in (0, 12], Kaggle's limit, got {self.hours:g}")
         if self.minutes < 0:
             raise UserError(f"--minutes must not be negative, got {self.minutes:g}")
 
     @property
-    def slug(self) -> str:
-        return self.title.lower().replace(" ", "-")
-
-    @property
     def id(self) -> str:
-        return f"{self.user.lower()}/{self.slug}"
+        return self._address(self.title.lower().replace(" ", "-"))
 
     @property
     def data_set(self) -> str:
         return f"{self.id}-files"
 
+    def _address(self, name: str) -> str:
+        return name if "/" in name else f"{self.user.lower()}/{name}"
+
     def metadata(self) -> dict[str, object]:
-        """kernel-metadata.json. Every switch is named: the documented defaults and those of the client differ."""
-        after = (
-            self.after
-            if "/" in self.after or not self.after
-            else f"{self.user.lower()}/{self.after}"
-        )
+        """kernel-metadata.json. Every switch is set, because the documented defaults and those of
+        the client differ.
+        """
+        is_gpu = self.accelerator == "t4"
         return {
             "id": self.id,
             "title": self.title,
@@ -83,128 +77,131 @@ class Kernel:
             "language": "python",
             "kernel_type": "script",
             "is_private": True,
-            "enable_gpu": self.accelerator == "t4",
+            "enable_gpu": is_gpu,
             "enable_tpu": False,
             "enable_internet": not self.offline,
             # Two of them
-            **({"machine_shape": "NvidiaTeslaT4"} if self.accelerator == "t4" else {}),
+            **({"machine_shape": "NvidiaTeslaT4"} if is_gpu else {}),
             "dataset_sources": [self.data_set],
             "competition_sources": [],
-            "kernel_sources": [after] if after else [],
+            "kernel_sources": [self._address(self.after)] if self.after else [],
             "model_sources": [],
         }
 
-    def settings(self) -> dict[str, object]:
-        """What run.py has to know."""
+    def data_set_metadata(self, commit: str) -> dict[str, object]:
+        """dataset-metadata.json."""
+        return {
+            "title": f"{self.title} files",
+            "id": self.data_set,
+            # Kaggle's list does not have MIT, so the description names it
+            "licenses": [{"name": "other"}],
+            "description": f"Commit {commit} of Antimatter (MIT licence) and the files that its "
+            f"kernel {self.id} needs.",
+        }
+
+    def settings(self, commit: str) -> dict[str, object]:
+        """SETTINGS of run.py."""
         return {
             "mode": self.mode,
             "data_set": self.data_set,
             "gpu": self.accelerator == "t4",
             "internet": not self.offline,
-            # The corpus is that of the pinned packages, torch among them
+            # The embedded corpus is that of the pinned packages, torch among them
             "exact": not self.data and params.load()["raw"]["source"] == "embedded",
             "hours": self.hours,
             "minutes": self.minutes,
+            "commit": commit,
         }
 
 
 def write(folder: Path, kernel: Kernel) -> str:
-    """Writes FOLDER/kernel-metadata.json, FOLDER/run.py and FOLDER/dataset/; the commit that they carry.
+    """Writes FOLDER/kernel-metadata.json, FOLDER/run.py and FOLDER/dataset/. Returns the commit
+    that they have.
 
     Raises:
-        ValueError: `folder` holds something else; changes that are not committed; shards that are not up to date.
-        OSError: no Git repository; no model yet; a file that is missing.
+        UserError: `folder` has other content; this is not the root of a Git repository; there are
+            uncommitted changes; shards are not up to date; a model or another file is missing.
     """
-    if (
-        folder.exists()
-        and not (folder / "kernel-metadata.json").is_file()
-        and any(folder.iterdir())
-    ):
+    is_ours = (folder / "kernel-metadata.json").is_file()
+    if folder.exists() and not is_ours and any(folder.iterdir()):
         raise UserError(
-            f"{folder} holds something that `antimatter kaggle` did not write: name another folder"
+            f"{folder} has content that `antimatter kaggle` did not write: name another folder"
         )
-    if not Path("dvc.yaml").is_file():
-        raise FileNotFoundError("dvc.yaml is missing: run from the root of the repository")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE).splitlines()
-    if changed:
-        raise UserError(
-            f"{changed[0][3:]} has changes that are not committed, and Kaggle would get the last commit: commit them first"
-        )
-    commit = _git("rev-parse", "HEAD").strip()
+    commit = _clean_commit()
     with files.replacing(folder) as partial:
         data_set = partial / "dataset"
         data_set.mkdir(parents=True)
-        _git("archive", "--format=tar", f"--output={(data_set / 'source.tar').resolve()}", "HEAD")
-        if kernel.data:
-            _require(DATA, "run `dvc repro shards` first")
-            if changed := stale("shards"):
-                raise UserError(
-                    f"the stage {changed[0]} has changed since data/shards was made: run `dvc repro shards` first"
-                )
-            _pack(data_set / "data.tar", DATA)
-        if kernel.mode == "serve" and not kernel.after:
-            _require(
-                MODELS, "run `dvc repro` first, or name the kernel that makes them with --after"
-            )
-            _pack(data_set / "models.tar", MODELS)
-        if kernel.wheels is not None:
-            wheels = sorted(kernel.wheels.glob("*.whl"))
-            if not wheels:
-                raise FileNotFoundError(
-                    f"{kernel.wheels} holds no .whl file: docs/kaggle.md has the commands that fill it"
-                )
-            with tarfile.open(data_set / "wheels.tar", "w") as tar:
-                for wheel in wheels:
-                    tar.add(wheel, f"wheels/{wheel.name}")
-        if kernel.ollama is not None:
-            if not re.match(r"ollama-linux-", kernel.ollama.name):
-                raise UserError(
-                    f"{kernel.ollama} is not an Ollama archive, such as ollama-linux-amd64.tar.zst"
-                )
-            # Another version than the pinned one is known by its release's sums
-            for path in (kernel.ollama, kernel.ollama.with_name(SUMS)):
-                if path == kernel.ollama or path.is_file():
-                    shutil.copyfile(path, data_set / path.name)
-        script = Path(run.__file__).read_text(encoding="utf-8")
-        assert script.count(BLANK) == 1
-        settings = "".join(
-            f"    {json.dumps(key)}: {value!r},\n"
-            for key, value in {**kernel.settings(), "commit": commit}.items()
-        )
-        (partial / "run.py").write_text(
-            script.replace(BLANK, BLANK.replace("{}", f"{{\n{settings}}}")), encoding="utf-8"
-        )
+        source = (data_set / "source.tar").resolve()
+        git.output("archive", "--format=tar", f"--output={source}", "HEAD")
+        _add_files(data_set, kernel)
+        (partial / "run.py").write_text(script(kernel.settings(commit)), encoding="utf-8")
         files.write_json(partial / "kernel-metadata.json", kernel.metadata())
-        description = (
-            f"Commit {commit} of Antimatter (MIT licence) and what its kernel {kernel.id} needs."
-        )
-        licence = [{"name": "other"}]  # Kaggle's list has no MIT; the description says it
-        metadata = {
-            "title": f"{kernel.title} files",
-            "id": kernel.data_set,
-            "licenses": licence,
-            "description": description,
-        }
-        files.write_json(data_set / "dataset-metadata.json", metadata)
+        files.write_json(data_set / "dataset-metadata.json", kernel.data_set_metadata(commit))
     return commit
 
 
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise OSError(
-            f"git {arguments[0]} failed ({' '.join(done.stderr.split())}): Kaggle gets the last commit, so this must be a Git repository"
+def _clean_commit() -> str:
+    """The last commit, if it has all changes of the code."""
+    if not Path("dvc.yaml").is_file():
+        raise UserError("dvc.yaml is missing: run from the root of the repository")
+    fix = "Kaggle gets the last commit, so this must be a Git repository with one"
+    commit = git.output("rev-parse", "--verify", "HEAD", fix=fix).strip()
+    if changed := git.changed_files(*CODE):
+        raise UserError(
+            f"{changed[0]} has changes that are not committed, and Kaggle would get the last "
+            "commit: commit them first"
         )
-    return done.stdout
+    return commit
 
 
-def _require(names: tuple[str, ...], way_out: str) -> None:
+def _add_files(data_set: Path, kernel: Kernel) -> None:
+    """Adds what the kernel needs besides the source."""
+    if kernel.data:
+        _require(DATA, "run `dvc repro shards` first")
+        if changed := stale("shards"):
+            raise UserError(
+                f"the stage {changed[0]} has changed since data/shards was made: "
+                "run `dvc repro shards` first"
+            )
+        _pack(data_set / "data.tar", DATA)
+    if kernel.mode == "serve" and not kernel.after:
+        _require(MODELS, "run `dvc repro` first, or name the kernel that makes them with --after")
+        _pack(data_set / "models.tar", MODELS)
+    if kernel.wheels is not None:
+        wheels = sorted(kernel.wheels.glob("*.whl"))
+        if not wheels:
+            raise UserError(
+                f"{kernel.wheels} has no .whl file: docs/kaggle.md has the commands that fill it"
+            )
+        with tarfile.open(data_set / "wheels.tar", "w") as tar:
+            for wheel in wheels:
+                tar.add(wheel, f"wheels/{wheel.name}")
+    if kernel.ollama is not None:
+        if not kernel.ollama.name.startswith("ollama-linux-") or not kernel.ollama.is_file():
+            example = "ollama-linux-amd64.tar.zst"
+            raise UserError(f"--ollama must be an Ollama archive ({example}), got {kernel.ollama}")
+        shutil.copyfile(kernel.ollama, data_set / kernel.ollama.name)
+        # Needed for another version than the pinned one
+        if (sums := kernel.ollama.with_name(SUMS)).is_file():
+            shutil.copyfile(sums, data_set / SUMS)
+
+
+def _require(names: tuple[str, ...], fix: str) -> None:
     for name in names:
         if not Path(name).is_dir() or not any(Path(name).iterdir()):
-            raise FileNotFoundError(f"{name} is missing: {way_out}")
+            raise UserError(f"{name} is missing: {fix}")
 
 
 def _pack(archive: Path, names: tuple[str, ...]) -> None:
-    with tarfile.open(archive, "w", dereference=True) as tar:  # DVC may have made links of them
+    # DVC may have made links of the files
+    with tarfile.open(archive, "w", dereference=True) as tar:
         for name in names:
             tar.add(name)
+
+
+def script(settings: dict[str, object]) -> str:
+    """The text of run.py with its settings."""
+    text = Path(run.__file__).read_text(encoding="utf-8")
+    assert text.count(BLANK) == 1
+    lines = "".join(f"    {json.dumps(key)}: {value!r},\n" for key, value in settings.items())
+    return text.replace(BLANK, BLANK.replace("{}", f"{{\n{lines}}}"))

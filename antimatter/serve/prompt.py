@@ -1,38 +1,77 @@
-"""Messages on their way to an engine: antimatter.chat.template makes the text, and this makes the
-messages fit.
+"""Makes the prompt of a conversation: the system text that the model was tuned with, and as many of
+the last turns as fit into the context.
 
-A conversation gets the system text that its model was tuned with, and loses its oldest turns before
-the runtime cuts it anywhere.
+antimatter.chat.template renders the text. The oldest turns are dropped here, before the runtime
+could cut the prompt anywhere.
 """
 
-import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
 from antimatter.errors import UserError
 from antimatter.llama.header import ChatFacts
+from antimatter.serve.backend import Backend, Generation
 
 Render = Callable[[Sequence[Message]], str]
 
 
+@dataclass(frozen=True)
+class Prompt:
+    text: str
+    messages: list[Message]  # those that fit
+    generation: Generation  # as asked for, with as many tokens as fit
+
+
+async def build(
+    backend: Backend,
+    messages: Sequence[Message],
+    generation: Generation,
+    *,
+    continues: bool = False,
+) -> Prompt:
+    """The prompt of a conversation, without the oldest turns if they do not fit.
+
+    Prompt and answer together never exceed the context, so no runtime has a reason to shift it:
+    positions are learned and cannot be shifted.
+
+    Args:
+        continues: the messages are a text to continue, whatever the model was tuned for.
+
+    Raises:
+        UserError: the last turn alone is too long.
+        BackendError: the backend cannot count the tokens.
+    """
+    render = template.continued if continues else renderer(backend.chat)
+
+    async def count(some: Sequence[Message]) -> int:
+        return await backend.count(render(some))
+
+    # Tokens kept free, so that a long conversation still gets an answer
+    reserved = min(generation.max_tokens, backend.n_ctx // 2)
+    fitting, n_tokens = await fit(messages, backend.n_ctx - reserved, count)
+    max_tokens = min(generation.max_tokens, backend.n_ctx - n_tokens)
+    return Prompt(render(fitting), fitting, replace(generation, max_tokens=max_tokens))
+
+
 def renderer(chat: ChatFacts | None) -> Render:
-    """What makes the text of a conversation: with roles for a model that was tuned to chat; for a
-    base model the text that it continues.
+    """Renders a conversation: with roles for a model that was tuned to chat, as the text to
+    continue for a base model.
     """
     return template.continued if chat is None else template.prompt
 
 
 def prepare(messages: Sequence[Message], chat: ChatFacts | None) -> list[Message]:
-    """The messages as the model was tuned on them: its system text before them if they bring none,
-    and no blanks around an answer. A base model gets them as they are.
+    """The messages in the form of the tuning data: after the model's system text unless they bring
+    one, and answers without surrounding blanks. Those for a base model stay unchanged.
 
-    A system text that is empty stands for none.
+    An empty system text means no system text.
     """
     if chat is None:
         return [*messages]
-    own = [message for message in messages if message.role == "system"]
-    prepared = [Message("system", chat.system)] if chat.system and not own else []
+    has_system = any(message.role == "system" for message in messages)
+    prepared = [Message("system", chat.system)] if chat.system and not has_system else []
     for message in messages:
         if message.role == "assistant":
             prepared.append(Message("assistant", message.text.strip()))
@@ -41,43 +80,45 @@ def prepare(messages: Sequence[Message], chat: ChatFacts | None) -> list[Message
     return prepared
 
 
-def fit(
+async def fit(
     messages: Sequence[Message],
     room: int,
-    count: Callable[[Sequence[Message]], int],
-) -> list[Message]:
-    """The messages without their oldest turns, as few as must go for the prompt to have at most
-    `room` tokens. System text and the last turn stay.
+    count: Callable[[Sequence[Message]], Awaitable[int]],
+) -> tuple[list[Message], int]:
+    """The messages without the fewest oldest turns, so that the prompt has at most `room` tokens;
+    and its number of tokens. System texts and the last turn stay.
 
-    What stays begins with a turn of the user, so an answer never stays without what it answers.
-    Only a last turn that is no user's may stand alone.
+    The rest begins with a turn of the user, so no answer stays without its question. Only a last
+    turn of another role may be alone.
 
-    `count` is asked about 2 + log2(turns) times. A longer prompt has more tokens, so the right cut
-    is found by halving; should runs of blanks at a border break that rule by a token, a turn more
-    than needed may go, but what is returned was counted, and fits.
+    `count` is called 2 + log2(turns) times. A longer prompt has more tokens, so the cut is found by
+    bisection. Where blanks at a border break that rule by a token, one turn more than needed may be
+    dropped, but the result was counted and fits.
 
     Args:
         count: tokens of the prompt of some messages, [BOS] included.
 
     Raises:
-        ValueError: system text and last turn alone are too long.
+        UserError: system text and last turn alone are too long.
     """
     system = [message for message in messages if message.role == "system"]
     turns = [message for message in messages if message.role != "system"]
     last = max(len(turns) - 1, 0)
     starts = sorted({0, last, *(i for i, turn in enumerate(turns) if turn.role == "user")})
 
-    def tokens(start: int) -> int:
-        return count([*system, *turns[start:]])
+    async def tokens(start: int) -> int:
+        return await count([*system, *turns[start:]])
 
-    if tokens(0) <= room:
-        return [*system, *turns]
-    if (n_tokens := tokens(last)) > room:
-        reads = f"the model can read {room} and still answer"
-        raise UserError(f"the text has {n_tokens} tokens, {reads}: shorten it")
-
-    def fits(start: int) -> bool:
-        return tokens(start) <= room
-
-    cut = starts[bisect.bisect_left(starts, True, 1, len(starts) - 1, key=fits)]
-    return [*system, *turns[cut:]]
+    if (n_tokens := await tokens(0)) <= room:
+        return [*system, *turns], n_tokens
+    if (n_tokens := await tokens(last)) > room:
+        limit = f"the model can read {room} and still answer"
+        raise UserError(f"the text has {n_tokens} tokens, {limit}: shorten it")
+    low, high = 1, len(starts) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if (n_middle := await tokens(starts[middle])) <= room:
+            high, n_tokens = middle, n_middle
+        else:
+            low = middle + 1
+    return [*system, *turns[starts[high] :]], n_tokens

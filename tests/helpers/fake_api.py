@@ -1,9 +1,8 @@
-"""A real HTTP server with the page and the API of `antimatter serve`, whose answers a test writes down beforehand, byte by byte if it likes."""
+"""An HTTP server with the page and the API of `antimatter serve`, whose answers a test writes as
+bytes.
+"""
 
-import base64
-import hashlib
 import json
-import re
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -11,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from antimatter.serve.http import access
 
 PAGE = Path("antimatter/serve/http/page.html")
 MODEL = {
@@ -32,74 +33,38 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass
-class Refusal:
+class ErrorPlay:
     status: int
-    message: str | None = None  # None: a body that is no JSON, as from a proxy
+    message: str | None = None  # None: a body that is not JSON, as from a proxy
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Step = bytes | threading.Event  # what is sent; or what is waited for before the rest is
-Play = Iterable[Step] | Refusal
+Step = bytes | threading.Event  # bytes to send, or an event to wait for
+Play = Iterable[Step] | ErrorPlay
 
 
 def event(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
 
 
+def chunk(delta: dict[str, str], reason: str | None = None, **values: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    return event({"object": "chat.completion.chunk", "choices": [choice], **values})
+
+
 def piece(text: str) -> bytes:
-    return event(
-        {
-            "object": "chat.completion.chunk",
-            "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}],
-        }
-    )
+    return chunk({"content": text})
 
 
 def end(reason: str = "stop", tokens: int = 7, speed: float = 41.25, dropped: int = 0) -> bytes:
-    choice = {"index": 0, "delta": {}, "finish_reason": reason}
     usage = {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": tokens + 5}
-    return (
-        event(
-            {
-                "choices": [choice],
-                "usage": usage,
-                "antimatter": {"tokens_per_second": speed, "dropped_turns": dropped},
-            }
-        )
-        + DONE
-    )
+    own = {"tokens_per_second": speed, "dropped_turns": dropped}
+    return chunk({}, reason, usage=usage, antimatter=own) + DONE
 
 
-def answer(*texts: str, **how: Any) -> list[Step]:
-    """A whole answer in these pieces; `how` as in `end`."""
-    return [
-        event(
-            {
-                "choices": [
-                    {
-                        "index": 0,
-                        "delta": {"role": "assistant", "content": ""},
-                        "finish_reason": None,
-                    }
-                ]
-            }
-        ),
-        *map(piece, texts),
-        end(**how),
-    ]
-
-
-def policy(page: str) -> str:
-    """The Content-Security-Policy of the server: the page's own style and script, requests to itself, and nothing else."""
-
-    def hashes(tag: str) -> str:
-        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
-
-    return (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
+def answer(*texts: str, **options: Any) -> list[Step]:
+    """A whole answer in these pieces. `options` as in `end`."""
+    return [chunk({"role": "assistant", "content": ""}), *map(piece, texts), end(**options)]
 
 
 class FakeApi(ThreadingHTTPServer):
@@ -109,14 +74,15 @@ class FakeApi(ThreadingHTTPServer):
     def __init__(self, prefix: str = "/") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.prefix, self.token = prefix, ""
-        # What the next questions get, in turn; after them, "Yes."
+        # The answers to the next requests, in order. After them the answer is "Yes."
         self.plays: deque[Play] = deque()
         self.models: Play = [json.dumps({"object": "list", "data": [MODEL]}).encode()]
         self.content_type = "text/event-stream"
-        self.asked: list[dict[str, Any]] = []  # bodies of the questions
-        self.hung_up = threading.Event()  # the page broke an answer off
+        self.requests: list[dict[str, Any]] = []  # bodies
+        self.hung_up = threading.Event()  # during an answer
         self.events: list[threading.Event] = []
-        self.answers = self.gate()  # before it opens, a question does not get as much as a status
+        # Before it opens, a request does not even get a status
+        self.answers = self.gate()
         self.answers.set()
 
     @property
@@ -124,7 +90,7 @@ class FakeApi(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}{self.prefix}"
 
     def gate(self) -> threading.Event:
-        """An Event to be put into a play. It opens at the latest when the server closes."""
+        """An event for a play. It is set at the latest when the server closes."""
         self.events.append(threading.Event())
         return self.events[-1]
 
@@ -143,8 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             page = PAGE.read_text(encoding="utf-8")
             headers = {
                 "Content-Type": "text/html; charset=utf-8",
-                "Content-Security-Policy": policy(page),
-                "X-Content-Type-Options": "nosniff",
+                **access.security_headers(page),
             }
             return self._send(200, page.encode(), headers)
         if self.path == f"{self.server.prefix}favicon.ico":
@@ -159,28 +124,23 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.answers.wait()
         if self._authorised():
-            self.server.asked.append(body)
-            self._play(
-                self.server.plays.popleft() if self.server.plays else answer("Yes."),
-                self.server.content_type,
-            )
+            self.server.requests.append(body)
+            plays = self.server.plays
+            play = plays.popleft() if plays else answer("Yes.")
+            self._play(play, self.server.content_type)
 
     def _authorised(self) -> bool:
-        given = self.server.token in (
-            "",
-            (self.headers["Authorization"] or "").removeprefix("Bearer "),
-        )
-        if not given:
-            self._play(Refusal(401, "wrong token", {"WWW-Authenticate": "Bearer"}), "")
-        return given
+        token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
+        is_authorised = self.server.token in ("", token)
+        if not is_authorised:
+            self._play(ErrorPlay(401, "wrong token", {"WWW-Authenticate": "Bearer"}), "")
+        return is_authorised
 
     def _play(self, play: Play, content_type: str) -> None:
-        if isinstance(play, Refusal):
-            content = (
-                b"<h1>Bad gateway</h1>"
-                if play.message is None
-                else json.dumps({"error": {"message": play.message, "type": "x"}}).encode()
-            )
+        if isinstance(play, ErrorPlay):
+            content = json.dumps({"error": {"message": play.message, "type": "x"}}).encode()
+            if play.message is None:
+                content = b"<h1>Bad gateway</h1>"
             return self._send(play.status, content, play.headers)
         self.send_response(200)
         self.send_header("Content-Type", content_type)
@@ -190,7 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             for step in play:
                 if isinstance(step, threading.Event):
                     step.wait()
-                elif step == b"":  # the connection breaks off
+                elif step == b"":
+                    # The connection breaks off
                     self.close_connection = True
                     return
                 else:

@@ -1,8 +1,8 @@
-"""A real HTTP server that speaks the three routes of Ollama which the chat uses."""
+"""An HTTP server with the three routes of Ollama that the chat uses."""
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,10 +12,11 @@ class FakeOllama(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, models: list[str], info: dict[str, Any], events: list[dict[str, Any]]
+        self, models: list[str], info: dict[str, Any], events: Iterable[dict[str, Any]]
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.models, self.info, self.events = models, info, events
+        self.models, self.info = models, info
+        self.events = events  # of the answer to each request; an iterator may wait before one
         self.digest = ""  # of every model: the sha256 of its manifest
         self.requests: list[dict[str, Any]] = []  # bodies of /api/generate
         self.hung_up = threading.Event()
@@ -46,7 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for event in self.server.events:
                 line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
-                for i in range(0, len(line), 5):  # chunks that cut characters in two
+                # Chunks that cut characters in two
+                for i in range(0, len(line), 5):
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(line[i : i + 5]), line[i : i + 5]))
             self.wfile.write(b"0\r\n\r\n")
         except (BrokenPipeError, ConnectionResetError):
@@ -66,9 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
 def running(
     models: list[str],
     info: dict[str, Any] | None = None,
-    events: list[dict[str, Any]] | None = None,
+    events: Iterable[dict[str, Any]] = (),
 ) -> Iterator[FakeOllama]:
-    with FakeOllama(models, info or {}, events or []) as server:
+    with FakeOllama(models, info or {}, events) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -1,6 +1,8 @@
-"""What `bin/ollama` is in the tests: a program that does as Ollama does on the routes used, with a runner as a process of its own.
+"""The program `bin/ollama` of the tests: it behaves as Ollama does on the routes that are used, and
+has its runner in a process of its own.
 
-FAKE_OLLAMA in the environment, a JSON object, makes it misbehave. It writes down what happened beside its model store: `pids`, `environ`, `requests`.
+FAKE_OLLAMA in the environment, a JSON object, makes it misbehave. It records what happened beside
+its model store: `pids`, `environ`, `requests`.
 """
 
 import hashlib
@@ -21,9 +23,9 @@ RUNNER = "import time; time.sleep(600)"
 
 
 def install_to(path: Path) -> Path:
-    """Writes the program. For the tests; the rest of this file is the program."""
+    """Writes the program, which is this file without this function."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A shebang takes no path with spaces; to Python this is a text
+    # A shebang cannot have a path with spaces. To Python the second line is a string
     exec_python = f"''''exec {shlex.quote(sys.executable)} \"$0\" \"$@\" #'''"
     path.write_text(f"#!/bin/sh\n{exec_python}\n{Path(__file__).read_text()}")
     path.chmod(0o755)
@@ -61,22 +63,18 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer({"version": "9.9.9"})
         assert self.path == "/api/tags"
         manifests = models_folder() / "manifests" / "registry.ollama.ai" / "library"
-        self.answer(
-            {
-                "models": [
-                    {"name": ":".join(path.parts[-2:]), "digest": self.digest(path)}
-                    for path in manifests.glob("*/*")
-                ]
-            }
-        )
+        models = [
+            {"name": ":".join(path.parts[-2:]), "digest": self.digest(path)}
+            for path in manifests.glob("*/*")
+        ]
+        self.answer({"models": models})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         note("requests", [self.path, body])
         if self.path == "/api/show":
-            return self.answer(
-                {"model_info": {"general.architecture": "mpt", "mpt.context_length": 64}}
-            )
+            info = {"general.architecture": "mpt", "mpt.context_length": 64}
+            return self.answer({"model_info": info})
         assert self.path == "/api/generate"
         self.server.load()
         if "crash" in PLAN:
@@ -84,16 +82,9 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(2)
         if "refuse" in PLAN:
             return self.answer({"error": PLAN["refuse"]}, 500)
-        events = [
-            {"response": "a"},
-            {
-                "response": "",
-                "done": True,
-                "done_reason": "length",
-                "prompt_eval_count": 2,
-                "eval_count": 1,
-            },
-        ]
+        counts = {"prompt_eval_count": 2, "eval_count": 1}
+        done = {"response": "", "done": True, "done_reason": "length"}
+        events = [{"response": "a"}, done | counts]
         self.answer_bytes(b"".join(json.dumps(event).encode() + b"\n" for event in events))
 
     def digest(self, manifest: Path) -> str:
@@ -111,49 +102,51 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
+def fail(message: str) -> int:
+    print(message, file=sys.stderr, flush=True)
+    return 1
+
+
 def serve() -> int:
     note("pids", os.getpid())
     note("environ", dict(os.environ))
-    print(
-        'time=2026-01-01T00:00:00Z level=INFO source=routes.go:1 msg="server config"',
-        file=sys.stderr,
-        flush=True,
-    )
+    fail('time=2026-01-01T00:00:00Z level=INFO source=routes.go:1 msg="server config"')
     if "die" in PLAN:
-        print(PLAN["die"], file=sys.stderr, flush=True)
-        return 1
+        return fail(PLAN["die"])
+    home = Path(os.environ["HOME"])
     try:
-        (Path(os.environ["HOME"]) / ".ollama").mkdir(parents=True, exist_ok=True)
-        (Path(os.environ["HOME"]) / ".ollama" / "id_ed25519").write_text("a key")
+        (home / ".ollama").mkdir(parents=True, exist_ok=True)
+        (home / ".ollama" / "id_ed25519").write_text("a key")
     except OSError as error:
-        print(
-            f"Error: could not create directory mkdir {os.environ['HOME']}: {error.strerror}",
-            file=sys.stderr,
-        )
-        return 1
+        return fail(f"Error: could not create directory mkdir {home}: {error.strerror}")
+    while "wait_for" in PLAN and not Path(PLAN["wait_for"]).exists():
+        time.sleep(0.01)
     host, _, port = os.environ["OLLAMA_HOST"].rpartition(":")
     try:
         server = Server((host, int(port)), Handler)
     except OSError:
-        print(f"Error: listen tcp {host}:{port}: bind: address already in use", file=sys.stderr)
-        return 1
+        return fail(f"Error: listen tcp {host}:{port}: bind: address already in use")
     stop = threading.Event()
-    signal.signal(
-        signal.SIGTERM, (lambda *_: None) if PLAN.get("stubborn") else (lambda *_: stop.set())
-    )
+    is_stubborn = PLAN.get("stubborn", False)
+    signal.signal(signal.SIGTERM, lambda *_: None if is_stubborn else stop.set())
     threading.Thread(target=server.serve_forever, daemon=True).start()
     while not stop.wait(0.01):
         pass
     if server.runner and PLAN.get("runner") not in ("escapes", "forgotten"):
         server.runner.kill()
         server.runner.wait()
-    if PLAN.get("vandal"):  # what no Ollama does, but what must not hurt
-        for path in sorted(models_folder().rglob("*")):
-            if "manifests" in path.parts and path.is_file():
-                path.write_bytes(b"overwritten in place")
-            elif not path.is_dir():
-                path.unlink()
+    if PLAN.get("vandal"):
+        destroy_models()
     return 0
+
+
+def destroy_models() -> None:
+    """No Ollama does this, but it must not do harm."""
+    for path in sorted(models_folder().rglob("*")):
+        if "manifests" in path.parts and path.is_file():
+            path.write_bytes(b"overwritten in place")
+        elif not path.is_dir():
+            path.unlink()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A release of Ollama in miniature, and a server for it that can break off, stall, redirect, and forget what a Range is."""
+"""A release of Ollama in miniature, and a server for it that misbehaves as its Behaviour says."""
 
 import hashlib
 import io
@@ -16,9 +16,15 @@ import pyarrow
 
 NAME = "ollama-linux-amd64.tar.zst"
 VERSION = "9.9.9"
-OLLAMA = f'#!/bin/sh\necho "Warning: could not connect to a running Ollama instance"\necho "Warning: client version is {VERSION}"\n'.encode()
+OLLAMA = (
+    "#!/bin/sh\n"
+    'echo "Warning: could not connect to a running Ollama instance"\n'
+    f'echo "Warning: client version is {VERSION}"\n'
+).encode()
 CPU = random.Random(1).randbytes(20_000)
 GPU = random.Random(2).randbytes(600_000)  # does not compress, as the real ones hardly do
+
+Member = tuple[tarfile.TarInfo, bytes]
 
 
 def member(
@@ -27,52 +33,56 @@ def member(
     kind: bytes = tarfile.REGTYPE,
     link: str = "",
     mode: int = 0o644,
-) -> tuple[tarfile.TarInfo, bytes]:
+) -> Member:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode, info.size = kind, link, mode, len(content)
     return info, content
 
 
-def members(prefix: str = "") -> list[tuple[tarfile.TarInfo, bytes]]:
+def folder(name: str) -> Member:
+    return member(name, kind=tarfile.DIRTYPE, mode=0o755)
+
+
+def symlink(name: str, target: str) -> Member:
+    return member(name, kind=tarfile.SYMTYPE, link=target)
+
+
+def members(prefix: str = "") -> list[Member]:
     """In the layout of 0.32.9. `prefix`: `./`, as some releases have it."""
+    library = f"{prefix}lib/ollama"
     return [
-        member(f"{prefix}bin", kind=tarfile.DIRTYPE, mode=0o755),
-        member(f"{prefix}bin/ollama", OLLAMA, mode=0o775),
-        member(f"{prefix}lib", kind=tarfile.DIRTYPE, mode=0o755),
-        member(f"{prefix}lib/ollama", kind=tarfile.DIRTYPE, mode=0o755),
-        member(
-            f"{prefix}lib/ollama/libggml-base.so", kind=tarfile.SYMTYPE, link="libggml-base.so.0"
-        ),
-        member(f"{prefix}lib/ollama/libggml-base.so.0", CPU),
-        member(f"{prefix}lib/ollama/libggml-cpu-haswell.so", CPU, mode=0o755),
-        member(f"{prefix}lib/ollama/llama-server", b"#!/bin/sh\n", mode=0o777),
-        member(f"{prefix}lib/ollama/cuda_v12/libggml-cuda.so", GPU),
-        member(
-            f"{prefix}lib/ollama/cuda_v13/libggml-cuda.so",
-            kind=tarfile.SYMTYPE,
-            link="../cuda_v12/libggml-cuda.so",
-        ),
-        member(f"{prefix}lib/ollama/vulkan/libggml-vulkan.so", CPU),
+        *(folder(f"{prefix}bin"), member(f"{prefix}bin/ollama", OLLAMA, mode=0o775)),
+        *(folder(f"{prefix}lib"), folder(library)),
+        symlink(f"{library}/libggml-base.so", "libggml-base.so.0"),
+        member(f"{library}/libggml-base.so.0", CPU),
+        member(f"{library}/libggml-cpu-haswell.so", CPU, mode=0o755),
+        member(f"{library}/llama-server", b"#!/bin/sh\n", mode=0o777),
+        member(f"{library}/cuda_v12/libggml-cuda.so", GPU),
+        symlink(f"{library}/cuda_v13/libggml-cuda.so", "../cuda_v12/libggml-cuda.so"),
+        member(f"{library}/vulkan/libggml-vulkan.so", CPU),
     ]
 
 
-def archive(contents: list[tuple[tarfile.TarInfo, bytes]], name: str = NAME) -> bytes:
+def tar(contents: list[Member], mode: str = "w") -> bytes:
     plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w:gz" if name.endswith("gz") else "w") as tar:
+    with tarfile.open(fileobj=plain, mode=mode) as file:  # type: ignore[call-overload]
         for info, content in contents:
-            tar.addfile(info, io.BytesIO(content))
+            file.addfile(info, io.BytesIO(content))
+    return plain.getvalue()
+
+
+def archive(contents: list[Member], name: str = NAME) -> bytes:
     if name.endswith("gz"):
-        return plain.getvalue()
+        return tar(contents, "w:gz")
     sink = pyarrow.BufferOutputStream()
     with pyarrow.CompressedOutputStream(sink, "zstd") as out:
-        out.write(plain.getvalue())
+        out.write(tar(contents))
     return bytes(sink.getvalue())
 
 
-def sums(**digests: str) -> bytes:
-    return "".join(
-        f"{digest}  ./{name.replace('_', '.')}\n" for name, digest in digests.items()
-    ).encode()
+def sums(name: str, content: bytes) -> bytes:
+    """The sha256sum.txt of a release that has this archive and another one."""
+    return f"{'0' * 64}  ./other.tgz\n{sha256(content)}  ./{name}\n".encode()
 
 
 def sha256(content: bytes) -> str:
@@ -82,10 +92,10 @@ def sha256(content: bytes) -> str:
 @dataclass
 class Behaviour:
     files: dict[str, bytes] = field(default_factory=dict)  # by path
-    etag: str = '"one"'
     ranges: bool = True
-    if_range: bool = True  # False: knows Range, but not If-Range
-    # The n-th answer with a body of a file ends after so many bytes; negative: it stalls there
+    # Content-Range of a partial answer; empty: the right one
+    content_range: str = ""
+    # The n-th answer that has a body ends after this many bytes; negative: it stalls there
     cuts: list[int] = field(default_factory=list)
     pace: float = 0.0  # seconds between two pieces
     status: int = 0  # instead of everything else
@@ -106,38 +116,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         plan = self.server.behaviour
-        asked = self.headers.get("Range", "")
-        plan.requests.append((self.path, asked))
+        wanted = self.headers.get("Range", "")
+        plan.requests.append((self.path, wanted))
         if plan.status:
             return self._end(plan.status)
         if plan.refusals:
-            status, wish = plan.refusals.pop(0)
-            return self._end(status, {"Retry-After": wish} if wish else {})
+            status, retry_after = plan.refusals.pop(0)
+            return self._end(status, {"Retry-After": retry_after} if retry_after else {})
         if plan.redirect and not self.path.startswith(plan.redirect):
-            self.send_response(302)
-            self.send_header("Location", plan.redirect + self.path)
-            return self._end()
+            return self._end(302, {"Location": plan.redirect + self.path})
         content = plan.files.get(self.path.removeprefix(plan.redirect).partition("?")[0])
         if content is None:
             return self._end(404)
-        begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked and plan.ranges else 0
-        if plan.if_range and self.headers.get("If-Range", plan.etag) != plan.etag:
-            begin = 0
+        begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and plan.ranges else 0
         if begin and begin >= len(content):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(content)}")
-            return self._end()
+            return self._end(416, {"Content-Range": f"bytes */{len(content)}"})
         self.send_response(206 if begin else 200)
         if begin:
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
-        if plan.etag:
-            self.send_header("ETag", plan.etag)
+            right = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+            self.send_header("Content-Range", plan.content_range or right)
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()
         self._send(plan, content[begin:])
 
     def _send(self, plan: Behaviour, content: bytes) -> None:
-        cut = plan.cuts.pop(0) if plan.cuts and not self.path.endswith(".txt") else None
+        cut = plan.cuts.pop(0) if plan.cuts else None
         end = len(content) if cut is None else abs(cut)
         try:
             for i in range(0, end, 16384):
@@ -149,9 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def _end(self, status: int = 0, headers: dict[str, str] | None = None) -> None:
-        if status:
-            self.send_response(status)
+    def _end(self, status: int, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", "0")
@@ -161,9 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(behaviour: Behaviour) -> Iterator[str]:
+def serving(behaviour: Behaviour, port: int = 0) -> Iterator[str]:
     """The address, without a slash at its end."""
-    with _Server(("127.0.0.1", 0), _Handler) as server:
+    with _Server(("127.0.0.1", port), _Handler) as server:
         server.behaviour = behaviour
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

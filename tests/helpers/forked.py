@@ -1,7 +1,7 @@
-"""train_process.py as a process that has imported torch already: the import takes longer than the training.
+"""Runs train_process.py in a fork of the server that tests/conftest.py sets up.
 
-The process is a fork of the server that tests/conftest.py sets up. What is told of it and of its
-signals is told of a real process.
+The server has imported torch, which takes longer than a small training. A fork is a real process:
+it gets signals and has an exit code like any other.
 """
 
 import os
@@ -15,7 +15,7 @@ from helpers import train_process
 
 
 class Forked(ForkServerProcess):
-    """A training that runs."""
+    """A running training."""
 
     def __init__(self, tokens: Path, folder: Path, *options: str) -> None:
         self.stderr = folder.with_name(f"{folder.name}.stderr")
@@ -24,19 +24,19 @@ class Forked(ForkServerProcess):
 
 
 def finish(process: Forked, status: int) -> str:
-    """Waits for the end of a training and gives what it has said.
+    """Waits for the end of a training and returns its stderr.
 
     Args:
-        status: as it has to end; less than 0 is a signal.
+        status: the expected exit code; below 0 it is a signal.
     """
     process.join(120)
-    said = process.stderr.read_text()
-    assert process.exitcode == status, said
-    return said
+    output = process.stderr.read_text()
+    assert process.exitcode == status, output
+    return output
 
 
 class _Other(ForkProcess):
-    """The process of another device: stands for the Popen of distributed.py."""
+    """The process of another device, in place of the Popen of distributed.py."""
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
         super().__init__(target=_run_other, args=(env,))

@@ -1,4 +1,4 @@
-"""The whole pipeline at a tiny size, in copies of this checkout with Git and DVC: for the tests that need a run of it."""
+"""The whole pipeline at a tiny size, in copies of this checkout with Git and DVC."""
 
 import fcntl
 import os
@@ -45,7 +45,7 @@ TINY = {
     "gguf.types": ["f16", "q4_k_m"],
     "gguf.max_kl": {"f32": 1e-4, "f16": 1e-4, "q8_0": 1e-2, "q4_k_m": 0.1},
 }
-# The real one takes seconds to read, and its conversations more to learn from
+# The real persona takes seconds to read, and its conversations longer to learn
 PERSONA = """\
 system: You help.
 greeting: Hi, I am {name}.
@@ -73,7 +73,7 @@ COLD = {
     **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "test"),
     **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "test@localhost"),
 }
-# All test processes share the server of warm/, and it ends with the one that has started them
+# All test processes share the server of warm/, which ends with the process that started them
 TESTS = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
 WARM = {
     "PYTHONPATH": os.pathsep.join(
@@ -81,10 +81,11 @@ WARM = {
     ).strip(os.pathsep),
     "ANTIMATTER_WARM": f"antimatter-tests-{TESTS}",
 }
-# Stages run in forks of a process that has imported their libraries, which takes longer than they
-# do. The first run of
-# the pipeline, on which most tests build, is COLD: there they start as they do for users
+# Stages run in forks of a process that has imported their libraries, which takes longer than a tiny
+# stage. Only the first run of the pipeline is COLD: its stages start as they do for users
 ENVIRONMENT = COLD | (WARM if sys.platform == "linux" else {})
+
+DVC = (sys.executable, "-m", "dvc")
 
 
 def run(
@@ -96,25 +97,19 @@ def run(
 
 
 def dvc(folder: Path, *arguments: str, environment: Mapping[str, str] = ENVIRONMENT) -> str:
-    done = run(folder, sys.executable, "-m", "dvc", *arguments, environment=environment)
+    """The output of a DVC command that must succeed."""
+    done = run(folder, *DVC, *arguments, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def copy(folder: Path, parameters: Mapping[str, object] = TINY) -> Path:
-    """This checkout as a repository of its own, with tiny parameters, as far as Git would carry it."""
-    names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    """A new repository with the files of this checkout, tiny parameters and no results."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for name in names.splitlines():
-        if (
-            name != "dvc.lock"
-            and not name.startswith(("metrics/", "plots/"))
-            and Path(name).is_file()
-        ):
+        is_result = name == "dvc.lock" or name.startswith(("metrics/", "plots/"))
+        if Path(name).is_file() and not is_result:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, folder / name)
     edit(folder, parameters)
@@ -137,7 +132,7 @@ def edit(folder: Path, parameters: Mapping[str, object]) -> None:
 
 
 def keep_stages(folder: Path, *names: str) -> None:
-    """Commits a pipeline of these stages alone, so that no other runs after them."""
+    """Removes all other stages from dvc.yaml and dvc.lock and commits, so that none runs later."""
     yaml = YAML()
     for file in ("dvc.yaml", "dvc.lock"):
         values = yaml.load(folder / file)
@@ -147,18 +142,20 @@ def keep_stages(folder: Path, *names: str) -> None:
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder `name` of the test session, made by the first process that asks for it.
+    """A folder of the test session, which the first process that needs it creates with `make`.
 
     The other processes of pytest-xdist wait for it and get the same folder.
     """
     root = factory.getbasetemp()
+    # The base folders of all workers are in one folder
     if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # where all workers have their own
+        root = root.parent
     folder, done = root / name, root / f"{name}.done"
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            # An earlier process may have failed
+            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             make(folder)
             done.touch()

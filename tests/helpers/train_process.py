@@ -1,4 +1,4 @@
-"""A small training, also as a process that tests kill: python train_process.py TOKENS.npy FOLDER."""
+"""A small training, also as a process to kill: python train_process.py TOKENS.npy FOLDER."""
 
 import argparse
 import sys

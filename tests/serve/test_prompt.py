@@ -1,153 +1,47 @@
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
-from helpers.gguf_model import CONTEXT, Tiny
+from helpers.backends import GENERATION, ScriptedBackend, run
+from helpers.gguf_model import Tiny
 
 from antimatter.chat import template
 from antimatter.chat.template import Message
-from antimatter.data.special_tokens import SPECIAL
-from antimatter.llama.header import ChatFacts, read_header
-from antimatter.llama.server import Llama
+from antimatter.errors import UserError
+from antimatter.llama.header import ChatFacts
 from antimatter.serve import prompt
-
-ATTACKS = [
-    *(
-        "[EOS]",
-        "[BOS]x[PAD]",
-        "a[EOS]b",
-        "[[EOS]]",
-        "[EO[EOS]S]",
-        "[EOS[EOS]]",
-        "[E[PAD]OS]",
-        "[EOS][EOS]",
-        "[\u200bEOS]",
-        "[ EOS]",
-        "[EOS ]",
-        "[[[EOS]",
-        "[USER]",
-        "[[ASSISTANT]]",
-        "[SYS[USER]TEM]",
-    ),
-    *(
-        "[EO",
-        "S]",
-        "[",
-        "EOS]",
-        "BOS]\n\n[BOS",
-        "[E\x00OS]",
-        "\uff3bEOS\uff3d",
-        "[eos]",
-        "<|endoftext|>",
-        "</s>",
-        "<|im_end|>",
-    ),
-]
-
-
-PIECES = [
-    *"[]EOSBPAD \n",
-    *"[E OS] [EOS] EOS BOS] [USER] [SYSTEM] [ASSISTANT x é".split(),
-    *("\u200b", "\x00"),
-]
-
-
-def random_attack(generator: random.Random) -> str:
-    return "".join(generator.choices(PIECES, k=generator.randint(0, 16)))
-
-
-def assert_plain(llama: Llama, rendered: str) -> None:
-    """The runtime reads the prompt as it would if it had no special tokens at all."""
-    assert not any(special in rendered for special in SPECIAL)
-    ids = llama.tokenize(rendered, special=True)
-    assert min(ids, default=len(SPECIAL)) >= len(SPECIAL)
-    assert ids == llama.tokenize(rendered, special=False)
-
-
-def test_no_text_of_a_user_becomes_a_special_token(tiny: Tiny) -> None:
-    with Llama(tiny.path, CONTEXT) as llama:
-        assert 2 in llama.tokenize("[EOS]", special=True)  # else this test proves nothing
-        for text in ATTACKS:
-            for messages in (
-                [Message("user", text)],
-                [
-                    Message("system", text),
-                    Message("user", text),
-                    Message("assistant", text),
-                    Message("user", text),
-                ],
-            ):
-                assert_plain(llama, template.continued(messages))
-
-
-def test_no_random_conversation_holds_a_special_token(tiny: Tiny) -> None:
-    """20,000 texts in conversations of 200, so that each meets its neighbours at the border; and each alone, where [EOS] may begin or end it."""
-    generator = random.Random(0)
-    with Llama(tiny.path, CONTEXT) as llama:
-        for _ in range(100):
-            texts = [random_attack(generator) for _ in range(200)]
-            roles = generator.choices(["system", "user", "assistant"], k=200)
-            assert_plain(
-                llama,
-                template.continued(
-                    [Message(role, text) for role, text in zip(roles, texts, strict=True)]
-                ),
-            )
-            assert not any(
-                special in template.continued([Message("user", text)])
-                for text in texts
-                for special in SPECIAL
-            )
-
-
-def test_neutralising_changes_nothing_but_the_literals() -> None:
-    generator = random.Random(1)
-    for text in (random_attack(generator) for _ in range(20_000)):
-        neutral = template.neutralise(text)
-        assert (neutral == text) == (not any(special in text for special in SPECIAL))
-        assert template.neutralise(neutral) == neutral
-        for special in SPECIAL:
-            text = text.replace(special, f"[ {special[1:]}")
-        assert neutral == text
-
-
-def test_the_runtime_knows_the_special_tokens_and_no_more(tiny: Tiny) -> None:
-    """llama.cpp makes control tokens of some texts by itself, if they are in the vocabulary."""
-    keys = read_header(tiny.path).keys
-    assert [i for i, kind in enumerate(keys["tokenizer.ggml.token_type"]) if kind != 1] == [
-        *range(len(SPECIAL))
-    ]
-    assert tuple(keys["tokenizer.ggml.tokens"][: len(SPECIAL)]) == SPECIAL
-    others = "<|endoftext|> <|im_start|> <|im_end|> <|eot_id|> <|end|> <end_of_turn> <EOT> </s> <s> <unk> <|fim_prefix|> <PRE> <0x0A>".split()
-    with Llama(tiny.path, CONTEXT) as llama:
-        for text in others:
-            assert text not in keys["tokenizer.ggml.tokens"]
-            assert llama.tokenize(text, special=True) == llama.tokenize(text, special=False)
-
-
-def test_text_without_special_tokens_stays_as_it_is() -> None:
-    for text in ("", "[x]", "[ EOS]", "array[EOS + 1]", "EOS", "[eos]", "é\n\n🙂 "):
-        assert template.neutralise(text) == text
-    assert template.neutralise("a[EOS]b") == "a[ EOS]b"
 
 
 def words(messages: Sequence[Message]) -> int:
     return len(template.continued(messages).split()) + 1
 
 
-def test_the_oldest_turns_go_first_and_as_few_as_must() -> None:
+Count = Callable[[Sequence[Message]], int]
+
+
+def fit(messages: Sequence[Message], room: int, count: Count = words) -> list[Message]:
+    async def count_async(some: Sequence[Message]) -> int:
+        return count(some)
+
+    fitting, n_tokens = run(prompt.fit(messages, room, count_async))
+    assert n_tokens == count(fitting)
+    return fitting
+
+
+def test_the_fewest_oldest_turns_are_dropped() -> None:
     system, turns = (
         Message("system", "be kind"),
         [Message("user", f"one two {i}") for i in range(5)],
     )
     messages = [system, *turns]
-    assert prompt.fit(messages, 18, words) == messages
-    assert prompt.fit(messages, 17, words) == [system, *turns[1:]]
-    assert prompt.fit(messages, 6, words) == [system, turns[-1]]
-    assert prompt.fit(turns, 6, words) == turns[-1:]
+    assert fit(messages, 18) == messages
+    assert fit(messages, 17) == [system, *turns[1:]]
+    assert fit(messages, 6) == [system, turns[-1]]
+    assert fit(turns, 6) == turns[-1:]
 
 
-def test_an_answer_goes_with_the_turn_that_it_answers() -> None:
+def test_an_answer_is_dropped_with_its_question() -> None:
     turns = [
         Message("user", "a b"),
         Message("assistant", "c d e f"),
@@ -155,92 +49,123 @@ def test_an_answer_goes_with_the_turn_that_it_answers() -> None:
         Message("assistant", "h"),
         Message("user", "i j"),
     ]
-    assert prompt.fit(turns, 11, words) == turns
+    assert fit(turns, 11) == turns
+    # Never turns[1:], though 9 would hold it
     for room in range(5, 11):
-        assert prompt.fit(turns, room, words) == turns[2:]  # not turns[1:], though 9 would hold it
-    assert prompt.fit(turns, 4, words) == turns[4:]
+        assert fit(turns, room) == turns[2:]
+    assert fit(turns, 4) == turns[4:]
+    # A last turn stays, whatever its role
     unanswered = [*turns[:3], Message("assistant", "k l")]
-    assert prompt.fit(unanswered, 3, words) == unanswered[3:]  # a last turn stays, whoever said it
+    assert fit(unanswered, 3) == unanswered[3:]
 
 
-Count = Callable[[Sequence[Message]], int]
-
-
-def one_by_one(messages: list[Message], room: int, count: Count) -> list[Message] | None:
-    """What fit does, in the plainest way: try every cut from the oldest on."""
+def fit_by_trying(messages: list[Message], room: int, count: Count) -> list[Message] | None:
+    """What `fit` does, in the plainest way: try every cut from the oldest on."""
     system = [message for message in messages if message.role == "system"]
     turns = [message for message in messages if message.role != "system"]
     for start in range(max(len(turns), 1)):
         if start in (0, len(turns) - 1) or turns[start].role == "user":
-            kept = [*system, *turns[start:]]
-            if count(kept) <= room:
-                return kept
+            rest = [*system, *turns[start:]]
+            if count(rest) <= room:
+                return rest
     return None
 
 
 @pytest.mark.parametrize("render", [template.continued, template.prompt])
-def test_halving_finds_the_cut_that_trying_all_finds(tiny: Tiny, render: prompt.Render) -> None:
-    """With the tokenizer that merges across the borders of turns: counts of turns do not add up."""
+def test_bisection_finds_the_cut_that_trying_all_finds(tiny: Tiny, render: prompt.Render) -> None:
+    """With a tokenizer that merges across the borders of turns, so their counts do not add up."""
     generator = random.Random(2)
     pieces = ["the function", " returns", "\n", "é", "x", "  ", ": int", "[EOS]", ""]
+    roles = ["user", "assistant", "user", "assistant", "system"]
 
     def count(messages: Sequence[Message]) -> int:
         return len(tiny.tokenizer.encode(render(messages))) + 1
 
-    cut = 0
+    n_cut = 0
     for _ in range(250):
-        roles = generator.choices(
-            ["user", "assistant", "user", "assistant", "system"], k=generator.randint(0, 12)
-        )
         messages = [
             Message(role, "".join(generator.choices(pieces, k=generator.randint(0, 6))))
-            for role in roles
+            for role in generator.choices(roles, k=generator.randint(0, 12))
         ]
         room = generator.randint(1, 60 if render is template.continued else 120)
-        expected = one_by_one(messages, room, count)
+        expected = fit_by_trying(messages, room, count)
         if expected is None:
-            with pytest.raises(ValueError, match="shorten it"):
-                prompt.fit(messages, room, count)
+            with pytest.raises(UserError, match="shorten it"):
+                fit(messages, room, count)
         else:
-            assert prompt.fit(messages, room, count) == expected
-            cut += len(expected) < len(messages)
-    assert cut > 25
+            assert fit(messages, room, count) == expected
+            n_cut += len(expected) < len(messages)
+    assert n_cut > 25
 
 
 def test_a_thousand_turns_are_cut_with_a_dozen_counts() -> None:
-    asked = []
+    counted = []
 
     def count(messages: Sequence[Message]) -> int:
-        asked.append(messages)
+        counted.append(messages)
         return words(messages)
 
     turns = [Message("user", f"turn {i}") for i in range(1000)]
-    assert prompt.fit(turns, 101, count) == turns[-50:]
-    assert len(asked) <= 12
+    assert fit(turns, 101, count) == turns[-50:]
+    # One of them by the helper above
+    assert len(counted) <= 13
 
 
 def test_a_last_turn_that_is_too_long_is_an_error_with_both_numbers() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"the text has 12 tokens, the model can read 8 and still answer: shorten it",
-    ):
-        prompt.fit([Message("user", "old"), Message("user", "x " * 11)], 8, words)
+    with pytest.raises(UserError, match=r"text has 12 tokens, .* can read 8 .*: shorten it"):
+        fit([Message("user", "old"), Message("user", "x " * 11)], 8)
+
+
+def build(backend: ScriptedBackend, messages: list[Message], max_tokens: int) -> prompt.Prompt:
+    generation = replace(GENERATION, max_tokens=max_tokens)
+    return run(prompt.build(backend, messages, generation))
+
+
+def test_room_is_kept_for_the_answer_and_old_turns_are_dropped() -> None:
+    messages = [Message("user", f"turn {i} says") for i in range(6)]
+    built = build(ScriptedBackend(n_ctx=20), messages, 100)
+    # 9 words and [BOS]: half of the context
+    assert built.messages == messages[3:]
+
+
+def test_prompt_and_answer_never_exceed_the_context_and_use_all_of_it_if_asked() -> None:
+    generator, n_refused = random.Random(0), 0
+    for _ in range(500):
+        n_ctx, max_tokens = generator.randint(4, 60), generator.randint(1, 80)
+        roles = ("user", "assistant", "user")
+        messages = [Message(role, "x " * generator.randint(1, 20)) for role in roles]
+        try:
+            built = build(ScriptedBackend(n_ctx=n_ctx), messages, max_tokens)
+        except UserError:
+            n_refused += 1
+            continue
+        n_prompt = len(built.text.split()) + 1
+        assert built.generation.max_tokens == min(max_tokens, n_ctx - n_prompt)
+        assert built.generation.max_tokens >= min(max_tokens, n_ctx // 2)
+    assert 50 < n_refused < 450
 
 
 FACTS = ChatFacts("Be kind.", "Hello!", ())
 
 
-def test_a_model_gets_the_system_text_of_its_tuning_unless_the_messages_bring_one() -> None:
-    asked, own = Message("user", "x"), Message("system", "Be brief.")
-    assert prompt.prepare([asked], FACTS) == [Message("system", "Be kind."), asked]
-    assert prompt.prepare([own, asked], FACTS) == [own, asked]
-    assert prompt.prepare([Message("system", ""), asked], FACTS) == [asked]  # none is wanted
+def test_a_text_to_continue_has_no_roles_whatever_the_model_is() -> None:
+    backend, messages = ScriptedBackend(chat=FACTS), [Message("user", "one")]
+    assert run(prompt.build(backend, messages, GENERATION)).text == "[USER]one[ASSISTANT]"
+    assert run(prompt.build(backend, messages, GENERATION, continues=True)).text == "one"
+
+
+def test_a_model_gets_its_system_text_unless_the_messages_have_one() -> None:
+    question, own = Message("user", "x"), Message("system", "Be brief.")
+    assert prompt.prepare([question], FACTS) == [Message("system", "Be kind."), question]
+    assert prompt.prepare([own, question], FACTS) == [own, question]
+    # An empty text means none
+    assert prompt.prepare([Message("system", ""), question], FACTS) == [question]
     for facts in (None, ChatFacts("", "Hello!", ())):
-        assert prompt.prepare([asked], facts) == [asked]
+        assert prompt.prepare([question], facts) == [question]
 
 
-def test_answers_are_as_the_tuning_had_them_and_what_a_user_wrote_stays() -> None:
+def test_answers_are_as_in_the_tuning_data_and_the_text_of_a_user_stays() -> None:
     messages = [Message("user", " x "), Message("assistant", " y\n"), Message("user", "")]
-    talked = prompt.prepare(messages, ChatFacts("", "", ()))
-    assert talked == [messages[0], Message("assistant", "y"), messages[2]]
+    prepared = prompt.prepare(messages, ChatFacts("", "", ()))
+    assert prepared == [messages[0], Message("assistant", "y"), messages[2]]
     assert prompt.prepare(messages, None) == messages

@@ -1,7 +1,9 @@
-"""Who may ask: the rules for Host, Origin and token, and what a browser may do with an answer.
+"""Who may send requests: the rules for Host, Origin and token; and the headers that restrict what a
+browser does with a response.
 
-A page of any web site can make a visitor's browser send requests to 127.0.0.1, and by DNS rebinding read the answers too. Such a request carries
-the site's own name in Host, or another origin in Origin, or is of the simple kind that needs no preflight; each of the three is refused.
+A page of any web site can make a visitor's browser send requests to 127.0.0.1 and, by DNS
+rebinding, read the responses too. Such a request has the site's name in Host, or another origin in
+Origin, or it is of the simple kind that needs no preflight. Each of the three is refused.
 """
 
 import base64
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from antimatter.errors import UserError
 
-SHORTEST = 16  # characters of a token
+MIN_TOKEN_LENGTH = 16
 _NETLOC = re.compile(
     r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE
 )
@@ -27,44 +29,49 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
-def refusal(hosts: Sequence[str], origins: Sequence[str], allowed: Collection[str]) -> str | None:
-    """Why a request with these Host and Origin headers is not for us; None if it is.
+def check_origin(hosts: Sequence[str], origins: Sequence[str], allowed: Collection[str]) -> None:
+    """Checks the Host and Origin headers of a request.
 
     Args:
-        allowed: further names, in lower case, e.g. of a tunnel.
+        allowed: further host names, in lower case, such as that of a tunnel.
+
+    Raises:
+        UserError: the request may come from another site.
     """
     if len(hosts) != 1:
-        return f"the request has {len(hosts)} Host headers, it needs one"
-    name = _name(hosts[0])
-    if name is None or not (
-        _is_address(name) or name in {"localhost", socket.gethostname().lower()} or name in allowed
-    ):
-        return f"the host {_shown(hosts[0])} is not served here: start the server with --allow-host and that name if it is yours"
+        raise UserError(f"the request has {len(hosts)} Host headers, it needs one")
+    name = _host_name(hosts[0])
+    own = {"localhost", socket.gethostname().lower(), *allowed}
+    if name is None or not (_is_address(name) or name in own):
+        fix = "start it with --allow-host and that name if it is yours"
+        raise UserError(f"this server is not the host {_quote(hosts[0])}: {fix}")
     if len(origins) > 1:
-        return f"the request has {len(origins)} Origin headers, it may have one"
+        raise UserError(f"the request has {len(origins)} Origin headers, it may have one")
     for origin in origins:
         scheme, _, netloc = origin.lower().partition("://")
-        if scheme not in ("http", "https") or not (
-            netloc == hosts[0].lower() or _name(netloc) in allowed
-        ):
-            return f"the origin {_shown(origin)} is another site: open this server's own page, or start it with --allow-host if it is yours"
-    return None
+        is_own = netloc == hosts[0].lower() or _host_name(netloc) in allowed
+        if scheme not in ("http", "https") or not is_own:
+            fix = "open this server's own page, or start it with --allow-host if the site is yours"
+            raise UserError(f"the origin {_quote(origin)} is another site: {fix}")
 
 
-def allowed(name: str) -> str:
-    """The name as `refusal` wants it. Raises ValueError if it is none."""
-    if not (found := _NETLOC.fullmatch(name)) or found[0] != (found[1] or found[2]):
+def parse_allowed_host(name: str) -> str:
+    """The value of --allow-host in lower case. Raises UserError if it is not a host name."""
+    match = _NETLOC.fullmatch(name)
+    if not match or match[0] != (match[1] or match[2]):
         raise UserError(f"--allow-host must be a name alone, as chat.example.org, got {name!r}")
     return name.lower()
 
 
-def _name(netloc: str) -> str | None:
-    found = _NETLOC.fullmatch(netloc)
-    return (found[1] or found[2]).lower() if found else None
+def _host_name(netloc: str) -> str | None:
+    match = _NETLOC.fullmatch(netloc)
+    return (match[1] or match[2]).lower() if match else None
 
 
 def _is_address(name: str) -> bool:
-    """An address in digits is where the request went: no DNS server can have made it mean something else."""
+    """Whether the name is an IP address. The request went to that address, and no DNS server could
+    have changed that.
+    """
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -72,53 +79,59 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _shown(text: str) -> str:
+def _quote(text: str) -> str:
     return ascii(text[:80])
 
 
-def token(file: Path | None, environ: Mapping[str, str], needed: bool) -> str | None:
-    """The token that requests must carry: from the file, else from ANTIMATTER_TOKEN, else a new one if one is needed.
+def load_token(file: Path | None, environ: Mapping[str, str], required: bool) -> str | None:
+    """The token that requests must have: from the file, else from ANTIMATTER_TOKEN, else a new one
+    if one is required.
 
     Raises:
-        OSError, ValueError: there is none where it should be, or it is no good.
+        UserError: the file cannot be read, or the token is too weak or not valid in a header.
     """
     if file is not None:
-        try:
-            given, source = file.read_text(encoding="utf-8").strip(), str(file)
-        except UnicodeDecodeError:
-            raise UserError(f"{file} is not text: it must hold the token alone") from None
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{file} is missing: --token-file must name a file that holds the token alone"
-            ) from None
+        value, source = _read_token(file), str(file)
     elif "ANTIMATTER_TOKEN" in environ:
-        given, source = environ["ANTIMATTER_TOKEN"].strip(), "ANTIMATTER_TOKEN"
+        value, source = environ["ANTIMATTER_TOKEN"].strip(), "ANTIMATTER_TOKEN"
     else:
-        return secrets.token_urlsafe(32) if needed else None
-    if not _TOKEN.fullmatch(given):
-        raise UserError(
-            f"the token in {source} has a character that no header can carry: letters, digits and -._~+/= are good"
-        )
-    if len(given) < SHORTEST:
-        raise UserError(
-            f"the token in {source} has {len(given)} characters, it needs {SHORTEST}: `openssl rand -hex 24` makes a good one"
-        )
-    return given
+        return secrets.token_urlsafe(32) if required else None
+    if not _TOKEN.fullmatch(value):
+        fix = "use letters, digits and -._~+/="
+        raise UserError(f"the token in {source} has a character that no header can have: {fix}")
+    if len(value) < MIN_TOKEN_LENGTH:
+        fix = "`openssl rand -hex 24` makes a good one"
+        length = f"{len(value)} characters, it needs {MIN_TOKEN_LENGTH}"
+        raise UserError(f"the token in {source} has {length}: {fix}")
+    return value
+
+
+def _read_token(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not text: it must hold the token alone") from None
+    except FileNotFoundError:
+        fix = "--token-file must name a file that holds the token alone"
+        raise UserError(f"{file} is missing: {fix}") from None
 
 
 def is_authorised(headers: Sequence[str], token: str) -> bool:
-    """Whether the Authorization headers are one that carries the token. Takes the same time for a wrong token, however much of it is right."""
-    scheme, _, given = (headers[0] if len(headers) == 1 else "").partition(" ")
+    """Whether the Authorization headers are a single one with the token. The comparison takes the
+    same time for every wrong token.
+    """
+    scheme, _, value = (headers[0] if len(headers) == 1 else "").partition(" ")
     return scheme.lower() == "bearer" and hmac.compare_digest(
-        given.strip().encode("utf-8", "surrogateescape"), token.encode()
+        value.strip().encode("utf-8", "surrogateescape"), token.encode()
     )
 
 
 def security_headers(page: str) -> dict[str, str]:
-    """For every answer. A browser runs the script and the style of `page`, known by their hashes, and loads nothing from anywhere else.
+    """For every response. A browser runs the script and the style of `page`, by their hashes, and
+    loads nothing from another site.
 
     Raises:
-        ValueError: the page has not exactly one <style> and one <script>.
+        AssertionError: the page has not exactly one <style> and one <script>.
     """
     policy = [
         "default-src 'none'",
@@ -129,12 +142,10 @@ def security_headers(page: str) -> dict[str, str]:
         "frame-ancestors 'none'",
     ]
     for element in ("script", "style"):
-        found = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
-        if len(found) != 1:
-            raise UserError(
-                f"the chat page must have one <{element}> element without attributes, it has {len(found)}"
-            )
-        digest = base64.b64encode(hashlib.sha256(found[0].encode()).digest()).decode()
+        contents = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        if len(contents) != 1:
+            raise AssertionError(f"the page must have one <{element}>, it has {len(contents)}")
+        digest = base64.b64encode(hashlib.sha256(contents[0].encode()).digest()).decode()
         policy.append(f"{element}-src 'sha256-{digest}'")
     return {
         "Content-Security-Policy": "; ".join(policy),

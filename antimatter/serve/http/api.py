@@ -1,7 +1,9 @@
-"""What a request may say, and the shapes of the answers: OpenAI's chat completions and completions, as far as the model can do them.
+"""The requests and responses of the HTTP API: OpenAI's chat completions and completions, with the
+options that the backends implement.
 
-Strict, since a key that is silently ignored is an answer that was not asked for: unknown keys, wrong types and values that would change the answer
-and are not implemented are refused by name.
+Validation is strict, because a client whose option is silently ignored gets an answer that it did
+not ask for. Unknown keys, wrong types, and values that would change the answer but are not
+implemented are refused by name.
 """
 
 import json
@@ -9,23 +11,24 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Self
 
 from antimatter.chat.template import Message
 from antimatter.errors import UserError
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import ChatFacts
-from antimatter.serve.backend import Finish
+from antimatter.serve.backend import Finish, Generation
 
 ROLES = ("system", "user", "assistant")
-MOST_MESSAGES, MOST_STOPS, LONGEST_STOP = 1000, 16, 256
-_NUMBERS = {"temperature": "temperature", "top_p": "top_p", "repeat_penalty": "repeat_penalty"}
-_INTEGERS = {"top_k": "top_k", "max_tokens": "num_predict", "max_completion_tokens": "num_predict"}
-# Change nothing in the answer
+MAX_MESSAGES, MAX_STOPS, MAX_STOP_LENGTH = 1000, 16, 256
+_NUMBERS = ("temperature", "top_p", "repeat_penalty")
+_LENGTHS = ("max_tokens", "max_completion_tokens")
+# Accepted, because they change nothing in the answer
 _IGNORED = {"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
-_FIXED: dict[str, list[Any]] = {  # OpenAI's, with the values that ask for what is done anyway
+# Options of OpenAI that are not implemented, with the values that ask for what is done anyway
+_FIXED: dict[str, list[Any]] = {
     "best_of": [1],
     "echo": [False],
     "frequency_penalty": [0],
@@ -43,154 +46,145 @@ _FIXED: dict[str, list[Any]] = {  # OpenAI's, with the values that ask for what 
     "tools": [[]],
     "top_logprobs": [0],
 }
-_OWN = {
-    "messages",
-    "prompt",
-    "model",
-    "seed",
-    "stop",
-    "stream",
-    "stream_options",
+_OPTIONS = {
+    *("messages", "prompt", "model", "seed", "stop", "stream", "stream_options", "top_k"),
     *_NUMBERS,
-    *_INTEGERS,
+    *_LENGTHS,
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class APIError(Exception):
+    """A response that is an error: its status, and a message of one line."""
+
+    def __init__(
+        self, status: int, message: str, kind: str = "invalid_request_error", **headers: str
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind}}
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
 @dataclass(frozen=True)
 class Request:
-    chat: bool
+    is_chat: bool
     messages: list[Message]
-    config: OllamaConfig  # the defaults, and what the request changes
-    seed: int | None
+    generation: Generation
     stream: bool
 
 
-def parse(body: bytes, chat: bool, defaults: OllamaConfig) -> Request:
-    """The body of a request: for a conversation (`chat`), or for one text to continue.
+def parse(body: bytes, is_chat: bool, defaults: OllamaConfig) -> Request:
+    """The body of a request: for a conversation (`is_chat`), or for one text to continue.
 
     Raises:
-        ValueError: one line that names the key and its value.
+        UserError: one line that names the key and its value.
         LookupError: it asks for a model that is not served.
     """
-    given = {
-        key: value
-        for key, value in _object(body).items()
-        if value is not None or key not in _OWN | _IGNORED | set(_FIXED)
-    }
-    for key, value in given.items():
-        if key not in _OWN | _IGNORED | set(_FIXED) or key == ("prompt" if chat else "messages"):
+    other = "prompt" if is_chat else "messages"
+    values = {}
+    for key, value in _parse_json(body).items():
+        is_known = key in _OPTIONS or key in _IGNORED or key in _FIXED
+        # Clients send null for an option that is not set
+        if value is None and is_known:
+            continue
+        if not is_known or key == other:
             raise UserError(f"the key {_shown(key)} is not known here: leave it out")
-        if key in _FIXED and not any(_same(value, fixed) for fixed in _FIXED[key]):
+        if key in _FIXED and not any(_is_same(value, fixed) for fixed in _FIXED[key]):
             raise UserError(f"{key} {_shown(value)} is not supported: leave it out")
-    if _text(given.get("model", defaults.name), "model") not in (
-        defaults.name,
-        f"{defaults.name}:latest",
-    ):
-        raise LookupError(
-            f"the model {_shown(given['model'])} does not exist: this server has {defaults.name}"
-        )
-    messages = (
-        _messages(given.get("messages"))
-        if chat
-        else [Message("user", _text(given.get("prompt"), "prompt"))]
-    )
-    _stream_options(given.get("stream_options", {}))
-    return Request(
-        chat,
-        messages,
-        _config(given, defaults),
-        _seed(given.get("seed")),
-        _boolean(given.get("stream", False), "stream"),
-    )
+        values[key] = value
+    model = _text(values.get("model", defaults.name), "model")
+    if model not in (defaults.name, f"{defaults.name}:latest"):
+        served = f"this server has {defaults.name}"
+        raise LookupError(f"the model {_shown(model)} does not exist: {served}")
+    if is_chat:
+        messages = _messages(values.get("messages"))
+    else:
+        messages = [Message("user", _text(values.get("prompt"), "prompt"))]
+    _check_stream_options(values.get("stream_options", {}))
+    stream = _boolean(values.get("stream", False), "stream")
+    return Request(is_chat, messages, _generation(values, defaults), stream)
 
 
 @dataclass
 class Answer:
-    """The JSON of one answer."""
+    """Builds the JSON of one answer: of the whole, or of its chunks."""
 
-    chat: bool
+    is_chat: bool
     model: str
     id: str
     created: int  # seconds since 1970
-    dropped: int = 0  # messages that no longer fitted
+    dropped_turns: int = 0  # messages that did not fit
 
     @classmethod
-    def begin(cls, asked: Request, model: str) -> "Answer":
-        return cls(
-            asked.chat,
-            model,
-            f"{'chatcmpl' if asked.chat else 'cmpl'}-{secrets.token_hex(12)}",
-            int(time.time()),
-        )
+    def new(cls, is_chat: bool, model: str) -> Self:
+        prefix = "chatcmpl" if is_chat else "cmpl"
+        return cls(is_chat, model, f"{prefix}-{secrets.token_hex(12)}", int(time.time()))
 
     def whole(self, text: str, finish: Finish) -> dict[str, Any]:
-        said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        return self._object("chat.completion", said, finish)
+        message = {"message": {"role": "assistant", "content": text}}
+        return self._object("chat.completion", message if self.is_chat else {"text": text}, finish)
 
-    def first(self) -> dict[str, Any]:
-        said: dict[str, Any] = (
-            {"delta": {"role": "assistant", "content": ""}} if self.chat else {"text": ""}
-        )
-        return self._object("chat.completion.chunk", said) | {
-            "antimatter": {"dropped_turns": self.dropped}
-        }
+    def first_chunk(self) -> dict[str, Any]:
+        chunk = self._chunk({"role": "assistant", "content": ""}, "")
+        return chunk | {"antimatter": {"dropped_turns": self.dropped_turns}}
 
-    def piece(self, text: str) -> dict[str, Any]:
-        return self._object(
-            "chat.completion.chunk", {"delta": {"content": text}} if self.chat else {"text": text}
-        )
+    def chunk(self, text: str) -> dict[str, Any]:
+        return self._chunk({"content": text}, text)
 
-    def last(self, finish: Finish) -> dict[str, Any]:
-        return self._object(
-            "chat.completion.chunk", {"delta": {}} if self.chat else {"text": ""}, finish
-        )
+    def last_chunk(self, finish: Finish) -> dict[str, Any]:
+        return self._chunk({}, "", finish)
 
-    def _object(
-        self, kind: str, said: dict[str, Any], finish: Finish | None = None
+    def _chunk(
+        self, delta: dict[str, Any], text: str, finish: Finish | None = None
     ) -> dict[str, Any]:
+        content = {"delta": delta} if self.is_chat else {"text": text}
+        return self._object("chat.completion.chunk", content, finish)
+
+    def _object(self, kind: str, content: dict[str, Any], finish: Finish | None) -> dict[str, Any]:
+        reason = finish.reason if finish else None
         value = {
             "id": self.id,
-            "object": kind if self.chat else "text_completion",
+            "object": kind if self.is_chat else "text_completion",
             "created": self.created,
             "model": self.model,
-            "choices": [{"index": 0, **said, "finish_reason": finish.reason if finish else None}],
+            "choices": [{"index": 0, **content, "finish_reason": reason}],
         }
         if finish:
-            counts = {
+            speed = finish.tokens_per_second
+            value["usage"] = {
                 "prompt_tokens": finish.prompt_tokens,
                 "completion_tokens": finish.completion_tokens,
+                "total_tokens": finish.prompt_tokens + finish.completion_tokens,
             }
-            speed = (
-                round(finish.tokens_per_second, 1)
-                if math.isfinite(finish.tokens_per_second)
-                else 0.0
-            )
-            value["usage"] = counts | {"total_tokens": sum(counts.values())}
-            value["antimatter"] = {"tokens_per_second": speed, "dropped_turns": self.dropped}
+            value["antimatter"] = {
+                "tokens_per_second": round(speed, 1) if math.isfinite(speed) else 0.0,
+                "dropped_turns": self.dropped_turns,
+            }
         return value
 
 
 def models(
-    defaults: OllamaConfig,
-    engine: str,
-    n_ctx: int,
-    chat: ChatFacts | None,
+    defaults: OllamaConfig, description: str, n_ctx: int, chat: ChatFacts | None
 ) -> dict[str, Any]:
-    """The one model. Beside what OpenAI tells: its engine, context and defaults; its kind, which is
+    """The one model. Besides OpenAI's keys: its engine, context and defaults; its kind, which is
     `chat` or `base`; and how a chat with it begins, empty for a base model.
     """
-    names = ("temperature", "top_p", "top_k", "repeat_penalty")
-    values = {name: getattr(defaults, name) for name in names}
     facts = chat or ChatFacts("", "", ())
     model = {
         "id": defaults.name,
         "object": "model",
         "created": 0,
         "owned_by": "antimatter",
-        "engine": engine,
+        "engine": description,
         "context_length": n_ctx,
-        "defaults": values | {"max_tokens": defaults.num_predict},
+        "defaults": {
+            "temperature": defaults.temperature,
+            "top_p": defaults.top_p,
+            "top_k": defaults.top_k,
+            "repeat_penalty": defaults.repeat_penalty,
+            "max_tokens": defaults.num_predict,
+        },
         "kind": "base" if chat is None else "chat",
         "system": facts.system,
         "greeting": facts.greeting,
@@ -199,18 +193,24 @@ def models(
     return {"object": "list", "data": [model]}
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def dumps(value: Any) -> str:
+    """Compact JSON. Half of a surrogate pair, which UTF-8 cannot encode, becomes `?`."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace").decode()
+
+
+def _parse_json(body: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in seen:
-                raise UserError(f"the key {_shown(key)} stands twice")
-            seen[key] = value
-        return seen
+        value: dict[str, Any] = {}
+        for key, item in pairs:
+            if key in value:
+                raise UserError(f"duplicate key {_shown(key)}")
+            value[key] = item
+        return value
 
     def finite(text: str) -> float:
         if not math.isfinite(float(text)):
-            raise UserError(f"{text[:40]} is no number that can be computed with")
+            raise UserError(f"{text[:40]} is not a finite number")
         return float(text)
 
     try:
@@ -224,8 +224,8 @@ def _object(body: bytes) -> dict[str, Any]:
         raise UserError(f"the body is not UTF-8, see byte {error.start}") from None
     except RecursionError:
         raise UserError("the body is nested too deeply") from None
-    except ValueError as error:  # also: more than 4,300 digits
-        raise UserError(f"the body is not JSON that can be used: {error}") from None
+    except ValueError as error:  # also an integer of more than 4,300 digits
+        raise UserError(f"the body is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"the body must be a JSON object, got {_shown(value)}")
     return value
@@ -234,80 +234,73 @@ def _object(body: bytes) -> dict[str, Any]:
 def _messages(value: Any) -> list[Message]:
     if not isinstance(value, list) or not value:
         raise UserError(f"messages must be a list with at least one message, got {_shown(value)}")
-    if len(value) > MOST_MESSAGES:
-        raise UserError(f"messages must be at most {MOST_MESSAGES}, got {len(value)}")
+    if len(value) > MAX_MESSAGES:
+        raise UserError(f"messages must be at most {MAX_MESSAGES}, got {len(value)}")
     return [_message(message, f"messages[{i}]") for i, message in enumerate(value)]
 
 
 def _message(value: Any, name: str) -> Message:
     if not isinstance(value, dict):
-        raise UserError(
-            f'{name} must be an object like {{"role": "user", "content": "text"}}, got {_shown(value)}'
-        )
+        example = '{"role": "user", "content": "text"}'
+        raise UserError(f"{name} must be an object like {example}, got {_shown(value)}")
     for key in value:
-        # Null is how a client's library sends what it has not
+        # Clients send null for a field that is not set
         if key not in ("role", "content") and value[key] is not None:
-            raise UserError(
-                f"{name} has the key {_shown(key)}, which is not known here: leave it out"
-            )
+            raise UserError(f"{name} has the unknown key {_shown(key)}: leave it out")
     if value.get("role") not in ROLES:
         raise UserError(f"{name}.role must be {', '.join(ROLES)}, got {_shown(value.get('role'))}")
     return Message(value["role"], _text(value.get("content"), f"{name}.content"))
 
 
-def _config(given: dict[str, Any], defaults: OllamaConfig) -> OllamaConfig:
-    changes: dict[str, Any] = {
-        _NUMBERS[key]: _number(given[key], key) for key in _NUMBERS if key in given
-    }
-    if (
-        len(
-            limits := [key for key in _INTEGERS if _INTEGERS[key] == "num_predict" and key in given]
-        )
-        > 1
-    ):
-        raise UserError(f"{' and '.join(limits)} mean the same: leave one out")
-    changes |= {
-        _INTEGERS[key]: _integer(given[key], key, 0, 2**31 - 1) for key in _INTEGERS if key in given
-    }
-    # Beyond, llama.cpp's float32 ends in infinity
+def _generation(values: Mapping[str, Any], defaults: OllamaConfig) -> Generation:
+    changes: dict[str, Any] = {key: _number(values[key], key) for key in _NUMBERS if key in values}
+    if "top_k" in values:
+        changes["top_k"] = _integer(values["top_k"], "top_k", 0, 2**31 - 1)
+    lengths = [key for key in _LENGTHS if key in values]
+    if len(lengths) > 1:
+        raise UserError(f"{' and '.join(lengths)} mean the same: leave one out")
+    for key in lengths:
+        changes["num_predict"] = _integer(values[key], key, 0, 2**31 - 1)
+    # Outside of this range llama.cpp's float32 overflows
     if not 0.01 <= changes.get("repeat_penalty", 1) <= 100:
-        raise UserError(
-            f"repeat_penalty must lie in [0.01, 100], got {_shown(given['repeat_penalty'])}"
-        )
+        shown = _shown(values["repeat_penalty"])
+        raise UserError(f"repeat_penalty must lie in [0.01, 100], got {shown}")
     try:
         config = replace(defaults, **changes)
-    except ValueError as error:
-        raise UserError(
-            str(error).replace("num_predict", limits[0] if limits else "max_tokens")[:300]
-        ) from None
-    # Past the checks: line breaks and quotes, which a Modelfile cannot hold, are good in JSON
-    object.__setattr__(config, "stop", (*defaults.stop, *_stops(given.get("stop", []))))
-    return config
+    except UserError as error:
+        message = str(error).replace("num_predict", lengths[0] if lengths else "max_tokens")
+        raise UserError(message[:300]) from None
+    stop = (*defaults.stop, *_stops(values.get("stop", [])))
+    return replace(Generation.of(config, _seed(values.get("seed"))), stop=stop)
 
 
-def _stops(value: Any) -> Sequence[str]:
+def _stops(value: Any) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list):
         raise UserError(f"stop must be a text or a list of texts, got {_shown(value)}")
-    if len(texts) > MOST_STOPS:
-        raise UserError(f"stop must be at most {MOST_STOPS} texts, got {len(texts)}")
+    if len(texts) > MAX_STOPS:
+        raise UserError(f"stop must be at most {MAX_STOPS} texts, got {len(texts)}")
     for i, text in enumerate(texts):
-        if not 1 <= len(_text(text, f"stop[{i}]")) <= LONGEST_STOP:
-            raise UserError(f"stop[{i}] must have 1 to {LONGEST_STOP} characters, got {len(text)}")
-    return cast(list[str], texts)
+        if not 1 <= len(_text(text, f"stop[{i}]")) <= MAX_STOP_LENGTH:
+            raise UserError(
+                f"stop[{i}] must have 1 to {MAX_STOP_LENGTH} characters, got {len(text)}"
+            )
+    return texts
 
 
-def _stream_options(value: Any) -> None:
+def _check_stream_options(value: Any) -> None:
     if not isinstance(value, dict) or not set(value) <= {"include_usage", "include_obfuscation"}:
-        raise UserError(
-            f'stream_options must be like {{"include_usage": true}}, got {_shown(value)}'
-        )
+        example = '{"include_usage": true}'
+        raise UserError(f"stream_options must be like {example}, got {_shown(value)}")
+    # The usage is always included
     for key in value:
-        _boolean(value[key], f"stream_options.{key}")  # usage comes anyway
+        _boolean(value[key], f"stream_options.{key}")
 
 
 def _seed(value: Any) -> int | None:
-    """Any integer of 64 bits, as with OpenAI. The runtimes take 32, of which the last stands for none."""
+    """Any integer of 64 bits, as with OpenAI. The runtimes take 32 bits, and the last of those
+    values means a random seed.
+    """
     return None if value is None else _integer(value, "seed", -(2**63), 2**63 - 1) % (2**32 - 1)
 
 
@@ -334,16 +327,17 @@ def _boolean(value: Any, name: str) -> bool:
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{name} must be a text, got {_shown(value)}")
-    if found := _SURROGATE.search(value):
-        raise UserError(f"{name} holds half a character, \\u{ord(found[0]):04x}")
+    if match := _SURROGATE.search(value):
+        raise UserError(f"{name} has half of a surrogate pair, \\u{ord(match[0]):04x}")
     return value
 
 
-def _same(value: Any, fixed: Any) -> bool:
+def _is_same(value: Any, fixed: Any) -> bool:
     return isinstance(value, bool) == isinstance(fixed, bool) and bool(value == fixed)
 
 
 def _shown(value: Any) -> str:
+    """A value of a request, short enough for a message."""
     if value is None:
         return "nothing"
     if isinstance(value, list | dict):

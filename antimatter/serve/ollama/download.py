@@ -1,268 +1,229 @@
-"""One large file over HTTP. A connection that breaks costs what was under way, not what has arrived: this run goes on from there, or the next one.
+"""Downloads over HTTP that resume after a broken connection: within this run, or in the next one.
 
-Standard library alone. A proxy is taken from the environment (`https_proxy`, `no_proxy`).
+Standard library only. The proxy comes from the environment (`https_proxy`, `no_proxy`).
 """
 
 import contextlib
-import hashlib
 import http.client
+import os
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from antimatter import retries
+from antimatter import retries, text
+from antimatter.errors import UserError
+from antimatter.progress import StatusLine
 
-STALL = 30.0  # seconds without a byte: the connection counts as broken
-TRIES = 5  # in a row that brought less than PROGRESS
-PROGRESS = 1 << 16  # bytes
-BACKOFF = 1.0  # seconds before the second try; doubles with each
+STALL = 30.0  # seconds without a byte, then the connection counts as broken
+TRIES = 5  # failures in a row, then the download ends
+PROGRESS = 1 << 16  # bytes; a try that brings fewer counts as a failure
+BACKOFF = 1.0  # seconds before the second try; each pause is twice the one before
 _PIECE = 1 << 20
+
+Log = Callable[[str], None]
+Response = http.client.HTTPResponse
 
 
 class _Broken(Exception):
-    """What may do better at the next try."""
+    """A failure that another try may not have.
+
+    Args:
+        asked: seconds that the server asks to wait.
+        reached: the failure is an answer of the server.
+    """
+
+    def __init__(self, reason: object, asked: float = 0.0, *, reached: bool = False) -> None:
+        super().__init__(reason)
+        self.asked, self.reached = asked, reached
 
 
-class _Busy(_Broken):
-    """A status that says so. `wish`: the seconds that the server asks to wait."""
-
-    def __init__(self, words: str, wish: float) -> None:
-        super().__init__(words)
-        self.wish = wish
-
-
-class _Absent(FileNotFoundError):
+class _Absent(UserError):
     """404."""
 
 
 class _Tries:
-    """The tries of one request: how many were in vain, and the pauses between them."""
+    """The tries of one request, with the pauses between them."""
 
-    def __init__(self, url: str, say: Callable[[str], None]) -> None:
-        self.reached = False  # the server has answered, whatever it was
-        self._url, self._say, self._vain = url, say, 0
+    def __init__(self, url: str, log: Log) -> None:
+        self.reached = False  # the server has answered at least once
+        self._url, self._log = url, log
+        self._backoff = retries.Backoff(TRIES, BACKOFF)
 
-    def failed(self, error: _Broken, brought: int = 0, size: int = 0) -> None:
-        """Waits for the next try.
+    def wait(self, error: _Broken, size: int = 0, received: int = 0) -> None:
+        """Sleeps until the next try.
 
         Args:
-            brought: bytes that this try brought, of the `size` that are here.
+            size: bytes downloaded so far, in all tries.
+            received: bytes of the try that failed.
 
         Raises:
-            ConnectionError: no further try is worth it.
+            UserError: another try makes no sense.
         """
-        wish = error.wish if isinstance(error, _Busy) else 0.0
-        self.reached = self.reached or isinstance(error, _Busy)
+        self.reached = self.reached or error.reached
         if not self.reached:
-            fix = "without a network, give the archive as a file with --archive"
-            raise ConnectionError(
-                f"{urlsplit(self._url).netloc} cannot be reached ({error}): {fix}"
+            raise UserError(
+                f"{urlsplit(self._url).netloc} cannot be reached ({error}): without a network, "
+                "give the archive as a file with --archive"
             )
-        if wish > retries.LONGEST:
-            asked = f"the server asks to wait {retries.span(wish)}"
-            raise ConnectionError(f"{self._url}: {error}; {asked}: run again after that to go on")
-        self._vain = 0 if brought >= PROGRESS else self._vain + 1
-        if self._vain == TRIES:
-            vain = f"{TRIES} times in a row at {megabytes(size)}"
-            if isinstance(error, _Busy):
-                raise ConnectionError(f"{self._url}: {error}, {vain}: run again later to go on")
-            raise ConnectionError(f"{self._url} broke off {vain} ({error}): run again to go on")
-        if wish:
-            self._say(f"{self._url}: {error}; waiting {retries.span(wish)}, as the server asks")
-        time.sleep(max(wish, BACKOFF * 2 ** max(self._vain - 1, 0)))
+        try:
+            pause = self._backoff.pause(error.asked, progressed=received >= PROGRESS)
+        except retries.GaveUp as reason:
+            raise UserError(
+                f"{self._url}: {error}; {reason}, with {text.size(size)} downloaded: "
+                "run again later to resume"
+            ) from None
+        if error.asked:
+            self._log(
+                f"{self._url}: {error}; waiting {retries.duration(pause)}, as the server asks"
+            )
+        time.sleep(pause)
 
 
-def text(url: str, say: Callable[[str], None]) -> str | None:
-    """A small file; None if the server has none. Raises ConnectionError, or OSError for a refusal."""
-    tries = _Tries(url, say)
+def small_file(url: str, log: Log) -> str | None:
+    """The text of a file of at most 1 MB; None if the server has none (404).
+
+    Raises:
+        UserError: the server cannot be reached, or refuses.
+    """
+    tries = _Tries(url, log)
     while True:
         content = b""
         try:
-            with _open(url, {}) as response:
-                tries.reached, total = True, _total(response, 0)
+            with _open(url) as response:
+                tries.reached = True
                 for piece in _pieces(response):
                     content += piece
                     if len(content) > _PIECE:
-                        raise ConnectionError(f"{url} has more than 1 MB: is the address right?")
-            if total is not None and len(content) < total:
-                raise _Broken("the connection was closed early")
+                        raise UserError(f"{url} has more than 1 MB: check the address")
             return content.decode("utf-8", errors="replace")
         except _Absent:
             return None
         except _Broken as error:
-            tries.failed(error)
+            tries.wait(error)
 
 
-def file(url: str, path: Path, say: Callable[[str], None], make_room: Callable[[int], None]) -> str:
-    """Downloads to `path`, and gives the sha256 of the whole.
+def file(url: str, path: Path, log: Log, make_room: Callable[[int], None]) -> None:
+    """Downloads to `path`. The bytes that are there already are kept if the server can continue
+    after them (Range, RFC 9110, 14.2); otherwise the download starts over.
 
-    What `path` holds already is gone on with if the server can (Range) and its file is still the same one (ETag, kept in `<path>.etag`); else it is
-    fetched anew.
+    The caller must verify the checksum of the whole file, which also detects a file that changed on
+    the server between two tries.
 
     Args:
-        make_room: is told the bytes that are left to come, if the server says; raises OSError if there is no room for them.
+        make_room: called with the bytes still to come, if the server says so; raises if they do not
+            fit on the disk.
 
     Raises:
-        ConnectionError: the server cannot be reached, or broke off or was busy too often.
-        OSError: it has no such file, or the disk is full.
+        UserError: the server cannot be reached, has no such file, or failed too often.
+        OSError: the disk is full, or `path` cannot be written.
     """
-    tag = path.with_name(f"{path.name}.etag")
-    progress = _Progress(urlsplit(url).path.rpartition("/")[2], say)
-    digest, size, tries = hashlib.sha256(), 0, _Tries(url, say)
-    with contextlib.closing(progress), path.open("a+b") as out:
-        out.seek(0)
-        for piece in iter(lambda: out.read(_PIECE), b""):
-            digest.update(piece)
-            size += len(piece)
+    tries, name = _Tries(url, log), urlsplit(url).path.rpartition("/")[2]
+    with StatusLine(keep=True) as status, path.open("ab") as out:
         while True:
-            before = size
+            start = out.seek(0, os.SEEK_END)
             try:
-                with _open(url, _range(size, tag)) as response:
+                with _open(url, start) as response:
                     tries.reached = True
-                    if size and not _continues(response, size, tag):
-                        before = size = _empty(out)
-                        digest = hashlib.sha256()
-                        # A part of something else: ask again, for the whole
+                    if start and not _continues(response, start):
+                        start = _empty(out)
+                        # A part that begins elsewhere: request the whole
                         if response.status == 206:
                             continue
-                    if not size:
-                        _keep_tag(response, tag)
-                    total = _total(response, size)
-                    if total is not None:
-                        make_room(total - size)
-                    for piece in _pieces(response):
-                        out.write(piece)
-                        digest.update(piece)
-                        size += len(piece)
-                        progress.show(size, total)
-                if total is not None and size < total:
-                    raise _Broken("the connection was closed early")
-                out.flush()
-                tag.unlink(missing_ok=True)
-                return digest.hexdigest()
-            except urllib.error.HTTPError as error:  # 416: nothing comes after what is here
-                if error.headers.get("Content-Range") == f"bytes */{size}":
-                    tag.unlink(missing_ok=True)
-                    return digest.hexdigest()
-                size, digest = _empty(out), hashlib.sha256()
+                    _receive(response, out, status, name, make_room)
+                return
+            except urllib.error.HTTPError as error:  # 416: nothing comes after the bytes here
+                if error.headers.get("Content-Range") == f"bytes */{start}":
+                    return
+                _empty(out)
             except _Broken as error:
-                tries.failed(error, size - before, size)
+                status.close()
+                tries.wait(error, out.tell(), out.tell() - start)
 
 
-def megabytes(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+def _receive(
+    response: Response,
+    out: BinaryIO,
+    status: StatusLine,
+    name: str,
+    make_room: Callable[[int], None],
+) -> None:
+    """Appends the body to `out`, and shows the progress."""
+    start = size = out.tell()
+    began = time.monotonic()
+    total = start + response.length if response.length is not None else None
+    if total is not None:
+        make_room(total - start)
+    for piece in _pieces(response):
+        size += out.write(piece)
+        rate = (size - start) / max(time.monotonic() - began, 1e-3)
+        of = f" of {text.size(total)} ({size / total:.0%})" if total else ""
+        status.show(f"{name}: {text.size(size)}{of}, {text.size(rate)}/s", force=size == total)
 
 
-def _range(size: int, tag: Path) -> dict[str, str]:
-    if not size:
-        return {}
-    known = tag.read_text(encoding="utf-8") if tag.is_file() else ""
-    return {"Range": f"bytes={size}-"} | ({"If-Range": known} if known else {})
-
-
-def _continues(response: Any, size: int, tag: Path) -> bool:
-    """Whether the answer begins where the file here ends, and is of the same file: there are servers that know Range, but not If-Range."""
-    known = tag.read_text(encoding="utf-8") if tag.is_file() else ""
-    same = not known or response.headers.get("ETag", known) == known
-    return bool(
-        response.status == 206
-        and response.headers.get("Content-Range", "").startswith(f"bytes {size}-")
-        and same
-    )
-
-
-def _keep_tag(response: Any, tag: Path) -> None:
-    value = response.headers.get("ETag", "")
-    if value and not value.startswith("W/"):  # a weak one does not promise the same bytes
-        tag.write_text(value, encoding="utf-8")
-    else:
-        tag.unlink(missing_ok=True)
-
-
-def _total(response: Any, size: int) -> int | None:
-    """Bytes of the whole file, None if the server does not say."""
-    length = response.headers.get("Content-Length")
-    return size + int(length) if length and length.isdecimal() else None
+def _continues(response: Response, start: int) -> bool:
+    content_range = response.headers.get("Content-Range", "")
+    return response.status == 206 and content_range.startswith(f"bytes {start}-")
 
 
 def _empty(out: BinaryIO) -> int:
-    out.truncate(0)  # it is open for appending: writes go to the end
-    return 0
+    out.seek(0)
+    return out.truncate()
 
 
 @contextlib.contextmanager
-def _open(url: str, headers: dict[str, str]) -> Iterator[Any]:
-    """The answer, after all redirections. Raises _Broken, _Absent, ConnectionError, or HTTPError 416."""
-    # urllib passes the Range on to where it is redirected
-    request = urllib.request.Request(url, headers={"User-Agent": "antimatter", **headers})
+def _open(url: str, start: int = 0) -> Iterator[Response]:
+    """The response after all redirections.
+
+    Raises:
+        _Broken, UserError: another try makes sense, or does not.
+        urllib.error.HTTPError: 416 only, if `start` is not 0.
+    """
+    # urllib sends the Range to the target of a redirection too
+    headers = {"User-Agent": "antimatter"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urllib.request.urlopen(request, timeout=STALL)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), None, STALL)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and "Range" in headers:
+        if error.code == 416 and start:
             raise
         if error.code in (408, 425, 429) or error.code >= 500:
-            wish = retries.asked(error.headers.get("Retry-After", ""), time.time())
-            raise _Busy(f"{error.code} {error.reason}", wish) from None
-        kind = _Absent if error.code == 404 else ConnectionError
-        raise kind(f"{url}: {error.code} {error.reason}: is the address right?") from None
+            asked = retries.retry_after(error.headers.get("Retry-After", ""), time.time())
+            raise _Broken(f"{error.code} {error.reason}", asked, reached=True) from None
+        kind = _Absent if error.code == 404 else UserError
+        raise kind(f"{url}: {error.code} {error.reason}: check the address") from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError):
-            raise ConnectionError(
-                f"{url}: the server's certificate or its TLS is no good ({error.reason})"
+            raise UserError(
+                f"{url}: the TLS connection or its certificate is invalid ({error.reason})"
             ) from None
         raise _Broken(error.reason) from None
     except (http.client.HTTPException, OSError) as error:
         raise _Broken(error or type(error).__name__) from None
     with response:
         if urlsplit(url).scheme == "https" and urlsplit(response.url).scheme != "https":
-            raise ConnectionError(
-                f"{url} leads to {response.url}, which is not encrypted: it is not followed"
-            )
+            raise UserError(f"{url} redirects to {response.url}, which is not encrypted")
         yield response
 
 
-def _pieces(response: Any) -> Iterator[bytes]:
-    """Each as it arrives: read() would hold a megabyte back, and lose it with the connection."""
+def _pieces(response: Response) -> Iterator[bytes]:
+    """The body, each piece as it arrives: read() would hold back a megabyte, and lose it with the
+    connection.
+
+    Raises:
+        _Broken: the connection ends before the body does.
+    """
     while True:
         try:
             piece = response.read1(_PIECE)
         except (http.client.HTTPException, OSError) as error:
             raise _Broken(error or type(error).__name__) from None
         if not piece:
-            return
+            break
         yield piece
-
-
-class _Progress:
-    """On a terminal one line that is rewritten, elsewhere a line every tenth."""
-
-    def __init__(self, name: str, say: Callable[[str], None]) -> None:
-        self._name, self._say, self._terminal = name, say, sys.stderr.isatty()
-        self._began, self._shown, self._first, self._tenth = time.monotonic(), 0.0, -1, 0
-
-    def show(self, size: int, total: int | None) -> None:
-        now = time.monotonic()
-        if self._first < 0:
-            self._first, self._tenth = size, size * 10 // total if total else 0
-        share = f" of {megabytes(total)} ({size / total:.0%})" if total else ""
-        rate = f", {megabytes((size - self._first) / max(now - self._began, 1e-3))}/s"
-        line = f"{self._name}: {megabytes(size)}{share}{rate}"
-        if self._terminal:
-            if now - self._shown > 0.2 or size == total:
-                self._shown = now
-                sys.stderr.write(f"\r\033[K{line}")
-                sys.stderr.flush()
-        elif total and size * 10 // total > self._tenth:
-            self._tenth = size * 10 // total
-            self._say(line)
-
-    def close(self) -> None:
-        if self._terminal and self._shown:
-            sys.stderr.write("\n")
+    if response.length:  # bytes still to come
+        raise _Broken("the connection was closed early")

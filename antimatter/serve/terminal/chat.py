@@ -1,215 +1,218 @@
-"""A conversation in a terminal, or through a pipe."""
+"""A conversation in a terminal, or the answers to the lines of a pipe."""
 
+import asyncio
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TextIO
 
-from antimatter.chat import template
+from antimatter import text as figures
 from antimatter.chat.template import Message
 from antimatter.errors import UserError
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import ChatFacts
 from antimatter.serve import prompt
-from antimatter.serve.backend import Engine, Finish
+from antimatter.serve.backend import Backend, Finish, Generation
 from antimatter.serve.terminal import commands, editor
 from antimatter.serve.terminal.commands import Settings
 
 
-def answer(
-    engine: Engine,
-    messages: list[Message],
+def converse(
+    backend: Backend,
     config: OllamaConfig,
-    seed: int | None = None,
-    *,
-    continues: bool = False,
-) -> Generator[str, None, Finish]:
-    """What Engine.stream gives for the conversation. Turns that no longer fit are removed from `messages`, the oldest first.
-
-    Prompt and answer together never exceed the context, so that no runtime has a reason to shift it: positions are learned, and a shift is none.
-
-    Args:
-        continues: the messages are a text to go on with, whatever the model was tuned for.
-
-    Raises:
-        ValueError: the last turn alone is too long.
-        ConnectionError: the engine refused, or broke off.
-    """
-    render = template.continued if continues else prompt.renderer(engine.chat)
-
-    def count(some: Sequence[Message]) -> int:
-        return engine.count(render(some))
-
-    # Tokens kept free, so that a long conversation still gets an answer
-    reserved = min(config.num_predict, engine.n_ctx // 2)
-    messages[:] = prompt.fit(messages, engine.n_ctx - reserved, count)
-    text = render(messages)
-    return engine.stream(
-        text, config, min(config.num_predict, engine.n_ctx - engine.count(text)), seed
-    )
-
-
-def converse(engine: Engine, config: OllamaConfig, system: str = "") -> None:
+    system: str = "",
+    read: Callable[[], Awaitable[str]] | None = None,
+) -> None:
     """Greets, asks and answers until Ctrl-D or /bye. Ctrl-C ends an answer, not the conversation.
 
     Args:
         system: text before the conversation, "" for none.
+        read: the next text of the user, as editor.LineReader.read, which is the default.
 
     Raises:
-        ValueError: a system text that cannot be.
-        BrokenPipeError: nobody reads the answers any more.
+        UserError: the system text is invalid.
+        BrokenPipeError: the reader of the answers has gone.
     """
-    chat = _Chat(engine, Settings(replace(config, system=system)))
-    lines = editor.Lines(editor.history_path(), commands.completions)
-    # By write(): greeting and starters come from the file of the model
-    editor.write(sys.stderr, _welcome(engine.chat))
-    with chat.ctrl_c.installed():
-        while not chat.ended:
-            try:
-                editor.say("")
-                with chat.ctrl_c:
-                    text = lines.ask()
-                chat.take(text)
-            except EOFError:
-                editor.say("")
-                return
-            except KeyboardInterrupt:
-                editor.say("  (Ctrl-D ends the chat)")
-            except BrokenPipeError:
-                raise
-            except (ValueError, ConnectionError) as error:
-                editor.say(f"error: {error}")
+    chat = _Chat(backend, Settings(replace(config, system=system)))
+    # With write(): greeting and starters come from the file of the model
+    editor.write(sys.stderr, _welcome(backend.chat))
+    read = read or editor.LineReader(editor.history_path(), commands.completions).read
+    asyncio.run(chat.run(read))
 
 
 def pipe(
-    engine: Engine, config: OllamaConfig, lines: TextIO, output: TextIO, system: str = ""
+    backend: Backend, config: OllamaConfig, lines: TextIO, output: TextIO, system: str = ""
 ) -> None:
-    """One answer per line of input, each line a conversation of its own: what came before does not colour it. Commands are text like any other.
+    """Writes one answer for each line. Each line is a conversation of its own, so no answer depends
+    on the lines before. Commands are text like any other.
 
     Raises:
-        ValueError: some lines have no answer, or not a whole one; stderr said which, and why. The others are answered.
-        BrokenPipeError: nobody reads the answers any more.
+        UserError: some lines could not be answered, or not completely. stderr has the reasons; the
+            other lines are answered.
+        BrokenPipeError: the reader of the answers has gone.
     """
     context = [Message("system", system)] if system else []
-    asked = failed = 0
-    for number, line in enumerate(lines, 1):
-        if not line.translate(editor.CONTROL).strip():
-            continue
-        asked += 1
-        said: list[str] = []
-        try:
-            _pour(answer(engine, [*context, Message("user", line.strip())], config), said, output)
-        except BrokenPipeError:
-            raise
-        except (ValueError, ConnectionError) as error:
-            failed += 1
-            print(f"line {number}: {error}", file=sys.stderr, flush=True)
-        if said:
-            editor.write(output, "\n")
-    if failed:
-        raise UserError(f"{failed} of {asked} lines could not be answered")
+    generation = Generation.of(config)
+    n_lines = n_failed = 0
+    # The lines are read outside of the event loop, where Ctrl-C interrupts a read
+    with asyncio.Runner() as runner:
+        for number, line in enumerate(lines, 1):
+            if not line.translate(editor.CONTROL).strip():
+                continue
+            n_lines += 1
+            messages = [*context, Message("user", line.strip())]
+            pieces = list[str]()
+            try:
+                runner.run(_answer(backend, messages, generation, pieces, output))
+            except UserError as error:
+                n_failed += 1
+                print(f"line {number}: {error}", file=sys.stderr, flush=True)
+            if pieces:
+                editor.write(output, "\n")
+    if n_failed:
+        raise UserError(f"{n_failed} of {n_lines} lines could not be answered")
+
+
+async def _answer(
+    backend: Backend,
+    messages: list[Message],
+    generation: Generation,
+    pieces: list[str],
+    output: TextIO,
+) -> None:
+    built = await prompt.build(backend, messages, generation)
+    await _write(backend.stream(built.text, built.generation), pieces, output)
+
+
+async def _write(
+    stream: AsyncGenerator[str | Finish, None], pieces: list[str], output: TextIO
+) -> Finish:
+    """Writes an answer as it arrives. `pieces` has what was written, also if it is interrupted."""
+    async with aclosing(stream):
+        async for part in stream:
+            if isinstance(part, Finish):
+                return part
+            pieces.append(part)
+            editor.write(output, part)
+    raise AssertionError("a stream ends with a Finish, or an error")
 
 
 class _Chat:
-    """A conversation under way: what was said, and the settings for what comes."""
+    """A conversation and its settings."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        self.ended = False
-        self.ctrl_c = editor.CtrlC()
-        self._engine = engine
+    def __init__(self, backend: Backend, settings: Settings) -> None:
+        self._backend = backend
         self._settings = settings
-        # Without the system text; an answer follows each turn of the user
+        self._ctrl_c = editor.CtrlC()
+        self._is_ended = False
+        # Without the system text; each turn of the user has its answer
         self._turns: list[Message] = []
-        self._asked = ""  # the last turn of the user, answered or not
+        self._question = ""  # the last turn of the user, answered or not
         self._before: list[Message] = []  # the turns before it
 
-    def take(self, text: str) -> None:
-        """One text of the person: a command, or a turn.
+    async def run(self, read: Callable[[], Awaitable[str]]) -> None:
+        with self._ctrl_c.installed():
+            while not self._is_ended:
+                try:
+                    editor.say("")
+                    with self._ctrl_c:
+                        text = await read()
+                    await self._take(text)
+                except EOFError:
+                    editor.say("")
+                    return
+                except KeyboardInterrupt:
+                    editor.say("  (Ctrl-D ends the chat)")
+                except UserError as error:
+                    editor.say(f"error: {error}")
 
-        Raises:
-            ValueError, ConnectionError: a command that cannot be obeyed.
-        """
+    async def _take(self, text: str) -> None:
+        """Handles a text of the user: a command, or a turn."""
         if text.startswith("/") and not text.startswith("//"):
-            self._obey(*commands.split(text))
+            await self._run_command(*commands.split(text))
         elif text:
-            self._ask(text.removeprefix("/"))
+            await self._ask(text.removeprefix("/"))
 
-    def _obey(self, name: str, words: str) -> None:
+    async def _run_command(self, name: str, words: str) -> None:
         match name:
             case "help":
-                editor.say(commands.help_text(self._engine.chat is not None))
+                editor.say(commands.help_text(self._backend.chat is not None))
             case "set":
                 self._settings, shown = commands.change(self._settings, words)
                 editor.say(shown)
             case "show":
-                with self.ctrl_c:
-                    text = prompt.renderer(self._engine.chat)(self._messages())
-                    n_tokens = self._engine.count(text)
-                editor.say(
-                    f"  engine        {self._engine.description}, context {self._engine.n_ctx} tokens"
-                )
-                editor.say(
-                    f"  conversation  {len(self._turns)} turns, {_number(n_tokens, 'token')}"
-                )
-                editor.say(f"  history       {editor.history_path() or 'none'}")
+                await self._show()
             case "reset":
-                self._turns, self._before, self._asked = [], [], ""
+                self._turns, self._before, self._question = [], [], ""
                 editor.say("  the conversation is forgotten")
             case "retry":
-                if not self._asked:
+                if not self._question:
                     raise UserError("there is no text yet that could be answered again")
                 self._turns = self._before
-                self._ask(self._asked)
+                await self._ask(self._question)
             case _:  # bye, quit
-                self.ended = True
+                self._is_ended = True
+
+    async def _show(self) -> None:
+        with self._ctrl_c:
+            text = prompt.renderer(self._backend.chat)(self._messages())
+            n_tokens = await self._backend.count(text)
+        context = f"context {self._backend.n_ctx} tokens"
+        length = f"{len(self._turns)} turns, {figures.plural(n_tokens, 'token')}"
+        editor.say(f"  engine        {self._backend.description}, {context}")
+        editor.say(f"  conversation  {length}")
+        editor.say(f"  history       {editor.history_path() or 'none'}")
 
     def _messages(self) -> list[Message]:
         system = self._settings.config.system
         return [Message("system", system), *self._turns] if system else [*self._turns]
 
-    def _ask(self, text: str) -> None:
-        """Shows the answer, then how it went. A turn to which nothing was said is forgotten."""
-        self._asked, self._before = text, self._turns
-        config, n_ctx = self._settings.config, self._engine.n_ctx
+    async def _ask(self, text: str) -> None:
+        """Shows the answer, then how it ended. A turn without any answer is forgotten."""
+        self._question, self._before = text, self._turns
         messages = [*self._messages(), Message("user", text)]
-        n_messages, said, notes, error = len(messages), list[str](), list[str](), None
+        config, backend = self._settings.config, self._backend
+        pieces, notes, error, kept = list[str](), list[str](), None, messages
         try:
-            with self.ctrl_c:
-                finish = _pour(
-                    answer(self._engine, messages, config, self._settings.seed), said, sys.stdout
-                )
-            notes = _ending(finish, config.num_predict, n_ctx)
+            with self._ctrl_c:
+                generation = Generation.of(config, self._settings.seed)
+                built = await prompt.build(backend, messages, generation)
+                kept = built.messages
+                stream = backend.stream(built.text, built.generation)
+                finish = await _write(stream, pieces, sys.stdout)
+            notes = ending(finish, config.num_predict, backend.n_ctx)
         except KeyboardInterrupt:
             notes = ["stopped"]
-        except BrokenPipeError:
-            raise
-        except (ValueError, ConnectionError) as problem:
+        except UserError as problem:
             error = problem
-        if said:
+        if pieces:
             editor.write(sys.stdout, "\n")
-            self._turns = [message for message in messages if message.role != "system"]
-            self._turns.append(Message("assistant", "".join(said).strip()))
-        if dropped := n_messages - len(messages):
-            notes.append(
-                f"the oldest {dropped} turns no longer fit {n_ctx} tokens and were left out"
-            )
+            self._turns = [message for message in kept if message.role != "system"]
+            self._turns.append(Message("assistant", "".join(pieces).strip()))
+        if dropped := len(messages) - len(kept):
+            limit = f"no longer fit {backend.n_ctx} tokens and were left out"
+            notes.append(f"the oldest {dropped} turns {limit}")
         if notes:
             editor.say(f"({'; '.join(notes)})", dim=True)
         if error:
             editor.say(f"error: {error}")
 
 
-def _pour(stream: Generator[str, None, Finish], said: list[str], output: TextIO) -> Finish:
-    """Writes an answer as it comes. What was said is in `said`, however it ends."""
-    with closing(stream):
-        while True:
-            try:
-                piece = next(stream)
-            except StopIteration as end:
-                return end.value
-            said.append(piece)
-            editor.write(output, piece)
+def ending(finish: Finish, num_predict: int, n_ctx: int) -> list[str]:
+    """Notes about how an answer ended."""
+    notes = [figures.plural(finish.completion_tokens, "token")]
+    # For a single token there is no meaningful speed
+    if finish.completion_tokens > 1:
+        notes[0] += f", {finish.tokens_per_second:.0f} tokens/s"
+    if finish.reason == "length":
+        if finish.completion_tokens < num_predict:
+            notes.append(f"stopped because the context of {n_ctx} tokens is full")
+        else:
+            notes.append("stopped at its length: /set num_predict allows more")
+    elif finish.completion_tokens <= 1:  # [EOS] is one
+        notes.append("the model ended the text at once: /retry, or write more")
+    return notes
 
 
 def _welcome(chat: ChatFacts | None) -> str:
@@ -222,23 +225,3 @@ def _welcome(chat: ChatFacts | None) -> str:
     if chat.starters:
         lines += ["You might begin with:", *(f"  {text}" for text in chat.starters)]
     return "".join(f"{line}\n" for line in lines)
-
-
-def _ending(finish: Finish, num_predict: int, n_ctx: int) -> list[str]:
-    notes = [_number(finish.completion_tokens, "token")]
-    if finish.completion_tokens > 1:  # the speed of one is that of a clock
-        notes[0] += f", {finish.tokens_per_second:.0f} tokens/s"
-    if finish.reason == "length":
-        full = finish.completion_tokens < num_predict
-        notes.append(
-            f"stopped as the context of {n_ctx} tokens is full"
-            if full
-            else "stopped at its length: /set num_predict allows more"
-        )
-    elif finish.completion_tokens <= 1:  # [EOS] is one
-        notes.append("the model ended the text at once: /retry, or write more")
-    return notes
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"

@@ -1,5 +1,11 @@
-"""The person's side of a chat: editing of lines with a history, Ctrl-C where it is expected, and nothing of the model's that steers a terminal."""
+"""The terminal side of a chat: reading the user's input, Ctrl-C, and output that cannot control the
+terminal.
 
+prompt_toolkit edits the input. Its import takes a tenth of a second, so it happens only if there is
+a terminal.
+"""
+
+import asyncio
 import contextlib
 import json
 import os
@@ -7,20 +13,24 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Self, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
 
-HISTORY = 1000  # texts that are kept from one chat to the next
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
 
-_MISSED = 0.2  # seconds until a signal that was missed is noticed
+Completions = Callable[[str, str], list[str]]
 
-# A model may write any byte. Control characters (C0 but tab and newline, DEL, C1) would steer the
-# terminal, so they are left out.
+HISTORY = 1000  # texts kept from one chat to the next
+_CONTINUATION = "... "
+
+# A model can generate any byte. Control characters (C0 but tab and newline, DEL, C1) would control
+# the terminal, so they are removed.
 CONTROL: dict[int, str | None] = {
     code: None for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (0x09, 0x0A)
 }
-# On a screen also what turns the direction of writing, and so makes a line read as what it is not;
-# Unicode's own line breaks become ours.
+# On a screen, characters that change the direction of writing are removed too, because they make a
+# line look like another text. Unicode's line separators become newlines.
 _SCREEN = (
     CONTROL
     | dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
@@ -29,41 +39,41 @@ _SCREEN = (
 
 
 def write(output: TextIO, text: str) -> None:
-    """Text of the model, at once."""
+    """Writes text of the model, unbuffered and without control characters."""
     output.write(text.translate(_SCREEN if output.isatty() else CONTROL))
     output.flush()
 
 
 def say(text: str, dim: bool = False) -> None:
-    """Text of the chat itself. On stderr, so that stdout holds the answers and nothing else."""
+    """Prints a message of the chat program to stderr: stdout has only the answers."""
     dim = dim and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     print(f"\x1b[2m{text}\x1b[0m" if dim else text, file=sys.stderr, flush=True)
 
 
 class CtrlC:
-    """Ctrl-C raises KeyboardInterrupt inside `with ctrl_c:`, once. Anywhere else it does nothing, so that none can hit the clearing up after another.
+    """Ctrl-C raises KeyboardInterrupt inside `with ctrl_c:`, and has no effect elsewhere, so it
+    cannot interrupt the cleanup after an earlier one.
 
-    Python runs a handler between two steps of its own, so a signal that comes just before a call that waits (readline's, a socket's) would be heard
-    only when that ends. A timer interrupts such calls, which then look for what they missed; that holds for SIGTERM as well.
+    For coroutines: the block's task is cancelled, so every `await` in it can be interrupted.
     """
 
     def __init__(self) -> None:
-        self._armed = False
+        self._task: asyncio.Task[object] | None = None
+        self._is_interrupted = False
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        handlers = {signal.SIGINT: self._handle, signal.SIGALRM: lambda *_: None}
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        signal.setitimer(signal.ITIMER_REAL, _MISSED, _MISSED)
+        """Handles SIGINT during the block, in the running event loop of the main thread."""
+        loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
         try:
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, before)
 
     def __enter__(self) -> Self:
-        self._armed = True
+        self._task, self._is_interrupted = asyncio.current_task(), False
         return self
 
     def __exit__(
@@ -72,107 +82,151 @@ class CtrlC:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._armed = False
+        task, self._task = self._task, None
+        if task and self._is_interrupted and kind is asyncio.CancelledError:
+            task.uncancel()
+            raise KeyboardInterrupt from error
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._armed:
-            self._armed = False
-            raise KeyboardInterrupt
+    def _interrupt(self) -> None:
+        if self._task and not self._is_interrupted:
+            self._is_interrupted = True
+            self._task.cancel()
 
 
-class Lines:
-    """What the person types, through readline: editing, history, completion.
+class LineReader:
+    """Reads the user's texts: with editing, history and completion at a terminal, else as plain
+    lines of stdin.
 
     Args:
-        path: where the history survives. A folder that cannot be written is no reason not to chat, so then it does not; nor with None.
-        completions: what Tab offers for (the line before the word, the word).
+        path: the file of the history. None keeps none. A path that cannot be written is ignored,
+            because a chat works without a history.
+        completions: what Tab offers, for (the line before the word, the word).
     """
 
-    def __init__(self, path: Path | None, completions: Callable[[str, str], list[str]]) -> None:
-        import readline
-
-        self._readline = readline
+    def __init__(self, path: Path | None, completions: Completions) -> None:
         self._path = path
-        self._completions = completions
-        readline.set_auto_history(False)  # a text is one entry, however many lines it has
-        readline.set_completer_delims(" ")  # else the slash would not belong to the word
-        readline.set_completer(self._complete)
-        readline.parse_and_bind(
-            "bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete"
-        )
-        # Pasted line breaks belong to the text; Python switches it off
-        readline.parse_and_bind("set enable-bracketed-paste on")
-        for text in self._load():
-            readline.add_history(text)
+        # stdout may be a file: then stderr shows the input
+        screen = next((stream for stream in (sys.stdout, sys.stderr) if stream.isatty()), None)
+        self._session: PromptSession[str] | None = None
+        if sys.stdin.isatty() and screen:
+            self._session = _session(screen, load_history(path), completions)
 
-    def ask(self) -> str:
-        """The next text, without blanks around it. A line that ends in a backslash goes on in the next.
+    async def read(self) -> str:
+        """The next text, stripped. A line that ends in a backslash continues in the next line.
 
         Raises:
-            EOFError: Ctrl-D.
-            KeyboardInterrupt: Ctrl-C; what was typed is dropped.
+            EOFError: Ctrl-D, or the end of stdin.
+            KeyboardInterrupt: Ctrl-C; the text typed so far is discarded.
         """
-        lines = [_input("> ")]
-        while lines[-1].endswith("\\"):
-            lines.append(_input("... "))
-        text = "\n".join([*(line[:-1] for line in lines[:-1]), lines[-1]]).strip()
-        if text:
-            self._keep(text)
+        if self._session:
+            # Its own handler of SIGINT would remove the one of CtrlC
+            text = await self._session.prompt_async(
+                handle_sigint=False, set_exception_handler=False
+            )
+        else:
+            text = _read_plain()
+        if text := text.strip():
+            # At once, not at the end: a chat that is killed has a history too
+            _append_history(self._path, text)
         return text
-
-    def _load(self) -> list[str]:
-        texts = []
-        with contextlib.suppress(OSError):
-            for line in (
-                self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-                if self._path
-                else []
-            ):
-                # A line that was cut short, or of another program
-                with contextlib.suppress(ValueError):
-                    texts.append(str(json.loads(line)))
-            if self._path and len(texts) > HISTORY:
-                self._path.write_text(
-                    "".join(f"{json.dumps(text)}\n" for text in texts[-HISTORY:]), encoding="utf-8"
-                )
-        return texts[-HISTORY:]
-
-    def _keep(self, text: str) -> None:
-        """At once and not at the end: a chat that is killed has a history too."""
-        self._readline.add_history(text)
-        if self._path:
-            with contextlib.suppress(OSError):
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with open(
-                    self._path,
-                    "a",
-                    encoding="utf-8",
-                    opener=lambda path, flags: os.open(path, flags, 0o600),
-                ) as file:
-                    file.write(f"{json.dumps(text)}\n")  # JSON, as a text may have several lines
-
-    def _complete(self, word: str, i: int) -> str | None:
-        found = self._completions(
-            self._readline.get_line_buffer()[: self._readline.get_begidx()], word
-        )
-        return found[i] if i < len(found) else None
 
 
 def history_path(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """By the XDG rules, which call a relative path invalid. None if there is no home."""
+    """The history file, by the XDG Base Directory Specification, in which a relative path is
+    invalid and ignored. None if there is no home.
+    """
     state = environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):
         state = os.path.join(os.path.expanduser("~"), ".local", "state")
     return Path(state, "antimatter", "chat_history") if os.path.isabs(state) else None
 
 
-def _input(prompt: str) -> str:
-    if not sys.stdout.isatty():
-        print(prompt, end="", file=sys.stderr, flush=True)  # input() would put it among the answers
-        prompt = ""
+def load_history(path: Path | None) -> list[str]:
+    """The last HISTORY texts, oldest first. A longer file is shortened to them."""
+    texts = list[str]()
+    if not path:
+        return texts
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            # An incomplete line, or one of another program
+            with contextlib.suppress(ValueError):
+                texts.append(str(json.loads(line)))
+        if len(texts) > HISTORY:
+            content = "".join(f"{json.dumps(text)}\n" for text in texts[-HISTORY:])
+            path.write_text(content, encoding="utf-8")
+    return texts[-HISTORY:]
+
+
+def _append_history(path: Path | None, text: str) -> None:
+    if not path:
+        return
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
+            # JSON, because a text may have several lines
+            file.write(f"{json.dumps(text)}\n")
+
+
+def _session(screen: TextIO, history: list[str], completions: Completions) -> "PromptSession[str]":
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.filters import Condition
+    from prompt_toolkit.history import InMemoryHistory
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.output.vt100 import Vt100_Output
+    from prompt_toolkit.shortcuts import CompleteStyle
+
+    class Words(Completer):
+        def get_completions(
+            self, document: Document, complete_event: CompleteEvent
+        ) -> Iterator[Completion]:
+            before, space, word = document.current_line_before_cursor.rpartition(" ")
+            for completion in completions(before + space, word):
+                yield Completion(completion, -len(word))
+
+    keys = KeyBindings()
+
+    @keys.add("enter", filter=Condition(lambda: session.default_buffer.text.endswith("\\")))
+    def continue_text(event: KeyPressEvent) -> None:
+        """Replaces the backslash by a line break."""
+        buffer = event.current_buffer
+        buffer.cursor_position = len(buffer.text)
+        buffer.delete_before_cursor()
+        buffer.insert_text("\n")
+
+    output = Vt100_Output.from_pty(screen, os.environ.get("TERM"))
+    # No cursor position requests: a slow terminal would answer one after the end of the chat, as
+    # input of the shell
+    output.enable_cpr = False
+    session: PromptSession[str] = PromptSession(
+        "> ",
+        # No prefix where a long line is wrapped
+        prompt_continuation=lambda _width, _line, wraps: "" if wraps else _CONTINUATION,
+        history=InMemoryHistory(history),
+        completer=Words(),
+        complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
+        enable_suspend=True,
+        key_bindings=keys,
+        output=output,
+    )
+    return session
+
+
+def _read_plain() -> str:
+    """A text from stdin. Blocks the event loop, which has nothing else to do meanwhile."""
+    lines, prompt = list[str](), "> "
+    # The event loop's handler would not run before the line is complete
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return input(prompt)
-    # CPython looks for signals again with the exception of the first in hand, and trips over a
-    # handler that returns
-    except SystemError as error:
-        raise error.__cause__ or error from None
+        while not lines or lines[-1].endswith("\\"):
+            print(prompt, end="", file=sys.stderr, flush=True)
+            line = sys.stdin.readline()
+            if not line:
+                raise EOFError
+            lines.append(line.removesuffix("\n"))
+            prompt = _CONTINUATION
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return "\n".join([*(line[:-1] for line in lines[:-1]), lines[-1]])

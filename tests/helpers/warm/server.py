@@ -1,5 +1,6 @@
-"""Runs stages for sitecustomize.py in forks of itself. Ends with the tests for which it was started:
-the address that it listens at ends with the number of their process.
+"""Runs stages for sitecustomize.py in forks of itself.
+
+It ends with the tests that started it: its address ends with the number of their process.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import socket
 import sys
 from multiprocessing import connection
 
-# What the stages import that is not ours; of ours they import what their folder has
+# The third-party imports of the stages. They import our own modules from the folder they run in
 LIBRARIES = (
     "datasets",
     "datatrove.executor",
@@ -39,7 +40,8 @@ LIBRARIES = (
 
 
 def serve(listening: socket.socket, tests: int) -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # who has started this has signals blocked
+    # sitecustomize.py had blocked signals when it started this process
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         if select.select([listening], [], [], 1)[0]:
@@ -58,12 +60,12 @@ def serve(listening: socket.socket, tests: int) -> None:
 
 
 def attend(link: socket.socket) -> None:
-    """Starts the stage and says how it ends; kills it when nobody waits for it any more."""
+    """Starts a stage and reports its exit code. Kills it if the client is gone."""
     os.setsid()
     text, files = b"", []
     while not text.endswith(b"\n"):
-        found, passed, *_ = socket.recv_fds(link, 1 << 16, 3)
-        text, files = text + found, files + passed
+        received, passed, *_ = socket.recv_fds(link, 1 << 16, 3)
+        text, files = text + received, files + passed
     stage = multiprocessing.get_context("fork").Process(
         target=run, args=(files,), kwargs=json.loads(text)
     )
@@ -81,7 +83,7 @@ def attend(link: socket.socket) -> None:
 def run(
     files: list[int], module: str, arguments: list[str], folder: str, environment: dict[str, str]
 ) -> None:
-    """As `python -m module` does in this folder."""
+    """Like `python -m module` in this folder."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -90,7 +92,8 @@ def run(
     os.chdir(folder)
     sys.path[0] = folder
     sys.argv = [module, *arguments]
-    sys.stdout.reconfigure(line_buffering=bool(environment.get("PYTHONUNBUFFERED")) or os.isatty(1))  # type: ignore[union-attr]
+    is_unbuffered = bool(environment.get("PYTHONUNBUFFERED")) or os.isatty(1)
+    sys.stdout.reconfigure(line_buffering=is_unbuffered)  # type: ignore[union-attr]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
@@ -98,10 +101,11 @@ def main(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         try:
             listening.bind("\0" + address)
-        except OSError:  # another one has it
+        # Another server has the address
+        except OSError:
             return
         listening.listen(64)
-        # As antimatter/pipeline/stage.py, before torch
+        # Like stages/__init__.py, before torch
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         for name in LIBRARIES:
             importlib.import_module(name)

@@ -1,8 +1,8 @@
-"""`python -m stages.X` where a test has this folder on PYTHONPATH (a_pipeline.WARM): the stage runs
-in a fork of server.py, which has imported the libraries. That takes longer than a tiny stage.
+"""With this folder on PYTHONPATH (tiny_pipeline.WARM), `python -m stages.X` runs in a fork of
+server.py, which has imported the libraries. Their import takes longer than a tiny stage.
 
-This process stays for it: it ends as the stage ends, passes on the signals that it gets, and takes
-the stage along when it is killed.
+This process represents the stage: it passes signals on, ends with the same exit code or signal, and
+the stage is killed if this process is.
 """
 
 import os
@@ -49,7 +49,8 @@ def _connect(address: str) -> "socket.socket":  # noqa: F821
             link.connect(address)
         except ConnectionRefusedError:
             link.close()
-            if server is None:  # of several that are started one gets the address
+            # Of several servers that start at once one gets the address
+            if server is None:
                 script = os.path.join(os.path.dirname(__file__), "server.py")
                 server = subprocess.Popen(
                     [sys.executable, script, address[1:]],
@@ -66,6 +67,7 @@ def _connect(address: str) -> "socket.socket":  # noqa: F821
 if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("stages."):
     try:
         _run(sys.orig_argv[2], sys.orig_argv[3:], "\0" + os.environ["ANTIMATTER_WARM"])
-    except BaseException as error:  # site would print it and let Python run the stage
-        print(f"tests/warm: {error!r}", file=sys.stderr)
+    # Otherwise `site` would print the error and let Python run the stage
+    except BaseException as error:
+        print(f"tests/helpers/warm: {error!r}", file=sys.stderr)
         os._exit(1)

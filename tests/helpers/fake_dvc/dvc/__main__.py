@@ -1,14 +1,15 @@
-"""Stands in for `python -m dvc` where a test needs an experiment's result, and not its training.
+"""Stands in for `python -m dvc` in tests that need an experiment's result but not its training.
 
-It is used by putting its folder first on PYTHONPATH, with what it shall do as JSON in FAKE_DVC. All
-commands that it does not know are those of the real DVC.
+A test puts this folder first on PYTHONPATH and describes in FAKE_DVC, as JSON, what it does. All
+other commands are those of the real DVC.
 
-- `exp run --name NAME`: makes the experiment NAME at once. Its loss is a law of its width and steps.
-  `fail` is a part of the names of those that fail.
-- `status`: prints `status`, if that is given.
-- with `results`, a folder where the pipeline has run before: `repro --single-item STAGE` takes the
-  outputs and the lock of the stage from there, and `checkout` and `cache dir --local` do nothing, as
-  there are no inputs to read.
+- `exp run --name NAME` commits the experiment NAME at once. Its loss is a law of its width and
+  steps. `fail`, `wait` and `busy` are parts of names. Experiments with them fail, wait for SIGINT
+  to save a state (with a saved state they finish), or find DVC locked in their first two attempts.
+- `status` prints `status`, if FAKE_DVC has it.
+- With `results`, a folder where the pipeline has run: `repro --single-item STAGE` takes the outputs
+  and the lock of the stage from there, and `checkout` and `cache dir --local` do nothing, as there
+  are no inputs to read.
 """
 
 import json
@@ -23,17 +24,29 @@ HERE = str(Path(__file__).parents[1])
 PLAN = json.loads(os.environ["FAKE_DVC"])
 
 
-def option(arguments: list[str], name: str) -> str:
-    return arguments[arguments.index(name) + 1]
+def run_experiment(name: str, values: dict[str, str]) -> int:
+    def is_planned(key: str) -> bool:
+        return key in PLAN and PLAN[key] in name
 
-
-def run_experiment(arguments: list[str]) -> int:
-    name = option(arguments, "--name")
+    state, attempts = Path(".state") / name, Path(".state") / f"{name}.attempts"
+    with attempts.open("a") as file:
+        file.write("1")
+    if is_planned("busy") and len(attempts.read_text()) < 3:
+        print("ERROR: Unable to acquire lock", file=sys.stderr)
+        return 255
     print(f"Reproducing experiment '{name}'", flush=True)
-    if "fail" in PLAN and PLAN["fail"] in name:
+    if is_planned("fail"):
         print("error: it went wrong\nERROR: failed to reproduce 'checkpoints'", file=sys.stderr)
         return 255
-    values = dict(word.split("=") for word in arguments if "=" in word)
+    if is_planned("wait") and not state.exists():
+        # A process like a stage's. SIGINT reaches it too, as both are in one group
+        stage = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        try:
+            stage.wait()
+        except KeyboardInterrupt:
+            state.touch()
+        return 255
+    state.unlink(missing_ok=True)
     width, steps = int(values["model.n_embd"]), int(values["checkpoints.steps"])
     loss = 2 + 1.5 * (16 / width) ** 0.8 + 0.5 * (200 / steps) ** 0.6
     figures = {
@@ -45,7 +58,7 @@ def run_experiment(arguments: list[str]) -> int:
         "committer test <test@localhost> 1700000000 +0000\n"
         "data 0\n"
         "from HEAD^0\n"
-        "M 100644 inline metrics/evaluation.json\n"
+        "M 100644 inline metrics/evaluation/summary.json\n"
         f"data {len(content)}\n{content}\n"
     )
     subprocess.run(["git", "fast-import", "--quiet"], input=stream, text=True, check=True)
@@ -56,18 +69,20 @@ def reproduce(stage: str) -> int:
     from ruamel.yaml import YAML
 
     yaml, results = YAML(), Path(PLAN["results"])
-    known = yaml.load(results / "dvc.lock")["stages"][stage]
-    for output in known["outs"]:
+    entry = yaml.load(results / "dvc.lock")["stages"][stage]
+    for output in entry["outs"]:
         shutil.copy2(results / output["path"], output["path"])
     lock = yaml.load(Path("dvc.lock"))
-    lock["stages"][stage] = known
+    lock["stages"][stage] = entry
     yaml.dump(lock, Path("dvc.lock"))
     return 0
 
 
 def main(arguments: list[str]) -> int:
     if arguments[:2] == ["exp", "run"]:
-        return run_experiment(arguments)
+        options = (word.removeprefix("--set-param=") for word in arguments)
+        values = dict(option.split("=") for option in options if "=" in option)
+        return run_experiment(arguments[arguments.index("--name") + 1], values)
     if arguments[0] == "status" and "status" in PLAN:
         print(PLAN["status"])
         return 0
