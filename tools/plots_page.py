@@ -1,4 +1,5 @@
-"""Writes the page that `dvc plots show` fills, with the Vega libraries inside: DVC's own page loads them from the network and stays blank offline.
+"""Writes the page that `dvc plots show` fills, with the Vega libraries inside. DVC's own page loads
+them from the network and stays blank offline.
 
 Usage: python tools/plots_page.py .dvc/tmp/plots.html
 """
@@ -29,7 +30,8 @@ div[id^="metrics_"] { display: none; } /* JSON objects, which draw nothing */
 
 
 def main(page: Path) -> None:
-    libraries = vl_convert.javascript_bundle(vl_version="5.8")  # type: ignore[call-arg]  # DVC's templates are Vega-Lite 5
+    # DVC's templates are Vega-Lite 5
+    libraries = vl_convert.javascript_bundle(vl_version="5.8")  # type: ignore[call-arg]
     assert "</script" not in libraries.lower(), "the bundle would close its own tag"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(PAGE.replace("%s", libraries), encoding="utf-8")

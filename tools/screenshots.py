@@ -1,6 +1,7 @@
-"""Pictures of the chat page: python tools/screenshots.py http://127.0.0.1:8000/ FOLDER, while `antimatter serve` runs at that address.
+"""Pictures of the chat page of a running `antimatter serve`: light.png, dark.png and phone.png of a
+conversation of two exchanges. The same seed gives the same answers.
 
-Leaves light.png, dark.png and phone.png of a conversation of two exchanges with whatever model answers. A given seed makes it the same each time.
+Usage: python tools/screenshots.py http://127.0.0.1:8000/ FOLDER [SEED]
 """
 
 import json
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-BEGINNINGS = ("Raises an error if the", "The function returns")
+QUESTIONS = ("Raises an error if the", "The function returns")
 LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 800, "height": 640}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 800, "height": 640}},
@@ -23,20 +24,21 @@ LOOKS = {
         "device_scale_factor": 2,
     },
 }
-ARGUMENTS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+# Only what a page needs; Chromium would also look for updates
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
 
 
 def converse(page: Page, url: str, seed: int) -> None:
-    setting = json.dumps(
-        [
-            f"antimatter.1.settings:{urlsplit(url).path}",
-            json.dumps({"seed": seed, "max_tokens": 40}),
-        ]
-    )
-    page.add_init_script(f"localStorage.setItem(...{setting})")
+    # As the page itself stores them
+    key, value = f"antimatter.1.settings:{urlsplit(url).path}", {"seed": seed, "max_tokens": 40}
+    item = json.dumps([key, json.dumps(value)])
+    page.add_init_script(f"localStorage.setItem(...{item})")
     page.goto(url)
-    for beginning in BEGINNINGS:
-        page.get_by_label("Your text").fill(beginning)
+    for question in QUESTIONS:
+        page.get_by_label("Your text").fill(question)
         page.keyboard.press("Enter")
         expect(page.get_by_role("button", name="Stop")).to_have_count(0)
         expect(page.locator(".note").last).not_to_be_empty(timeout=120_000)
@@ -45,10 +47,8 @@ def converse(page: Page, url: str, seed: int) -> None:
 def main(url: str, folder: Path, seed: int = 1) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
-            args=ARGUMENTS,
-        )
+        program = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         for name, look in LOOKS.items():
             with browser.new_context(**look) as context:  # type: ignore[arg-type]
                 page = context.new_page()

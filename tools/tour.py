@@ -1,10 +1,13 @@
-"""Runs the commands of a page in a fresh clone of this repository, as a reader would type them, and writes what they print back into the page.
+"""Runs the commands of a page in a fresh clone of this repository, as a reader would type them, and
+writes their output into the page.
 
 Usage: python tools/tour.py docs/experiments.md [--clone FOLDER]
 
-In a ```console block `$ ` begins a command, which a backslash continues on the next line; what stands below it is replaced by what it prints. All
-commands run in one shell, so that `cd`, `export` and a server in the background last. A command must succeed, and one that ends in a comment
-`# fails` must fail: else the tool ends with status 1, names it and leaves the page as it was.
+In a ```console block `$ ` begins a command, and a backslash continues it on the next line. The
+lines below it are replaced by its output. All commands run in one shell, so `cd`, `export` and a
+server in the background have an effect on later commands. A command must succeed, and one with a
+comment `# fails` must fail. Otherwise the tool ends with status 1, names the command and does not
+change the page.
 """
 
 import argparse
@@ -24,22 +27,32 @@ from pathlib import Path
 from types import TracebackType
 
 from antimatter import files
+from antimatter.errors import UserError
 
 LIMIT = 1800  # seconds that a command may take
-LINES, EDGE = 24, 10  # longer outputs keep this many lines at their beginning and at their end
+LINES, EDGE = 24, 10  # an output of more lines keeps this many at its beginning and at its end
 WIDTH = 150  # characters of a line
 CUT = "[…]"
 STATUS = "tour_status"  # a variable of the shell
-# Another kind of machine may leave other results than Git has: they become the clone's. On the same
-# kind they are an error, which the last line finds
-OURS = r"""
-if git diff metrics/provenance.json | grep --quiet '^+ *"\(kind\|precision\)"'; then git commit --all --quiet --message 'As this machine computes'; fi
-""".strip()
-SETUP = ("git switch --quiet --force-create main", "make repro", OURS, "git status --short")
+# Another kind of machine may compute other results than Git has, and the clone commits them. On the
+# same kind of machine they are an error, which the last command of SETUP finds
+COMMIT_OF_OTHER_MACHINE = (
+    "if git diff metrics/checkpoints/provenance.json"
+    r""" | grep --quiet '^+ *"\(kind\|precision\)"';"""
+    " then git commit --all --quiet --message 'As this machine computes'; fi"
+)
+SETUP = (
+    "git switch --quiet --force-create main",
+    "make repro",
+    COMMIT_OF_OTHER_MACHINE,
+    "git status --short",
+)
 
 
 class Shell:
-    """One bash for all commands. It and what it started in the background end with the block."""
+    """One bash for all commands. It ends with the block, and so does what it started in the
+    background.
+    """
 
     def __init__(self, folder: Path) -> None:
         environment = os.environ | {
@@ -80,10 +93,13 @@ class Shell:
             self._end()
 
     def run(self, command: str) -> tuple[int, list[str]]:
-        """Runs a command and repeats on stderr what it prints; its exit status and its lines.
+        """Runs a command, and copies its output to stderr.
+
+        Returns:
+            Its exit status and its lines.
 
         Raises:
-            ChildProcessError: it ended the shell, or took longer than LIMIT.
+            UserError: it ended the shell, or took longer than LIMIT.
         """
         assert self.bash.stdin is not None and self.bash.stdout is not None
         mark = uuid.uuid4().hex
@@ -103,7 +119,7 @@ class Shell:
                 print(line, end="", file=sys.stderr, flush=True)
         finally:
             clock.cancel()
-        raise ChildProcessError(f"`{command}` ended the shell, or took longer than {LIMIT} s")
+        raise UserError(f"`{command}` ended the shell, or took longer than {LIMIT} s")
 
     def _end(self) -> None:
         with suppress(ProcessLookupError):
@@ -111,10 +127,11 @@ class Shell:
 
 
 def play(page: str, shell: Shell, home: Path) -> str:
-    """The page with its commands run anew. `home`, the folder around the clone, is shown as `~`.
+    """The page with the present output of its commands. `home`, the folder around the clone, is
+    shown as `~`.
 
     Raises:
-        ChildProcessError: a command failed, or one that should have failed succeeded.
+        UserError: a command failed, or one that should have failed succeeded.
     """
     shown: list[str] = []
     inside = False
@@ -133,23 +150,24 @@ def play(page: str, shell: Shell, home: Path) -> str:
             status, output = shell.run(command)
             print(f"[{time.monotonic() - begin:.0f} s]", file=sys.stderr, flush=True)
             should_fail = re.search(r"\s# fails\b[^'\"]*$", command) is not None
-            if (status != 0) != should_fail:
-                raise ChildProcessError(
-                    f"`{command}` {'succeeded, and should fail' if should_fail else f'failed with status {status}'}"
-                )
+            if should_fail and status == 0:
+                raise UserError(f"`{command}` succeeded, and should fail")
+            if status != 0 and not should_fail:
+                raise UserError(f"`{command}` failed with status {status}")
             shown += clean(output, home)
             continue
         elif inside:
-            continue  # what the command printed the last time
+            # What the command printed the last time
+            continue
         shown.append(line)
     return "\n".join(shown) + "\n"
 
 
 def clean(output: list[str], home: Path) -> list[str]:
-    """What a terminal would show in the end, without paths of this machine, cut where it is long."""
+    """What a terminal finally shows, without paths of this machine, and shortened."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "\n".join(output)).replace(str(home), "~")
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-    # Of empty lines the first
+    # Of several empty lines the first
     lines = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]
     while lines and not lines[-1]:
         lines.pop()
@@ -161,27 +179,22 @@ def clean(output: list[str], home: Path) -> list[str]:
 
 
 def main(page: Path, clone: Path | None) -> None:
-    text = page.read_text(encoding="utf-8")
+    text, setup = page.read_text(encoding="utf-8"), SETUP if clone is None else ()
     with tempfile.TemporaryDirectory(prefix="tour-", ignore_cleanup_errors=True) as temporary:
         folder = (clone or Path(temporary) / "antimatter").resolve()
         if clone is None:
             subprocess.run(["git", "clone", "--quiet", ".", str(folder)], check=True)
         with Shell(folder) as shell:
             try:
-                for command in SETUP if clone is None else ():
-                    status, said = shell.run(command)
-                    if status or (command.startswith("git status") and said):
-                        raise ChildProcessError(
-                            f"`{command}` in a fresh clone: status {status}, {said}"
-                        )
+                for command in setup:
+                    status, lines = shell.run(command)
+                    if status or (command.startswith("git status") and lines):
+                        raise UserError(f"`{command}` in a fresh clone: status {status}, {lines}")
                 new = play(text, shell, folder.parent)
-            except BaseException:  # workers of the queue have sessions of their own
-                subprocess.run(
-                    [folder / ".venv/bin/python", "-m", "dvc", "queue", "stop", "--kill"],
-                    cwd=folder,
-                    stdout=sys.stderr,
-                    check=False,
-                )
+            except BaseException:
+                # Workers of the queue have their own sessions, so they do not end with the shell
+                stop = [str(folder / ".venv/bin/python"), "-m", "dvc", "queue", "stop", "--kill"]
+                subprocess.run(stop, cwd=folder, stdout=sys.stderr, check=False)
                 raise
         files.write_text(page, new)
         # Pictures that the page shows and a command has drawn
@@ -198,10 +211,10 @@ if __name__ == "__main__":
     parser.add_argument(
         "--clone",
         type=Path,
-        help="a clone in which `make repro` has run; it stays (default: a new one, which trains and goes)",
+        help="a clone in which `make repro` has run (default: a new one, which is deleted)",
     )
     arguments = parser.parse_args()
     try:
         main(arguments.page, arguments.clone)
-    except (ChildProcessError, OSError, subprocess.CalledProcessError) as problem:
-        sys.exit(f"error: {problem}; {arguments.page} is as it was")
+    except (UserError, OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"error: {error}; {arguments.page} is unchanged")

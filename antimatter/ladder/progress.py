@@ -1,66 +1,129 @@
-"""How far a ladder has come: one line, rewritten on a terminal, a line a minute elsewhere."""
+"""How long a ladder takes: from a short trial of each width before it runs, and from what the
+trainings report while it runs.
+"""
 
 import math
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
-from antimatter.ladder.configs import Rung
-from antimatter.ladder.runner import Runner, clock, progress
-from antimatter.ladder.throughput import OVERHEAD
+import torch
+
+from antimatter import files, params
+from antimatter.data.batches import Batch
+from antimatter.errors import UserError
+from antimatter.ladder.configs import Base, RunConfig
+from antimatter.ladder.runner import Experiment, Runner
+from antimatter.model.gpt import GPT
+from antimatter.progress import StatusLine
+from antimatter.text import clock
+from antimatter.training import numerics
+from antimatter.training import optimizer as adamw
+from antimatter.training.config import TrainRuntime
+from antimatter.training.step import Objective, accumulate_gradients, clip, update
+
+# Seconds of a run besides its steps: DVC, the imports, validation, evaluation
+OVERHEAD = 20.0
+TRIAL_SECONDS = 1.0
+TRIAL_TOKENS = 2_048  # at most, in a step of the trial
 
 
-class View:
-    def __init__(self, stream: TextIO, root: Path, total: int, jobs: int) -> None:
-        self.stream, self.root, self.total, self.jobs = stream, root, total, jobs
-        self.begin = time.monotonic()
-        self.shown = -math.inf
-        self.speeds: dict[int, float] = {}  # FLOP/s of a rung, by width
+def measure(base: Base, runs: Sequence[RunConfig], root: Path) -> dict[int, float]:
+    """Tokens per second of one run alone, by width."""
+    runtime = params.read(TrainRuntime, "runtime", root / params.PARAMS, part=True)
+    widths = {run.model.n_embd: run for run in runs if run.kind == "rung"}
+    return {width: _trial(base, run, runtime) for width, run in sorted(widths.items())}
 
-    def say(self, text: str) -> None:
-        self._print(text, last=True)
 
-    def end(self) -> None:
-        """Leaves the line."""
-        if self.stream.isatty():
-            self.stream.write("\r\033[K")
-            self.stream.flush()
+def _trial(base: Base, run: RunConfig, runtime: TrainRuntime) -> float:
+    """Tokens per second of a few training steps on random tokens."""
+    device = torch.device(runtime.device_type())
+    numerics.set_deterministic(run.threads)
+    model = GPT(run.model).to(device).train()
+    optimizer = adamw.build(model, base.optimizer)
+    precision = numerics.native_precision(device, base.training.precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    context = run.model.block_size
+    size = max(1, min(run.batch_size, runtime.micro_batch, TRIAL_TOKENS // context))
+    random = torch.Generator().manual_seed(1)
+    ids = torch.randint(run.model.vocab_size, (size, context), generator=random).to(device)
+    objective = Objective(model)
+    # The first step warms up and does not count
+    steps, begin = -1, 0.0
+    while steps < 1 or time.perf_counter() - begin < TRIAL_SECONDS:
+        if steps == 0:
+            begin = time.perf_counter()
+        loss = accumulate_gradients(objective, Batch(ids, ids), size, precision, scaler).loss
+        clip(model, optimizer, scaler, base.optimizer.grad_clip)
+        update(optimizer, scaler)
+        loss.item()  # waits for the device
+        steps += 1
+    return steps * size * context / (time.perf_counter() - begin)
 
-    def show(self, work: Runner) -> None:
-        now = time.monotonic()
-        if now - self.shown < (1.0 if self.stream.isatty() else 60.0):
+
+class Progress:
+    """The progress line of a ladder. `show` is called by its Runner."""
+
+    def __init__(self, line: StatusLine, root: Path, total: int, jobs: int) -> None:
+        self.line, self.root, self.total, self.jobs = line, root, total, jobs
+        self.has_shown = False
+        self.speeds: dict[int, float] = {}  # FLOP/s of a run, by width
+
+    def show(self, runner: Runner) -> None:
+        if self.has_shown and not self.line.is_due():
             return
-        self.shown = now
-        parts, left = [], 0.0
-        for one in work.running:
-            share, rate = progress(one, self.root)
+        self.has_shown = True
+        labels, remaining = [], 0.0
+        for experiment in runner.running:
+            run = experiment.run
+            share, rate = _trained(experiment, self.root)
             if rate:
-                self.speeds[one.rung.model.n_embd] = rate * one.rung.flops / one.rung.tokens
-            parts.append(f"{one.rung.label} {share:.0%}")
-            left += (1 - share) * self._seconds(one.rung)
-        left += sum(map(self._seconds, work.waiting))
-        done = self.total - len(work.waiting) - len(work.running) - len(work.failed)
-        about = (
-            f", about {clock(left / min(self.jobs, max(1, len(work.running))))} left"
-            if self.speeds
-            else ""
-        )
-        self._print(
-            f"{done}/{self.total} done  {'  '.join(parts)}  {clock(now - self.begin)} gone{about}",
-            last=False,
-        )
+                self.speeds[run.model.n_embd] = rate * run.flops / run.tokens
+            labels.append(f"{run.label} {share:.0%}")
+            remaining += (1 - share) * self._seconds(run)
+        remaining += sum(map(self._seconds, runner.waiting))
+        pending = len(runner.waiting) + len(runner.running) + len(runner.failed)
+        elapsed = clock(time.monotonic() - self.line.started)
+        estimate = ""
+        if self.speeds:
+            seconds = remaining / min(self.jobs, max(1, len(runner.running)))
+            estimate = f", about {clock(seconds)} left"
+        done = f"{self.total - pending}/{self.total} done"
+        self.line.show(f"{done}  {'  '.join(labels)}  {elapsed} gone{estimate}", force=True)
 
-    def _seconds(self, rung: Rung) -> float:
+    def _seconds(self, run: RunConfig) -> float:
+        """By the speed of the nearest width. 0 while none is known."""
         if not self.speeds:
             return 0.0
-        nearest = min(self.speeds, key=lambda width: abs(math.log(width / rung.model.n_embd)))
-        return rung.flops / self.speeds[nearest] + OVERHEAD
+        nearest = min(self.speeds, key=lambda width: abs(math.log(width / run.model.n_embd)))
+        return run.flops / self.speeds[nearest] + OVERHEAD
 
-    def _print(self, text: str, last: bool) -> None:
-        if self.stream.isatty():
-            width = os.get_terminal_size(self.stream.fileno()).columns - 1
-            self.stream.write(f"\r\033[K{text if last else text[:width]}{chr(10) if last else ''}")
-        else:
-            self.stream.write(f"{text}\n")
-        self.stream.flush()
+
+def _trained(experiment: Experiment, root: Path) -> tuple[float, float]:
+    """The finished share of a training, and its tokens per second; zeros while it has not reported
+    them.
+    """
+    if experiment.folder is None:
+        folders = sorted((root / ".dvc/tmp/exps/standalone").glob("tmp*"))
+        matching = (folder for folder in folders if _is_of(folder, experiment.run))
+        experiment.folder = next(matching, None)
+    if experiment.folder is None:
+        return 0.0, 0.0
+    try:
+        live = files.read_json(experiment.folder / "metrics/checkpoints/throughput.json")
+    except (OSError, UserError):
+        return 0.0, 0.0
+    return live["step"] / live["steps"], float(live.get("tokens_per_second") or 0.0)
+
+
+def _is_of(folder: Path, run: RunConfig) -> bool:
+    """Whether a temporary folder of DVC has the parameters of a run."""
+    try:
+        values = params.load(folder / params.PARAMS)
+    except (OSError, UserError):
+        return False
+    for name, value in run.values().items():
+        section, _, key = name.partition(".")
+        if values.get(section, {}).get(key) != value:
+            return False
+    return True

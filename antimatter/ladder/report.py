@@ -1,4 +1,4 @@
-"""The ladder for people, as lines, and for programs, as files."""
+"""The report of a ladder, as lines and as files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -7,16 +7,18 @@ from typing import Any
 
 from antimatter import files
 from antimatter.ladder import advice, plot
-from antimatter.ladder.fit import LN2, Ladder, data_bytes
+from antimatter.ladder.fit import Ladder, data_bytes
 from antimatter.ladder.scaling import Interval
 from antimatter.planning import plan
 from antimatter.planning.gpus import Card
+from antimatter.text import count
 
-EPOCHS = 4  # up to here, text that is read again is nearly as good as new (Muennighoff et al. 2023)
+# Up to here repeated text is nearly as good as new text (Muennighoff et al. 2023)
+EPOCHS = 4
 
 
-def report(ladder: Ladder, cards: Sequence[Card]) -> list[str]:
-    """In lines of about 100 characters."""
+def lines(ladder: Ladder, cards: Sequence[Card]) -> list[str]:
+    """The report. Most lines have at most 100 characters."""
     return [
         *_table(ladder),
         "",
@@ -31,136 +33,122 @@ def report(ladder: Ladder, cards: Sequence[Card]) -> list[str]:
 
 
 def _table(ladder: Ladder) -> list[str]:
-    lines = ["rung              N      tokens       FLOPs    rate    loss  fitted  residual"]
+    table = ["rung              N      tokens       FLOPs    rate    loss  fitted  residual"]
     for result in ladder.rungs:
-        rung, fitted = result.rung, ladder.fitted(result.rung)
-        lines.append(
-            f"{rung.label:<12}{count(rung.weights):>7}{count(rung.tokens):>12}{rung.flops:>12.2e}{rung.learning_rate:>8.2g}"
-            f"{result.loss:>8.3f}{fitted:>8.3f}{100 * (result.loss / fitted - 1):>+9.2f}%"
+        run, fitted = result.run, ladder.fitted(result.run)
+        table.append(
+            f"{run.label:<12}{count(run.weights):>7}{count(run.tokens):>12}{run.flops:>12.2e}"
+            f"{run.learning_rate:>8.2g}{result.loss:>8.3f}{fitted:>8.3f}"
+            f"{100 * (result.loss / fitted - 1):>+9.2f}%"
         )
-    lines.append(
-        "N: weights of matrix products, with the head. Loss: nats per token on the whole validation split."
+    table.append(
+        "N: weights of matrix products, with the head. Loss: nats per token on the whole validation"
+        " split."
     )
-    epochs = max(result.rung.tokens for result in ladder.rungs) / ladder.base.train_tokens
+    epochs = max(result.run.tokens for result in ladder.rungs) / ladder.base.train_tokens
     if epochs > 1:
-        worse = (
-            "beyond 4 the law becomes too pessimistic"
-            if epochs > EPOCHS
-            else "up to 4 that is nearly as good as new text"
-        )
-        lines.append(f"The longest budget reads the corpus {epochs:.1f} times; {worse}.")
-    return lines
+        effect = "up to 4 that is nearly as good as new text"
+        if epochs > EPOCHS:
+            effect = "beyond 4 the law becomes too pessimistic"
+        table.append(f"The longest budget reads the corpus {epochs:.1f} times; {effect}.")
+    return table
 
 
 def _law(ladder: Ladder) -> list[str]:
-    law, top, ratio = ladder.law, ladder.held_out, ladder.ratio
+    law, largest = ladder.law, ladder.largest
     E, alpha, beta = (Interval.of(values).text() for values in (law.E, law.alpha, law.beta))
-    seen, check = top.loss, ladder.check.times(ratio)
-    inside = "inside" if check.low <= seen <= check.high else "outside of"
-    error = f"{100 * (check.median / seen - 1):+.2f}%, {inside} the interval"
+    seen, check = largest.loss, ladder.check.times(ladder.bytes_per_token)
+    side = "inside" if check.low <= seen <= check.high else "outside of"
+    error = f"{100 * (check.median / seen - 1):+.2f}%, {side} the interval"
     return [
-        "fit         L(N, D) = E + A/N^alpha + B/D^beta, nats per byte, D in bytes of text; median (90% interval)",
-        f"            E {E}, alpha {alpha}, beta {beta}; noise of a run {100 * ladder.noise / seen:.1f}%",
-        f"check       {top.rung.label} from the others: {check.text('.3f')}, seen {seen:.3f}: {error}",
+        "fit         L(N, D) = E + A/N^alpha + B/D^beta, nats per byte, D in bytes of text;"
+        " median (90% interval)",
+        f"            E {E}, alpha {alpha}, beta {beta};"
+        f" noise of a run {100 * ladder.noise / seen:.1f}%",
+        f"check       {largest.run.label} from the others: {check.text('.3f')}, seen {seen:.3f}:"
+        f" {error}",
     ]
 
 
 def _forecast(ladder: Ladder) -> list[str]:
-    target, base, found, largest = ladder.target, ladder.base, ladder.forecast, ladder.held_out.rung
-    loss, perplexity = found.loss(target.bytes_per_token), found.perplexity(target.bytes_per_token)
-    best = Interval.of(ladder.law.optimum(float(target.weights) * target.data))
-    size = f"N {count(target.weights)}, {count(target.plan.tokens)} tokens of {target.bytes_per_token:.2f} bytes, {target.flops:.2e} FLOPs"
-    further = [
+    target, base, forecast = ladder.target, ladder.base, ladder.forecast
+    largest = ladder.largest.run
+    factors = [
         target.flops / largest.flops,
         target.weights / largest.weights,
-        target.data / data_bytes(base, largest),
+        target.data_bytes / data_bytes(base, largest),
     ]
-    far = [f"{float(f'{times:.3g}'):,g}" for times in further]
+    flops, weights, data = (f"{float(f'{factor:.3g}'):,g}" for factor in factors)
+    best = Interval.of(ladder.law.optimum(float(target.weights) * target.data_bytes))
     lines = [
-        f"forecast    {target.name}: {size}",
-        f"            bits per byte {found.bits_per_byte().text()}, loss {loss.text()}, perplexity {perplexity.text(',.1f')}",
-        f"            {far[0]} x the FLOPs of the largest rung, {far[1]} x its N, {far[2]} x its text",
-        f"            least loss for as much: N {count(best.median)} ({count(best.low)} to {count(best.high)})",
+        f"forecast    {target.name}: N {count(target.weights)}, {count(target.plan.tokens)} tokens"
+        f" of {target.bytes_per_token:.2f} bytes, {target.flops:.2e} FLOPs",
+        f"            bits per byte {forecast.bits_per_byte.text()}, loss {forecast.loss.text()},"
+        f" perplexity {forecast.perplexity.text(',.1f')}",
+        f"            {flops} x the FLOPs of the largest rung, {weights} x its N, {data} x its"
+        " text",
+        f"            least loss for as much: N {count(best.median)}"
+        f" ({count(best.low)} to {count(best.high)})",
     ]
     if target.plan.model.vocab_size != base.model.vocab_size:
         lines += [
-            "            This is about text like the ladder's own, cut by another tokenizer. For the run's real text, make its",
+            "            This is about text like the ladder's own, cut by another tokenizer. For"
+            " the run's real text, make its",
             "            shards and run the ladder on them: docs/ladder.md.",
         ]
     return lines
 
 
 def write(folder: Path, ladder: Ladder) -> None:
-    """rungs.csv, ladder.json and ladder.png. The same runs give the same bytes."""
-    names = "kind layers width weights tokens flops batch_size steps learning_rate loss bits_per_byte fitted".split()
+    """Writes rungs.csv, ladder.json and ladder.png. The same runs give the same bytes."""
     rows = []
     for result in ladder.results:
-        rung = result.rung
-        sizes = (
-            rung.kind,
-            rung.model.n_layer,
-            rung.model.n_embd,
-            rung.weights,
-            rung.tokens,
-            f"{rung.flops:.6g}",
-            rung.batch_size,
-            rung.steps,
-        )
-        fitted = f"{ladder.fitted(rung):.6g}" if rung.kind == "rung" else ""
+        run = result.run
         rows.append(
-            (rung.label, *sizes, rung.learning_rate, result.loss, result.bits_per_byte, fitted)
+            {
+                "run": run.label,
+                "kind": run.kind,
+                "layers": run.model.n_layer,
+                "width": run.model.n_embd,
+                "weights": run.weights,
+                "tokens": run.tokens,
+                "flops": f"{run.flops:.6g}",
+                "batch_size": run.batch_size,
+                "steps": run.steps,
+                "learning_rate": run.learning_rate,
+                "loss": result.loss,
+                "bits_per_byte": result.bits_per_byte,
+                "fitted": f"{ladder.fitted(run):.6g}" if run.kind == "rung" else "",
+            }
         )
-    files.write_csv(folder / "rungs.csv", ("run", *names), rows)
+    files.write_csv(folder / "rungs.csv", list(rows[0]), [list(row.values()) for row in rows])
     files.write_metrics(folder / "ladder.json", _figures(ladder))
-    points = [
-        plot.Point(
-            result.rung.model.n_embd,
-            result.rung.weights,
-            data_bytes(ladder.base, result.rung),
-            result.rung.flops,
-            result.bits_per_byte,
-        )
-        for result in ladder.rungs
-    ]
-    target = plot.Target(ladder.target.name, ladder.target.flops, ladder.forecast.bits_per_byte())
-    plot.draw(points, ladder.law, ladder.check.times(1 / LN2), target, folder / "ladder.png")
+    plot.draw(ladder, folder / "ladder.png")
 
 
 def _figures(ladder: Ladder) -> dict[str, Any]:
-    law, target, found, top = ladder.law, ladder.target, ladder.forecast, ladder.held_out
-    check = ladder.check.times(ladder.ratio)
+    target, forecast, largest = ladder.target, ladder.forecast, ladder.largest
+    names = ("E", "A", "alpha", "B", "beta", "sigma")
+    check = ladder.check.times(ladder.bytes_per_token)
+    rates = {}
+    for best in advice.best_rates(ladder.results, ladder.noise):
+        rates[str(best.width)] = None if best.interval is None else asdict(best.interval)
     return {
-        "law": {
-            name: asdict(Interval.of(getattr(law, name)))
-            for name in ("E", "A", "alpha", "B", "beta", "sigma")
-        },
+        "law": {name: asdict(Interval.of(getattr(ladder.law, name))) for name in names},
         "check": {
-            "rung": top.rung.label,
-            "seen": top.loss,
+            "rung": largest.run.label,
+            "seen": largest.loss,
             "predicted": asdict(check),
-            "error": check.median / top.loss - 1,
+            "error": check.median / largest.loss - 1,
         },
         "forecast": {
             "run": target.name,
             "weights": target.weights,
             "tokens": target.plan.tokens,
             "flops": target.flops,
-            "bits_per_byte": asdict(found.bits_per_byte()),
-            "loss": asdict(found.loss(target.bytes_per_token)),
-            "perplexity": asdict(found.perplexity(target.bytes_per_token)),
+            "bits_per_byte": asdict(forecast.bits_per_byte),
+            "loss": asdict(forecast.loss),
+            "perplexity": asdict(forecast.perplexity),
         },
-        "best_rate": {
-            str(one.width): None if one.rate is None else asdict(one.rate)
-            for one in advice.best_rates(ladder.results, ladder.noise)
-        },
+        "best_rate": rates,
     }
-
-
-def count(value: float) -> str:
-    return (
-        f"{value / 1e9:.2f} B"
-        if value >= 1e9
-        else f"{value / 1e6:.2f} M"
-        if value < 1e7
-        else f"{value / 1e6:.0f} M"
-    )

@@ -1,4 +1,6 @@
-"""`antimatter ladder`: runs the family of small models, fits the scaling law, checks it on its own largest rung, and forecasts a large run."""
+"""`antimatter ladder`: runs smaller versions of a model, fits the scaling law, checks it on the
+largest of them, and forecasts a large run.
+"""
 
 import os
 from collections.abc import Sequence
@@ -7,22 +9,25 @@ from pathlib import Path
 from typing import TextIO
 
 from antimatter.errors import UserError
-from antimatter.ladder import configs, forecast, report, runner, throughput
-from antimatter.ladder.configs import Base, Rung
-from antimatter.ladder.fit import assess
-from antimatter.ladder.progress import View
-from antimatter.ladder.report import count
-from antimatter.ladder.runner import Runner, clock
+from antimatter.ladder import configs, report, runner
+from antimatter.ladder.configs import Base, RunConfig
+from antimatter.ladder.fit import fit_ladder, read_target
+from antimatter.ladder.progress import OVERHEAD, Progress, measure
+from antimatter.ladder.runner import Runner
+from antimatter.model.flops import peak_flops
 from antimatter.planning.gpus import Card
+from antimatter.progress import StatusLine
 from antimatter.repository.checkout import Repository
+from antimatter.text import clock, count
 
 WORTH_A_GPU = 1e16  # FLOPs; any card does them in minutes
+LOG_SECONDS = 60.0  # between two progress lines in a log
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    flops: float  # that the largest rung takes at most
-    jobs: int | None  # rungs at a time; None: one a core, or one where there is a GPU
+    flops: float  # of the largest rung, at most
+    jobs: int | None  # runs at a time; None: one per core, or one if there is a GPU
     target: Path  # the parameters of the run to forecast
     devices: int
     mfu: float
@@ -43,87 +48,105 @@ def run(
     *,
     fit_only: bool,
 ) -> None:
-    """Runs what has not run, then fits all, writes ladder/ and reports. ValueError or OSError, in one line, where that cannot be."""
+    """Runs what has not run yet, fits all results, writes ladder/ and prints the report.
+
+    Args:
+        cards: GPUs for the plan of the large run.
+        stream, progress: receive the report and the progress line.
+
+    Raises:
+        UserError: the runs cannot start, or are too few for a fit.
+    """
     base = configs.read(root)
-    rungs = configs.family(base, options.flops)
-    target = forecast.read(root / options.target, base, options.devices, options.mfu)
+    runs = configs.runs(base, options.flops)
+    target = read_target(root / options.target, base, options.devices, options.mfu)
     repository = Repository(root)
-    done = {result.rung for result in runner.results(repository, base, rungs)}
-    waiting = [rung for rung in rungs if rung not in done]
     failed: dict[str, str] = {}
     if not fit_only:
+        finished = {result.run for result in runner.results(repository, base, runs)}
+        missing = [run for run in runs if run not in finished]
         repository.check_data()
-    if waiting and not fit_only:
-        repository.check_clean()
-        failed = _climb(repository, base, waiting, len(rungs), options, progress)
-    results = runner.results(repository, base, rungs)
-    ladder = assess(base, results, target)
+        if missing:
+            repository.check_clean()
+            failed = _run(repository, base, missing, len(runs), options, progress)
+    results = runner.results(repository, base, runs)
+    ladder = fit_ladder(base, results, target)
     report.write(root / "ladder", ladder)
-    missing = len(rungs) - len(results)
-    if missing:
-        stream.write(
-            f"{missing} of {len(rungs)} runs are missing{''.join(f'; {name}: {words}' for name, words in failed.items())}\n\n"
-        )
-    stream.writelines(f"{line}\n" for line in report.report(ladder, cards))
+    if len(results) < len(runs):
+        errors = "".join(f"; {label}: {error}" for label, error in failed.items())
+        stream.write(f"{len(runs) - len(results)} of {len(runs)} runs are missing{errors}\n\n")
+    stream.writelines(f"{line}\n" for line in report.lines(ladder, cards))
 
 
-def _climb(
+def _run(
     repository: Repository,
     base: Base,
-    waiting: Sequence[Rung],
+    missing: Sequence[RunConfig],
     total: int,
     options: Options,
-    progress: TextIO,
+    stream: TextIO,
 ) -> dict[str, str]:
-    jobs = _jobs(base, options)
-    view = View(progress, repository.root, total, jobs)
-    view.say(
-        f"{len(waiting)} of {total} runs to go, {min(jobs, len(waiting))} at a time; Ctrl-C stops, and the same command goes on"
-    )
-    work = Runner(repository, base, jobs, view.show, view.say)
-    try:
-        work.run(waiting)
-        view.end()
-    except KeyboardInterrupt:
-        left = len(work.waiting) + len(work.running)
-        view.say(
-            f"stopped with {total - left} of {total} runs done; `antimatter ladder` goes on, `antimatter ladder --fit` fits what there is"
+    """Runs the missing runs. Returns the error of each one that failed, by its label."""
+    jobs = parallel_runs(base, options)
+    with StatusLine(LOG_SECONDS, stream) as line:
+        line.log(
+            f"{len(missing)} of {total} runs to go, {min(jobs, len(missing))} at a time; Ctrl-C"
+            " stops them, and the same command resumes"
         )
-        raise
+        progress = Progress(line, repository.root, total, jobs)
+        work = Runner(repository, base, jobs, progress.show, line.log)
+        try:
+            work.run(missing)
+        except KeyboardInterrupt:
+            done = total - len(work.waiting) - len(work.running)
+            line.log(
+                f"stopped with {done} of {total} runs done; `antimatter ladder` resumes,"
+                " `antimatter ladder --fit` fits the finished runs"
+            )
+            raise
     return work.failed
 
 
 def dry_run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO) -> None:
-    """What would run, and how long it would take here and on known GPUs. The shards need not be there yet."""
+    """Lists the runs, and how long they would take here and on known GPUs. Needs no shards."""
     base = configs.read(root, before_shards=True)
-    rungs = configs.family(base, options.flops)
-    repository = Repository(root)
-    done = {result.rung for result in runner.results(repository, base, rungs)}
-    speeds, jobs = throughput.measure(base, rungs, root), _jobs(base, options)
+    runs = configs.runs(base, options.flops)
+    finished = {result.run for result in runner.results(Repository(root), base, runs)}
+    speeds, jobs = measure(base, runs, root), parallel_runs(base, options)
     stream.write("run                             N      tokens       FLOPs    rate      time\n")
-    for rung in rungs:
-        words = "done" if rung in done else clock(rung.tokens / speeds[rung.model.n_embd])
+    missing_flops, seconds = 0.0, []
+    for run in runs:
+        time = run.tokens / speeds[run.model.n_embd]
+        status = "done" if run in finished else clock(time)
         stream.write(
-            f"{rung.label:<26}{count(rung.weights):>7}{count(rung.tokens):>12}{rung.flops:>12.2e}{rung.learning_rate:>8.2g}{words:>10}\n"
+            f"{run.label:<26}{count(run.weights):>7}{count(run.tokens):>12}{run.flops:>12.2e}"
+            f"{run.learning_rate:>8.2g}{status:>10}\n"
         )
-    left = [rung for rung in rungs if rung not in done]
-    seconds = [rung.tokens / speeds[rung.model.n_embd] + throughput.OVERHEAD for rung in left]
-    flops = sum(rung.flops for rung in left)
-    about = clock(max([*seconds, sum(seconds) / jobs], default=0))
-    stream.write(f"\n{flops:.2e} FLOPs: here, {jobs} at a time, about {about} by a short trial\n")
-    if flops > WORTH_A_GPU:
-        stream.write(
-            f"On one GPU, at an assumed MFU of {100 * options.mfu:.3g}% (small models reach less):\n"
-        )
-        hours = forecast.hours(flops, cards, options.mfu)
-        stream.writelines(
-            f"{card.name:<9}{time:>8.1f} h{time * card.price:>10.2f} US$\n" for card, time in hours
-        )
-
-
-def _jobs(base: Base, options: Options) -> int:
-    """Rungs at a time: one a core that this process may use; macOS cannot tell which those are."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if run not in finished:
+            missing_flops += run.flops
+            seconds.append(time + OVERHEAD)
+    # Not less than the longest run
+    total = clock(max([*seconds, sum(seconds) / jobs], default=0))
+    stream.write(
+        f"\n{missing_flops:.2e} FLOPs: here, {jobs} at a time, about {total} by a short trial\n"
     )
-    return options.jobs or (cores if base.cpu else 1)
+    if missing_flops > WORTH_A_GPU:
+        mfu = f"{100 * options.mfu:.3g}% (small models reach less)"
+        stream.write(f"On one GPU, at an assumed MFU of {mfu}:\n")
+        for card in cards:
+            if peak := peak_flops(card.device):
+                hours = missing_flops / (peak * options.mfu) / 3600
+                stream.write(f"{card.name:<9}{hours:>8.1f} h{hours * card.price:>10.2f} US$\n")
+
+
+def parallel_runs(base: Base, options: Options) -> int:
+    """How many runs at a time: one per core that this process may use. macOS has no call that tells
+    which those are.
+    """
+    if options.jobs:
+        return options.jobs
+    if not base.cpu:
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

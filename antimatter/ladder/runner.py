@@ -1,7 +1,8 @@
-"""Runs rungs as DVC experiments, several at a time, so that none is lost and none is left behind.
+"""Runs the runs of a ladder as DVC experiments, several at a time. Stopping it saves their state
+and leaves no process behind.
 
-Each is a `dvc exp run --temp` of our own. `dvc queue` would hand them to workers in the background, which outlive Ctrl-C and kill a training
-without letting it save (docs/decisions/0028).
+Each is a `dvc exp run --temp` that this process starts itself. `dvc queue` would use background
+workers, which outlive Ctrl-C and kill a training without letting it save (docs/decisions/0028).
 """
 
 import os
@@ -13,223 +14,207 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
-from antimatter import files, params
-from antimatter.ladder.configs import QUICK, Base, Rung
+from antimatter import files
+from antimatter.errors import UserError
+from antimatter.ladder.configs import QUICK, Base, RunConfig
 from antimatter.repository.checkout import Repository
-from antimatter.repository.dvc import last_words
+from antimatter.repository.dvc import last_error
+from antimatter.text import clock
 
-# What DVC says when the experiment has its own folder and the workspace is free again
+METRICS = "metrics/evaluation/summary.json"
+# DVC prints it when the experiment has its own folder and the workspace is free again
 BEGUN = "Reproducing experiment"
-STARTS = 3  # of a rung that fails before that: another dvc may have held the lock
-GRACE = 60.0  # seconds for the trainings to save themselves
+# Attempts of a run that fails before that: another `dvc` may have held the lock
+ATTEMPTS = 3
+GRACE = 60.0  # seconds for the trainings to save their state
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a rung has come to, on the whole validation split."""
+    """The loss of a finished run on the whole validation split."""
 
-    rung: Rung
+    run: RunConfig
     loss: float  # nats per token
     bits_per_byte: float
 
 
 @dataclass(eq=False)
-class Running:
-    rung: Rung
+class Experiment:
+    """A `dvc exp run` in progress."""
+
+    run: RunConfig
+    name: str
     process: "Popen[bytes]"
     log: Path
     started: float
-    folder: Path | None = None  # DVC's temporary one, once known
+    folder: Path | None = None  # DVC's temporary one, once it is known
 
-    def begun(self) -> bool:
-        return BEGUN in self.log.read_text(errors="replace")
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def has_begun(self) -> bool:
+        return BEGUN in self.output()
+
+    def send(self, number: int) -> None:
+        """A signal to all its processes."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
 
-def results(repository: Repository, base: Base, rungs: Sequence[Rung]) -> list[Result]:
-    """Of the rungs that have run, in their order."""
-    known = repository.experiments()
+def results(repository: Repository, base: Base, runs: Sequence[RunConfig]) -> list[Result]:
+    """The results of those runs that have finished, in their order."""
+    references = repository.experiments()
+    finished = [(run, run.experiment(base)) for run in runs]
     return [
-        _result(repository, rung, known[name])
-        for rung in rungs
-        if (name := rung.experiment(base)) in known
+        _result(repository, run, references[name]) for run, name in finished if name in references
     ]
 
 
-def _result(repository: Repository, rung: Rung, reference: str) -> Result:
-    validation = repository.show(reference, "metrics/evaluation.json")["validation"]
-    return Result(rung, validation["loss"], validation["bits_per_byte"])
+def _result(repository: Repository, run: RunConfig, reference: str) -> Result:
+    validation = repository.show(reference, METRICS)["validation"]
+    return Result(run, validation["loss"], validation["bits_per_byte"])
 
 
 @dataclass
 class Runner:
-    """After run(), `failed` has what went wrong, by the rung's label."""
+    """After run(), `failed` has the error of each run that failed, by its label."""
 
     repository: Repository
     base: Base
-    jobs: int  # rungs at a time
-    show: "Callable[[Runner], None]"  # called about every second
-    say: Callable[[str], None]  # takes a line that stays
-    waiting: list[Rung] = field(default_factory=list)
-    running: list[Running] = field(default_factory=list)
+    jobs: int  # runs at a time
+    show: "Callable[[Runner], None]"  # called a few times per second
+    log: Callable[[str], None]  # called with an event
+    waiting: list[RunConfig] = field(default_factory=list)
+    running: list[Experiment] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    starts: dict[str, int] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
 
-    def run(self, rungs: Sequence[Rung]) -> None:
-        """The longest first, so that none is left for the end.
+    def run(self, runs: Sequence[RunConfig]) -> None:
+        """Starts the longest runs first, so that the last ones are short.
 
         Raises:
-            ValueError: the workspace was changed meanwhile; what was running has been finished.
-            BlockingIOError: another ladder is at work here, or a rung that one has left.
-            KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; what was running is saved, and no process is left.
+            UserError: a tracked file was changed meanwhile; the current runs have finished.
+            Locked: another ladder runs here, or an experiment that a killed ladder has left.
+            KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the current runs are saved, and no process
+                is left.
         """
         logs = self.repository.root / ".state/ladder"
-        changed: ValueError | None = None
-        self.waiting = sorted(rungs, key=lambda rung: rung.flops, reverse=True)
-        with files.lock(logs / "lock", "antimatter ladder"), _signals():
+        self.waiting = sorted(runs, key=lambda run: run.flops, reverse=True)
+        with files.lock(logs / "lock", "antimatter ladder"), _signals_interrupt():
             _check_orphans(logs)
             try:
-                while self.running or (self.waiting and not changed):
-                    try:
-                        while self.waiting and len(self.running) < self.jobs and not changed:
-                            self._start(logs)
-                    except ValueError as error:
-                        changed = error
-                    self._collect()
-                    self.show(self)
-                    time.sleep(0.5)
+                self._run(logs)
             except BaseException:
                 self._stop()
                 raise
+
+    def _run(self, logs: Path) -> None:
+        changed: UserError | None = None
+        while self.running or (self.waiting and not changed):
+            try:
+                while self.waiting and not changed and len(self.running) < self.jobs:
+                    self._start(logs)
+            except UserError as error:
+                changed = error
+            self._collect()
+            self.show(self)
+            time.sleep(0.5)
         if changed:
             raise changed
 
     def _start(self, logs: Path) -> None:
-        """One after the other: DVC sets an experiment up in the workspace, and of two at once one might run the other's."""
+        """Starts a run and waits until it has its own folder. DVC prepares an experiment in the
+        workspace, and of two at a time one might get the parameters of the other.
+        """
         self.repository.check_clean()
-        rung = self.waiting.pop(0)
-        name = rung.experiment(self.base)
-        self.starts[name] = self.starts.get(name, 0) + 1
-        process = self.repository.start(
-            name, "evaluation", {**rung.values(), **QUICK}, logs / f"{name}.log"
-        )
-        one = Running(rung, process, logs / f"{name}.log", time.monotonic())
-        self.running.append(one)
-        while process.poll() is None and not one.begun():
+        run = self.waiting.pop(0)
+        name = run.experiment(self.base)
+        log = logs / f"{name}.log"
+        self.attempts[name] = self.attempts.get(name, 0) + 1
+        process = self.repository.start(name, "evaluation", {**run.values(), **QUICK}, log)
+        experiment = Experiment(run, name, process, log, time.monotonic())
+        self.running.append(experiment)
+        while experiment.is_alive() and not experiment.has_begun():
             self.show(self)
             time.sleep(0.2)
 
     def _collect(self) -> None:
-        ended = [one for one in self.running if one.process.poll() is not None]
-        known = self.repository.experiments() if ended else {}
-        for one in ended:
-            self.running.remove(one)
-            name = one.rung.experiment(self.base)
-            if name in known:  # whatever DVC says: it may have failed in tidying up
-                found = _result(self.repository, one.rung, known[name])
-                seconds = time.monotonic() - one.started
-                self.say(
-                    f"{one.rung.label}: loss {found.loss:.4f}, {found.bits_per_byte:.4f} bits per byte, after {clock(seconds)}"
+        """Handles the experiments that have ended."""
+        ended = [experiment for experiment in self.running if not experiment.is_alive()]
+        references = self.repository.experiments() if ended else {}
+        for experiment in ended:
+            self.running.remove(experiment)
+            label = experiment.run.label
+            # Whatever its exit status: DVC may have failed in cleaning up
+            if experiment.name in references:
+                result = _result(self.repository, experiment.run, references[experiment.name])
+                seconds = time.monotonic() - experiment.started
+                self.log(
+                    f"{label}: loss {result.loss:.4f}, {result.bits_per_byte:.4f} bits per byte,"
+                    f" after {clock(seconds)}"
                 )
-                one.log.unlink()
-            elif not one.begun() and self.starts[name] < STARTS:
-                self.waiting.insert(0, one.rung)
+                experiment.log.unlink()
+            elif not experiment.has_begun() and self.attempts[experiment.name] < ATTEMPTS:
+                self.waiting.insert(0, experiment.run)
             else:
-                words = last_words(one.log.read_text(errors="replace"))
-                self.failed[one.rung.label] = (
-                    f"{words} ({one.log.relative_to(self.repository.root)})"
-                )
-                self.say(f"{one.rung.label} failed: {self.failed[one.rung.label]}")
+                log = experiment.log.relative_to(self.repository.root)
+                self.failed[label] = f"{last_error(experiment.output())} ({log})"
+                self.log(f"{label} failed: {self.failed[label]}")
 
     def _stop(self) -> None:
-        """Asks each training to save itself, and leaves nothing behind. A second Ctrl-C ends them at once."""
-        alive = [one for one in self.running if one.process.poll() is None]
+        """Lets each training save its state, and ends all processes. A second Ctrl-C kills them at
+        once.
+        """
+        alive = [experiment for experiment in self.running if experiment.is_alive()]
         if alive:
-            self.say(
-                f"stopping: {', '.join(one.rung.label for one in alive)} will be saved and go on next time"
-            )
+            labels = ", ".join(experiment.run.label for experiment in alive)
+            self.log(f"stopping: {labels} will be saved, and resume next time")
         deadline = time.monotonic() + GRACE
-        try:
-            while (
-                any(one.process.poll() is None and not one.begun() for one in alive)
-                and time.monotonic() < deadline
-            ):
-                time.sleep(0.2)  # DVC is at work in the workspace
-            for one in alive:
-                _signal(one, signal.SIGINT)  # DVC lets its stage answer it
-            while any(one.process.poll() is None for one in alive) and time.monotonic() < deadline:
+
+        def wait_while(condition: Callable[[Experiment], bool]) -> None:
+            while any(map(condition, alive)) and time.monotonic() < deadline:
                 time.sleep(0.2)
+
+        try:
+            # Until then DVC changes the workspace
+            wait_while(lambda experiment: experiment.is_alive() and not experiment.has_begun())
+            for experiment in alive:
+                # DVC waits for its stage, which saves its state
+                experiment.send(signal.SIGINT)
+            wait_while(Experiment.is_alive)
         finally:
-            for one in alive:
-                if one.process.poll() is None:
-                    _signal(one, signal.SIGKILL)
-                    one.process.wait()
-
-
-def progress(one: Running, root: Path) -> tuple[float, float]:
-    """The share of a running rung's training that is done, and its tokens per second, from what it writes; zeros while nothing is known."""
-    if one.folder is None:
-        one.folder = next(
-            (
-                path
-                for path in sorted((root / ".dvc/tmp/exps/standalone").glob("tmp*"))
-                if _is_of(path, one.rung)
-            ),
-            None,
-        )
-    if one.folder is None:
-        return 0.0, 0.0
-    try:
-        live = files.read_json(one.folder / "metrics/throughput.json")
-    except (OSError, ValueError):
-        return 0.0, 0.0
-    return live["step"] / live["steps"], float(live.get("tokens_per_second") or 0.0)
-
-
-def _is_of(folder: Path, rung: Rung) -> bool:
-    try:
-        values = params.load(folder / params.PARAMS)
-        return all(
-            values[section][name] == value
-            for key, value in rung.values().items()
-            for section, name in [key.split(".")]
-        )
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def clock(seconds: float) -> str:
-    if seconds >= 360_000:
-        return f"{seconds / 3600:,.0f} h"
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+            for experiment in alive:
+                if experiment.is_alive():
+                    experiment.send(signal.SIGKILL)
+                    experiment.process.wait()
 
 
 def _check_orphans(logs: Path) -> None:
+    """A killed ladder leaves its experiments running. They hold the locks of their logs."""
     for log in sorted(logs.glob("*.log")):
         if files.is_locked(log):
+            # Its first line is `process group NUMBER`
             group = log.read_text(errors="replace").partition("\n")[0].split()[-1]
-            raise BlockingIOError(
-                f"{log.stem} still runs, left by a ladder that was killed: wait for it, or end it by `kill -INT -- -{group}`"
+            raise files.Locked(
+                f"{log.stem} is still running, left by a ladder that was killed: wait for it,"
+                f" or end it by `kill -INT -- -{group}`"
             )
 
 
-def _signal(one: Running, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(one.process.pid, number)
-
-
 @contextmanager
-def _signals() -> Iterator[None]:
-    """A closed terminal and a polite kill are as good as Ctrl-C."""
+def _signals_interrupt() -> Iterator[None]:
+    """A closed terminal (SIGHUP) and SIGTERM act like Ctrl-C."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,7 +1,12 @@
-"""Loss as a function of weights and data, L(N, D) = E + A/N^alpha + B/D^beta (Hoffmann et al. 2022), with honest intervals.
+"""Loss as a function of weights and data, L(N, D) = E + A/N^alpha + B/D^beta (Hoffmann et al.
+2022), with intervals.
 
-A ladder of a dozen small runs does not determine five numbers: many laws fit it, and they part ways far from it. So the fit is no single law but a
-sample of all that agree with the runs, each as often as it is likely (a Bayesian posterior), and every prediction is an interval over the sample.
+A ladder of a dozen small runs does not determine five numbers: many laws fit it, and far from it
+they diverge. So the fit is not a single law but a sample of all laws that agree with the runs, each
+in proportion to its probability (a Bayesian posterior), and every prediction is an interval over
+the sample.
+
+Shapes: S laws in the sample, G points of the grid of exponents, P products N x D.
 """
 
 from collections.abc import Sequence
@@ -14,14 +19,14 @@ from antimatter.errors import UserError
 
 Array = NDArray[np.float64]
 
-# What is believed of the exponents beforehand: published fits have alpha 0.34 and beta 0.28
-# (Hoffmann et al. 2022), 0.35 and 0.37 (Besiroglu et al.
-# 2024, of the same runs). Log-normal, so 90% of it lies within a factor of 2.1: alpha in 0.16-0.72,
-# beta in 0.16-0.68.
+# The prior of the exponents: published fits have alpha 0.34 and beta 0.28 (Hoffmann et al. 2022),
+# 0.35 and 0.37 (Besiroglu et al. 2024, of the same runs). Log-normal, with 90% within a factor of
+# 2.1: alpha in 0.16-0.72, beta in 0.16-0.68.
 ALPHA, BETA, SPREAD = 0.345, 0.325, 0.45
-# Where the exponents are looked at, as multiples of the two
+# The grid of exponents, as multiples of ALPHA and BETA
 GRID = np.exp(SPREAD * np.linspace(-3, 3, 41))
-# Runs differ from the law by about 0.5% of the loss: worth as much as having seen that in 4 runs
+# The prior of the noise: runs differ from the law by about 0.5% of the loss, with the weight of 4
+# runs
 NOISE, NOISE_RUNS = 0.005, 4.0
 DRAWS = 20_000
 LEAST = 4  # runs
@@ -50,9 +55,9 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """A sample of laws, one in each place of the arrays, all (S,). The units are those of the fit's arguments."""
+    """A sample of laws, each array (S,). The units are those of the arguments of fit()."""
 
-    E: Array  # what no model and no amount of text removes
+    E: Array  # the loss of an infinite model on infinite text
     A: Array
     alpha: Array
     B: Array
@@ -60,20 +65,21 @@ class Law:
     sigma: Array  # standard deviation of a run around the law
 
     def losses(self, weights: float, data: float) -> Array:
-        """Of the mean run, (S,)."""
+        """The mean loss under each law, (S,)."""
         return self.E + self.A * weights**-self.alpha + self.B * data**-self.beta
 
     def expected(self, weights: float, data: float) -> Interval:
-        """Of the mean run."""
+        """The mean loss."""
         return Interval.of(self.losses(weights, data))
 
     def predict(self, weights: float, data: float, seed: int = 2) -> Interval:
-        """Of one further run, so with its noise."""
+        """The loss of one further run, which includes its noise."""
         noise = np.random.default_rng(seed).standard_normal(len(self.sigma))
         return Interval.of(self.losses(weights, data) + self.sigma * noise)
 
     def optimum(self, product: ArrayLike) -> Array:
-        """The weights N that lose least where N x data = `product` is all one can pay for: (S,), or (P, S) for P products.
+        """The weights N with the least loss for N x data = `product`, a fixed amount of
+        computation: (S,), or (P, S) for P products.
 
         The derivative of A/N^a + B·N^b/product^b is zero at N^(a+b) = (a·A/(b·B))·product^b.
         """
@@ -85,7 +91,7 @@ class Law:
         )
 
     def frontier(self, product: ArrayLike) -> Array:
-        """The least loss for N x data = `product`, of the mean run: (S,), or (P, S)."""
+        """The least mean loss for N x data = `product`: (S,), or (P, S)."""
         weights = self.optimum(product)
         data = np.expand_dims(np.asarray(product, dtype=np.float64), -1) / weights
         return np.asarray(self.E + self.A * weights**-self.alpha + self.B * data**-self.beta)
@@ -96,29 +102,27 @@ def fit(
 ) -> Law:
     """The laws that agree with these runs. The same numbers give the same sample.
 
-    For given exponents the law is linear in E, A and B, so their posterior is known in closed form (Gelman et al., Bayesian Data Analysis, 14.2) and
-    only the exponents need a grid. E and the two terms at the middle of the ladder are believed to be anything from 0 up.
+    For given exponents the law is linear in E, A and B, so their posterior has a closed form
+    (Gelman et al., Bayesian Data Analysis, 14.2), and only the exponents need a grid. The prior of
+    E and of the two terms at the middle of the ladder is flat from 0 up.
 
     Raises:
-        ValueError: fewer than four runs, or all of one size or one budget; a loss that does not fall.
+        UserError: fewer than four runs, or all of one size or one budget; a loss that does not
+            fall.
     """
     N, D, y = (np.asarray(values, dtype=np.float64) for values in (weights, data, losses))
     if len(y) < LEAST or len(set(N)) < 2 or len(set(D)) < 2:
-        kinds = f"{len(y)}, of {len(set(N))} sizes and {len(set(D))} budgets"
         raise UserError(
-            f"a scaling law needs at least {LEAST} rungs, of 2 sizes and 2 budgets or more; there are {kinds}: run `antimatter ladder`"
+            f"a scaling law needs at least {LEAST} rungs, of 2 sizes and 2 budgets or more; there"
+            f" are {len(y)}, of {len(set(N))} sizes and {len(set(D))} budgets:"
+            " run `antimatter ladder`"
         )
-    middle_n, middle_d, random = (
-        np.exp(np.log(N).mean()),
-        np.exp(np.log(D).mean()),
-        np.random.default_rng(seed),
-    )
-    # (G,) each
-    alpha, beta = (
-        exponent.ravel() for exponent in np.meshgrid(ALPHA * GRID, BETA * GRID, indexing="ij")
-    )
+    random = np.random.default_rng(seed)
+    middle_n, middle_d = np.exp(np.log(N).mean()), np.exp(np.log(D).mean())
+    grids = np.meshgrid(ALPHA * GRID, BETA * GRID, indexing="ij")
+    alpha, beta = (exponent.ravel() for exponent in grids)  # (G,) each
     prior = np.log(GRID) / SPREAD
-    belief = -0.5 * (prior[:, None] ** 2 + prior[None, :] ** 2).ravel()
+    log_prior = -0.5 * (prior[:, None] ** 2 + prior[None, :] ** 2).ravel()
     columns = [
         np.ones((len(alpha), len(y))),
         (N / middle_n) ** -alpha[:, None],
@@ -128,30 +132,23 @@ def fit(
     gram = X.transpose(0, 2, 1) @ X  # (G, 3, 3)
     inverse = np.linalg.inv(gram)
     centre = (inverse @ (X.transpose(0, 2, 1) @ y)[..., None])[..., 0]  # (G, 3), least squares
-    rest = ((y - (X @ centre[..., None])[..., 0]) ** 2).sum(axis=1) + NOISE_RUNS * (
-        NOISE * y.mean()
-    ) ** 2
+    residuals = ((y - (X @ centre[..., None])[..., 0]) ** 2).sum(axis=1)
+    scale = residuals + NOISE_RUNS * (NOISE * y.mean()) ** 2
     freedom = NOISE_RUNS + len(y) - 3
-    evidence = belief - 0.5 * np.linalg.slogdet(gram)[1] - 0.5 * freedom * np.log(rest)
-    share = np.exp(evidence - evidence.max())
-    which = random.choice(len(alpha), size=8 * DRAWS, p=share / share.sum())
-    sigma = np.sqrt(rest[which] / random.chisquare(freedom, len(which)))
-    root = np.linalg.cholesky(inverse)
-    theta = (
-        centre[which]
-        + sigma[:, None] * (root[which] @ random.standard_normal((len(which), 3, 1)))[..., 0]
-    )
-    kept = np.flatnonzero((theta >= 0).all(axis=1))[:DRAWS]
-    if len(kept) < DRAWS / 100:
+    log_posterior = log_prior - 0.5 * np.linalg.slogdet(gram)[1] - 0.5 * freedom * np.log(scale)
+    share = np.exp(log_posterior - log_posterior.max())
+    # Negative E, A and B are impossible and dropped below, so more are drawn than are needed
+    drawn = random.choice(len(alpha), size=8 * DRAWS, p=share / share.sum())
+    sigma = np.sqrt(scale[drawn] / random.chisquare(freedom, len(drawn)))
+    root = np.linalg.cholesky(inverse)[drawn]
+    noise = (root @ random.standard_normal((len(drawn), 3, 1)))[..., 0]
+    theta = centre[drawn] + sigma[:, None] * noise
+    valid = np.flatnonzero((theta >= 0).all(axis=1))[:DRAWS]
+    if len(valid) < DRAWS / 100:
         raise UserError(
-            "no scaling law fits these rungs: their loss does not fall with size and with text, so one went astray"
+            "no scaling law fits these rungs: their loss does not fall with size and with text."
+            " Compare their losses with `dvc exp show`: one of the runs may have gone wrong"
         )
-    which, (E, a, b) = which[kept], theta[kept].T
-    return Law(
-        E,
-        a * middle_n ** alpha[which],
-        alpha[which],
-        b * middle_d ** beta[which],
-        beta[which],
-        sigma[kept],
-    )
+    E, a, b = theta[valid].T
+    alpha, beta = alpha[drawn[valid]], beta[drawn[valid]]
+    return Law(E, a * middle_n**alpha, alpha, b * middle_d**beta, beta, sigma[valid])

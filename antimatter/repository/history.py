@@ -1,19 +1,17 @@
-"""What Git knows of an output: the commit whose dvc.lock recorded it."""
+"""Which commit recorded an output."""
 
-import subprocess
 from pathlib import Path
 
 from antimatter.pipeline.recorded import LOCK
+from antimatter.repository import git
 
 
 def commit_of(md5: str, root: Path = Path(".")) -> str | None:
-    """The first commit of the current branch in whose dvc.lock an output with this hash stands; None if none is known.
+    """The first commit of the current branch whose dvc.lock contains the hash of an output; None if
+    there is none, or no Git repository.
 
-    Code, parameters and hashes that belong together stand in it; the commit that was checked out while the stage ran is the one before.
+    That commit has the code, the parameters and the hashes that belong together. While the stage
+    ran, the commit before it was checked out.
     """
-    command = ["git", "log", "--format=%H", "-S", md5, "--", LOCK.as_posix()]
-    try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):  # no Git, or no repository
-        return None
-    return next(iter(reversed(done.stdout.split())), None)
+    commits = git.query("log", "--format=%H", "-S", md5, "--", LOCK.as_posix(), root=root)
+    return next(iter(reversed((commits or "").split())), None)

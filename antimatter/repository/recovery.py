@@ -42,7 +42,7 @@ def repair(root: Path = Path(".")) -> Iterator[str]:
 
 
 def _restore(lock: Path) -> str:
-    """Restores the committed dvc.lock, or removes the file if there is none. Returns which of them."""
+    """Restores the committed dvc.lock, or removes the file if there is none. Says which."""
     committed = git.run("show", f"HEAD:./{lock.name}", root=lock.parent)
     if committed.returncode:
         files.remove(lock)
@@ -56,12 +56,12 @@ def is_valid_lock(path: Path) -> bool:
     can break by ending early.
     """
     try:
-        found = params.load(path)
+        content = params.load(path)
     except ValueError:
         return False
-    stages = found.get("stages", {})
+    stages = content.get("stages", {})
     return (
-        found.get("schema") == "2.0"
+        content.get("schema") == "2.0"
         and isinstance(stages, dict)
         and all(map(_is_stage, stages.values()))
     )
@@ -83,9 +83,9 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict):
         return False
     types = {"path": str, "hash": str, "size": int, "nfiles": int, "md5": str | int | None}
-    right = all(isinstance(entry[key], kind) for key, kind in types.items() if key in entry)
+    is_typed = all(isinstance(entry[key], kind) for key, kind in types.items() if key in entry)
     md5 = entry.get("md5")
-    return "path" in entry and right and (not md5 or len(str(md5)) > 2)
+    return "path" in entry and is_typed and (not md5 or len(str(md5)) > 2)
 
 
 def _is_json(path: Path) -> bool:

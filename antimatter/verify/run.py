@@ -1,414 +1,286 @@
-"""Reproduces what a commit claims, in a temporary clone with an empty cache, and compares it output by output: `antimatter verify`."""
+"""`antimatter verify`: reproduces the results of a commit in a temporary clone with an empty cache,
+and compares them output by output.
+"""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from antimatter import files, params
+from antimatter import files, params, text
 from antimatter.errors import UserError
-from antimatter.kaggle.run import process
-from antimatter.verify import compare, environment
-from antimatter.verify.compare import Cache, Output, Recorded
+from antimatter.pipeline import recorded
+from antimatter.pipeline.recorded import LOCK, Cache
+from antimatter.repository import git
+from antimatter.repository.dvc import Sandbox
+from antimatter.verify import environment
+from antimatter.verify.compare import Committed, Output, compare
+from antimatter.verify.environment import PROVENANCE
+from antimatter.verify.graph import FILE, Graph
 from antimatter.verify.report import Report
 
-Say = Callable[[str], None]
-LOCK, GRAPH, REQUIREMENTS = Path("dvc.lock"), Path("dvc.yaml"), Path("requirements.lock")
-# Of a surrounding stage, Git hook or shell: they would lead the clone's commands out of the clone
-_LEAKS = {
-    *("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"),
-    *(
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-        "GIT_COMMON_DIR",
-        "GIT_OBJECT_DIRECTORY",
-        "GIT_PREFIX",
-    ),
-    "PYTHONSAFEPATH",  # with it `python -m stages.raw` would not look into the clone
-}
+REQUIREMENTS = Path("requirements.lock")
+FULL = 10e6  # bytes; with fewer free ones a failure is explained by the disk
+Log = Callable[[str], None]
+Stages = Mapping[str, Mapping[str, Any]]  # of dvc.lock
 
 
 @dataclass(frozen=True)
 class Request:
     start: str = ""  # the stage to begin with; empty: the first
-    parameters: tuple[str, ...] = ()  # section.key=value, to be changed before the run
-    keep: bool = False  # leave the clone
+    parameters: tuple[str, ...] = ()  # section.key=value, changed before the run
+    keep: bool = False  # do not delete the clone
 
 
-@dataclass(frozen=True)
-class Graph:
-    """dvc.yaml as far as the order of the stages goes."""
+def verify(root: Path, request: Request, log: Log) -> Report:
+    """Runs the pipeline of the commit that is checked out at `root`, or the part that `request`
+    names, and compares the outputs.
 
-    stages: Mapping[str, Mapping[str, Any]]
+    Changes nothing under `root`. The output of DVC and the stages goes to stderr.
 
-    def outs(self, name: str) -> list[str]:
-        return [
-            path
-            for kind in ("metrics", "outs", "plots")
-            for path in _paths(self.stages[name].get(kind, []))
-        ]
-
-    def made_by(self) -> dict[str, str]:
-        return {path: name for name in self.stages for path in self.outs(name)}
-
-    def inputs(self, name: str) -> list[str]:
-        """The outputs of other stages that a stage reads."""
-        makers = self.made_by()
-        return [path for path in _paths(self.stages[name].get("deps", [])) if path in makers]
-
-    def after(self, start: str) -> list[str]:
-        """A stage and all that follow from it, in an order in which they can run; without a start, all.
-
-        Raises:
-            ValueError: there is no such stage.
-        """
-        if start and start not in self.stages:
-            raise UserError(f"there is no stage {start!r}: known are {', '.join(self.stages)}")
-        makers = self.made_by()
-        needs = {name: {makers[path] for path in self.inputs(name)} for name in self.stages}
-        chosen: list[str] = []
-        for name in TopologicalSorter(needs).static_order():
-            if not start or name == start or needs[name].intersection(chosen):
-                chosen.append(name)
-        return chosen
-
-
-def verify(root: Path, request: Request, say: Say) -> Report:
-    """Runs the pipeline of the commit that is checked out at `root`, or the part of it that `request` asks for, and compares.
-
-    Nothing under `root` changes. What DVC and the stages print goes to stderr; `say` takes a line for people as it happens.
+    Args:
+        log: called with a line about the progress.
 
     Raises:
-        ValueError, OSError: it cannot begin; the message says why. A stage that fails is a report.
+        UserError: the run cannot begin. If a stage fails, the report says so.
     """
-    commit, prefix = _head(root, say)
-    with _clone(root, commit, request.keep, say) as place:
-        project = place / "clone" / prefix
-        for path in (GRAPH, LOCK):
-            if not (project / path).is_file():
-                raise FileNotFoundError(
-                    f"{path} is not in the commit {commit[:12]}: run from the root of the project; `dvc repro` makes dvc.lock"
+    commit, prefix = _head(root, log)
+    with _clone(root, commit, request.keep, log) as folder:
+        project = folder / "clone" / prefix
+        for file in (FILE, LOCK):
+            if not (project / file).is_file():
+                raise UserError(
+                    f"{file} is not in the commit {commit[:12]}: run from the root of the project,"
+                    " and commit what `dvc repro` writes"
                 )
-        graph = Graph(params.load(project / GRAPH)["stages"])
-        stages = graph.after(request.start)
-        changes, known = _set_parameters(project, place, request, graph, stages)
-        old, old_cache = (
-            _locked(project),
-            Cache(Path(_asked([sys.executable, "-m", "dvc", "cache", "dir"], root))),
-        )
-        recorded = {
-            path: _recorded(project, path, old.get(name, {}))
-            for name in stages
-            for path in graph.outs(name)
-        }
-        _look_for_space(
-            place,
-            [
-                entry.get("size", 0)
-                for name in stages
-                for entry in old.get(name, {}).get("outs", [])
-            ],
-        )
-        dvc = _Dvc(project, place / "site")
-        _restore(dvc, graph, stages, old, old_cache)
+        # Before the graph, whose paths may depend on parameters
+        changes, overridden = _set_parameters(project, folder, request.parameters)
+        graph = Graph.read(project)
+        stages = graph.following(request.start)
+        _check_read(overridden, graph, stages)
+        before = recorded.stages(project)
+        cache = Cache(recorded.cache(root))
+        committed = _committed(project, before, graph, stages)
+        _check_space(folder, before, stages)
+        inputs = _inputs(project, before, cache, graph, stages)
+        dvc = Sandbox(project, folder / "site")
+        _restore(dvc, inputs, cache)
         outputs: list[Output] = []
         failed = ""
-        made = {path for name in stages for path in graph.outs(name)}
-        for name in stages:
-            if status := dvc.run("repro", "--single-item", "--force", name):
-                failed = f"{name} ended with status {status}, its error stands above{_full(place)}"
+        for stage in stages:
+            if status := dvc.run("repro", "--single-item", "--force", stage):
+                failed = f"{stage} ended with status {status}, see its error above{_full(folder)}"
                 break
-            new = _locked(project)[name]
-            found = _compared(
-                name,
-                new,
-                {path: recorded[path] for path in graph.outs(name)},
-                project,
-                old_cache,
-                Cache(dvc.cache),
+            after = recorded.stages(project)[stage]
+            digests = recorded.hashes({stage: after})
+            compared = []
+            for path in graph.outputs(stage):
+                old, new = committed[path], digests.get(path)
+                caches = (cache, Cache(dvc.cache))
+                compared.append(compare(stage, path, old, new, project / path, *caches))
+            log(f"verify: {stage} {_summary(compared)}")
+            outputs += compared
+            changes += environment.changed_inputs(
+                before.get(stage, {}), after, committed, overridden
             )
-            different = sum(
-                not output.identical for output in found if output.path != environment.PROVENANCE
-            )
-            say(
-                f"verify: {name} {f'differs in {different} of {len(found)} outputs' if different else 'is identical'}"
-            )
-            outputs += found
-            changes += environment.stale(old.get(name, {}), new, made, known)
         requirements = project / REQUIREMENTS
         if requirements.is_file():
             changes += environment.packages(requirements.read_text(encoding="utf-8"))
-        return Report(
-            commit,
-            tuple(stages),
-            tuple(outputs),
-            tuple(dict.fromkeys(changes)),
-            _machine(project, recorded, outputs),
-            failed,
-        )
+        machine = _machine(project, committed, outputs)
+        unique = tuple(dict.fromkeys(changes))
+        return Report(commit, tuple(stages), tuple(outputs), unique, machine, failed)
 
 
-def _compared(
-    stage: str,
-    new: Mapping[str, Any],
-    recorded: Mapping[str, Recorded],
-    project: Path,
-    old_cache: Cache,
-    new_cache: Cache,
-) -> list[Output]:
-    digests = {entry["path"]: entry["md5"] for entry in new.get("outs", [])}
-    return [
-        compare.compare(
-            stage, path, record, digests.get(path), project / path, old_cache, new_cache
-        )
-        for path, record in recorded.items()
-    ]
+def _summary(outputs: Sequence[Output]) -> str:
+    different = sum(not output.identical for output in outputs if output.path != PROVENANCE)
+    return f"differs in {different} of {len(outputs)} outputs" if different else "is identical"
 
 
 def _machine(
-    project: Path, recorded: Mapping[str, Recorded], outputs: Sequence[Output]
+    project: Path, committed: Mapping[str, Committed], outputs: Sequence[Output]
 ) -> tuple[str, ...] | None:
-    before = (
-        recorded[environment.PROVENANCE].content if environment.PROVENANCE in recorded else None
-    )
-    if before is None or not any(output.path == environment.PROVENANCE for output in outputs):
+    """What differs in PROVENANCE; None if the commit does not have it, or this run did not compute
+    it.
+    """
+    before = committed[PROVENANCE].content if PROVENANCE in committed else None
+    if before is None or not any(output.path == PROVENANCE for output in outputs):
         return None
-    return tuple(environment.provenance(before, (project / environment.PROVENANCE).read_bytes()))
+    return tuple(environment.provenance(before, (project / PROVENANCE).read_bytes()))
 
 
-def _paths(items: Sequence[Any]) -> list[str]:
-    return [next(iter(item)) if isinstance(item, dict) else item for item in items]
-
-
-def _locked(project: Path) -> dict[str, dict[str, Any]]:
-    stages: dict[str, dict[str, Any]] = params.load(project / LOCK).get("stages", {})
-    return stages
-
-
-def _recorded(project: Path, path: str, entry: Mapping[str, Any]) -> Recorded:
-    """What the commit says of an output, read before DVC deletes it."""
-    md5 = next((out["md5"] for out in entry.get("outs", []) if out["path"] == path), None)
-    return Recorded(md5, (project / path).read_bytes() if (project / path).is_file() else None)
+def _committed(
+    project: Path, before: Stages, graph: Graph, stages: Sequence[str]
+) -> dict[str, Committed]:
+    """The recorded outputs of the stages that will run, by path. Read before DVC deletes them."""
+    committed = {}
+    for stage in stages:
+        digests = recorded.hashes({stage: before.get(stage, {})})
+        for path in graph.outputs(stage):
+            file = project / path
+            content = file.read_bytes() if file.is_file() else None
+            committed[path] = Committed(digests.get(path), content)
+    return committed
 
 
 # ---- the repository and its clone
 
 
-def _head(root: Path, say: Say) -> tuple[str, str]:
-    """The commit, and where in the repository `root` lies; says which changes are not in it."""
-    if shutil.which("git") is None:
-        raise FileNotFoundError("git is not installed, and verify works on a commit: install it")
-    commit = _asked(
-        ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
-        root,
-        "there is no commit to verify here: `git init`, then commit the results",
-    )
-    changed = [
-        line[3:]
-        for line in _asked(
-            ["git", "status", "--porcelain", "--untracked-files=no"], root, strip=False
-        ).splitlines()
-    ]
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        say(
-            f"note: what is verified is the commit {commit[:12]}, without your changes of {', '.join(changed[:3])}{more}"
-        )
-    return commit, _asked(["git", "rev-parse", "--show-prefix"], root)
-
-
-def _surroundings() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _LEAKS}
-
-
-def _asked(command: list[str], folder: Path, otherwise: str = "", strip: bool = True) -> str:
-    """What a command prints.
-
-    Raises:
-        ValueError: it failed; the message is `otherwise`, or else its own last words.
+def _head(root: Path, log: Log) -> tuple[str, str]:
+    """The commit that is checked out, and the path of `root` in the repository. Logs which changes
+    are not part of the commit.
     """
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=_surroundings(),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise UserError(
-            otherwise
-            or f"`{' '.join(command[:3])}` failed: {said[-1] if said else f'status {done.returncode}'}"
-        )
-    return done.stdout.strip() if strip else done.stdout
+    head = git.run("rev-parse", "--verify", "--quiet", "HEAD", root=root)
+    if head.returncode:
+        raise UserError("there is no commit to verify here: `git init`, then commit the results")
+    commit = head.stdout.strip()
+    if changed := git.changed_files(root=root):
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        names = ", ".join(changed[:3])
+        log(f"note: verifying the commit {commit[:12]}, without your changes of {names}{more}")
+    return commit, git.output("rev-parse", "--show-prefix", root=root).strip()
 
 
 @contextmanager
-def _clone(root: Path, commit: str, keep: bool, say: Say) -> Iterator[Path]:
-    """A temporary folder with the commit in `clone`; it goes with the block, however that ends."""
-    place = Path(tempfile.mkdtemp(prefix="antimatter-verify-"))
+def _clone(root: Path, commit: str, keep: bool, log: Log) -> Iterator[Path]:
+    """A temporary folder with the commit in `clone`. It is deleted with the block, even on an
+    error.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="antimatter-verify-"))
     try:
-        clone = place / "clone"
-        top = _asked(["git", "rev-parse", "--show-toplevel"], root)
-        _asked(["git", "clone", "--quiet", "--no-checkout", top, str(clone)], root)
-        _asked(["git", "checkout", "--quiet", "--detach", commit], clone)
-        say(f"verify: commit {commit[:12]} in {clone}")
-        yield place
+        clone = folder / "clone"
+        top = git.output("rev-parse", "--show-toplevel", root=root).removesuffix("\n")
+        git.output("clone", "--quiet", "--no-checkout", top, str(clone), root=root)
+        git.output("checkout", "--quiet", "--detach", commit, root=clone)
+        log(f"verify: commit {commit[:12]} in {clone}")
+        yield folder
     finally:
         if keep:
-            say(f"verify: the clone stays in {place}")
+            log(f"verify: the clone is kept in {folder}")
         else:
-            with _undisturbed():
-                files.remove(place)
+            with _signals_ignored():
+                files.remove(folder)
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C does not leave half of what the first one is removing."""
+def _signals_ignored() -> Iterator[None]:
+    """So that a second Ctrl-C does not interrupt the deletion that the first one caused."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _look_for_space(place: Path, sizes: Sequence[int]) -> None:
-    """Raises OSError if the outputs do not fit on the disk; DVC links them from its cache, so they take their size once."""
-    free = shutil.disk_usage(place).free
-    if sum(sizes) > free:
-        raise OSError(
-            f"{sum(sizes) / 1e6:,.0f} MB of outputs do not fit into {place.parent}, where {free / 1e6:,.0f} MB are free: set TMPDIR"
+def _check_space(folder: Path, before: Stages, stages: Sequence[str]) -> None:
+    """Raises UserError if the outputs do not fit on the disk. DVC links them from its cache, so
+    they take their size once.
+    """
+    outputs = [output for stage in stages for output in before.get(stage, {}).get("outs", [])]
+    needed = sum(output.get("size", 0) for output in outputs)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{text.size(needed)} of outputs do not fit into {folder.parent}, which has"
+            f" {text.size(free)} free: set TMPDIR"
         )
 
 
-def _full(place: Path) -> str:
-    free = shutil.disk_usage(place).free
-    return (
-        f"; the disk of {place.parent} is full: set TMPDIR to a larger one" if free < 10e6 else ""
-    )
+def _full(folder: Path) -> str:
+    if shutil.disk_usage(folder).free >= FULL:
+        return ""
+    return f"; the disk of {folder.parent} is full: set TMPDIR to a larger one"
 
 
-# ---- what runs in the clone
+# ---- what the stages read
 
 
-class _Dvc:
-    """DVC in the clone, with a cache of the clone's own, so that every output is computed and none is taken from a cache."""
-
-    def __init__(self, project: Path, site: Path) -> None:
-        self.project = project
-        self.cache = project / ".dvc" / "cache"
-        kept = _surroundings()
-        # The stages' `python` is this one
-        path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-        # Else DVC keeps notes of each clone in /var/tmp
-        self.environment = {**kept, "PATH": path, "DVC_SITE_CACHE_DIR": str(site)}
-        self.use_cache(self.cache)
-
-    def use_cache(self, folder: Path) -> None:
-        """config.local goes before the repository's config and the user's, which may name a shared cache."""
-        if self.run("cache", "dir", "--local", str(folder)):
-            raise UserError(f"DVC did not work in {self.project}: its error stands above")
-
-    def run(self, *arguments: str) -> int:
-        """Its exit status. Its output goes to stderr; stdout is for the report. It ends with this process, and so do the stages."""
-        with process(
-            [sys.executable, "-m", "dvc", *arguments],
-            self.project,
-            self.environment,
-            sys.stderr.fileno(),
-        ) as started:
-            return started.wait()
-
-
-def _restore(
-    dvc: _Dvc,
-    graph: Graph,
-    stages: Sequence[str],
-    old: Mapping[str, Mapping[str, Any]],
-    cache: Cache,
-) -> None:
-    """Links what the first stages read and no stage of the run makes from the repository's cache into the clone. Nothing there is written to.
+def _inputs(
+    project: Path, before: Stages, cache: Cache, graph: Graph, stages: Sequence[str]
+) -> list[str]:
+    """Paths that the stages read, that no stage of the run computes, and that Git does not have.
 
     Raises:
-        FileNotFoundError: the cache lacks some of it.
+        UserError: the cache lacks one of them.
     """
-    makers = graph.made_by()
-    needed = {
-        path
-        for name in stages
-        for path in graph.inputs(name)
-        if makers[path] not in stages and not (dvc.project / path).exists()
-    }
-    if not needed:
-        return
-    for path in sorted(needed):
-        md5 = next(
-            (
-                out["md5"]
-                for out in old.get(makers[path], {}).get("outs", [])
-                if out["path"] == path
-            ),
-            "",
-        )
-        if not md5 or not cache.holds(md5):
-            raise FileNotFoundError(
-                f"{path}, as dvc.lock records it, is not in the cache {cache.folder}: run `dvc pull` or `dvc repro` first"
+    producers = graph.producers()
+    read = {path for stage in stages for path in graph.inputs(stage)}
+    needed = sorted(
+        path for path in read if producers[path] not in stages and not (project / path).exists()
+    )
+    digests = recorded.hashes(before)
+    for path in needed:
+        if path not in digests or not cache.holds(digests[path]):
+            raise UserError(
+                f"{path}, as dvc.lock records it, is not in the cache {cache.folder}:"
+                " run `dvc pull` or `dvc repro` first"
             )
+    return needed
+
+
+def _restore(dvc: Sandbox, inputs: Sequence[str], cache: Cache) -> None:
+    """Links inputs from the repository's cache into the clone. Writes nothing to that cache."""
+    if not inputs:
+        return
     dvc.use_cache(cache.folder)
-    if dvc.run("checkout", "--quiet", *sorted(needed)):
+    if dvc.run("checkout", "--quiet", *inputs):
         raise UserError(
-            f"DVC could not take {', '.join(sorted(needed))} from the cache {cache.folder}: its error stands above"
+            f"`dvc checkout` of {', '.join(inputs)} from the cache {cache.folder} failed:"
+            " see its error above"
         )
     dvc.use_cache(dvc.cache)
 
 
 def _set_parameters(
-    project: Path, place: Path, request: Request, graph: Graph, stages: Sequence[str]
-) -> tuple[list[str], set[str]]:
-    """Writes the changed parameters into the clone; what changed, in words, and the parameters' names.
+    project: Path, folder: Path, assignments: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Changes params.yaml of the clone.
+
+    Returns:
+        What changed, in words, and the names of all assigned parameters.
 
     Raises:
-        ValueError: there is no such parameter, or no stage of the run reads it.
+        UserError: there is no such parameter.
     """
     values = params.load(project / params.PARAMS)
-    changes, known = [], set()
-    read = {section for name in stages for section in graph.stages[name].get("params", [])} | {
-        "runtime"
-    }
-    for assignment in request.parameters:
-        name, separator, text = assignment.partition("=")
+    changes, names = [], []
+    for assignment in assignments:
+        name, separator, value_text = assignment.partition("=")
         *sections, key = name.split(".")
-        inner = values
-        for section in sections:
-            inner = inner.get(section) if isinstance(inner, dict) else None  # type: ignore[assignment]
-        if not separator or not sections or not isinstance(inner, dict) or key not in inner:
+        section: Any = values
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not (separator and sections and isinstance(section, dict) and key in section):
             raise UserError(
                 f"-S {assignment}: give section.key=value with a parameter of params.yaml"
             )
-        if sections[0] not in read:
-            raise UserError(
-                f"-S {assignment}: no stage of {', '.join(stages)} reads `{sections[0]}`: choose another --from"
-            )
         # Read as params.yaml is, so that 1e-3 is a number and `off` is text
-        files.write_text(place / "value.yaml", f"value: {text}\n")
-        value = params.load(place / "value.yaml").get("value")
-        if value != inner[key]:
-            changes.append(f"parameter {name} {inner[key]} -> {value}, by -S")
-        inner[key] = value
-        known.add(name)
-    if request.parameters:
+        files.write_text(folder / "value.yaml", f"value: {value_text}\n")
+        value = params.load(folder / "value.yaml").get("value")
+        if value != section[key]:
+            changes.append(f"parameter {name} {section[key]} -> {value}, by -S")
+        section[key] = value
+        names.append(name)
+    if assignments:
         # JSON is YAML 1.2, which DVC reads; PyYAML writes 1.1
         files.write_json(project / params.PARAMS, values)
-    return changes, known
+    return changes, names
+
+
+def _check_read(names: Sequence[str], graph: Graph, stages: Sequence[str]) -> None:
+    """Raises UserError for a changed parameter that no stage of the run reads."""
+    read = {"runtime"}
+    for stage in stages:
+        read.update(graph.stages[stage].get("params", []))
+    for name in names:
+        section = name.partition(".")[0]
+        if section not in read:
+            raise UserError(
+                f"-S {name}: no stage of {', '.join(stages)} reads `{section}`:"
+                " choose another --from"
+            )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from antimatter.errors import UserError
 from antimatter.ladder import configs
 from antimatter.ladder import run as ladder
 from antimatter.ladder.configs import Base
@@ -38,14 +39,11 @@ def test_the_largest_rung_of_a_small_model_is_the_run_of_params_yaml_itself(nano
     )
 
 
-def test_the_nano_family_is_three_widths_by_four_budgets_and_six_neighbours(nano: Base) -> None:
-    runs = configs.family(nano, 1e18)
+def test_the_nano_ladder_is_three_widths_by_four_budgets_and_six_neighbours(nano: Base) -> None:
+    runs = configs.runs(nano, 1e18)
     rungs = [run for run in runs if run.kind == "rung"]
-    assert sorted({(run.model.n_embd, run.model.n_head) for run in rungs}) == [
-        (96, 3),
-        (144, 3),
-        (192, 3),
-    ]
+    widths = {(run.model.n_embd, run.model.n_head) for run in rungs}
+    assert sorted(widths) == [(96, 3), (144, 3), (192, 3)]
     assert sorted({run.steps for run in rungs}) == [124, 250, 500, 1000]
     assert len(rungs) == 12 and len({run.label for run in runs}) == len(runs) == 18
     for run in rungs:
@@ -59,41 +57,37 @@ def test_the_nano_family_is_three_widths_by_four_budgets_and_six_neighbours(nano
     assert share < 0.2
 
 
-def test_the_preset_gets_a_family_that_one_can_pay(preset: Base) -> None:
-    runs = configs.family(preset, 1e18)
+def test_the_ladder_of_the_preset_costs_little(preset: Base) -> None:
+    runs = configs.runs(preset, 1e18)
     top = max(runs, key=lambda run: run.flops)
     assert top.flops < 1e18 < configs.largest(preset, 1e19).flops
     target = preset.training.steps * preset.training.batch_size * preset.model.block_size
-    # As many tokens a weight
-    assert top.tokens / top.weights == pytest.approx(
-        target / matmul_weights(preset.model), rel=0.01
-    )
+    ratio = target / matmul_weights(preset.model)
+    assert top.tokens / top.weights == pytest.approx(ratio, rel=0.01)
     assert top.model.n_embd // top.model.n_head == preset.model.n_embd // preset.model.n_head
     assert sum(run.flops for run in runs) < 0.07 * target * 6 * matmul_weights(preset.model)
     assert len([run for run in runs if run.kind == "rung"]) == 12
     assert all(run.batch_size >= 32 and run.warmup_steps < run.steps for run in runs)
 
 
-def test_too_few_flops_and_too_few_channels_are_one_line(nano: Base) -> None:
-    with pytest.raises(ValueError, match="--flops 1 is too little"):
-        configs.family(nano, 1)
-    with pytest.raises(
-        ValueError, match="n_embd must be at least 4 for a ladder with 2 heads, got 2"
-    ):
-        configs.family(replace(nano, model=replace(nano.model, n_head=2, n_embd=2)), 1e18)
+def test_too_few_flops_and_too_few_channels_are_errors(nano: Base) -> None:
+    with pytest.raises(UserError, match="--flops 1 is too little"):
+        configs.runs(nano, 1)
+    narrow = replace(nano, model=replace(nano.model, n_head=2, n_embd=2))
+    with pytest.raises(UserError, match=r"n_embd must be at least 4 .* got 2"):
+        configs.runs(narrow, 1e18)
 
 
-def test_a_name_is_of_all_that_decides_the_result_and_of_nothing_else(
+def test_a_name_depends_on_all_that_decides_the_result_and_on_nothing_else(
     nano: Base, tmp_path: Path
 ) -> None:
-    rung = configs.largest(nano, 1e18)
-    name = rung.experiment(nano)
+    run = configs.largest(nano, 1e18)
+    name = run.experiment(nano)
     assert name.startswith("ladder-192x2-1000-")
-    assert replace(rung, learning_rate=2e-3).experiment(nano) != name
+    assert replace(run, learning_rate=2e-3).experiment(nano) != name
     for key in ("shards", "loss.rare_token_power", "code"):
-        assert rung.experiment(replace(nano, fixed={**nano.fixed, key: "other"})) != name
-    # `make`-like questions: what the file says of other stages, or of how to run, is no reason to
-    # run a rung again
+        assert run.experiment(replace(nano, fixed={**nano.fixed, key: "other"})) != name
+    # Parameters of other stages and of `runtime` are no reason to run it again
     text = (ROOT / "params.yaml").read_text()
     for old, new, same in (
         ("top_k: 40", "top_k: 41", True),
@@ -108,13 +102,14 @@ def test_a_name_is_of_all_that_decides_the_result_and_of_nothing_else(
             (folder / part).symlink_to(ROOT / part)
         if (ROOT / "data/shards/index.json").exists():
             (folder / "data").symlink_to(ROOT / "data")
-        assert (rung.experiment(configs.read(folder, before_shards=True)) == name) is same
-    longer = replace(nano, fixed={**nano.fixed, "checkpoints.steps": 9000})  # the rung has its own
-    assert rung.experiment(longer) == name
+        assert (run.experiment(configs.read(folder, before_shards=True)) == name) is same
+    # The run has its own steps
+    longer = replace(nano, fixed={**nano.fixed, "checkpoints.steps": 9000})
+    assert run.experiment(longer) == name
 
 
 @pytest.mark.parametrize("system", ["Linux", "macOS"])
-def test_as_many_rungs_run_at_a_time_as_there_are_cores(
+def test_one_run_per_core_runs_at_a_time(
     nano: Base, monkeypatch: pytest.MonkeyPatch, system: str
 ) -> None:
     """Linux knows which cores a process may use; macOS has no such call."""
@@ -126,6 +121,6 @@ def test_as_many_rungs_run_at_a_time_as_there_are_cores(
     options = ladder.Options(
         target=ROOT / "presets/300m.yaml", flops=1e18, jobs=None, devices=1, mfu=0.4
     )
-    assert ladder._jobs(replace(nano, cpu=True), options) == 3
-    assert ladder._jobs(replace(nano, cpu=False), options) == 1
-    assert ladder._jobs(nano, replace(options, jobs=5)) == 5
+    assert ladder.parallel_runs(replace(nano, cpu=True), options) == 3
+    assert ladder.parallel_runs(replace(nano, cpu=False), options) == 1
+    assert ladder.parallel_runs(nano, replace(options, jobs=5)) == 5

@@ -9,6 +9,14 @@ import pytest
 from antimatter.pipeline import recorded
 from antimatter.repository import history
 
+SCRIPT = """
+from pathlib import Path
+
+Path("out/é").mkdir(parents=True)
+Path("out/é/a b").write_text("1")
+Path("out/z").write_text("2")
+"""
+
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
@@ -19,21 +27,20 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three commits: dvc.lock records the folder `out` in the second one, and the third changes something else."""
+    """Three commits. The second records the folder `out` in dvc.lock, and the third changes another
+    file.
+    """
     tmp_path = tmp_path_factory.mktemp("repository")
     git(tmp_path, "init", "--quiet")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=tmp_path, check=True)
-    script = "import pathlib; p = pathlib.Path('out/é'); p.mkdir(parents=True); (p / 'a b').write_text('1'); pathlib.Path('out/z').write_text('2')"
-    (tmp_path / "dvc.yaml").write_text(
-        f'stages:\n  one:\n    cmd: python -c "{script}"\n    outs: [out]\n'
-    )
+    (tmp_path / "one.py").write_text(SCRIPT)
+    (tmp_path / "dvc.yaml").write_text("stages:\n  one:\n    cmd: python one.py\n    outs: [out]\n")
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message", "start")
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--quiet"], cwd=tmp_path, check=True, env=environment
-    )
-    for message in ("made", "later"):
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
+    subprocess.run(command, cwd=tmp_path, check=True, env=environment)
+    for message in ("results", "later"):
         (tmp_path / message).touch()
         git(tmp_path, "add", "--all")
         git(tmp_path, "commit", "--quiet", "--message", message)
@@ -46,12 +53,12 @@ def test_the_hash_of_a_folder_is_dvcs(repository: Path) -> None:
 
 
 def test_the_commit_is_the_first_that_records_the_hash(repository: Path) -> None:
-    found = history.commit_of(recorded.md5(repository / "out"), repository)
-    assert found == git(repository, "rev-parse", "HEAD~1")
+    commit = history.commit_of(recorded.md5(repository / "out"), repository)
+    assert commit == git(repository, "rev-parse", "HEAD~1")
     assert history.commit_of("0" * 32, repository) is None
 
 
 def test_without_git_there_is_no_commit(tmp_path: Path) -> None:
     assert history.commit_of("0" * 32, tmp_path) is None
-    with pytest.raises(FileNotFoundError, match=r"dvc\.lock is missing: run `dvc repro`"):
+    with pytest.raises(ValueError, match=r"dvc\.lock is missing: run `dvc repro`"):
         recorded.stages(tmp_path)

@@ -1,0 +1,113 @@
+"""`antimatter export`"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from antimatter.cli import options
+from antimatter.cli.options import Commands
+
+if TYPE_CHECKING:
+    from antimatter.export.config import GGUFConfig
+    from antimatter.export.source import Source
+
+
+def add_parser(commands: Commands) -> None:
+    command = commands.add_parser(
+        "export",
+        help="any checkpoint as GGUF or for Hugging Face, also a .pt file or a saved state of a"
+        " training that is still running",
+        description="What the stage gguf does, for one checkpoint of your choice, and the same for"
+        " transformers. Nothing in a .pt file is executed.",
+    )
+    described = f"{options.TUNED}, or {options.CHECKPOINTS}, as `gguf.model` says"
+    options.add_checkpoint(command, None, described)
+    command.add_argument(
+        "--config",
+        type=Path,
+        help="its config.json (default: the one beside it, or else its shapes, and `model:` of"
+        " params.yaml)",
+    )
+    command.add_argument(
+        "--type",
+        action="append",
+        choices=("f32", "f16", "q8_0", "q4_k_m", "hf"),
+        help="can be repeated; hf: a folder for Hugging Face's transformers instead of a GGUF file"
+        " (default: `gguf.types`)",
+    )
+    options.add_tokenizer(command)
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("."),
+        help="the folder for <name>-<type>.gguf, or <name>-hf/ (default: here)",
+    )
+    command.add_argument("--name", help="of the model (default: `gguf.name`)")
+    command.add_argument(
+        "--windows",
+        type=int,
+        default=4,
+        help="contexts of validation text on which to compare it with torch; 0: none (default: 4)",
+    )
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from antimatter import params
+    from antimatter.data.shards.reader import Shards
+    from antimatter.export import gguf, huggingface, parity
+    from antimatter.export.config import GGUFConfig
+
+    values = options.params_file(has_defaults=arguments.checkpoint is not None)
+    config = params.read(GGUFConfig, "gguf", values)
+    config = replace(config, name=arguments.name or config.name)
+    source = _source(arguments, config)
+    tokenizer = arguments.tokenizer
+    if tokenizer.is_dir():
+        tokenizer /= "tokenizer.json"
+    model, windows, types = None, None, arguments.type or config.types
+    if arguments.windows and options.SHARDS.is_dir() and set(types) != {"hf"}:
+        model = source.load()
+        validation = Shards(options.SHARDS).split("validation")
+        windows = parity.windows(validation, model.config.block_size, arguments.windows)
+    # transformers computes with torch, so only GGUF files are compared with it
+    for file_type in types:
+        if file_type == "hf":
+            folder = huggingface.path_of(arguments.output, config.name)
+            huggingface.write(source, tokenizer, folder)
+            loaders = "AutoModelForCausalLM.from_pretrained and AutoTokenizer.from_pretrained"
+            print(f"{folder}: for {loaders}")
+            continue
+        path = gguf.path_of(arguments.output, config.name, file_type)
+        options.log(f"writing {path} ...")
+        gguf.write(source, tokenizer, path, file_type, config)
+        print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB", end="", flush=True)
+        if model is not None and windows is not None:
+            report = parity.check(model, path, windows, getattr(config.max_kl, file_type))
+            print(
+                f"; in llama.cpp KL {report['kl']:g} from torch, {report['top1_agreement']:.2%} of"
+                " first choices the same"
+            )
+        elif arguments.windows:
+            print(f"; not compared with torch, since {options.SHARDS} is missing")
+        else:
+            print()
+
+
+def _source(arguments: argparse.Namespace, config: "GGUFConfig") -> "Source":
+    """The checkpoint, with the commit that recorded it if it is an output of the pipeline."""
+    from dataclasses import replace
+
+    from antimatter.export.source import open_checkpoint
+    from antimatter.pipeline import recorded
+    from antimatter.repository import history
+
+    path = arguments.checkpoint
+    if path is None:
+        path = options.TUNED if config.model == "tuned" else options.CHECKPOINTS
+    source = open_checkpoint(path, arguments.config)
+    if path.is_dir() and (commit := history.commit_of(recorded.md5(path))):
+        source = replace(source, provenance=source.provenance | {"commit": commit})
+    return source

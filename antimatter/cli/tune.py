@@ -1,0 +1,47 @@
+"""`antimatter tune`"""
+
+import argparse
+from pathlib import Path
+
+from antimatter.cli import options
+from antimatter.cli.options import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    command = commands.add_parser(
+        "tune",
+        help="give the tuned model another persona, in a minute or two",
+        description="Trains a model that converses on the conversations of a persona file, and asks"
+        " it the phrasings that the file holds out.",
+    )
+    command.add_argument("persona", type=Path, help="a file like prompts/persona.yaml")
+    command.add_argument(
+        "--from",
+        dest="initial",
+        type=Path,
+        default=options.TUNED,
+        help=f"the folder of the model to begin with (default: {options.TUNED})",
+    )
+    command.add_argument("--output", type=Path, required=True, help="the folder to write")
+    command.add_argument("--epochs", type=float, default=1.0, help="(default: 1)")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    options.prepare_torch()
+    from antimatter.evaluation import persona_tuning
+    from antimatter.evaluation.persona_tuning import PersonaTuning
+
+    request = PersonaTuning(
+        persona=arguments.persona,
+        initial=arguments.initial,
+        tokenizer=options.TOKENIZER,
+        conversations=options.CONVERSATIONS,
+        output=arguments.output,
+        epochs=arguments.epochs,
+    )
+    right, total = persona_tuning.tune(request, options.log)
+    output, name = arguments.output, arguments.output.name
+    print(f"{output}: {right} of {total} held-out questions about its identity answered correctly")
+    export = f"antimatter export --checkpoint {output} --type q8_0 --name {name}"
+    print(f"talk to it: {export} && antimatter chat --model {name}-q8_0.gguf")

@@ -1,0 +1,69 @@
+"""`antimatter preset`"""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from antimatter.cli import main as cli
+
+
+@pytest.fixture
+def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "nano.yaml").write_text("model:\n  n_layer: 4\n  n_head: 4 # é\n")
+    (tmp_path / "presets" / "300m.yaml").write_text("model:\n  n_layer: 24\n  n_head: 4 # é\n")
+    (tmp_path / "presets" / "bad.yaml").write_text("model: [\n")
+    (tmp_path / "params.yaml").write_text("model:\n  n_layer: 4\n  n_head: 4 # é\n")
+    return tmp_path
+
+
+def test_a_preset_replaces_the_parameters_and_shows_the_difference(
+    presets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["preset", "300m"]) == 0
+    assert (presets / "params.yaml").read_text() == (presets / "presets" / "300m.yaml").read_text()
+    assert "\n-  n_layer: 4\n+  n_layer: 24\n" in capsys.readouterr().out
+    assert cli.main(["preset", "300m"]) == 0
+    assert capsys.readouterr().out == "params.yaml is presets/300m.yaml already\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("301m", "300m, bad, nano"), ("../params", "'../params'"), ("bad", "presets/bad.yaml")],
+)
+def test_an_unknown_or_unreadable_preset_changes_nothing(
+    presets: Path, capsys: pytest.CaptureFixture[str], name: str, words: str
+) -> None:
+    before = (presets / "params.yaml").read_bytes()
+    assert cli.main(["preset", name]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+    assert (presets / "params.yaml").read_bytes() == before
+
+
+def test_a_preset_does_not_overwrite_changes_that_are_saved_nowhere(
+    presets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        subprocess.run(["git", *identity, *arguments], cwd=presets, check=True)
+
+    mine = "model:\n  n_layer: 7\n"
+    (presets / "params.yaml").write_text(mine)
+    # No repository, not tracked, not committed
+    for commands in ([], [("init", "--quiet")], [("add", "params.yaml")]):
+        for command in commands:
+            git(*command)
+        assert cli.main(["preset", "300m"]) == 1
+        error = capsys.readouterr().err
+        assert "params.yaml" in error and "`git commit`" in error and "--force" in error
+        assert (presets / "params.yaml").read_text() == mine
+    git("commit", "--quiet", "--message", "mine")
+    assert cli.main(["preset", "300m"]) == 0
+    # Now params.yaml is a preset
+    assert cli.main(["preset", "nano"]) == 0
+    (presets / "params.yaml").write_text("model:\n  n_layer: 8\n")
+    assert cli.main(["preset", "300m", "--force"]) == 0
+    assert "n_layer: 24" in (presets / "params.yaml").read_text()
