@@ -1,8 +1,7 @@
 """answers: measures how well the base and the tuned model converse."""
 
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from antimatter import files, params
@@ -15,8 +14,7 @@ from antimatter.evaluation.config import AnswersConfig, EvaluationRuntime
 from antimatter.evaluation.conversation import KINDS, Result
 from antimatter.model import weights
 from antimatter.pipeline import stage
-
-QUIET = 10.0  # seconds between two lines of progress in a log
+from antimatter.progress import StatusLine
 
 
 def main(
@@ -39,14 +37,14 @@ def main(
             print(f"note: {note}: what it measures is left out", file=sys.stderr)
 
     results: dict[str, Result] = {}
-    for name, folder in (("base", checkpoints), ("tuned", tuned)):
-        model = weights.load(folder).to(device)
-        if model.config.vocab_size != words.vocab_size:
-            sizes = f"{model.config.vocab_size:,} tokens, {tokenizer} {words.vocab_size:,}"
-            raise UserError(f"{folder} was trained with {sizes}: run `dvc repro {folder.name}`")
-        results[name] = converse.measure(model, words, exam, config, _progress(name))
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
+    with StatusLine(every=10.0) as status:
+        for name, folder in (("base", checkpoints), ("tuned", tuned)):
+            model = weights.load(folder).to(device)
+            if model.config.vocab_size != words.vocab_size:
+                sizes = f"{model.config.vocab_size:,} tokens, {tokenizer} {words.vocab_size:,}"
+                raise UserError(f"{folder} was trained with {sizes}: run `dvc repro {folder.name}`")
+            show = partial(_show, status, name)
+            results[name] = converse.measure(model, words, exam, config, show)
     base, ours = results["base"], results["tuned"]
 
     rows = conversation_page.rows(base.figures, ours.figures)
@@ -67,20 +65,8 @@ def main(
         print(f"answers: {row.measure}: {row.tuned:.1%} {interval}, base {row.base:.1%}")
 
 
-def _progress(name: str) -> Callable[[str], None]:
-    """One line that is rewritten on a terminal, a line now and then elsewhere."""
-    shown = time.monotonic()
-
-    def show(text: str) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if sys.stderr.isatty():
-            print(f"\r\033[Kanswers: {name}: {text}", end="", file=sys.stderr, flush=True)
-        elif now - shown >= QUIET:
-            shown = now
-            print(f"answers: {name}: {text}", file=sys.stderr, flush=True)
-
-    return show
+def _show(status: StatusLine, name: str, text: str) -> None:
+    status.show(f"answers: {name}: {text}")
 
 
 if __name__ == "__main__":

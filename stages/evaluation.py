@@ -1,5 +1,5 @@
-"""evaluation: measures how well the model predicts unseen text, whether it knows the right ending of a
-sentence, and what it writes after fixed prompts.
+"""evaluation: measures how well the model predicts unseen text, whether it knows the right ending
+of a sentence, and what it writes after fixed prompts.
 """
 
 import math

@@ -18,10 +18,8 @@ def main(cleaned: Path, tokenizer: Path, metrics: Path) -> None:
     files.write_metrics(metrics / "summary.json", report)
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(
-        f"tokenizer: peak memory {peak / 1e9:.2f} GB for {report['sample_bytes'] / 1e6:,.1f} MB of text",
-        file=sys.stderr,
-    )
+    size = report["sample_bytes"] / 1e6
+    print(f"tokenizer: peak memory {peak / 1e9:.2f} GB for {size:,.1f} MB of text", file=sys.stderr)
     print(f"tokenizer: {report['vocab_size']:,} tokens, {report['bytes_per_token']:.2f} bytes each")
 
 

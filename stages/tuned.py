@@ -1,4 +1,4 @@
-"""tuned: tunes the trained model on conversations. A killed run resumes from its last saved state."""
+"""tuned: tunes the model on conversations. A killed run resumes from its last saved state."""
 
 import sys
 from dataclasses import asdict

@@ -1,5 +1,9 @@
-"""What several tests share: a small model, small token files, a tiny pipeline."""
+"""Fixtures of several folders: a small model, small token files, a tiny pipeline, a browser."""
 
+# Before torch: it sets how threads wait, here and in the processes that tests start
+import stages  # noqa: F401
+
+# isort: split
 import multiprocessing
 import os
 import shutil
@@ -10,42 +14,43 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_pipeline
+from helpers.tiny_pipeline import COLD, commit, copy, dvc, once
 
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
-from antimatter.pipeline import stage  # noqa: F401, before torch: it sets how threads wait, here and in what the tests start
-from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.config import TasksRuntime
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# Of Chromium only what a test of a page needs; the rest would look for updates
-CHROMIUM = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+# Chromium without its background services, which would look for updates
+CHROMIUM = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
 
-
-# Workers of the data stages and small trainings (helpers/forked.py) are forked from a process that
-# has imported what they need, instead of importing it once each.
+# Workers of the data stages and small trainings (helpers/forked.py) are forks of a process that has
+# imported their modules, so that not each of them imports torch
 multiprocessing.set_forkserver_preload(
     [
         "antimatter.data.cleaning.pipeline",
         "antimatter.data.shards.writer",
         "antimatter.data.sources.collect",
         "antimatter.training.trainer",
-        "torch._dynamo",  # every optimizer imports it
+        # Every optimizer imports it
+        "torch._dynamo",
     ]
 )
 
-# The files whose tests wait for pipelines, experiments and servers. They begin first, so that none
-# of
-# them is left for the end, when the other processes have no more tests to take over.
+# The files whose tests wait for pipelines, experiments and servers. They start first, so that no
+# process is still busy with one of them when the others have no more tests
 FIRST = (
-    "kaggle/test_kaggle.py",
+    "kaggle/test_session.py",
     "verify/test_verify.py",
     "ladder/test_ladder.py",
     "pipeline/test_repro.py",
     "pipeline/test_guard_rails.py",
-    "data/test_raw_stage.py",
+    "data/sources/test_raw_stage.py",
     "tasks/test_executor.py",
     "training/test_distributed.py",
 )
@@ -53,25 +58,26 @@ FIRST = (
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, as many tests wait for servers and deadlines."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return cores + 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) + 1
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    missing = [name for name in FIRST if not (here / name).is_file()]
+    assert not missing, f"tests/conftest.py puts {missing} first, which are not there"
 
-    def place(item: pytest.Item) -> int:
+    def position(item: pytest.Item) -> int:
         name = item.path.relative_to(here).as_posix()
         return FIRST.index(name) if name in FIRST else len(FIRST)
 
-    items.sort(key=place)
+    items.sort(key=position)
 
 
 @pytest.fixture
 def torch_as_before() -> Iterator[None]:
-    """train() pins threads and determinism for its whole process."""
+    """Restores the threads and the determinism that a Trainer sets for its whole process."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     yield
     torch.set_num_threads(threads)
@@ -79,9 +85,9 @@ def torch_as_before() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def runtime() -> EngineRuntime:
-    """One process; dataclasses.replace() makes others of it."""
-    return EngineRuntime(
+def runtime() -> TasksRuntime:
+    """One process on this machine."""
+    return TasksRuntime(
         executor="local", workers=1, address="", partition="", time_limit="00:10:00", memory_gb=1
     )
 
@@ -108,31 +114,27 @@ def tiny_gpt(tiny_config: GPTConfig) -> GPT:
 
 @pytest.fixture(scope="session")
 def token_file() -> Callable[..., np.ndarray]:
-    """Tokens with something to learn: each one follows from the one before, most of the time."""
+    """Tokens with a rule to learn: nine in ten follow from the token before, others are random."""
 
     def make(length: int, vocabulary: int = 64, seed: int = 0) -> np.ndarray:
         random = np.random.default_rng(seed)
         tokens = np.zeros(length, dtype=np.uint16)
         for i in range(1, length):
-            tokens[i] = (
-                (tokens[i - 1] * 5 + 3) % vocabulary
-                if random.random() < 0.9
-                else random.integers(vocabulary)
-            )
+            if random.random() < 0.9:
+                tokens[i] = (tokens[i - 1] * 5 + 3) % vocabulary
+            else:
+                tokens[i] = random.integers(vocabulary)
         return tokens
 
     return make
 
 
-@pytest.fixture(
-    scope="module"
-    # Not for the session: Playwright keeps an event loop running in this thread, where asyncio tests
-    # want theirs
-)
+# Not for the session: Playwright runs an event loop in this thread, where asyncio tests need theirs
+@pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """The system's Chromium, without a window. Where CI is set it must be there.
+    """The system's Chromium, without a window. It must be installed where CI is set.
 
-    Debian's chromium-headless-shell is the same engine without the parts of a desktop, which take
+    Debian's chromium-headless-shell is the same engine without the code for a desktop, which takes
     four fifths of the time of an empty page.
     """
     from playwright.sync_api import expect, sync_playwright
@@ -140,33 +142,33 @@ def browser() -> Iterator["Browser"]:
     names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
     executable = next(filter(None, map(shutil.which, names)), None)
     if not executable:
-        say = pytest.fail if os.environ.get("CI") else pytest.skip
-        way_out = f"on Debian: apt-get install {names[0]}"
-        say(f"none of {', '.join(names)} is on PATH, so pages are not tested; {way_out}")
+        end = pytest.fail if os.environ.get("CI") else pytest.skip
+        fix = f"on Debian: apt-get install {names[0]}"
+        end(f"none of {', '.join(names)} is on PATH, so pages are not tested; {fix}")
     expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
-        yield launched
-        launched.close()
+        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this checkout in which `dvc repro` has run at a tiny size, and its results are committed.
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout after `dvc repro` at a tiny size, with committed results.
 
-    All test processes share it: leave its files as they are, and run no DVC in it, which would lock it. `a_copy` is for
-    that.
+    All test processes share it. Do not change its files, and run no DVC in it, which would lock it:
+    `a_copy` is for that.
     """
 
     def make(folder: Path) -> None:
-        tiny_pipeline.copy(folder / "antimatter")
-        tiny_pipeline.dvc(folder / "antimatter", "repro", environment=tiny_pipeline.COLD)
-        tiny_pipeline.commit(folder / "antimatter", "results")
+        copy(folder / "antimatter")
+        dvc(folder / "antimatter", "repro", environment=COLD)
+        commit(folder / "antimatter", "results")
 
-    return tiny_pipeline.once(tmp_path_factory, "a folder with spaces", make) / "antimatter"
+    return once(tmp_path_factory, "a folder with spaces", make) / "antimatter"
 
 
 @pytest.fixture
-def a_copy(made: Path, tmp_path: Path) -> Path:
-    """The tiny pipeline with its data, models and cache, for a test to change."""
-    return shutil.copytree(made, tmp_path / "a copy", symlinks=True)
+def a_copy(tiny_pipeline: Path, tmp_path: Path) -> Path:
+    """The tiny pipeline with its data, models and cache, for one test, which may change it."""
+    return shutil.copytree(tiny_pipeline, tmp_path / "a copy", symlinks=True)

@@ -2,7 +2,10 @@
 
 import ast
 import hashlib
+import itertools
+import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,126 +16,36 @@ from antimatter.pipeline import closure
 
 GRAPH: dict[str, dict[str, Any]] = params.load(Path("dvc.yaml"))["stages"]
 LOCKED: dict[str, dict[str, Any]] = params.load(Path("dvc.lock"))["stages"]
-# The parameters of each stage's main(), in order, and the path that dvc.yaml passes for each.
-# All are paths, so neither mypy nor DVC would see two of them swapped.
-ARGUMENTS = {
-    "checked": {"checked": "data/checked"},
-    "raw": {"raw": "data/raw", "metrics": "metrics/raw.json", "by_source": "plots/sources.csv"},
-    "cleaned": {
-        "raw": "data/raw",
-        "cleaned": "data/cleaned",
-        "metrics": "metrics/cleaned.json",
-        "drops": "plots/drops.csv",
-        "lengths": "plots/lengths.csv",
-    },
-    "tokenizer": {
-        "cleaned": "data/cleaned",
-        "tokenizer": "data/tokenizer",
-        "metrics": "metrics/tokenizer.json",
-    },
-    "shards": {
-        "cleaned": "data/cleaned",
-        "tokenizer": "data/tokenizer",
-        "drops": "plots/drops.csv",
-        "lengths": "plots/lengths.csv",
-        "shards": "data/shards",
-        "metrics": "metrics/shards.json",
-        "frequencies": "plots/frequencies.csv",
-        "picture": "plots/data.png",
-    },
-    "checkpoints": {
-        "tokens": "data/shards",
-        "checkpoints": "models/checkpoints",
-        "metrics": "metrics/checkpoints.json",
-        "made": "metrics/provenance.json",
-        "training": "plots/training.csv",
-        "validation": "plots/validation.csv",
-        "backtracks": "plots/backtracks.csv",
-        "live": "metrics/throughput.json",
-        "throughput": "plots/throughput.csv",
-    },
-    "conversations": {
-        "cleaned": "data/cleaned",
-        "tokenizer": "data/tokenizer",
-        "who_it_is": "prompts/persona.yaml",
-        "conversations": "data/conversations",
-        "metrics": "metrics/conversations.json",
-        "by_source": "plots/conversations.csv",
-    },
-    "tuned": {
-        "conversations": "data/conversations",
-        "checkpoints": "models/checkpoints",
-        "tuned": "models/tuned",
-        "metrics": "metrics/tuned.json",
-        "made": "metrics/tuned_provenance.json",
-        "training": "plots/tuned_training.csv",
-        "validation": "plots/tuned_validation.csv",
-        "backtracks": "plots/tuned_backtracks.csv",
-        "live": "metrics/tuned_throughput.json",
-        "throughput": "plots/tuned_throughput.csv",
-    },
-    "answers": {
-        "conversations": "data/conversations",
-        "tokenizer": "data/tokenizer",
-        "checkpoints": "models/checkpoints",
-        "tuned": "models/tuned",
-        "prompts": "prompts/conversation.txt",
-        "metrics": "metrics/answers.json",
-        "details": "metrics/answers_details.json",
-        "page": "metrics/answers.md",
-        "chart": "plots/answers.csv",
-        "picture": "plots/answers.png",
-    },
-    "evaluation": {
-        "tokens": "data/shards",
-        "tokenizer": "data/tokenizer",
-        "checkpoints": "models/checkpoints",
-        "prompts": "prompts/coherence.txt",
-        "sentences": "prompts/cloze.txt",
-        "training": "plots/training.csv",
-        "validation": "plots/validation.csv",
-        "backtracks": "plots/backtracks.csv",
-        "metrics": "metrics/evaluation.json",
-        "depth": "metrics/perplexity.json",
-        "by_frequency": "metrics/frequencies.json",
-        "scores": "metrics/cloze.json",
-        "figures": "metrics/coherence.json",
-        "page": "metrics/samples.md",
-        "bins": "plots/bins.csv",
-        "positions": "plots/positions.csv",
-        "sources": "plots/source_losses.csv",
-        "losses": "plots/loss.png",
-        "steps": "plots/training.png",
-    },
-    "gguf": {
-        "checkpoints": "models/checkpoints",
-        "tuned": "models/tuned",
-        "tokenizer": "data/tokenizer",
-        "shards": "data/shards",
-        "conversations": "data/conversations",
-        "output": "models/gguf",
-        "metrics": "metrics/gguf.json",
-        "sizes": "plots/gguf.csv",
-        "picture": "plots/gguf.png",
-        "throughput": "metrics/gguf_throughput.json",
-    },
-    "ollama": {"gguf": "models/gguf", "output": "models/ollama"},
-}
-# Written by the command, but no output of the stage: they differ from run to run, and so would
-# dvc.lock.
-OF_THIS_RUN = {
-    "metrics/throughput.json",
-    "plots/throughput.csv",
-    "metrics/tuned_throughput.json",
-    "plots/tuned_throughput.csv",
-    "metrics/gguf_throughput.json",
-}
 # Markdown, which DVC takes for no plot; the two stages take a minute
-PAGES = {"evaluation": ["metrics/samples.md"], "answers": ["metrics/answers.md"]}
+PAGES = {
+    "evaluation": ["metrics/evaluation/samples.md"],
+    "answers": ["metrics/answers/conversations.md"],
+}
+
+
+# Paths on a command line
+MOST = 7
 
 
 def paths(items: list[Any]) -> list[str]:
     return [next(iter(item)) if isinstance(item, dict) else item for item in items]
+
+
+def outputs_of(stage: dict[str, Any]) -> list[str]:
+    return [path for kind in ("outs", "metrics", "plots") for path in paths(stage.get(kind, []))]
+
+
+def resolved(text: str) -> str:
+    """With the values of params.yaml that DVC puts into it."""
+    values = params.load(Path("params.yaml"))
+
+    def value(match: re.Match[str]) -> str:
+        found: Any = values
+        for key in match[1].split("."):
+            found = found[key]
+        return str(found)
+
+    return re.sub(r"\$\{([\w.]+)\}", value, text)
 
 
 def parameters_of_main(stage: str) -> list[str]:
@@ -144,6 +57,48 @@ def parameters_of_main(stage: str) -> list[str]:
     return [argument.arg for argument in arguments.posonlyargs + arguments.args]
 
 
+def parameter(path: str, stage: str) -> str:
+    """The name of the parameter that receives a path: its last part, or what the folder is for."""
+    folder, _, name = path.partition("/")
+    if folder in ("metrics", "plots") and name in (stage, ""):
+        return "report" if path == "plots/report" else folder
+    return "model" if "$" in path else Path(path).stem
+
+
+def faults(name: str, words: list[str]) -> list[str]:
+    """What is wrong with the paths on the command line of a stage."""
+    stage = GRAPH[name]
+    inputs = [path for path in paths(stage["deps"]) if not path.endswith(".py")]
+    # `raw` waits for `checked`, and reads nothing from it
+    if name == "raw":
+        inputs.remove("data/checked")
+    outputs = outputs_of(stage)
+
+    def covers(word: str, path: str) -> bool:
+        return path == word or path.startswith(f"{word}/")
+
+    def is_output(word: str) -> bool:
+        return any(covers(word, path) for path in outputs) and word != "plots"
+
+    found = [
+        f"{path} is on no path of the command line"
+        for path in [*inputs, *outputs]
+        if not any(covers(word, path) for word in words)
+    ]
+    found += [
+        f"{word} is neither input nor output"
+        for word in words
+        if not any(covers(word, path) for path in [*inputs, *outputs])
+    ]
+    kinds = [is_output(word) for word in words]
+    found += ["an output comes before an input"] * (kinds != sorted(kinds))
+    names = [parameter(word, name) for word in words]
+    expected = parameters_of_main(name)
+    found += [f"main() takes {expected}, not {names}"] * (names != expected)
+    found += [f"{len(words)} paths are more than {MOST}"] * (len(words) > MOST)
+    return found
+
+
 @pytest.mark.parametrize("name", GRAPH)
 def test_a_stage_depends_on_exactly_the_files_that_it_imports(name: str) -> None:
     code = [path for path in paths(GRAPH[name]["deps"]) if path.endswith(".py")]
@@ -151,27 +106,28 @@ def test_a_stage_depends_on_exactly_the_files_that_it_imports(name: str) -> None
 
 
 @pytest.mark.parametrize("name", GRAPH)
-def test_the_command_line_is_the_stages_inputs_and_outputs(name: str) -> None:
-    stage = GRAPH[name]
-    inputs = [path for path in paths(stage["deps"]) if not path.endswith(".py")]
-    if name == "raw":  # waits for it, and reads nothing from it
-        inputs.remove("data/checked")
-    outputs = [path for kind in ("outs", "metrics", "plots") for path in paths(stage.get(kind, []))]
-    words = shlex.split(stage["cmd"])
+def test_the_command_line_has_the_inputs_and_then_the_outputs_that_main_takes(name: str) -> None:
+    words = shlex.split(GRAPH[name]["cmd"])
     assert words[:3] == ["python", "-m", f"stages.{name}"]
-    assert sorted(path for path in words[3:] if path not in OF_THIS_RUN) == sorted(inputs + outputs)
+    assert faults(name, words[3:]) == []
 
 
 @pytest.mark.parametrize("name", GRAPH)
-def test_every_path_of_the_command_line_reaches_the_parameter_that_is_meant(name: str) -> None:
-    assert name in ARGUMENTS, f"add the arguments of stages.{name} to ARGUMENTS"
-    assert shlex.split(GRAPH[name]["cmd"])[3:] == list(ARGUMENTS[name].values())
-    assert parameters_of_main(name) == list(ARGUMENTS[name])
+def test_two_paths_that_are_swapped_are_seen(name: str) -> None:
+    """All are paths, so neither mypy nor DVC would see it."""
+    words = shlex.split(GRAPH[name]["cmd"])[3:]
+    for one, other in itertools.combinations(range(len(words)), 2):
+        swapped = [*words]
+        swapped[one], swapped[other] = words[other], words[one]
+        assert faults(name, swapped), f"{words[one]} and {words[other]}"
 
 
 @pytest.mark.parametrize("name", GRAPH)
 def test_dvc_keeps_a_run_cache_for_the_stage(name: str) -> None:
-    """It does not beside a plain output without a cache (dvc/stage/__init__.py, Stage.run): what is in Git is a metric or a plot."""
+    """It keeps none beside a plain output without a cache (dvc/stage/__init__.py, Stage.run).
+
+    So what is in Git is a metric or a plot.
+    """
     plain = [
         next(iter(item))
         for item in GRAPH[name].get("outs", [])
@@ -184,11 +140,13 @@ def test_dvc_keeps_a_run_cache_for_the_stage(name: str) -> None:
 def test_the_lock_is_of_this_code_and_these_parameters(name: str) -> None:
     """What `dvc status` would say, for the part that is in git; the data need not be here."""
     stage, locked = GRAPH[name], LOCKED[name]
-    outputs = [path for kind in ("outs", "metrics", "plots") for path in paths(stage.get(kind, []))]
-    assert locked["cmd"] == stage["cmd"]
-    assert sorted(entry["path"] for entry in locked["deps"]) == sorted(paths(stage["deps"]))
+    outputs = outputs_of(stage)
+    inputs = [resolved(path) for path in paths(stage["deps"])]
+    assert locked["cmd"] == resolved(stage["cmd"])
+    assert sorted(entry["path"] for entry in locked["deps"]) == sorted(inputs)
     assert sorted(entry["path"] for entry in locked["outs"]) == sorted(outputs)
-    assert locked["params"]["params.yaml"].keys() == set(stage["params"])
+    parameters = locked.get("params", {}).get("params.yaml", {})
+    assert parameters.keys() == set(stage.get("params", []))
     for entry in [*locked["deps"], *locked["outs"]]:
         if entry["path"].startswith(("data/", "models/")):  # not in Git
             continue
@@ -196,7 +154,7 @@ def test_the_lock_is_of_this_code_and_these_parameters(name: str) -> None:
         md5 = hashlib.md5(path.read_bytes()).hexdigest()
         assert md5 == entry["md5"], f"{path} changed since dvc.lock was made: run `make repro`"
     now = params.load(Path("params.yaml"))
-    for section, values in locked["params"]["params.yaml"].items():
+    for section, values in parameters.items():
         assert now[section] == values, (
             f"`{section}` changed since dvc.lock was made: run `make repro`"
         )
@@ -222,4 +180,89 @@ def test_an_edit_of_a_deep_import_is_seen(tmp_path: Path) -> None:
     (tmp_path / "antimatter/c/unused.py").write_text("x = 1\n")
     assert closure.digests("stages.a", tmp_path) == before
     (tmp_path / "antimatter/c/d.py").write_text("x = 1\n")
+    assert closure.digests("stages.a", tmp_path) != before
+
+
+# ---- identity: what counts as code that decides a result
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A copy of all code."""
+    for folder in ("antimatter", "stages"):
+        shutil.copytree(folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.pyc"))
+    return tmp_path
+
+
+def identities(root: Path) -> dict[str, dict[str, str]]:
+    return {name: closure.digests(f"stages.{name}", root) for name in GRAPH}
+
+
+def test_observers_are_few_and_no_stage_depends_on_them(code: Path) -> None:
+    """A file that computes anything must never be added to this list."""
+    assert sorted(closure.OBSERVERS) == [
+        "antimatter/errors.py",
+        "antimatter/pipeline/check.py",
+        "antimatter/pipeline/closure.py",
+        "antimatter/pipeline/recorded.py",
+        "antimatter/pipeline/resume.py",
+        "antimatter/pipeline/stage.py",
+        "antimatter/progress.py",
+        "antimatter/text.py",
+        "antimatter/training/console.py",
+    ]
+    assert not closure.OBSERVERS & {dep for stage in GRAPH.values() for dep in paths(stage["deps"])}
+    before = identities(code)
+    for name in closure.OBSERVERS:
+        with (code / name).open("a") as file:
+            file.write("SPEED = 1\n")
+    assert identities(code) == before
+
+
+@pytest.mark.parametrize("name", ["training/optimizer", "training/trainer", "model/gpt", "params"])
+def test_an_edit_of_code_that_decides_bytes_is_another_identity(code: Path, name: str) -> None:
+    before = closure.digests("stages.checkpoints", code)
+    with (code / f"antimatter/{name}.py").open("a") as file:
+        file.write("SPEED = 1\n")
+    now = closure.digests("stages.checkpoints", code)
+    assert [path for path in now if now[path] != before[path]] == [f"antimatter/{name}.py"]
+
+
+BEFORE = """import math
+
+
+def root(x: float) -> float:
+    if x < 0:
+        raise ValueError(f"{x} is negative")
+    return math.sqrt(x)  # of a square
+"""
+EDITS = {
+    "a docstring": ("-> float:\n", '-> float:\n    """The root of ä, \N{BOY} and x."""\n'),
+    "a comment": ("# of a square", "# the side of a square"),
+    "a message": ('f"{x} is negative"', 'f"the root of {x} is not real: use a positive number"'),
+    "a printed line": ("    return", '    print("root of", x)\n    return'),
+    "the layout": ("math.sqrt(x)", "math.sqrt(\n        x\n    )"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_that_changes_no_result_is_the_same_identity(tmp_path: Path, edit: str) -> None:
+    (tmp_path / "stages").mkdir()
+    module = tmp_path / "stages/a.py"
+    module.write_text(BEFORE)
+    before = closure.digests("stages.a", tmp_path)
+    module.write_text(BEFORE.replace(*EDITS[edit]))
+    assert module.read_text() != BEFORE
+    assert closure.digests("stages.a", tmp_path) == before
+
+
+@pytest.mark.parametrize("edit", [("x < 0", "x <= 0"), ("math.sqrt(x)", "math.sqrt(x + 1)")])
+def test_an_edit_that_may_change_a_result_is_another_identity(
+    tmp_path: Path, edit: tuple[str, str]
+) -> None:
+    (tmp_path / "stages").mkdir()
+    module = tmp_path / "stages/a.py"
+    module.write_text(BEFORE)
+    before = closure.digests("stages.a", tmp_path)
+    module.write_text(BEFORE.replace(*edit))
     assert closure.digests("stages.a", tmp_path) != before

@@ -1,4 +1,4 @@
-"""How the package is installed: from the checkout. On the public registry its name is a stranger's."""
+"""The package is installed from its checkout: its name on the registry is another project's."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# In one command: up to a backtick, or what ends a command of a shell
+# Within one command, which ends at a backtick or an operator of the shell
 BY_NAME = re.compile(
     r"\b(?:pip|pipx|uv|poetry) [^`;&|]*\b(?:install|add|download|run)\b"
     r"[^`;&|]*(?<![\w./-])antimatter(?![\w./:-])"
@@ -18,22 +18,26 @@ BY_NAME = re.compile(
 
 
 def texts() -> list[Path]:
-    """All that people read here, messages in code among it."""
-    command = ["git", "ls-files"]
+    """Every file that may tell a user a command, code with its messages included."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     suffixes = {".md", ".py", ".toml", ".yaml", ".html", ".txt", ".ipynb", ""}
     paths = [ROOT / name for name in listed.stdout.splitlines()]
-    return [path for path in paths if path.suffix in suffixes and path != Path(__file__)]
+    return [
+        path
+        for path in paths
+        if path.suffix in suffixes and path != Path(__file__) and path.is_file()
+    ]
 
 
-def test_nothing_tells_to_install_the_package_by_its_name() -> None:
-    found = [
+def test_no_text_installs_the_package_by_its_name() -> None:
+    hits = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in texts()
         for line in path.read_text(encoding="utf-8").split("\n")
         if BY_NAME.search(line)
     ]
-    assert not found
+    assert not hits
 
 
 @pytest.mark.parametrize(
@@ -49,7 +53,7 @@ def test_nothing_tells_to_install_the_package_by_its_name() -> None:
         ("pip install /somewhere/antimatter", False),
     ],
 )
-def test_the_search_finds_what_it_is_for(line: str, wrong: bool) -> None:
+def test_the_pattern_matches_an_install_by_name(line: str, wrong: bool) -> None:
     assert bool(BY_NAME.search(line)) == wrong
 
 
@@ -58,7 +62,8 @@ def test_each_extra_is_installed_from_the_checkout_with_the_lock() -> None:
         line
         for path in texts()
         for line in re.findall(r"pip install.*?'\.\[[\w-]+\]'", path.read_text(encoding="utf-8"))
-        if "[dev]" not in line  # which makes the lock
+        # `make lock` installs without the lock
+        if "[dev]" not in line
     ]
     for extra in ("lm-eval", "ray", "s3"):
         assert f"pip install -c requirements.lock -e '.[{extra}]'" in lines
@@ -75,7 +80,7 @@ def test_the_package_cannot_be_uploaded_and_setuptools_agrees(tmp_path: Path) ->
     (tmp_path / "antimatter" / "__init__.py").touch()
     code = "from setuptools import build_meta as b; print(b.prepare_metadata_for_build_wheel('.'))"
     command = [sys.executable, "-c", code]
-    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    metadata = (tmp_path / made.stdout.split()[-1] / "METADATA").read_text(encoding="utf-8")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    metadata = (tmp_path / done.stdout.split()[-1] / "METADATA").read_text(encoding="utf-8")
     assert "\nClassifier: Private :: Do Not Upload\n" in metadata

@@ -1,4 +1,6 @@
-"""The tool behind `make tour`: what a page's commands print is put into the page, and a command that fails is found."""
+"""The tool behind `make tour` writes the output of a page's commands into the page, and finds a
+command that fails.
+"""
 
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from antimatter.errors import UserError
 from tools import tour
 
 TOOL = Path(tour.__file__)
@@ -22,7 +25,7 @@ def page(*lines: str) -> str:
     return "\n".join(["# A page", "", "```console", *lines, "```", "", "Words.", ""])
 
 
-def test_what_commands_print_replaces_what_they_printed(shell: tour.Shell, tmp_path: Path) -> None:
+def test_new_output_replaces_old_output(shell: tour.Shell, tmp_path: Path) -> None:
     old = page("$ echo new", "old", "", "older", "$ true", "$ echo a \\", "    b", "c")
     new = page("$ echo new", "new", "$ true", "$ echo a \\", "    b", "a b")
     assert tour.play(old, shell, tmp_path) == new
@@ -35,32 +38,17 @@ def test_only_console_blocks_are_run(shell: tour.Shell, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_folder_variables_and_jobs_last(shell: tour.Shell, tmp_path: Path) -> None:
-    played = tour.play(
-        page(
-            "$ mkdir deep && cd deep",
-            "$ export A=1",
-            "$ sleep 100 &",
-            "$ pwd",
-            "$ echo $A",
-            "$ kill %1",
-        ),
-        shell,
-        tmp_path,
-    )
-    assert played == page(
-        "$ mkdir deep && cd deep",
-        "$ export A=1",
-        "$ sleep 100 &",
-        "$ pwd",
-        "~/deep",
-        "$ echo $A",
-        "1",
-        "$ kill %1",
-    )
+def test_folder_variables_and_jobs_have_an_effect_on_later_commands(
+    shell: tour.Shell, tmp_path: Path
+) -> None:
+    setup = ("$ mkdir deep && cd deep", "$ export A=1", "$ sleep 100 &")
+    played = tour.play(page(*setup, "$ pwd", "$ echo $A", "$ kill %1"), shell, tmp_path)
+    assert played == page(*setup, "$ pwd", "~/deep", "$ echo $A", "1", "$ kill %1")
 
 
-def test_a_command_reads_nothing_of_the_next(shell: tour.Shell, tmp_path: Path) -> None:
+def test_a_command_does_not_read_the_next_one_as_its_input(
+    shell: tour.Shell, tmp_path: Path
+) -> None:
     assert tour.play(page("$ cat", "$ echo b"), shell, tmp_path) == page("$ cat", "$ echo b", "b")
 
 
@@ -74,15 +62,15 @@ def test_errors_and_output_keep_their_order(shell: tour.Shell, tmp_path: Path) -
         ("false", "`false` failed with status 1"),
         ("ls there-is-none 2>/dev/null", "failed with status 2"),
         ("no-such-command", "failed with status 127"),
-        ("false   # it is no failure that is expected", "failed with status 1"),
+        ("false   # a failure that is not expected", "failed with status 1"),
         ("true   # fails: not at all", "succeeded, and should fail"),
         ("exit 3", "ended the shell"),
     ],
 )
-def test_a_command_that_ends_otherwise_than_it_should_is_named(
+def test_a_command_with_an_unexpected_status_is_named(
     shell: tour.Shell, tmp_path: Path, command: str, words: str
 ) -> None:
-    with pytest.raises(ChildProcessError, match=words):
+    with pytest.raises(UserError, match=words):
         tour.play(page("$ true", f"$ {command}"), shell, tmp_path)
 
 
@@ -103,9 +91,7 @@ def test_a_command_that_takes_too_long_is_ended(
     monkeypatch.setattr(tour, "LIMIT", 0.3)
     with (
         tour.Shell(tmp_path) as shell,
-        pytest.raises(
-            ChildProcessError, match=r"`sleep 60` ended the shell, or took longer than 0\.3 s"
-        ),
+        pytest.raises(UserError, match=r"`sleep 60` ended the shell, or took longer than 0\.3 s"),
     ):
         shell.run("sleep 60")
 
@@ -122,11 +108,11 @@ def test_a_command_that_takes_too_long_is_ended(
         (["$ no command", "```"], [" $ no command", " ```"]),
     ],
 )
-def test_output_is_as_a_terminal_would_show_it(output: list[str], shown: list[str]) -> None:
+def test_output_is_shown_as_in_a_terminal(output: list[str], shown: list[str]) -> None:
     assert tour.clean(output, Path("/home/reader")) == shown
 
 
-def test_a_page_changes_only_if_all_commands_did_as_they_should(tmp_path: Path) -> None:
+def test_a_page_changes_only_if_all_commands_have_the_expected_status(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     subprocess.run(["git", "init", "--quiet", clone], check=True)
     (clone / ".venv/bin").mkdir(parents=True)
@@ -141,28 +127,24 @@ def test_a_page_changes_only_if_all_commands_did_as_they_should(tmp_path: Path) 
         assert done.returncode == status, done.stderr
         assert text.read_text() == page(line, *([] if status else ["hi"])) + "![a picture](a.png)\n"
     assert (tmp_path / "a.png").read_text() == "PNG"
-    assert (
-        done.stderr.splitlines()[-1] == f"error: `false` failed with status 1; {text} is as it was"
-    )
+    error = done.stderr.splitlines()[-1]
+    assert error == f"error: `false` failed with status 1; {text} is unchanged"
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"), [("AVX512, x", [" M metrics/loss.json"]), ("AVX2, x", [])]
+    ("kind", "status"), [("AVX512, x", [" M metrics/checkpoints/summary.json"]), ("AVX2, x", [])]
 )
-def test_other_results_are_taken_from_another_kind_of_machine_alone(
+def test_other_results_are_committed_on_another_kind_of_machine_only(
     shell: tour.Shell, tmp_path: Path, kind: str, status: list[str]
 ) -> None:
-    files = {"provenance.json": '{\n  "kind": "AVX512, x",\n  "seed": 1\n}\n', "loss.json": "1"}
-    (tmp_path / "metrics").mkdir()
-    for name, content in files.items():
-        (tmp_path / "metrics" / name).write_text(content)
-    assert shell.run("git init --quiet && git add --all && git commit --quiet --message start") == (
-        0,
-        [],
-    )
-    (tmp_path / "metrics/loss.json").write_text("2")
-    (tmp_path / "metrics/provenance.json").write_text(
-        files["provenance.json"].replace("AVX512, x", kind)
-    )
-    assert shell.run(tour.OURS) == (0, [])
+    folder = tmp_path / "metrics/checkpoints"
+    folder.mkdir(parents=True)
+    summary, provenance = folder / "summary.json", folder / "provenance.json"
+    summary.write_text("1")
+    provenance.write_text('{\n  "kind": "AVX512, x",\n  "seed": 1\n}\n')
+    commands = "git init --quiet && git add --all && git commit --quiet --message start"
+    assert shell.run(commands) == (0, [])
+    summary.write_text("2")
+    provenance.write_text(provenance.read_text().replace("AVX512, x", kind))
+    assert shell.run(tour.COMMIT_OF_OTHER_MACHINE) == (0, [])
     assert shell.run("git status --short") == (0, status)

@@ -1,8 +1,9 @@
 """The provenance of a model, which the stage that makes it writes into it.
 
-Only what decides its bytes can be part of it: the code, the parameters, the data, the libraries and
-the kind of machine. A Git commit cannot, because dvc.lock, which belongs to the commit, contains the
-hash of the model; antimatter/repository/history.py finds the commit from there (docs/decisions/0025).
+Only what decides its bytes can be part of it: the code, the parameters, the data, the libraries
+and the kind of machine. A Git commit cannot, because dvc.lock, which belongs to the commit,
+contains the hash of the model. antimatter/repository/history.py finds the commit from there
+(docs/decisions/0025).
 """
 
 import hashlib

@@ -1,5 +1,6 @@
-"""What DVC has recorded: the outputs in dvc.lock and the objects in its cache, read from their files,
-so that DVC need not be installed.
+"""What DVC has recorded: the outputs in dvc.lock and the objects in its cache.
+
+Read from their files, so that DVC need not be installed.
 """
 
 import configparser
@@ -30,12 +31,14 @@ def stages(root: Path = Path(".")) -> dict[str, Any]:
 
 def hashes(stages: Mapping[str, Any]) -> dict[str, str]:
     """The md5 of each output, by its path."""
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    outputs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    return {out["path"]: out["md5"] for out in outputs}
 
 
 def md5(path: Path) -> str:
-    """The hash that dvc.lock records: of a file's bytes, or of the list of a folder's files (then it
-    ends in `.dir`).
+    """The hash that dvc.lock records: of a file's bytes, or of the list of a folder's files.
+
+    That of a folder ends in `.dir`.
     """
     if path.is_dir():
         names = [file for file in path.rglob("*") if file.is_file()]
@@ -50,8 +53,9 @@ def md5(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Cache:
-    """DVC's cache, as its documentation describes it (internal files): an object under its digest, and
-    a folder as JSON that lists the digests of its files.
+    """DVC's cache, as its documentation describes it (internal files).
+
+    An object is stored under its digest, a folder as JSON that lists the digests of its files.
     """
 
     folder: Path
@@ -60,8 +64,9 @@ class Cache:
         return self.folder / "files" / "md5" / digest[:2] / digest[2:]
 
     def members(self, digest: str) -> dict[str, str]:
-        """The digests of a folder's files, by their path in it; a file itself has the path "". Raises
-        OSError if the cache does not have the folder.
+        """The digests of a folder's files, by their path in it; a file itself has the path "".
+
+        Raises OSError if the cache does not have the folder.
         """
         if not digest.endswith(".dir"):
             return {"": digest}
@@ -76,16 +81,15 @@ class Cache:
 
 
 def is_cached(digest: str, root: Path) -> bool:
-    """Whether the cache of the repository at `root` has an object. DVC adds a folder after all of its
-    files.
+    """Whether the cache of the repository at `root` has an object.
+
+    DVC adds a folder after all of its files.
     """
     return Cache(cache(root)).path(digest).is_file()
 
 
 def cache(root: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of DVC's cache: `cache.dir` of the most specific config file that sets it, else
-    .dvc/cache.
-    """
+    """The folder of DVC's cache: `cache.dir` of the most specific config file, else .dvc/cache."""
     user = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dvc"
     project = root / ".dvc"
     for folder, name in ((project, "config.local"), (project, "config"), (user, "config")):

@@ -1,4 +1,4 @@
-"""The resume directory of a run: what a stage has done so far, kept until DVC has recorded the result.
+"""The resume directory of a run: what a stage has done, kept until DVC has recorded the result.
 
 It lies outside of DVC's outs, because DVC deletes those before a stage runs.
 """

@@ -1,17 +1,12 @@
-"""The entry point of a stage: paths from the command line, and one line for an error of the user."""
+"""The entry point of a stage: paths from the command line, one line for an error of the user."""
 
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from antimatter.errors import UserError
+from antimatter.errors import UserError, is_users
 from antimatter.pipeline import check, resume
-
-# Read by libgomp when torch is imported, which a stage does later. By default waiting threads spin
-# for milliseconds; beside another busy process a training then stops almost completely
-# (benchmarks/contention.py). No result depends on it.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def run(main: Callable[..., None]) -> None:
@@ -35,11 +30,6 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def is_users(error: BaseException) -> bool:
-    """Whether a user can fix the error: a UserError, or one that the operating system reports."""
-    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def _advice(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Work that was begun under other code goes on when somebody says so, and its results tell."""
+"""Unfinished work of other code is resumed on request, and its results say so."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from antimatter import files
-from antimatter.pipeline import adoption, closure
-from antimatter.pipeline import resume as state
+from antimatter.errors import UserError
+from antimatter.pipeline import adoption, closure, resume
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def interrupted(**identity: object) -> Path:
-    with pytest.raises(KeyboardInterrupt), state.kept("shards", [], **identity) as work:
+    with pytest.raises(KeyboardInterrupt), resume.directory("shards", [], **identity) as work:
         (work / "step-00000120.pt").touch()
         raise KeyboardInterrupt
     return work
@@ -38,66 +38,55 @@ def test_work_of_other_code_is_listed_shown_and_adopted(
     work = interrupted(seed=1)
     assert "same code" in adoption.works()[0].line()
     (project / "antimatter/one.py").write_text("x = 2\n")
-    (found,) = adoption.works()
-    assert found.changed == ["antimatter/one.py"] and found.step == 120
-    assert list(adoption.diff(found))[-2:] == ["-x = 1\n", "+x = 2\n"]
+    (listed,) = adoption.works()
+    assert listed.changed == ["antimatter/one.py"] and listed.step == 120
+    assert list(adoption.diff(listed))[-2:] == ["-x = 1\n", "+x = 2\n"]
 
-    place = adoption.adopt(work)
-    assert not work.exists() and (place / "step-00000120.pt").exists()
+    moved = adoption.adopt(work)
+    assert not work.exists() and (moved / "step-00000120.pt").exists()
     capsys.readouterr()
-    with state.kept("shards", [], seed=1) as again:
-        assert again == place
-        (note,) = state.record(again)["adopted"]
-    assert (
-        note["changed"] == ["antimatter/one.py"]
-        and note["until_step"] == 120
-        and len(note["code"]) == 64
-    )
+    with resume.directory("shards", [], seed=1) as again:
+        assert again == moved
+        (entry,) = resume.adopted(again)["adopted"]
+    assert entry["changed"] == ["antimatter/one.py"] and entry["until_step"] == 120
+    assert len(entry["code"]) == 64
     assert capsys.readouterr().err == ""
 
 
-def test_a_second_fix_is_noted_beside_the_first(project: Path) -> None:
+def test_a_second_fix_is_recorded_beside_the_first(project: Path) -> None:
     work = interrupted(seed=1)
     for number in (2, 3):
         (project / "antimatter/one.py").write_text(f"x = {number}\n")
         work = adoption.adopt(work)
-    assert len({note["code"] for note in state.record(work)["adopted"]}) == 2
+    assert len({entry["code"] for entry in resume.adopted(work)["adopted"]}) == 2
 
 
-def test_what_starts_afresh_names_the_command_if_only_code_differs(
+def test_a_new_start_names_the_command_if_only_code_differs(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = interrupted(seed=1)
     (project / "antimatter/one.py").write_text("x = 2\n")
     interrupted(seed=1)
-    assert (
-        f"set apart by antimatter/one.py: `antimatter resume {work}` lets it go on under this code"
-        in capsys.readouterr().err
-    )
-    with pytest.raises(
-        FileExistsError, match="holds a run that was begun under the present code: delete it"
-    ):
+    output = capsys.readouterr().err
+    assert "antimatter/one.py" in output and f"`antimatter resume {work}`" in output
+    with pytest.raises(UserError, match="present code: delete it"):
         adoption.adopt(work)
 
 
-def test_what_cannot_be_adopted_is_told_and_left_alone(project: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no unfinished work"):
+def test_work_that_cannot_be_adopted_is_named_and_left_alone(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no unfinished work: `antimatter resume`"):
         adoption.adopt(tmp_path / "stages")
     work = interrupted(seed=1)
-    with pytest.raises(ValueError, match="needs no consent, its code is as it was"):
+    with pytest.raises(UserError, match="present code: `dvc repro`"):
         adoption.adopt(work)
     (project / "antimatter/one.py").write_text("x = 2\n")
-    with (
-        files.lock(work / state.LOCK, "a run"),
-        pytest.raises(files.Locked, match="is already running"),
-    ):
+    with files.lock(work / resume.LOCK, "a run"), pytest.raises(files.Locked):
         adoption.adopt(work)
     assert (work / "step-00000120.pt").exists()
 
 
 def test_the_command(project: Path) -> None:
-    """As a process, as the checkout of the test is not the one whose `antimatter` is on the path."""
-    code = "import sys; from antimatter import cli; sys.exit(cli.main(sys.argv[1:]))"
+    """In a process, because it reads the checkout of its working directory."""
 
     def command(*arguments: str) -> str:
         environment = {
@@ -106,7 +95,7 @@ def test_the_command(project: Path) -> None:
             "PATH": "",
         }
         done = subprocess.run(
-            [sys.executable, "-P", "-c", code, *arguments],
+            [sys.executable, "-P", "-m", "antimatter.cli", *arguments],
             cwd=project,
             env=environment,
             capture_output=True,
@@ -118,12 +107,9 @@ def test_the_command(project: Path) -> None:
     assert command("resume") == "there is no unfinished work in .state\n"
     work = interrupted(seed=1)
     (project / "antimatter/one.py").write_text("x = 2\n")
-    assert "shards, unfinished, at step 120; other code now: antimatter/one.py" in command("resume")
+    line = command("resume")
+    assert all(word in line for word in ("shards", "step 120", "antimatter/one.py"))
     assert "+x = 2" in command("resume", str(work)) and work.exists()
-    assert (
-        "`dvc repro` resumes it" in command("resume", str(work), "--accept") and not work.exists()
-    )
-    assert (
-        closure.digests("stages.shards")
-        == files.read_json(next(project.glob(".state/*/identity.json")))["code"]
-    )
+    assert "`dvc repro`" in command("resume", str(work), "--accept") and not work.exists()
+    (identity,) = project.glob(".state/*/identity.json")
+    assert files.read_json(identity)["code"] == closure.digests("stages.shards")

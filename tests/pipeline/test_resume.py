@@ -1,4 +1,4 @@
-"""Unfinished work is kept, found again, and never forgotten in silence."""
+"""Unfinished work is kept and resumed, and a stage says so when it starts without it."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def interrupted(**identity: object) -> Path:
     return work
 
 
-def test_the_same_work_is_found_again_and_goes_when_it_is_done(root: Path) -> None:
+def test_work_is_resumed_and_deleted_when_it_is_done(root: Path) -> None:
     work = interrupted(shards={"seed": 1})
     assert work == resume.path_of("shards", shards={"seed": 1})
     with resume.directory("shards", [], shards={"seed": 1}) as again:
@@ -32,38 +32,43 @@ def test_the_same_work_is_found_again_and_goes_when_it_is_done(root: Path) -> No
     assert list(root.iterdir()) == []
 
 
-def test_work_that_begins_anew_names_what_sets_it_apart_from_what_is_unfinished(
+def test_a_new_start_names_how_it_differs_from_unfinished_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     old = interrupted(shards={"seed": 1, "size": 5}, input={"a.npy": "0" * 64})
     assert capsys.readouterr().err == ""
     interrupted(shards={"seed": 2, "size": 5}, input={"a.npy": "1" * 64})
-    said = capsys.readouterr().err
-    assert said == (
-        f"note: shards starts afresh; unfinished work lies in {old}, set apart by input.a.npy, shards.seed 1 -> 2: "
-        "undo that to resume it, or delete the folder\n"
-    )
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert f"unfinished work is in {old}" in output
+    assert "differs in input.a.npy, shards.seed 1 -> 2" in output
+    # It resumes its own work
     interrupted(shards={"seed": 2, "size": 5}, input={"a.npy": "1" * 64})
-    assert capsys.readouterr().err == ""  # it goes on with its own
+    assert capsys.readouterr().err == ""
 
 
-def test_what_another_process_is_at_is_neither_touched_nor_called_unfinished(
+def test_work_of_a_running_process_is_locked_and_not_reported_as_unfinished(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code = "import sys, time; from antimatter.pipeline import resume\nwith resume.directory('shards', [], seed=1): print('in', flush=True); time.sleep(60)"
+    code = """
+import time
+from antimatter.pipeline import resume
+with resume.directory("shards", [], seed=1):
+    print("in", flush=True)
+    time.sleep(60)
+"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout and other.stdout.readline() == "in\n"
         with pytest.raises(
-            files.Locked,
-            match=f"the stage shards with these parameters is already running as process {other.pid}",
+            files.Locked, match=rf"shards .* already running as process {other.pid}"
         ):
             interrupted(seed=1)
         interrupted(seed=2)
         other.kill()
-    assert "starts afresh" not in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
 
 
-def test_differences_are_named_by_their_place() -> None:
+def test_differences_have_the_path_of_their_keys() -> None:
     old = {"code": {"a.py": "1" * 64, "b.py": "2" * 64}, "model": {"n_layer": 2, "tied": True}}
     new = {
         "code": {"a.py": "1" * 64, "b.py": "3" * 64, "c.py": "4" * 64},
@@ -72,12 +77,12 @@ def test_differences_are_named_by_their_place() -> None:
     assert resume.differences(old, new) == ["b.py", "c.py", "model.n_layer 2 -> 4"]
 
 
-# ---- a finished stage, until DVC has recorded what it left
+# ---- a finished stage, until DVC has recorded its outputs
 
 
 @pytest.fixture
 def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the stage has left, in the folder in which DVC runs it."""
+    """An output of the stage, in the folder in which DVC runs it."""
     monkeypatch.setenv("DVC_STAGE", "shards")
     workspace = tmp_path / "workspace"
     (workspace / "stages").mkdir(parents=True)
@@ -104,41 +109,35 @@ def cache(digest: str, root: Path) -> None:
     files.write_text(root / ".dvc/cache/files/md5" / digest[:2] / digest[2:], "[]")
 
 
-def test_a_finished_stage_is_kept_until_the_lock_names_its_output_and_the_cache_holds_it(
+def test_the_work_of_a_finished_stage_is_kept_until_its_output_is_in_lock_and_cache(
     root: Path, output: Path
 ) -> None:
     work, digest, other = finished(output), recorded.md5(output), "0" * 32 + ".dir"
-    for named, held in (
-        (None, other),
-        (other, other),
-        (digest, other),
-        (other, digest),
-    ):  # the third: a fresh clone
+    # The third pair is that of a fresh clone
+    for in_lock, in_cache in ((None, other), (other, other), (digest, other), (other, digest)):
         (output.parent / "dvc.lock").unlink(missing_ok=True)
         files.remove(root.parent / ".dvc")
-        if named:
-            record(named, output.parent)
-        cache(held, root.parent)
+        if in_lock:
+            record(in_lock, output.parent)
+        cache(in_cache, root.parent)
         resume.delete_recorded()
-        assert (work / "done").exists(), (named, held)
+        assert (work / "done").exists(), (in_lock, in_cache)
     record(digest, output.parent)
     resume.delete_recorded()
     assert not work.exists()
 
 
-def test_work_that_finished_and_was_not_recorded_is_resumed_and_says_so(
+def test_finished_work_that_dvc_did_not_record_is_resumed_with_a_note(
     output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = finished(output)
     with resume.directory("shards", [output], seed=1) as again:
         assert again == work and (again / "done").exists()
-    assert (
-        f"shards had finished, but DVC did not record it: its results come from {work}"
-        in capsys.readouterr().err
-    )
+    output_lines = capsys.readouterr().err.splitlines()
+    assert len(output_lines) == 1 and str(work) in output_lines[0]
 
 
-def test_of_an_experiment_whose_folder_is_gone_the_cache_tells(
+def test_the_cache_decides_for_an_experiment_whose_folder_is_gone(
     root: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, digest = finished(output), recorded.md5(output)
@@ -152,7 +151,7 @@ def test_of_an_experiment_whose_folder_is_gone_the_cache_tells(
     assert not work.exists()
 
 
-def test_without_dvc_nothing_is_kept_of_a_stage_that_has_finished(
+def test_without_dvc_the_work_of_a_finished_stage_is_deleted(
     root: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DVC_STAGE")
@@ -160,12 +159,13 @@ def test_without_dvc_nothing_is_kept_of_a_stage_that_has_finished(
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "place"),
+    ("name", "text", "path"),
     [
         ("config", "[core]\n    analytics = false\n", ".dvc/cache"),
         (
             "config",
-            '[core]\n    analytics = false\n[cache]\n    type = "reflink,copy"\n    dir = ../../shared\n',
+            "[core]\n    analytics = false\n"
+            '[cache]\n    type = "reflink,copy"\n    dir = ../../shared\n',
             ".dvc/../../shared",
         ),
         (
@@ -175,13 +175,12 @@ def test_without_dvc_nothing_is_kept_of_a_stage_that_has_finished(
         ),
     ],
 )
-def test_the_cache_is_where_dvc_has_it(tmp_path: Path, name: str, text: str, place: str) -> None:
+def test_the_cache_is_that_of_dvc(tmp_path: Path, name: str, text: str, path: str) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     (tmp_path / ".dvc" / name).write_text(text)
-    asked = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert asked.returncode == 0, asked.stderr
-    found = recorded.cache(tmp_path, {"XDG_CONFIG_HOME": str(tmp_path / "none")})
-    assert found.resolve() == Path(asked.stdout.strip()).resolve() == (tmp_path / place).resolve()
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours = recorded.cache(tmp_path, {"XDG_CONFIG_HOME": str(tmp_path / "none")})
+    assert ours.resolve() == Path(done.stdout.strip()).resolve() == (tmp_path / path).resolve()
