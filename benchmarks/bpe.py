@@ -1,9 +1,11 @@
-"""Training the BPE: Hugging Face's trainer, which the stage uses, against rustbpe, on growing samples, each in a process of its own.
+"""Training the BPE: Hugging Face's trainer, which the stage uses, against rustbpe, on growing
+samples, each in a separate process.
 
     pip install rustbpe
     python benchmarks/bpe.py data/cleaned --megabytes 25 50 100 200
 
-Prints seconds of CPU and of wall, peak memory, and how many of the first learnt tokens agree. Memory is what grows with the sample.
+Prints CPU and wall-clock seconds, peak memory, which grows with the sample, and how many tokens
+both have learnt.
 """
 
 import argparse
@@ -28,37 +30,28 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, help="a folder of parquet files with a column `text`")
     parser.add_argument("--megabytes", type=float, nargs="+", default=[25, 50, 100, 200])
     parser.add_argument("--one", help="used by this script itself: the library to run")
-    given = parser.parse_args()
-    if given.one:
-        run(given.one, given.corpus, given.megabytes[0])
+    arguments = parser.parse_args()
+    if arguments.one:
+        run(arguments.one, arguments.corpus, arguments.megabytes[0])
         return
-    for megabytes in given.megabytes:
-        found = {}
+    for megabytes in arguments.megabytes:
+        tokens = []
         for name in ("tokenizers", "rustbpe"):
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    __file__,
-                    str(given.corpus),
-                    "--megabytes",
-                    str(megabytes),
-                    "--one",
-                    name,
-                ],
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode:
-                print(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+            options = ["--megabytes", str(megabytes), "--one", name]
+            command = [sys.executable, __file__, str(arguments.corpus), *options]
+            process = subprocess.run(command, capture_output=True, text=True)
+            if process.returncode:
+                print(f"{name}: {process.stderr.strip().splitlines()[-1]}")
                 continue
-            found[name] = json.loads(done.stdout)
-            report = found[name]
+            report = json.loads(process.stdout)
+            tokens.append(set(report["tokens"]))
             print(
-                f"{name:12}{megabytes:7.0f} MB {report['cpu']:7.1f} s CPU {report['wall']:7.1f} s wall {report['peak_mb']:7.0f} MB peak",
+                f"{name:12}{megabytes:7.0f} MB {report['cpu']:7.1f} s CPU "
+                f"{report['wall']:7.1f} s wall {report['peak_mb']:7.0f} MB peak",
                 flush=True,
             )
-        if len(found) == 2:
-            ours, theirs = (set(report["tokens"]) for report in found.values())
+        if len(tokens) == 2:
+            ours, theirs = tokens
             print(f"{'':12}{len(ours & theirs):,} of {len(ours):,} tokens are the same")
 
 
@@ -75,7 +68,7 @@ def run(name: str, corpus: Path, megabytes: float) -> None:
     else:
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-        from antimatter.data.tokenizer import _byte_characters
+        from antimatter.data.tokenizer import byte_characters
 
         bpe = Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -86,24 +79,14 @@ def run(name: str, corpus: Path, megabytes: float) -> None:
             show_progress=False,
         )
         bpe.train_from_iterator(texts(corpus, megabytes), trainer)
-        to_byte = {character: byte for byte, character in enumerate(_byte_characters())}
-        tokens = [
-            bytes(to_byte[c] for c in token).hex()
-            for token in bpe.get_vocab()
-            if token not in SPECIAL
-        ]
+        to_byte = {character: byte for byte, character in enumerate(byte_characters())}
+        learnt = bpe.get_vocab().keys() - {*SPECIAL}
+        tokens = [bytes(map(to_byte.__getitem__, token)).hex() for token in learnt]
+    # Of ru_maxrss, in bytes
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    print(
-        json.dumps(
-            {
-                "cpu": time.process_time() - cpu,
-                "wall": time.monotonic() - begin,
-                "peak_mb": peak,
-                "tokens": tokens,
-            }
-        )
-    )
+    seconds = {"cpu": time.process_time() - cpu, "wall": time.monotonic() - begin}
+    print(json.dumps({**seconds, "peak_mb": peak, "tokens": tokens}))
 
 
 def texts(corpus: Path, megabytes: float) -> Iterator[str]:

@@ -1,20 +1,22 @@
-"""Cleaning on one core: our rules and signatures against datatrove's own with its default words (spaCy) and its MinHash, chunks interleaved.
+"""Cleaning on one core: our rules and signatures against datatrove's with its default words (spaCy)
+and its MinHash. The two run in turn on each chunk.
 
     pip install spacy
     python benchmarks/cleaning.py 'corpus/c4/en/*.json.gz' text --megabytes 10
 
-Prints MB/s of one core for both, their ratio, and ours step by step. Language identification is the same on both sides, because datatrove's would
-download its model. Documents are in memory before the clock starts.
+Prints MB/s of one core for both, their ratio, and each of our steps. Language identification is the
+same on both sides, because datatrove's would download its model. Documents are in memory before the
+clock starts.
 """
 
 import argparse
-import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
 from datatrove.pipeline.filters import (
@@ -27,9 +29,9 @@ from datatrove.pipeline.formatters import FTFYFormatter
 
 from antimatter import params
 from antimatter.data.cleaning import duplicates
-from antimatter.data.cleaning import rules as filters
 from antimatter.data.cleaning.config import CleanConfig
-from antimatter.data.cleaning.junk import Rubbish
+from antimatter.data.cleaning.junk import Junk
+from antimatter.data.cleaning.rules import Language, enabled_rules
 from antimatter.data.sources import local, paths
 from antimatter.data.sources.paths import FilesConfig
 
@@ -39,16 +41,12 @@ def main() -> None:
     parser.add_argument("pattern")
     parser.add_argument("column")
     parser.add_argument("--megabytes", type=float, default=10)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     config = params.read(CleanConfig, "cleaned", Path("presets/300m.yaml"))
-    language = filters.Language(config.language)
-    rules = list(
-        filters.steps(config.language, config.c4, config.gopher, config.fineweb, config.repetition)
-    )
-    rules.append(Rubbish(config.rubbish))
+    ours = [*enabled_rules(config), Junk(config.rubbish)]
     theirs = [
         FTFYFormatter(),
-        language,
+        Language(config.language),
         C4QualityFilter(),
         GopherQualityFilter(),
         FineWebQualityFilter(),
@@ -72,39 +70,35 @@ def main() -> None:
     def run_ours(text: str) -> None:
         document = Document(text, "")
         whole = ""
-        for rule in rules:
+        for rule in ours:
             begin = time.thread_time()
-            accepted = rule.filter(document)
+            verdict = rule.filter(document)
             steps[rule.name] += int(1e9 * (time.thread_time() - begin))
-            if accepted is not True:
+            if verdict is not True:
                 return
-            whole = whole or document.text  # as it was after the repair
+            # The text after the first rule, the repair
+            whole = whole or document.text
         kept["ours"] += 1
         begin = time.thread_time()
         for hashed in {whole, document.text}:
             words = hashed.lower().split()
             duplicates.exact_hash(words)
-            duplicates.bands(
-                duplicates.signature(words, config.near_duplicates), config.near_duplicates
-            )
+            signature = duplicates.signature(words, config.near_duplicates)
+            duplicates.bands(signature, config.near_duplicates)
         steps["signatures"] += int(1e9 * (time.thread_time() - begin))
 
     sizes = []
-    for texts in chunks(given.pattern, given.column, given.megabytes):
+    for texts in chunks(arguments.pattern, arguments.column, arguments.megabytes):
         sizes.append(sum(len(text.encode()) for text in texts) / 1e6)
         for name, run in (("datatrove", run_theirs), ("ours", run_ours)):
             spent[name].append(cpu(run, texts))
-    rates = {
-        name: [size / seconds for size, seconds in zip(sizes[1:], times[1:], strict=True)]
-        for name, times in spent.items()
-    }  # the first warms up
-    for name, values in rates.items():
-        print(
-            f"{name:12}{statistics.median(values):8.2f} MB/s of a core, kept {kept[name]:,} documents"
-        )
-    print(
-        f"ratio       {statistics.median(o / t for o, t in zip(rates['ours'], rates['datatrove'], strict=True)):8.1f}"
-    )
+    rates = {}
+    for name, times in spent.items():
+        # The first chunk warms up
+        rates[name] = np.array(sizes[1:]) / np.array(times[1:])
+        rate = np.median(rates[name])
+        print(f"{name:12}{rate:8.2f} MB/s of a core, kept {kept[name]:,} documents")
+    print(f"ratio       {np.median(rates['ours'] / rates['datatrove']):8.1f}")
     for name, nanoseconds in steps.items():
         print(f"  {name:14}{sum(sizes) / (nanoseconds / 1e9):8.1f} MB/s")
 
@@ -126,10 +120,10 @@ def chunks(pattern: str, column: str, megabytes: float) -> Iterator[list[str]]:
     while done < megabytes * 1e6:
         texts: list[str] = []
         while sum(map(len, texts)) < 1e6:
-            found = [document.text for reader in readers for document in islice(reader, 10)]
-            if not found:
+            more = [document.text for reader in readers for document in islice(reader, 10)]
+            if not more:
                 return
-            texts += found
+            texts += more
         done += sum(map(len, texts))
         yield texts
 

@@ -1,9 +1,11 @@
-"""Two trainings of the default model at once on the same cores, as `dvc queue start -j 2` would run them, and one alone: tokens/s of each.
+"""Tokens/s of two trainings of the default model at a time on the same cores, as `dvc queue start
+-j 2` runs them, and of one alone.
 
     python benchmarks/contention.py [--seconds 10]
 
-libgomp's threads wait for each other by spinning, by default for milliseconds, in which the thread that they wait for gets no core.
-antimatter/pipeline/stage.py lets them give the core away after a thousand turns (GOMP_SPINCOUNT). Run this on two cores.
+libgomp's threads wait for each other by spinning, by default for milliseconds. Meanwhile the thread
+that they wait for gets no core. stages/__init__.py makes them give up the core after a thousand
+turns (GOMP_SPINCOUNT). Run this on two cores.
 """
 
 import argparse
@@ -20,11 +22,21 @@ from antimatter.model.config import GPTConfig
 from antimatter.training import numerics, optimizer as adamw
 from antimatter.training.config import OptimizerConfig
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
-numerics.pin(2)
-numerics.keep_memory()
-config = dict(n_layer=2, n_head=3, n_embd=192, block_size=256, vocab_size=4096, negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1)
-model = GPT(GPTConfig(**config))
-recipe = OptimizerConfig(
+numerics.set_deterministic(2)
+numerics.tune_malloc()
+config = GPTConfig(
+    n_layer=2,
+    n_head=3,
+    n_embd=192,
+    block_size=256,
+    vocab_size=4096,
+    negative_slope=0.01,
+    dropout=0.0,
+    tied_embeddings=True,
+    seed=1,
+)
+model = GPT(config)
+settings = OptimizerConfig(
     learning_rate=1e-3,
     embedding_rate=1.0,
     beta1=0.9,
@@ -33,39 +45,39 @@ recipe = OptimizerConfig(
     weight_decay=0.1,
     grad_clip=1.0,
 )
-optimizer = adamw.build(model, recipe)
-objective, scaler, batch = Objective(model), torch.amp.GradScaler("cpu", enabled=False), torch.randint(4096, (2, 4, 256))
+optimizer = adamw.build(model, settings)
+objective, scaler = Objective(model), torch.amp.GradScaler("cpu", enabled=False)
+batch = Batch(*torch.randint(config.vocab_size, (2, 4, config.block_size)))
 begin, steps = time.perf_counter(), 0
 while time.perf_counter() - begin < float(sys.argv[1]):
-    accumulate_gradients(objective, Batch(batch[0], batch[1]), 4, "bf16", scaler)
-    clip(model, optimizer, scaler, 1.0)
+    accumulate_gradients(objective, batch, 4, "bf16", scaler)
+    clip(model, optimizer, scaler, settings.grad_clip)
     update(optimizer, scaler)
     steps += 1
-print(round(steps * batch[0].numel() / (time.perf_counter() - begin)))
+print(round(steps * batch.inputs.numel() / (time.perf_counter() - begin)))
 """
+
+
+SETTINGS: dict[str, dict[str, str]] = {
+    "default of libgomp": {},
+    "as in the stages": {"GOMP_SPINCOUNT": "1000"},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=10)
-    given = parser.parse_args()
-    for label, setting in (
-        ("as libgomp has it", {}),
-        ("as the stages have it", {"GOMP_SPINCOUNT": "1000"}),
-        ("passive", {"OMP_WAIT_POLICY": "passive"}),
-    ):
+    command = [sys.executable, "-c", STEPS, str(parser.parse_args().seconds)]
+    for name, setting in SETTINGS.items():
         environment = {**os.environ, "PYTHONPATH": ".", **setting}
-        command = [sys.executable, "-c", STEPS, str(given.seconds)]
-        for together in (1, 2):
+        for label, count in (("alone", 1), ("two at a time", 2)):
             running = [
                 subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-                for _ in range(together)
+                for _ in range(count)
             ]
             speeds = [process.communicate()[0].strip() for process in running]
-            print(
-                f"{label:24}{'alone' if together == 1 else 'two at once':14}{' and '.join(speeds)} tokens/s",
-                flush=True,
-            )
+            print(f"{name:24}{label:14}{' and '.join(speeds)} tokens/s", flush=True)
 
 
 if __name__ == "__main__":

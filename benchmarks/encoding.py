@@ -1,14 +1,16 @@
-"""Encoding text to token ids on one core: ours (tiktoken, our merges) against Hugging Face's encode_batch and others where installed, interleaved.
+"""Encoding text to token ids on one core: ours (tiktoken with our merges) against Hugging Face's
+encode_batch, and others if they are installed. They run in turn on each chunk.
 
     pip install kitoken gigatoken
     python benchmarks/encoding.py data/tokenizer data/cleaned --megabytes 40
 
-Prints MB/s of one core, the ratio to encode_batch, and whether the ids are the same on every document.
+Prints MB/s of one core, the ratio to encode_batch, and in how many documents the ids differ.
 """
 
 import os
 
-os.environ["RAYON_NUM_THREADS"] = "1"  # before the libraries start their threads
+# Before the libraries start their threads
+os.environ["RAYON_NUM_THREADS"] = "1"
 
 import argparse
 import statistics
@@ -31,36 +33,37 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("corpus", type=Path, help="a folder of parquet files with a column `text`")
     parser.add_argument("--megabytes", type=float, default=40)
-    given = parser.parse_args()
-    encoders = dict(encoders_for(given.tokenizer))
+    arguments = parser.parse_args()
+    encoders = dict(encoders_for(arguments.tokenizer))
     rates: dict[str, list[float]] = defaultdict(list)
     different: dict[str, int] = dict.fromkeys(encoders, 0)
     documents, size = 0, 0.0
-    for texts in chunks(given.corpus, given.megabytes):
+    for texts in chunks(arguments.corpus, arguments.megabytes):
         megabytes = sum(len(text.encode()) for text in texts) / 1e6
-        found = {}
+        encoded = {}
         for name, encode in encoders.items():
             begin = time.process_time()
-            found[name] = encode(texts)
+            encoded[name] = encode(texts)
             rates[name].append(megabytes / (time.process_time() - begin))
-        for name, ids in found.items():
-            different[name] += sum(
-                not np.array_equal(ours, theirs)
-                for ours, theirs in zip(found["encode_batch"], ids, strict=True)
-            )
+        for name, ids in encoded.items():
+            pairs = zip(encoded["encode_batch"], ids, strict=True)
+            different[name] += sum(not np.array_equal(one, other) for one, other in pairs)
         documents, size = documents + len(texts), size + megabytes
-    base = statistics.median(rates["encode_batch"][1:])  # the first chunk warms up
+    # The first chunk warms up
+    base = statistics.median(rates["encode_batch"][1:])
     print(f"{documents:,} documents, {size:.0f} MB")
     for name, values in rates.items():
         rate = statistics.median(values[1:])
         print(
-            f"{name:26}{rate:8.1f} MB/s of a core {rate / base:6.1f} x, ids different in {different[name]} documents"
+            f"{name:26}{rate:8.1f} MB/s of a core {rate / base:6.1f} x, "
+            f"ids different in {different[name]} documents"
         )
 
 
 def encoders_for(folder: Path) -> Iterator[tuple[str, Encoder]]:
     theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    theirs.encode_special_tokens = True  # a literal [EOS] in a document is text
+    # A literal [EOS] in a document is text
+    theirs.encode_special_tokens = True
     yield "encode_batch", lambda texts: [encoding.ids for encoding in theirs.encode_batch(texts)]
     fast = getattr(theirs, "encode_batch_fast", None)
     if fast:

@@ -1,8 +1,10 @@
-"""Sampling with the key-value cache against reading the whole text again for each token, interleaved in one process; greedy, so the texts must agree.
+"""Sampling with the key-value cache, relative to reading the whole text again for each token. The
+two alternate in one process, and are greedy, so the texts must agree.
 
     python benchmarks/generate.py [--tokens 200]
 
-Nano shape of benchmarks/train_step.py (6 layers, 256 channels, context 256), 4 rows, float32, two threads.
+Nano shape of benchmarks/train_step.py (6 layers, 256 channels, context 256), 4 rows, float32, two
+threads.
 """
 
 import argparse
@@ -41,26 +43,23 @@ def without_cache(model: GPT, tokens: int) -> list[list[int]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", type=int, default=200)
-    given = parser.parse_args()
+    tokens = parser.parse_args().tokens
     torch.set_num_threads(2)
-    model, greedy = (
-        GPT(CONFIG).eval(),
-        Sampling(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=given.tokens),
-    )
+    model = GPT(CONFIG).eval()
+    greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=tokens)
     seconds: dict[str, list[float]] = {"with": [], "without": []}
     for _ in range(ROUNDS):
         begin = time.perf_counter()
-        one = generate(model, PROMPT, ROWS, greedy, end=-1, generator=torch.Generator())
+        cached = generate(model, PROMPT, ROWS, greedy, end=-1, generator=torch.Generator())
         seconds["with"].append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        other = without_cache(model, given.tokens)
+        expected = without_cache(model, tokens)
         seconds["without"].append(time.perf_counter() - begin)
-        assert one == other
-    for which, times in seconds.items():
-        print(f"{which:8}{statistics.median(times):7.2f} s for {ROWS} x {given.tokens} tokens")
-    print(
-        f"ratio   {statistics.median(b / a for a, b in zip(seconds['with'], seconds['without'], strict=True)):7.2f}"
-    )
+        assert cached == expected
+    for name, times in seconds.items():
+        print(f"{name:8}{statistics.median(times):7.2f} s for {ROWS} x {tokens} tokens")
+    pairs = zip(seconds["with"], seconds["without"], strict=True)
+    print(f"ratio   {statistics.median(without / cached for cached, without in pairs):7.2f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""How fast llama.cpp reads and writes with each file type, interleaved, as a ratio to f16: on random weights, which are as fast as trained ones.
+"""How fast llama.cpp reads and generates with each file type, also as a ratio to f16.
 
-python benchmarks/gguf_speed.py                                   # the shape of the 300m preset
-python benchmarks/gguf_speed.py --layers 2 --channels 192 --vocabulary 4096 --context 256 --heads 3      # nano
+    python benchmarks/gguf_speed.py     # the shape of the 300m preset
+
+For the shape of nano: --layers 2 --heads 3 --channels 192 --vocabulary 4096 --context 256. The
+weights are random, which are as fast as trained ones. The types are measured in turns.
 """
 
 import argparse
@@ -13,7 +15,8 @@ import torch
 from export import CONFIG, TYPES, write_tokenizer
 
 from antimatter.export import gguf, parity
-from antimatter.export.source import of_model
+from antimatter.export.source import open_checkpoint
+from antimatter.model import weights
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
@@ -26,33 +29,45 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=50257)
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    config = GPTConfig(
-        n_layer=given.layers, n_head=given.heads, n_embd=given.channels, block_size=given.context, vocab_size=given.vocabulary,
-        negative_slope=0.01, dropout=0.0, tied_embeddings=True, seed=1,
-    )  # fmt: skip
-    ids = torch.randint(
-        3, given.vocabulary, (1, given.context), generator=torch.Generator().manual_seed(1)
-    )
+    arguments = parser.parse_args()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, arguments.vocabulary, (1, arguments.context), generator=generator)
     with tempfile.TemporaryDirectory(dir=".") as name:
-        folder, source = Path(name), of_model(GPT(config).requires_grad_(False))
-        write_tokenizer(folder / "tokenizer.json", given.vocabulary)
-        paths = {file_type: folder / f"{file_type}.gguf" for file_type in TYPES}
-        for file_type, path in paths.items():
-            gguf.write(source, folder / "tokenizer.json", path, file_type, CONFIG)  # type: ignore[arg-type]
-        found: dict[str, list[dict[str, float]]] = {file_type: [] for file_type in TYPES}
-        for _ in range(given.rounds):
+        paths = write(Path(name), arguments)
+        speeds: dict[str, list[dict[str, float]]] = {file_type: [] for file_type in TYPES}
+        for _ in range(arguments.rounds):
             for file_type, path in paths.items():
-                found[file_type].append(parity.speed(path, ids))
-        for file_type in TYPES:
-            shown = f"{file_type:8}{paths[file_type].stat().st_size / 1e6:8.1f} MB"
-            for what in ("prompt", "answer"):
-                ratio = statistics.median(
-                    run[what] / peer[what]
-                    for run, peer in zip(found[file_type], found["f16"], strict=True)
-                )
-                shown += f"   {what} {statistics.median(run[what] for run in found[file_type]):8.1f} tokens/s, {ratio:.2f} x f16"
-            print(shown)
+                speeds[file_type].append(parity.speed(path, ids))
+        for file_type, path in paths.items():
+            line = f"{file_type:8}{path.stat().st_size / 1e6:8.1f} MB"
+            for key in ("prompt", "answer"):
+                values, others = ([run[key] for run in speeds[kind]] for kind in (file_type, "f16"))
+                ratios = [value / other for value, other in zip(values, others, strict=True)]
+                line += f"   {key} {statistics.median(values):8.1f} tokens/s"
+                line += f", {statistics.median(ratios):.2f} x f16"
+            print(line)
+
+
+def write(folder: Path, arguments: argparse.Namespace) -> dict[str, Path]:
+    """A GGUF file of each type."""
+    config = GPTConfig(
+        n_layer=arguments.layers,
+        n_head=arguments.heads,
+        n_embd=arguments.channels,
+        block_size=arguments.context,
+        vocab_size=arguments.vocabulary,
+        negative_slope=0.01,
+        dropout=0.0,
+        tied_embeddings=True,
+        seed=1,
+    )
+    weights.save(GPT(config), folder / "model")
+    source, tokenizer = open_checkpoint(folder / "model"), folder / "tokenizer.json"
+    write_tokenizer(tokenizer, arguments.vocabulary)
+    paths = {file_type: folder / f"{file_type}.gguf" for file_type in TYPES}
+    for file_type, path in paths.items():
+        gguf.write(source, tokenizer, path, file_type, CONFIG)  # type: ignore[arg-type]
+    return paths
 
 
 if __name__ == "__main__":

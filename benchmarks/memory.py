@@ -1,9 +1,10 @@
-"""The data stages on growing corpora: peak memory of the whole process tree, and MB/s, at 100 MB, 500 MB and 2 GB of text.
+"""The data stages on growing corpora: peak memory of the whole process tree, and MB/s.
 
     python benchmarks/memory.py 'corpus/c4/en/*.json.gz' text --megabytes 100 500 2000
 
-A corpus larger than the files given is made of their documents with the words of each line in another order: other n-grams, the same kind of text.
-Memory is the sum of the proportional set sizes (PSS: shared pages count once) of the process and its workers, looked at five times a second.
+A corpus that is larger than the given files repeats their documents, with the words of each line in
+another order: the same kind of text, with other n-grams. Memory is the sum of the proportional set
+sizes of the process and its workers (PSS: shared pages count once), sampled five times a second.
 """
 
 import argparse
@@ -12,9 +13,10 @@ import multiprocessing
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psutil
 
@@ -28,9 +30,11 @@ from antimatter.data.shards.config import ShardsConfig
 from antimatter.data.sources import local, paths
 from antimatter.data.sources.paths import FilesConfig
 from antimatter.data.tokenizer_config import TokenizerConfig
-from antimatter.tasks.config import EngineRuntime
+from antimatter.tasks.config import TasksRuntime
 
 PRESET = Path("presets/300m.yaml")
+# A function, and its arguments
+Call = tuple[Any, ...]
 
 
 def main() -> None:
@@ -42,74 +46,47 @@ def main() -> None:
     parser.add_argument("--train-mb", type=float, default=10000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only-cleaned", action="store_true")
-    given = parser.parse_args()
-    runtime = dataclasses.replace(
-        params.read(EngineRuntime, "runtime", PRESET, part=True), workers=given.workers
-    )
-    for megabytes in given.megabytes:
+    arguments = parser.parse_args()
+    for megabytes in arguments.megabytes:
         with tempfile.TemporaryDirectory(dir=".") as name:
             folder = Path(name)
-            write_parquet(corpus(given, megabytes), folder / "raw", given.file_mb)
+            write_parquet(corpus(arguments, megabytes), folder / "raw", arguments.file_mb)
             size = sum(map(text_bytes, (folder / "raw").iterdir())) / 1e6
-            config = dataclasses.replace(
-                params.read(TokenizerConfig, "tokenizer", PRESET), train_mb=given.train_mb
-            )
-            split = params.read(ShardsConfig, "shards", PRESET)
-            for label, call in (
-                (
-                    "cleaned",
-                    (
-                        clean,
-                        folder / "raw",
-                        folder / "work",
-                        params.read(CleanConfig, "cleaned", PRESET),
-                        runtime,
-                    ),
-                ),
-                (
-                    "tokenizer",
-                    (
-                        tokenizer.train,
-                        folder / "work/cleaned",
-                        folder / "tokenizer",
-                        config,
-                        given.workers,
-                    ),
-                ),
-                (
-                    "shards",
-                    (
-                        writer.write,
-                        folder / "work/cleaned",
-                        folder / "tokenizer",
-                        folder / "encoded",
-                        split,
-                        runtime,
-                    ),
-                ),
-            ):
-                if given.only_cleaned and label != "cleaned":
-                    break
-                seconds, peak = watched(*call)
-                print(
-                    f"{label:10}{size:8,.0f} MB {seconds:8.1f} s {size / seconds:7.1f} MB/s {peak / 1e6:8,.0f} MB peak",
-                    flush=True,
-                )
+            for label, (function, *inputs) in calls(folder, arguments).items():
+                seconds, peak = measure(function, *inputs)
+                rate = f"{seconds:8.1f} s {size / seconds:7.1f} MB/s"
+                print(f"{label:10}{size:8,.0f} MB {rate} {peak / 1e6:8,.0f} MB peak", flush=True)
 
 
-def corpus(given: argparse.Namespace, megabytes: float) -> Iterator[Document]:
-    parts = paths.parts(
-        [FilesConfig(pattern=given.pattern, text_column=given.column, licence="none")], 0, "pattern"
-    )
+def calls(folder: Path, arguments: argparse.Namespace) -> dict[str, Call]:
+    """The stages, in order."""
+    runtime = params.read(TasksRuntime, "runtime", PRESET, part=True)
+    runtime = dataclasses.replace(runtime, workers=arguments.workers)
+    cleaning = params.read(CleanConfig, "cleaned", PRESET)
+    stages: dict[str, Call] = {
+        "cleaned": (clean, folder / "raw", folder / "work", cleaning, runtime)
+    }
+    if arguments.only_cleaned:
+        return stages
+    cleaned, bpe = folder / "work/cleaned", folder / "tokenizer"
+    vocabulary = params.read(TokenizerConfig, "tokenizer", PRESET)
+    vocabulary = dataclasses.replace(vocabulary, train_mb=arguments.train_mb)
+    split = params.read(ShardsConfig, "shards", PRESET)
+    stages["tokenizer"] = (tokenizer.train, cleaned, bpe, vocabulary, arguments.workers)
+    stages["shards"] = (writer.write, cleaned, bpe, folder / "encoded", split, runtime)
+    return stages
+
+
+def corpus(arguments: argparse.Namespace, megabytes: float) -> Iterator[Document]:
+    source = FilesConfig(pattern=arguments.pattern, text_column=arguments.column, licence="none")
+    parts = paths.parts([source], 0, "pattern")
     done, turn, random = 0, 0, Random(0)
     while True:
         for part in parts:
             for document in local.read(part):
-                text = (
-                    document.text
-                    if turn == 0
-                    else "\n".join(shuffled(line, random) for line in document.text.split("\n"))
-                )
+                text = document.text
+                if turn:
+                    text = "\n".join(shuffled(line, random) for line in text.split("\n"))
                 done += len(text.encode())
                 yield document._replace(id=f"{document.id}/{turn}", text=text)
                 if done > megabytes * 1e6:
@@ -124,8 +101,8 @@ def shuffled(line: str, random: Random) -> str:
     return " ".join(first + last)
 
 
-def watched(function, *arguments) -> tuple[float, int]:  # type: ignore[no-untyped-def]
-    """Runs a function in a process of its own: its seconds, and the peak memory of its tree in bytes."""
+def measure(function: Callable[..., Any], *arguments: Any) -> tuple[float, int]:
+    """Runs a function in a new process: its seconds, and the peak memory of its tree in bytes."""
     process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
     begin = time.monotonic()
     process.start()
@@ -151,7 +128,8 @@ def tree(pid: int | None) -> int:
         for process in (root, *root.children(recursive=True)):
             try:
                 total += process.memory_full_info().pss
-            except psutil.Error:  # it has just ended
+            except psutil.Error:
+                # It has just ended
                 continue
     except psutil.Error:
         pass

@@ -1,7 +1,10 @@
-"""How long `dvc repro` and `dvc status` take where nothing is to be done, beside `dvc --version`: python benchmarks/noop.py [--rounds 7]
+"""How long `dvc repro` and `dvc status` take if there is nothing to do, relative to `dvc
+--version`.
 
-They take turns. `dvc --version` is what Python and DVC's imports cost, before anything is looked at. The
-last is `dvc repro` without ruamel.yaml.clib, YAML's parser in C (decision 30).
+    python benchmarks/noop.py [--rounds 7]
+
+The commands take turns. `dvc --version` is the cost of Python and DVC's imports alone. The last
+command is `dvc repro` without ruamel.yaml.clib, YAML's parser in C (decision 30).
 """
 
 import argparse
@@ -17,29 +20,32 @@ RUN = "import sys; from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
 
 def seconds(*arguments: str) -> float:
     code = f"import sys; sys.modules['_ruamel_yaml'] = None; {RUN}" if HIDDEN in arguments else RUN
-    arguments = tuple(one for one in arguments if one != HIDDEN)
+    arguments = tuple(argument for argument in arguments if argument != HIDDEN)
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     took = time.perf_counter() - begin
     if done.returncode or "Running stage" in done.stdout or "changed" in done.stdout:
         sys.exit(
-            f"error: `dvc {' '.join(arguments)}` found something to do: run `dvc repro` first\n{done.stdout}{done.stderr}"
+            f"error: `dvc {' '.join(arguments)}` found something to do: run `dvc repro` first\n"
+            f"{done.stdout}{done.stderr}"
         )
     return took
 
 
 def main(rounds: int) -> None:
-    for command in COMMANDS:  # files come into memory
+    # The first round brings the files into memory
+    for command in COMMANDS:
         seconds(*command)
     times: dict[tuple[str, ...], list[float]] = {command: [] for command in COMMANDS}
     for _ in range(rounds):
         for command in COMMANDS:
             times[command].append(seconds(*command))
     base = statistics.median(times[COMMANDS[0]])
-    for command, found in times.items():
-        median, spread = statistics.median(found), f"{min(found):.2f} to {max(found):.2f}"
+    for command, measured in times.items():
+        median, spread = statistics.median(measured), f"{min(measured):.2f} to {max(measured):.2f}"
         print(
-            f"dvc {', '.join(command):<21} {median:.2f} s (median of {rounds}; {spread}), {median / base:.2f} x `dvc --version`"
+            f"dvc {', '.join(command):<21} {median:.2f} s (median of {rounds}; {spread}),"
+            f" {median / base:.2f} x `dvc --version`"
         )
 
 

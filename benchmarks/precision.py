@@ -1,7 +1,9 @@
-"""float32 against bf16 in a training step of the nano model on one CPU thread, steps interleaved in one process.
+"""bf16 relative to float32 in a training step of the default model on one CPU thread. The steps of
+the two alternate in one process.
 
-    python benchmarks/precision.py                                                       # this CPU as it is
-    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/precision.py      # as a laptop without bf16 would do
+    python benchmarks/precision.py
+    # As on a laptop without bf16:
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/precision.py
 
 Prints the median CPU seconds of a step and their ratio.
 """
@@ -30,28 +32,23 @@ def main() -> None:
     settings = params.read(OptimizerConfig, "optimizer")
     model = GPT(config)
     objective, optimizer = Objective(model), adamw.build(model, settings)
-    ids = torch.randint(
-        config.vocab_size,
-        (batch_size, config.block_size + 1),
-        generator=torch.Generator().manual_seed(0),
-    )
+    shape, random = (batch_size, config.block_size + 1), torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, shape, generator=random)
+    batch = Batch(ids[:, :-1], ids[:, 1:])
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     seconds: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(ROUNDS + 1):
         for precision, spent in seconds.items():
             start = time.thread_time()
-            accumulate_gradients(
-                objective, Batch(ids[:, :-1], ids[:, 1:]), batch_size, precision, scaler
-            )
+            accumulate_gradients(objective, batch, batch_size, precision, scaler)
             clip(model, optimizer, scaler, settings.grad_clip)
             update(optimizer, scaler)
             spent.append(time.thread_time() - start)
     # The first round warms up
     medians = {precision: statistics.median(spent[1:]) for precision, spent in seconds.items()}
     for precision, median in medians.items():
-        print(
-            f"{precision}: {median:.3f} s a step, {batch_size * config.block_size / median:,.0f} tokens/s"
-        )
+        speed = batch_size * config.block_size / median
+        print(f"{precision}: {median:.3f} s a step, {speed:,.0f} tokens/s")
     print(f"bf16 is {medians['fp32'] / medians['bf16']:.2f} x as fast as fp32")
 
 

@@ -1,10 +1,14 @@
-"""A hundred clients at once, some slow, some that hang up: what does `antimatter serve` give, beside llama.cpp's own HTTP server?
+"""A hundred clients at once, some slow, some that disconnect: `antimatter serve` beside llama.cpp's
+own HTTP server.
 
-    python benchmarks/serve_load.py [--clients 100] [--seconds 15] [--rounds 3] [--parallel 4] [--good] [--model models/gguf]
+    python benchmarks/serve_load.py [--clients 100] [--seconds 15] [--rounds 3] [--parallel 4]
+                                    [--good] [--model models/gguf]
 
-Of the clients 80% read as fast as they can, 10% read a little now and then, and 10% hang up in the middle of an answer; each asks again as soon as
-its answer is over. With --good all read as fast as they can. Both servers compute --parallel answers at a time, with the same model, prompts and
-options, and are asked in turn. Speed is that of the well-behaved clients, which share the machine's cores with the servers.
+Of the clients 80% read as fast as they can, 10% read a little now and then, and 10% disconnect in
+the middle of an answer; each asks again when its answer is over. With --good all read as fast as
+they can. Both servers compute --parallel answers at a time, with the same model, prompts and
+options, in alternating rounds. Speed is that of the well-behaved clients, which share the machine's
+cores with the servers.
 """
 
 import argparse
@@ -14,13 +18,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from serve_fuzz import quiet, serving
+import serve_process
 
 from antimatter.export import ollama
 from antimatter.llama.header import read_header
@@ -50,9 +54,10 @@ class Figures:
 
     def rows(self) -> str:
         p50, p95, p99 = (statistics.quantiles(self.first, n=100)[i] for i in (49, 94, 98))
+        speed = f"{self.answers / self.seconds:6.1f} answers/s {self.tokens / self.seconds:7.0f}"
         return (
-            f"{self.answers / self.seconds:6.1f} answers/s {self.tokens / self.seconds:7.0f} tokens/s   "
-            f"first token {p50:.2f} s, 95% {p95:.2f}, 99% {p99:.2f}   {self.failed} failed"
+            f"{speed} tokens/s   first token {p50:.2f} s, 95% {p95:.2f}, 99% {p99:.2f}   "
+            f"{self.failed} failed"
         )
 
 
@@ -111,7 +116,7 @@ async def load(target: Target, clients: int, seconds: float, good: bool, figures
     figures.seconds += time.monotonic() - begin
 
 
-def post(path: str, body: dict[str, Any], **headers: str) -> bytes:
+def post(path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> bytes:
     content = json.dumps(body).encode()
     lines = [
         f"POST {path} HTTP/1.1",
@@ -119,12 +124,35 @@ def post(path: str, body: dict[str, Any], **headers: str) -> bytes:
         "Content-Type: application/json",
         "Connection: close",
         f"Content-Length: {len(content)}",
+        *(f"{name}: {value}" for name, value in (headers or {}).items()),
     ]
-    return (
-        "\r\n".join(
-            [*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-        ).encode()
-        + content
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + content
+
+
+def antimatter(port: int) -> Target:
+    def request(prompt: str) -> bytes:
+        return post("/v1/completions", {"prompt": prompt, "max_tokens": TOKENS} | SAMPLING)
+
+    return Target(
+        "antimatter serve",
+        port,
+        request,
+        lambda event: bool(event["choices"][0]["text"]),
+        lambda event: event.get("usage", {}).get("completion_tokens", 0),
+    )
+
+
+def llama_cpp(llama: Llama) -> Target:
+    def request(prompt: str) -> bytes:
+        body = {"prompt": prompt, "n_predict": TOKENS, "min_p": 0.0} | SAMPLING
+        return post("/completion", body, llama.client.headers)
+
+    return Target(
+        "llama.cpp itself",
+        urlsplit(llama.client.url).port or 0,
+        request,
+        lambda event: bool(event["content"]),
+        lambda event: event["tokens_predicted"] if event["stop"] else 0,
     )
 
 
@@ -136,54 +164,34 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--good", action="store_true")
     parser.add_argument("--model", type=Path, default=Path("models/gguf"))
-    given = parser.parse_args()
-    model = ollama.source_of(given.model, "f16") if given.model.is_dir() else given.model
-    with ExitStack() as stack:
-        port, process, _ = stack.enter_context(serving(model, "--parallel", str(given.parallel)))
-        llama = stack.enter_context(
-            Llama(model, read_header(model).context_length, parallel=given.parallel)
-        )
-        ours = Target(
-            "antimatter serve",
-            port,
-            lambda prompt: post(
-                "/v1/completions", {"prompt": prompt, "max_tokens": TOKENS, **SAMPLING}
-            ),
-            lambda event: bool(event["choices"][0]["text"]),
-            lambda event: event.get("usage", {}).get("completion_tokens", 0),
-        )
-        peer = Target(
-            "llama.cpp itself",
-            urlsplit(llama._client.url).port or 0,
-            lambda prompt: post(
-                "/completion",
-                {"prompt": prompt, "n_predict": TOKENS, "min_p": 0.0, **SAMPLING},
-                **llama._client._headers,
-            ),
-            lambda event: bool(event["content"]),
-            lambda event: event["tokens_predicted"] if event["stop"] else 0,
-        )
-        figures = {target.name: Figures() for target in (ours, peer)}
-        for target in (ours, peer):
-            # What is built on first use
-            asyncio.run(load(target, given.clients, 2, given.good, Figures()))
-        quiet(process)
-        before = (process.memory(), process.files(), process.threads())
-        for number in range(given.rounds):
-            for target in (ours, peer) if number % 2 == 0 else (peer, ours):
-                asyncio.run(
-                    load(target, given.clients, given.seconds, given.good, figures[target.name])
-                )
-        quiet(process)
-        after = (process.memory(), process.files(), process.threads())
-        for name, found in figures.items():
-            print(f"{name:17}{found.rows()}")
-        first, second = figures.values()
-        print(
-            f"ratio of tokens/s: {first.tokens / first.seconds / (second.tokens / second.seconds):.2f}"
-        )
-        for what, old, new in zip(("MB", "open files", "threads"), before, after, strict=True):
-            print(f"{what}: {old:.0f} before, {new:.0f} after")
+    arguments = parser.parse_args()
+    model, parallel = arguments.model, arguments.parallel
+    if model.is_dir():
+        model = ollama.source_of(model, "f16")
+    with (
+        serve_process.serving(model, "--parallel", str(parallel)) as server,
+        Llama(model, read_header(model).context_length, parallel=parallel) as llama,
+    ):
+        targets = [antimatter(server.port), llama_cpp(llama)]
+        figures = {target.name: Figures() for target in targets}
+
+        def run(target: Target, seconds: float, result: Figures) -> None:
+            asyncio.run(load(target, arguments.clients, seconds, arguments.good, result))
+
+        # What is built on first use
+        for target in targets:
+            run(target, 2, Figures())
+        before = server.usage()
+        for number in range(arguments.rounds):
+            # Each round begins with the other one
+            for target in targets[:: -1 if number % 2 else 1]:
+                run(target, arguments.seconds, figures[target.name])
+        after = server.usage()
+    for name, result in figures.items():
+        print(f"{name:17}{result.rows()}")
+    ours, theirs = (result.tokens / result.seconds for result in figures.values())
+    print(f"ratio of tokens/s: {ours / theirs:.2f}")
+    serve_process.report(before, after)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
-"""A training step against nanoGPT's, and what each lever of ours is worth: tokens/s, share of the peak, memory. Steps interleaved in one run.
+"""A training step relative to nanoGPT's, and the effect of each optimisation: tokens/s, share of
+the peak, memory.
 
-    python benchmarks/train_step.py --nanogpt path/to/nanoGPT/model.py                     # nano shape on this CPU
-    python benchmarks/train_step.py --nanogpt path/to/nanoGPT/model.py --device cuda       # the 300M preset's shape on a GPU
-    python benchmarks/train_step.py --levers                                               # each lever switched, against all as they are
+    # Nano shape on this CPU; the 300M preset's shape on a GPU; one change at a time
+    python benchmarks/train_step.py --nanogpt path/to/nanoGPT/model.py
+    python benchmarks/train_step.py --nanogpt path/to/nanoGPT/model.py --device cuda
+    python benchmarks/train_step.py --levers
 
-Each contender has a process of its own, so that one's allocator and compiler are not another's, and only one computes at a time: a round is one step
-of each. nanoGPT runs its recipe: on a CPU float32 and eager, on a GPU bf16, torch.compile and its fused AdamW; same shape, tied head, clip at 1.0.
-The step is forward, backward, clip and AdamW on a batch that is at hand. Peak: on a CPU a product of two 2048 x 2048 matrices in the contender's own
-type, measured beforehand in its process; on a GPU the data sheet's dense bf16. FLOPs as in antimatter/model/flops.py, for both.
+Each contender has its own process, so that allocators and compilers do not affect each other. Only
+one computes at a time: a round is one step of each. nanoGPT runs its recipe: on a CPU float32 and
+eager, on a GPU bf16, torch.compile and its fused AdamW; with the same shape, a tied head, and
+clipping at 1.0.
+
+The step is forward, backward, clip and AdamW on a batch in memory. The peak is on a CPU that of a
+product of two 2048 x 2048 matrices in the contender's type, measured in its process beforehand; on
+a GPU the dense bf16 of the data sheet. FLOPs are those of antimatter/model/flops.py for both.
 """
 
 import argparse
@@ -54,6 +60,7 @@ OPTIMIZER = OptimizerConfig(
 )
 WARM_UP = 6
 Step = Callable[[], None]
+Contenders = dict[str, tuple[Callable[..., Step], torch.dtype]]
 
 
 def ours(
@@ -63,11 +70,15 @@ def ours(
     precision: numerics.Precision = "bf16",
     lever: str = "",
 ) -> Step:
-    """A step as trainer.train() makes it, with one lever switched."""
+    """A step as the Trainer makes it.
+
+    Args:
+        lever: the one thing to change; empty: nothing.
+    """
     if lever != "memory given back":
-        numerics.keep_memory()
+        numerics.tune_malloc()
     if lever != "without determinism":
-        numerics.pin(torch.get_num_threads())
+        numerics.set_deterministic(torch.get_num_threads())
     if lever == "SDPA's attention":
         gpt.SHORT = 0
     if lever == "vocabulary not padded":
@@ -76,27 +87,20 @@ def ours(
     model = GPT(config).to(device)
     optimizer = adamw.build(model, OPTIMIZER)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    objective = Objective(
-        model, compile=(lever == "torch.compile") != (device.type == "cuda" and lever != "eager")
-    )
+    # The Trainer compiles on a GPU
+    compile = lever != "eager" if device.type == "cuda" else lever == "torch.compile"
+    objective = Objective(model, compile=compile)
     if lever == "whole logits":
-        objective.forward = lambda inputs, targets, weights: plain_loss(objective, inputs, targets)  # type: ignore[method-assign]
-    balance = RareTokenBalance(
-        LossConfig(rare_token_power=0.5, rare_token_limit=3.0, rare_token_decay=0.99),
-        torch.arange(1, config.vocab_size + 1),
-    )
+        objective.forward = lambda inputs, targets, *_: plain_loss(objective, inputs, targets)  # type: ignore[method-assign]
+    balance = None
+    if lever == "rare-token balance":
+        settings = LossConfig(rare_token_power=0.5, rare_token_limit=3.0, rare_token_decay=0.99)
+        balance = RareTokenBalance(settings, torch.arange(1, config.vocab_size + 1))
 
     def step() -> None:
-        seen = accumulate_gradients(
-            objective,
-            batch,
-            micro_batch,
-            precision,
-            scaler,
-            balance if lever == "rare-token balance" else None,
-        )
+        gradient = accumulate_gradients(objective, batch, micro_batch, precision, scaler, balance)
         norm = clip(model, optimizer, scaler, OPTIMIZER.grad_clip)
-        torch.stack([seen.loss, norm]).tolist()  # the one wait for the device
+        torch.stack([gradient.loss, norm]).tolist()  # the only wait for the device
         update(optimizer, scaler)
 
     return step
@@ -105,10 +109,8 @@ def ours(
 def plain_loss(
     objective: Objective, inputs: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = objective.model.head(objective.hidden(inputs))
-    losses = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
-    ).view_as(targets)
+    logits = objective.model.head(objective.hidden(inputs)).flatten(0, 1).float()
+    losses = F.cross_entropy(logits, targets.flatten(), reduction="none").view_as(targets)
     return losses.mean(), losses.detach()
 
 
@@ -123,7 +125,7 @@ def nanogpt(
 ) -> Step:
     """A step of nanoGPT's train.py around its own model."""
     if keep:
-        numerics.keep_memory()
+        numerics.tune_malloc()
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec and spec.loader, path
     module = importlib.util.module_from_spec(spec)
@@ -135,12 +137,9 @@ def nanogpt(
         "n_head": config.n_head,
         "n_embd": config.n_embd,
         "block_size": config.block_size,
+        "vocab_size": -(-config.vocab_size // 64) * 64,
     }
-    raw = module.GPT(
-        module.GPTConfig(
-            **shape, vocab_size=-(-config.vocab_size // 64) * 64, dropout=0.0, bias=False
-        )
-    ).to(device)
+    raw = module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=False)).to(device)
     optimizer = raw.configure_optimizers(0.1, 1e-3, (0.9, 0.95), device.type)
     model = torch.compile(raw) if compile else raw
     parts = list(zip(batch[0].split(micro_batch), batch[1].split(micro_batch), strict=True))
@@ -168,29 +167,27 @@ def contender(
     threads: int,
     dtype: torch.dtype,
 ) -> None:
-    """A process that makes a step when it is told to, and answers with the seconds."""
+    """The process of a contender. It makes a step for each message and answers with its seconds."""
     torch.set_num_threads(threads)
     device = torch.device(device_name)
     config = SHAPES[shape]
     random = torch.Generator().manual_seed(0)
     both = torch.randint(config.vocab_size, (2, batch_size, config.block_size), generator=random)
     batch = Batch(*both.to(device))
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    pipe.send(
-        peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else product(dtype)
-    )
-    step = make(config, (batch[0], batch[1]), micro_batch)
+    is_gpu = device.type == "cuda"
+    wait = torch.cuda.synchronize if is_gpu else lambda: None
+    pipe.send(peak_flops(torch.cuda.get_device_name(device)) if is_gpu else product(dtype))
+    step = make(config, batch, micro_batch)
     while pipe.recv():
         wait()
         begin = time.perf_counter()
         step()
         wait()
         pipe.send(time.perf_counter() - begin)
-    pipe.send(
-        torch.cuda.max_memory_allocated()
-        if device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    if is_gpu:
+        pipe.send(torch.cuda.max_memory_allocated())
+    else:
+        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def product(dtype: torch.dtype, n: int = 2048) -> float:
@@ -216,87 +213,91 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--levers", action="store_true")
-    given = parser.parse_args()
-    shape, gpu = (
-        given.shape or ("300m" if given.device == "cuda" else "nano"),
-        given.device == "cuda",
-    )
+    arguments = parser.parse_args()
+    is_gpu = arguments.device == "cuda"
+    shape = arguments.shape or ("300m" if is_gpu else "nano")
+    contenders = choose(arguments.nanogpt, arguments.levers, is_gpu)
+    if is_gpu and len(contenders) > 2:
+        # One GPU does not hold all of them at a time
+        for name in list(contenders)[1:]:
+            pair = {"antimatter": contenders["antimatter"], name: contenders[name]}
+            race(pair, shape, arguments)
+    else:
+        race(contenders, shape, arguments)
+
+
+def choose(path: Path | None, levers: bool, is_gpu: bool) -> Contenders:
+    """The steps to compare, by name. Each with the type of its matrix products.
+
+    Args:
+        path: nanoGPT's model.py.
+    """
     bf16, fp32 = torch.bfloat16, torch.float32
-    contenders: dict[str, tuple[Callable[..., Step], torch.dtype]] = {"antimatter": (ours, bf16)}
-    if given.nanogpt:
-        peer = partial(
-            nanogpt, path=given.nanogpt, precision="bf16" if gpu else "fp32", compile=gpu
-        )
-        contenders["nanoGPT"] = (peer, bf16 if gpu else fp32)
-        if not gpu:
-            contenders["nanoGPT, memory kept"] = (partial(peer, keep=True), fp32)
-    if given.levers:
+    contenders: Contenders = {"antimatter": (ours, bf16)}
+    if path:
+        peer = partial(nanogpt, path=path, precision="bf16" if is_gpu else "fp32", compile=is_gpu)
+        contenders["nanoGPT"] = (peer, bf16 if is_gpu else fp32)
+        if not is_gpu:
+            contenders["nanoGPT, malloc tuned"] = (partial(peer, keep=True), fp32)
+    if levers:
         names = ["whole logits", "rare-token balance", "without determinism"]
-        names += (
-            ["eager", "vocabulary not padded"]
-            if gpu
-            else ["memory given back", "SDPA's attention", "torch.compile"]
-        )
+        if is_gpu:
+            names += ["eager", "vocabulary not padded"]
+        else:
+            names += ["memory given back", "SDPA's attention", "torch.compile"]
         contenders |= {name: (partial(ours, lever=name), bf16) for name in names}
         contenders["float32"] = (partial(ours, precision="fp32"), fp32)
-        if gpu:  # most CPUs emulate it, a thousand times slower
+        # Most CPUs emulate fp16, a thousand times slower
+        if is_gpu:
             contenders["fp16"] = (partial(ours, precision="fp16"), torch.float16)
-    if gpu and len(contenders) > 2:  # not all of them fit one GPU at a time
-        for name in list(contenders)[1:]:
-            race({"antimatter": contenders["antimatter"], name: contenders[name]}, shape, given)
-    else:
-        race(contenders, shape, given)
+    return contenders
 
 
-def race(
-    contenders: dict[str, tuple[Callable[..., Step], torch.dtype]],
-    shape: str,
-    given: argparse.Namespace,
-) -> None:
+def race(contenders: Contenders, shape: str, arguments: argparse.Namespace) -> None:
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
-    peaks: dict[str, float] = {}
+    peaks: dict[str, float | None] = {}
     for name, (make, dtype) in contenders.items():
         pipes[name], theirs = context.Pipe()
-        arguments = (
-            theirs,
-            make,
-            shape,
-            given.device,
-            given.batch,
-            given.micro_batch,
-            given.threads,
-            dtype,
-        )
-        context.Process(target=contender, args=arguments, daemon=True).start()
+        sizes = (arguments.batch, arguments.micro_batch, arguments.threads)
+        values = (theirs, make, shape, arguments.device, *sizes, dtype)
+        context.Process(target=contender, args=values, daemon=True).start()
         theirs.close()
         peaks[name] = pipes[name].recv()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(WARM_UP + given.rounds):
+    for _ in range(WARM_UP + arguments.rounds):
         for name, pipe in pipes.items():
             pipe.send(True)
             seconds[name].append(pipe.recv())
-    config = SHAPES[shape]
-    tokens = given.batch * config.block_size
-    print(
-        f"{'':24}{'ms a step':>10}{'tokens/s':>10}{'of peak':>9}{'peak GFLOP/s':>14}{'memory':>10}{'first':>8}   antimatter is faster by"
-    )
+    memory = {}
     for name, pipe in pipes.items():
         pipe.send(False)
-        memory = pipe.recv()
-        median = statistics.median(seconds[name][WARM_UP:])
-        ratio = statistics.median(
-            theirs / mine
-            for mine, theirs in zip(
-                seconds["antimatter"][WARM_UP:], seconds[name][WARM_UP:], strict=True
-            )
-        )
-        share = (
-            tokens / median * flops_per_token(config) / peaks[name] if peaks[name] else float("nan")
-        )
+        memory[name] = pipe.recv()
+    report(shape, arguments.batch, seconds, peaks, memory)
+
+
+def report(
+    shape: str,
+    batch_size: int,
+    seconds: dict[str, list[float]],
+    peaks: dict[str, float | None],
+    memory: dict[str, int],
+) -> None:
+    config = SHAPES[shape]
+    tokens = batch_size * config.block_size
+    print(
+        f"{'':24}{'ms a step':>10}{'tokens/s':>10}{'of peak':>9}{'peak GFLOP/s':>14}{'memory':>10}"
+        f"{'first':>8}   antimatter is faster by"
+    )
+    ours = seconds["antimatter"][WARM_UP:]
+    for name, times in seconds.items():
+        theirs, peak = times[WARM_UP:], peaks[name]
+        median = statistics.median(theirs)
+        ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+        share = tokens / median * flops_per_token(config) / peak if peak else float("nan")
         print(
-            f"{name:24}{1e3 * median:10.1f}{tokens / median:10,.0f}{share:9.0%}{(peaks[name] or 0) / 1e9:14,.0f}{memory / 1e9:7.2f} GB"
-            f"{seconds[name][0]:7.1f}s{ratio:10.2f} x"
+            f"{name:24}{1e3 * median:10.1f}{tokens / median:10,.0f}{share:9.0%}"
+            f"{(peak or 0) / 1e9:14,.0f}{memory[name] / 1e9:7.2f} GB{times[0]:7.1f}s{ratio:10.2f} x"
         )
 
 
