@@ -193,6 +193,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint(folder: Path, pattern: str) -> dict[str, str]:
+    """The sha256 of the files of a folder, by name."""
+    return {path.name: sha256(path) for path in sorted(folder.glob(pattern))}
+
+
+def digest(fingerprints: Mapping[str, str]) -> str:
+    """One sha256 over all of them."""
+    return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()
+
+
 class Locked(UserError):
     """Another process holds a lock."""
 

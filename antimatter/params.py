@@ -169,7 +169,7 @@ def build(config: type[T], values: Any, where: str, part: bool = False) -> T:
     for key in hints:
         if key not in values:
             misspelt = did_you_mean(key, values.keys() - hints.keys())
-            raise UserError(f"{where}.{key} is missing{misspelt}")
+            raise UserError(f"{where}.{key} is missing{misspelt}: presets/nano.yaml shows a value")
     converted = {key: _convert(hint, values[key], f"{where}.{key}") for key, hint in hints.items()}
     try:
         return config(**converted)

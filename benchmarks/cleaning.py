@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=10)
     arguments = parser.parse_args()
     config = params.read(CleanConfig, "cleaned", Path("presets/300m.yaml"))
-    ours = [*enabled_rules(config), Junk(config.rubbish)]
+    ours = [*enabled_rules(config), Junk(config.junk)]
     theirs = [
         FTFYFormatter(),
         Language(config.language),

@@ -22,7 +22,7 @@ def main(raw: Path, cleaned: Path, metrics: Path, plots: Path) -> None:
     }
     identity = {
         "cleaned": dataclasses.asdict(config),
-        "input": resume.fingerprint(raw, "*.parquet"),
+        "input": files.fingerprint(raw, "*.parquet"),
         "texts": texts,
     }
     with resume.directory("cleaned", [cleaned], **identity) as work:

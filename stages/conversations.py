@@ -48,8 +48,8 @@ def main(
     facts = collection.facts(parameters, shape.block_size, config)
     who = personas.read(persona, facts)
     inputs = {
-        "cleaned": resume.digest(resume.fingerprint(cleaned, "*.parquet")),
-        "tokenizer": resume.digest(resume.fingerprint(tokenizer, "*")),
+        "cleaned": files.digest(files.fingerprint(cleaned, "*.parquet")),
+        "tokenizer": files.digest(files.fingerprint(tokenizer, "*")),
         "persona": files.sha256(persona),
     }
     named = sorted({name for own in config.files for name in paths.matches(own.pattern)})

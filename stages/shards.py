@@ -16,10 +16,10 @@ def main(cleaned: Path, tokenizer: Path, shards: Path, metrics: Path, plots: Pat
     config = params.read(ShardsConfig, "shards")
     runtime = params.read(TasksRuntime, "runtime", part=True)
     inputs = {
-        "cleaned": resume.fingerprint(cleaned, "*.parquet"),
-        "tokenizer": resume.fingerprint(tokenizer, "*"),
+        "cleaned": files.fingerprint(cleaned, "*.parquet"),
+        "tokenizer": files.fingerprint(tokenizer, "*"),
     }
-    made_of = {name: resume.digest(digests) for name, digests in inputs.items()}
+    made_of = {name: files.digest(digests) for name, digests in inputs.items()}
     with resume.directory("shards", [shards], shards=asdict(config), input=inputs) as work:
         report = writer.write(cleaned, tokenizer, work, config, runtime, made_of)
         adopted = resume.adopted(work)

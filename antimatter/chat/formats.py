@@ -75,7 +75,7 @@ def read(config: ConversationFiles, key: str) -> Iterator[Conversation]:
             is_empty = False
             try:
                 turns = messages(row)
-            except UserError as error:
+            except NotAConversation as error:
                 fix = "correct it, or take it out of the file"
                 raise UserError(f"{path}, {unit} {number}: {error}: {fix}") from None
             yield Conversation(f"{path}:{number}", config.pattern, "open", turns, config.licence)
@@ -83,19 +83,24 @@ def read(config: ConversationFiles, key: str) -> Iterator[Conversation]:
             raise UserError(f"{path} holds no conversation: delete it, or take it out of {key}")
 
 
+class NotAConversation(UserError):
+    """A row is not a conversation. The text also names the reason in the metrics of the stage."""
+
+
 def messages(row: object) -> tuple[Message, ...]:
     """The messages of a row of any shape.
 
     Raises:
-        UserError: it has no known shape, or is not a conversation; without the place in the file.
+        NotAConversation: it has no known shape, or is not a conversation. Without the place in the
+            file.
     """
     if not isinstance(row, dict):
-        raise UserError(f"{row!r:.60} is not an object with keys")
+        raise NotAConversation(f"{row!r:.60} is not an object with keys")
     shape = _shape(row)
     if not shape:
         known = "; ".join(", ".join(names) for names in SHAPES)
         keys = ", ".join(map(str, row)) or "none"
-        raise UserError(f"its keys are {keys}; known are {known}")
+        raise NotAConversation(f"its keys are {keys}; known are {known}")
     turns: list[Message] = []
     if row.get("system"):
         turns.append(Message("system", _text(row["system"], "`system`")))
@@ -109,7 +114,7 @@ def messages(row: object) -> tuple[Message, ...]:
         turns += _side(row[shape[0]], "user", f"`{shape[0]}`")
         turns += _side(row[shape[1]], "assistant", f"`{shape[1]}`")
     if fault := problem(turns):
-        raise UserError(fault)
+        raise NotAConversation(fault)
     return tuple(turns)
 
 
@@ -125,7 +130,7 @@ def _side(value: object, role: Role, name: str) -> list[Message]:
 
 def _listed(values: object, name: str) -> list[Message]:
     if not isinstance(values, list):
-        raise UserError(f"{name} must be a list of messages, got {values!r:.60}")
+        raise NotAConversation(f"{name} must be a list of messages, got {values!r:.60}")
     return [_message(value, f"message {number}") for number, value in enumerate(values, 1)]
 
 
@@ -134,15 +139,19 @@ def _message(value: object, where: str) -> Message:
     keys = value if isinstance(value, dict) else {}
     for call in TOOL_CALLS:
         if keys.get(call):
-            raise UserError(f"{where} calls a tool (`{call}`), which no role here can do")
+            raise NotAConversation(f"{where} calls a tool (`{call}`), which no role here can do")
     for role_key, text_key in (("role", "content"), ("from", "value")):
         if role_key in keys and text_key in keys:
             role = ROLES.get(str(keys[role_key]).lower())
             if role is None:
                 known = ", ".join(ROLES)
-                raise UserError(f"{where} has the role {keys[role_key]!r:.60}; known are {known}")
+                raise NotAConversation(
+                    f"{where} has the role {keys[role_key]!r:.60}; known are {known}"
+                )
             return Message(role, _text(keys[text_key], f"{where} ({role})"))
-    raise UserError(f"{where} must have role and content, or from and value, got {value!r:.60}")
+    raise NotAConversation(
+        f"{where} must have role and content, or from and value, got {value!r:.60}"
+    )
 
 
 def _text(value: object, where: str) -> str:
@@ -151,10 +160,10 @@ def _text(value: object, where: str) -> str:
         for part in value:
             kind = part.get("type") if isinstance(part, dict) else part
             if kind != "text":
-                raise UserError(f"{where} has a part that is no text: {kind!r:.60}")
+                raise NotAConversation(f"{where} has a part that is no text: {kind!r:.60}")
         value = "\n".join(_text(part.get("text"), where) for part in value)
     if not isinstance(value, str | None):
-        raise UserError(f"{where} must be text, got {value!r:.60}")
+        raise NotAConversation(f"{where} must be text, got {value!r:.60}")
     return local.encodable(local.plain(value or "")).strip()
 
 

@@ -78,7 +78,7 @@ def read(paths: Sequence[Path], dropped: Counter[str]) -> Iterator[Conversation]
         source = row["source"]
         try:
             messages = formats.messages({"messages": json.loads(row["text"])})
-        except ValueError as error:
+        except formats.NotAConversation as error:
             reasons[_reason(error)] += 1
             continue
         count += 1

@@ -34,7 +34,7 @@ from antimatter.model.gpt import GPT
 
 ARCHITECTURE = "mpt"
 FLOAT16_MAX = 65504.0
-_FILE_TYPES = {
+FILE_TYPES = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
@@ -123,7 +123,7 @@ def write(
             _add_tokenizer(writer, tokenizer, shape)
             _add_chat(writer, source.chat)
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            writer.add_file_type(_FILE_TYPES[file_type])
+            writer.add_file_type(FILE_TYPES[file_type])
             _write_all(writer, tensors, kinds)
         finally:
             writer.close()

@@ -18,11 +18,12 @@ import shutil
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from antimatter import files
 from antimatter.chat import template
 from antimatter.errors import UserError
+from antimatter.export.config import FileType
 from antimatter.llama.header import Header, read_header
 from antimatter.params import Positive, PositiveInt, Section, Within
 
@@ -30,14 +31,14 @@ TAG = "latest"
 _MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 _LAYER_TYPE = "application/vnd.ollama.image."
-# By general.file_type. Ollama calls 0, which is F32, unknown
-_FILE_TYPES = {1: "F16", 7: "Q8_0", 15: "Q4_K_M"}
+# By general.file_type, as FileType.String() in fs/ggml/type.go of Ollama; 0, F32, is unknown there
+FILE_TYPES = {1: "F16", 7: "Q8_0", 15: "Q4_K_M"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OllamaConfig(Section):
     name: str  # as in `ollama run <name>`
-    type: Literal["f32", "f16", "q8_0", "q4_k_m"]  # of the GGUF file to use
+    type: FileType  # of the GGUF file to use
     temperature: Annotated[float, Within("[0, 10]")]
     top_p: Annotated[float, Within("(0, 1]")]
     top_k: PositiveInt
@@ -170,7 +171,7 @@ def _write_store(
         "model_family": header.architecture,
         "model_families": [header.architecture],
         "model_type": human_number(header.n_parameters),
-        "file_type": _FILE_TYPES.get(header.keys.get("general.file_type", 0), "unknown"),
+        "file_type": FILE_TYPES.get(header.keys.get("general.file_type", 0), "unknown"),
         # Ollama writes these two on every machine
         "architecture": "amd64",
         "os": "linux",

@@ -24,6 +24,9 @@ Kind = GGMLQuantizationType
 CHUNK = 1 << 22  # values that are converted at a time: 16 MB in float32
 # Used where a row does not divide into blocks of 256: types with blocks of 32 values
 _SMALLER_BLOCKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}
+# The type of most matrices in a file
+_MOST: dict[FileType, Kind] = {"q8_0": Kind.Q8_0, "q4_k_m": Kind.Q4_K}
+MIXED: tuple[FileType, ...] = ("q4_k_m",)
 # The type to which ggml converts a state before it multiplies it with a matrix: vec_dot_type in
 # ggml-cpu.c
 _STATE_KINDS = {
@@ -45,17 +48,23 @@ def tensor_kind(name: str, columns: int, file_type: FileType, *, layers: int, ti
         return Kind.F32
     if file_type in ("f32", "f16"):
         return Kind.F32 if file_type == "f32" else Kind.F16
-    kind = Kind.Q8_0 if file_type == "q8_0" else _q4_k_m(name, layers, tied)
+    kind = _MOST[file_type]
+    if file_type in MIXED:
+        kind = _mixed(name, kind, layers, tied)
     if columns % _block(kind):
         kind = _SMALLER_BLOCKS.get(kind, kind)
     return kind if columns % _block(kind) == 0 else Kind.F16
 
 
-def _q4_k_m(name: str, layers: int, tied: bool) -> Kind:
-    """The M is for mixed: more bits where they help most.
+def _mixed(name: str, most: Kind, layers: int, tied: bool) -> Kind:
+    """The type of a matrix in a mixed file (K_M), which has more bits where they help most.
 
     That is in the output matrix, and in `attn_qkv` and `ffn_down` of the first and the last eighth
-    of the layers and of every third layer between them.
+    of the layers and of every third layer between them. `attn_qkv` counts as llama-quantize's
+    attn_v: its own branch for attn_qkv is never reached for these types (decision 20).
+
+    Args:
+        most: the type of all other matrices.
     """
     if name == ("token_embd.weight" if tied else "output.weight"):
         return Kind.Q6_K
@@ -63,7 +72,7 @@ def _q4_k_m(name: str, layers: int, tied: bool) -> Kind:
         layer, eighth = int(name.split(".")[1]), layers // 8
         if layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2:
             return Kind.Q6_K
-    return Kind.Q4_K
+    return most
 
 
 def n_bytes(kind: Kind, values: int) -> int:
@@ -148,5 +157,5 @@ def _ggml() -> ctypes.CDLL:
             function.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
             function.restype = ctypes.c_size_t
             return library
-    fix = "install the xllamacpp of requirements.lock, or remove q8_0 and q4_k_m from gguf.types"
+    fix = "install the xllamacpp of requirements.lock, or keep only f32 and f16 in gguf.types"
     raise UserError(f"{folder} exports no ggml_quantize_chunk: {fix}")

@@ -19,7 +19,6 @@ OBSERVERS = frozenset(
     {
         "antimatter/errors.py",
         "antimatter/pipeline/check.py",
-        "antimatter/pipeline/closure.py",
         "antimatter/pipeline/recorded.py",
         "antimatter/pipeline/resume.py",
         "antimatter/pipeline/stage.py",
@@ -56,19 +55,18 @@ def libraries(module: str, root: Path = Path(".")) -> list[str]:
 def digests(module: str, root: Path = Path(".")) -> dict[str, str]:
     """The sha256 of what each file of the closure computes, by path.
 
-    Comments, docstrings, layout, printed lines and the messages of errors do not count: a paused
-    run resumes after such an edit.
+    Comments, docstrings, printed lines and the messages of a UserError do not count: a paused run
+    resumes after such an edit.
     """
-    return {
-        path.as_posix(): hashlib.sha256(
-            _computation((root / path).read_text(encoding="utf-8")).encode()
-        ).hexdigest()
-        for path in files(module, root)
-    }
+    digests = {}
+    for path in files(module, root):
+        text = _computation((root / path).read_text(encoding="utf-8"))
+        digests[path.as_posix()] = hashlib.sha256(text.encode()).hexdigest()
+    return digests
 
 
 def _computation(source: str) -> str:
-    """The text of a module without what decides no result, and without white space.
+    """The text of a module without what decides no result.
 
     Cut from the text and not printed from the syntax tree, as that prints differently in each
     version of Python.
@@ -85,34 +83,54 @@ def _computation(source: str) -> str:
 
     spans = []
     for node in ast.walk(ast.parse(source)):
-        silent: ast.AST | None = None
-        if isinstance(node, ast.Expr) and (_is_print(node.value) or _is_text(node.value)):
-            silent = node
-        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            silent = node.exc
-        if silent is not None:
-            begin = offset(silent.lineno, silent.col_offset)  # type: ignore[attr-defined]
-            end = offset(silent.end_lineno, silent.end_col_offset)  # type: ignore[attr-defined]
-            spans.append((begin, end))
+        for silent in _silent(node):
+            end_row, end_column = silent.end_lineno or 0, silent.end_col_offset or 0
+            begin = offset(silent.lineno, silent.col_offset)
+            spans.append((begin, offset(end_row, end_column)))
+    strings = set[int]()
     for token in tokenize.generate_tokens(StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             begin = starts[token.start[0] - 1] + token.start[1]
             spans.append((begin, begin + len(token.string)))
+        elif token.start[0] < token.end[0]:
+            strings.update(range(token.start[0], token.end[0]))
     kept, position = [], 0
     for begin, end in sorted(spans):
-        kept.append(source[position:begin])
+        # Rows keep their number, so that those inside of strings are known below
+        kept += [source[position:begin], "\n" * source.count("\n", max(position, begin), end)]
         position = max(position, end)
-    return "".join("".join([*kept, source[position:]]).split())
+    rows = "".join([*kept, source[position:]]).split("\n")
+    return "\n".join(row for number, row in enumerate(rows, 1) if row.strip() or number in strings)
 
 
-def _is_print(node: ast.expr) -> bool:
-    return (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-    )
+def _silent(node: ast.AST) -> list[ast.expr]:
+    """The parts of a statement that are text for people and have no effect."""
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        # The text of another exception may be data: hub_conversations counts rows by it
+        is_users = isinstance(node.exc.func, ast.Name) and node.exc.func.id == "UserError"
+        return [text for text in node.exc.args if is_users and _is_pure(text)]
+    if not isinstance(node, ast.Expr):
+        return []
+    value = node.value
+    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+        return [value]
+    if isinstance(value, ast.Call) and all(map(_is_pure, value.args)):
+        name = value.func.id if isinstance(value.func, ast.Name) else ""
+        if name == "print" or (isinstance(value.func, ast.Attribute) and value.func.attr == "log"):
+            return [value]
+    return []
 
 
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _is_pure(node: ast.expr) -> bool:
+    """Whether an expression only shows values: it calls nothing but what formats them."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call):
+            name = getattr(part.func, "id", getattr(part.func, "attr", ""))
+            if name not in ("join", "len", "max", "min", "repr", "sorted", "str", "sum"):
+                return False
+        elif isinstance(part, ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom):
+            return False
+    return True
 
 
 def _imports(path: Path) -> list[str]:

@@ -122,16 +122,6 @@ def adopted(place: Path) -> dict[str, Any]:
     return {"adopted": files.read_json(place / ADOPTED)} if (place / ADOPTED).exists() else {}
 
 
-def fingerprint(folder: Path, pattern: str) -> dict[str, str]:
-    """The sha256 of the files of a folder, by name."""
-    return {path.name: files.sha256(path) for path in sorted(folder.glob(pattern))}
-
-
-def digest(fingerprints: dict[str, str]) -> str:
-    """One sha256 over all of them."""
-    return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()
-
-
 def root() -> Path:
     """The folder of all resume directories."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve() / ".state"

@@ -1,5 +1,6 @@
 """The entry point of a stage: paths from the command line, one line for an error of the user."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,9 @@ def run(main: Callable[..., None]) -> None:
     DVC does not take it for finished.
     """
     try:
+        takes, given = list(inspect.signature(main).parameters), len(sys.argv) - 1
+        if given != len(takes):
+            raise UserError(f"the stage takes {len(takes)} paths ({', '.join(takes)}), got {given}")
         check.check_once()
         resume.delete_recorded()
         main(*map(Path, sys.argv[1:]))

@@ -4,7 +4,7 @@ In a module of their own, so that values are checked without importing torch.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from antimatter.errors import UserError
 from antimatter.model import devices
@@ -22,6 +22,8 @@ from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
+# The values of options that an earlier training did not have, by section: what it computed with
+EARLIER_VALUES: dict[str, dict[str, Any]] = {"optimizer": {"embedding_rate": 1.0}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""When training has gone wrong: a loss far above its recent average."""
+"""When training has gone wrong: a loss far above the recent losses."""
 
 import math
 from collections.abc import Sequence

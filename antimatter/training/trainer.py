@@ -143,9 +143,10 @@ class Trainer:
         try:
             with DeferredStop() as stop:
                 while self.state.step < self.training.steps:
-                    rate = self.learning_rate()
+                    rate = self.set_learning_rate()
                     gradient = self.compute_gradient(batches.at(self.state.step))
-                    stats = self.reduce(gradient, self.clip_gradient(), stop.requested)
+                    norm = self.clip_gradient()
+                    stats = self.reduce(gradient, norm, stop.requested)
                     if self.has_failed(stats):
                         self.backtrack(stats, rate)
                         batches.close()
@@ -159,6 +160,9 @@ class Trainer:
                         self.pause()
         finally:
             batches.close()
+        if self.state.step % self.training.save_every:
+            # DVC has not recorded the model yet: without this a failure there would repeat steps
+            self.save_and_rotate()
         result = self.validate()
         self.observer.on_end("finished")
         return result
@@ -190,8 +194,8 @@ class Trainer:
 
     # The parts of a step
 
-    def learning_rate(self) -> float:
-        """Sets the learning rate of the next step and returns it."""
+    def set_learning_rate(self) -> float:
+        """Sets the learning rate of the next step, and returns it."""
         factor = rate_factor(self.state.step + 1, self.training.steps, self.config.schedule)
         rate = self.config.optimizer.learning_rate * self.state.rate_scale * factor
         adamw.set_learning_rate(self.optimizer, rate)
@@ -358,7 +362,12 @@ class Trainer:
         """Loads a saved state into weights, optimizer, scaler and curves; returns its State."""
         parts = self.checkpoints.load(saved_step)
         self.model.load_state_dict(parts["model"])
+        # The values of the groups are those of the configuration, also after `antimatter resume`
+        # with a fix of the optimizer; only the averages of the gradients are state
+        built = [{**group} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(parts["optimizer"])
+        for group, values in zip(self.optimizer.param_groups, built, strict=True):
+            group.update(values)
         # A new scaler: after a spike the old one still records that this step's gradient was
         # unscaled, and load_state_dict() does not reset that
         self.scaler = self.new_scaler()
@@ -371,7 +380,7 @@ class Trainer:
         return State(**parts["state"])
 
     def native_precision(self) -> Precision:
-        """The precision in which this device computes when the configuration asks for another."""
+        """The precision in which this device computes. Tests override it to emulate another."""
         return numerics.native_precision(self.device, self.training.precision)
 
     def new_scaler(self) -> torch.amp.GradScaler:

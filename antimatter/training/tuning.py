@@ -19,6 +19,7 @@ from antimatter.data.batches import Emphasis
 from antimatter.errors import UserError
 from antimatter.model.config import GPTConfig, LossConfig
 from antimatter.training.config import (
+    EARLIER_VALUES,
     OptimizerConfig,
     TrainConfig,
     TrainerConfig,
@@ -30,8 +31,6 @@ from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
 
 T = TypeVar("T")
-# Values that older provenances lack, because every training used them
-IMPLICIT: dict[str, dict[str, Any]] = {"optimizer": {"embedding_rate": 1.0}}
 
 
 class Conversations:
@@ -151,7 +150,7 @@ def trainer_config(
 def _section(kind: type[T], name: str, recorded: Mapping[str, Any]) -> T:
     """A section of the recorded parameters, or else of params.yaml."""
     if name in recorded:
-        values = IMPLICIT.get(name, {}) | recorded[name]
+        values = EARLIER_VALUES.get(name, {}) | recorded[name]
         return params.build(kind, values, f"the provenance of the initial weights: {name}")
     return params.read(kind, name)
 

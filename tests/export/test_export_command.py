@@ -1,8 +1,9 @@
 """`antimatter export`, as a user types it, and the stage `gguf`."""
 
+import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from antimatter import files
 from antimatter.cli import main as cli
 from antimatter.errors import UserError
 from antimatter.export import parity, tokenization
+from antimatter.export.config import FileType
 from antimatter.llama.header import read_header
 from antimatter.model import weights
 from antimatter.pipeline import recorded
@@ -144,3 +146,11 @@ def test_a_recorded_checkpoint_is_exported_with_its_commit(project: Path) -> Non
     keys = read_header(project / "recorded-f16.gguf").keys
     assert (keys["antimatter.commit"], keys["antimatter.code"]) == (head, "12ab")
     assert "antimatter.commit" not in read_header(project / "loose-f16.gguf").keys
+
+
+def test_the_command_takes_every_type(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its list is its own, as --help must not import what params.yaml needs."""
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--type", "q1"])
+    choices = capsys.readouterr().err.partition("choose from ")[2]
+    assert re.findall(r"\w+", choices) == [*get_args(FileType), "hf"]

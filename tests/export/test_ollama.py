@@ -3,6 +3,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from helpers import gguf_model
@@ -11,6 +12,7 @@ from helpers.gguf_model import CHAT, Tiny, gpt, of_model
 from antimatter.chat import template
 from antimatter.errors import UserError
 from antimatter.export import gguf, ollama
+from antimatter.export.config import FileType
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import read_header
 
@@ -42,6 +44,12 @@ def kinds(store: Path) -> dict[str, str]:
     """The layers of the stored model: their digest by the end of their type."""
     layers = ollama.verify(store, "antimatter")["layers"]
     return {layer["mediaType"].rsplit(".", 1)[1]: layer["digest"] for layer in layers}
+
+
+def test_every_type_has_the_name_that_ollama_gives_it() -> None:
+    numbers = {name: int(gguf.FILE_TYPES[name]) for name in get_args(FileType)}
+    names = {name: ollama.FILE_TYPES.get(number, "unknown") for name, number in numbers.items()}
+    assert names == {name: name.upper() for name in numbers} | {"f32": "unknown"}
 
 
 def test_the_store_is_byte_for_byte_what_ollama_create_writes(tiny: Tiny, tmp_path: Path) -> None:

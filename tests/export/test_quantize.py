@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from typing import get_args
 
 import gguf as reference
 import numpy as np
@@ -14,8 +15,13 @@ from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
 # digest() of the files that llama-quantize (of the llama.cpp in the wheel) made from this model in
-# f32. `PYTHONPATH=.:tests python tests/export/test_quantize.py FOLDER` writes the f32 file, and
-# prints the digests of all GGUF files in FOLDER.
+# f32. To add a type:
+#   pip download --no-deps --no-binary xllamacpp xllamacpp==<of requirements.lock>
+#   tar xf xllamacpp-*.tar.gz && cd xllamacpp-*/
+#   cmake -S thirdparty/llama.cpp -B build && cmake --build build --target llama-quantize
+#   PYTHONPATH=.:tests python tests/export/test_quantize.py FOLDER   # writes FOLDER/f32.gguf
+#   build/bin/llama-quantize FOLDER/f32.gguf FOLDER/q5_k_m.gguf Q5_K_M
+# The Python command again prints the digests of all GGUF files in FOLDER.
 LLAMA_QUANTIZE = {
     "f16": "5c7945f63e349cd1a331025b5e96514382c5892d48f9e4b548d667ae9aba22ce",
     "q8_0": "51f284beb2cd56285a7e4d75c3410f304114f2440bb1f4cd10d582e5d16bb516",
@@ -59,6 +65,11 @@ def write(tokenizer_folder: Path, path: Path, file_type: FileType) -> Path:
 
 def quantized(matrix: np.ndarray, kind: Kind) -> np.ndarray:
     return np.concatenate(list(quantize.quantize(matrix, kind)))
+
+
+def test_every_type_is_compared() -> None:
+    untested = {*get_args(FileType)} - {"f32", *LLAMA_QUANTIZE}
+    assert not untested, f"{untested}: no digest of llama-quantize, see above LLAMA_QUANTIZE"
 
 
 @pytest.mark.parametrize("file_type", LLAMA_QUANTIZE)

@@ -102,7 +102,7 @@ def test_a_step_is_adamw_as_the_paper_has_it() -> None:
 @pytest.mark.parametrize(
     ("loss", "history", "spike"),
     [
-        # Exactly 3 times the median is not above it
+        # Exactly 3 times the 90th percentile is not above it
         (3.0, [1, 1, 1, 1], False),
         (3.1, [1, 1, 1, 1], True),
         # The window is not full

@@ -134,14 +134,14 @@ class DecontaminationConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanConfig:
+class CleanConfig(Section):
     language: LanguageConfig
     c4: C4Config
     gopher: GopherConfig
     repetition: RepetitionConfig
     fineweb: FineWebConfig
-    rubbish: JunkConfig
-    conversation: ConversationConfig  # replaces all rules above, for conversations
+    junk: JunkConfig
+    conversation: ConversationConfig  # replaces every rule above, for conversations
     personal: PersonalConfig  # of text
     exact_duplicates: bool  # equal except for case and white space
     near_duplicates: NearDuplicatesConfig

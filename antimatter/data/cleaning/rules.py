@@ -1,7 +1,8 @@
-"""The rules of C4, Gopher and FineWeb, which drop documents or some of their lines.
+"""Repair, language, and the rules of C4, Gopher and FineWeb, which drop documents or some of their
+lines. Rules of this project are in junk.py.
 
-The rules are those of datatrove 0.10.1, with words split at white space and sentences at
-punctuation: spaCy's words are slower, and spaCy counts each comma as a word, which drops good text.
+The rules of the papers are those of datatrove 0.10.1, with words split at white space and sentences
+at punctuation: spaCy's words are slower, and it counts each comma as a word, which drops good text.
 Decisions, reasons, texts and counts equal datatrove's, in a tenth of its time: see words.py.
 """
 
@@ -46,7 +47,10 @@ LANGUAGE_CHARACTERS = 1000  # of a document, by which its language is identified
 
 
 def enabled_rules(config: CleanConfig) -> Iterator[BaseFilter]:
-    """Repair, then the enabled rules in their order; the first that rejects gives the reason."""
+    """Repair, then the enabled rules in their order; the first that rejects gives the reason.
+
+    Junk and decontamination follow them (steps.FilterStep).
+    """
     yield Repair()
     if config.language.enabled:
         yield Language(config.language)
@@ -65,7 +69,8 @@ def first_rejection(document: Document, rules: Iterable[BaseFilter]) -> str:
     for rule in rules:
         verdict = rule.filter(document)
         if verdict is not True:
-            return str(verdict[1])
+            assert isinstance(verdict, tuple), f"rule {rule.name} returned {verdict!r}"
+            return verdict[1]
     return ""
 
 

@@ -62,8 +62,8 @@ class FilterStep(Step):
         super().__init__()
         self.folder, self.names = folder, names
         self.repair, *self.rules = enabled_rules(config)
-        if config.rubbish.enabled:
-            self.rules.append(Junk(config.rubbish))
+        if config.junk.enabled:
+            self.rules.append(Junk(config.junk))
         self.conversation_rules: list[BaseFilter] = []
         if config.decontamination.texts:
             self.rules.append(Decontamination(config.decontamination))

@@ -28,7 +28,7 @@ cleaned:
     max_duplicate_ngram_chars: [0.15, 0.14, 0.13, 0.12, 0.11, 0.1]}
   fineweb: {enabled: true, min_punctuated_lines: 0.12, short_line_length: 30, max_short_lines: 0.67,
     max_duplicate_line_chars: 0.01, max_lines_per_word: 0.3}
-  rubbish: {enabled: true, site_notice: 0.09, markup: 0.1, code: 0.12, code_lines: 0.5,
+  junk: {enabled: true, site_notice: 0.09, markup: 0.1, code: 0.12, code_lines: 0.5,
     filler: 0.05, price_list: 0.04, keyword_spam: 0.13, foreign: 0.5, gibberish: 0.7}
   conversation: {enabled: true, min_turns: 2, max_turn_words: 60, max_short_turns: 0.5,
     max_non_ascii: 0.0, biography: drop}
@@ -310,8 +310,11 @@ def test_broken_unicode_is_repaired(tmp_path, rules, runtime):
 
 
 def test_disabled_rules_drop_nothing(tmp_path, rules, runtime):
-    names = "language c4 gopher repetition fineweb rubbish near_duplicates".split()
-    off = {name: dataclasses.replace(getattr(rules, name), enabled=False) for name in names}
+    off = {
+        field.name: dataclasses.replace(rule, enabled=False)
+        for field in dataclasses.fields(rules)
+        if hasattr(rule := getattr(rules, field.name), "enabled") and field.name != "conversation"
+    }
     config = dataclasses.replace(rules, **off, exact_duplicates=False)
     texts = {name: text for name, text in ALL.items() if name != "empty"}
     report = clean(write_raw(tmp_path / "raw", texts), tmp_path / "work", config, runtime)
