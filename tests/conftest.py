@@ -7,6 +7,8 @@ import stages  # noqa: F401
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +30,11 @@ CHROMIUM = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
+
+# A shell ignores SIGINT in its background jobs, and nohup SIGHUP. What tests start would inherit it.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Workers of the data stages and small trainings (helpers/forked.py) are forks of a process that has
 # imported their modules, so that not each of them imports torch

@@ -55,7 +55,7 @@ STAGES = {
     "shards": r"shards: resuming, (\d+) of \1 MB were done",
     "checkpoints": "resuming from step 200 of 200",
     "conversations": "note: conversations had finished, but DVC did not record it",
-    "tuned": "resuming from step 15 of 17",
+    "tuned": "resuming from step 17 of 17",
 }
 
 
