@@ -31,7 +31,7 @@ CHROMIUM = [
     *("--disable-background-networking", "--disable-component-update"),
 ]
 
-# A shell ignores SIGINT in its background jobs, and nohup SIGHUP. What tests start would inherit it.
+# A shell ignores SIGINT in its background jobs, and nohup SIGHUP; what tests start would inherit it
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
