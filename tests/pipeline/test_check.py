@@ -178,6 +178,7 @@ def test_an_experiment_with_an_invalid_value_changes_nothing(a_copy: Path) -> No
     assert "Running stage" not in dvc(a_copy, "repro")
 
 
+@pytest.mark.slow
 def test_an_experiment_in_a_temporary_folder_scores_a_text_that_git_does_not_track(
     a_copy: Path,
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_value_of_the_tuning_affects_no_stage_before_it(a_copy: Path) -> None:
     assert ran(dvc(a_copy, "repro", "--dry")) == ["checked", "tuned"]
 
 
+@pytest.mark.slow
 def test_conversations_of_a_user_are_learnt_and_a_bad_file_is_one_line(a_copy: Path) -> None:
     own, params = a_copy / "mine/talks.jsonl", a_copy / "params.yaml"
     own.parent.mkdir()

@@ -59,6 +59,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 def test_a_kill_after_any_stage_and_before_dvc_has_recorded_it_loses_no_work(
     a_copy: Path, tiny_pipeline: Path, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def expected(
     return contents(work / "cleaned")
 
 
+@pytest.mark.slow
 def test_ray_leaves_the_same_bytes(raw, config, runtime, expected, tmp_path, monkeypatch):
     # Slow, so it is imported only here
     import ray
@@ -161,6 +162,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_slurm_jobs_leave_the_same_bytes(
     raw, config, runtime, expected, tmp_path, slurm, monkeypatch
 ):

@@ -38,6 +38,7 @@ def clones(place: Path) -> list[Path]:
     return list(place.glob("antimatter-verify-*"))
 
 
+@pytest.mark.slow
 def test_a_run_on_the_same_machine_is_identical_and_leaves_nothing(
     tiny_pipeline: Path, place: Path
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_run_on_the_same_machine_is_identical_and_leaves_nothing(
     assert run(tiny_pipeline, "git", "status", "--porcelain").stdout == ""
 
 
+@pytest.mark.slow
 def test_another_machine_differs_first_in_checkpoints_within_the_tolerance(
     tiny_pipeline: Path, clone: Path, place: Path, tmp_path: Path
 ) -> None:
