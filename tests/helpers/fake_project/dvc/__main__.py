@@ -27,9 +27,9 @@ def repro() -> int:
         print("error: cleaned: no documents", flush=True)
         return 255
     if ending == "waits":
-        print("training", flush=True)
         try:
-            time.sleep(60)
+            print("training", flush=True)
+            time.sleep(20)
         except KeyboardInterrupt:
             write(str(state), "20")
             return 1
