@@ -31,7 +31,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Files get the mode that the umask gives, because some libraries write through temporary files
     that only their owner can read.
+
+    Raises:
+        UserError: the path has no name of its own, or a file would replace a folder.
     """
+    if path.name in ("", ".."):
+        raise UserError(f"'{path}' is not the name of a file or folder to write: name one")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     partial = path.with_name(f".{path.name}.{_process()}-{secrets.token_hex(4)}.partial")
@@ -117,6 +122,9 @@ def _put(partial: Path, path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         if partial.is_dir() and _exchange(partial, path):
             return
+        if not partial.is_dir():
+            # A user named a folder where a file was meant: its content must not be lost
+            raise UserError(f"{path} is a folder: name a file to write")
         remove(path)
     elif partial.is_dir():
         remove(path)
@@ -169,16 +177,41 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError, with the name of the file, if it is missing or not JSON."""
+class _Object(dict[str, Any]):
+    """A JSON object that names its file if a key is missing."""
+
+    def __init__(self, values: dict[str, Any], path: Path) -> None:
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path} has no key {key}: it is damaged, or of another version")
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        kind: what it must be at the top.
+
+    Raises:
+        UserError: it is missing, not JSON, or something else at the top. A key that is looked up in
+            one of its objects and missing is a UserError too.
+    """
     if not path.is_file():
         raise UserError(
             f"{path} is missing: run `dvc repro` to write it, or `dvc pull` to fetch it"
         )
+    fix = "restore it, or delete it if `dvc repro` writes it"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): delete it and run `dvc repro`") from None
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, object_hook=lambda values: _Object(values, path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): {fix}") from None
+    if not isinstance(value, kind):
+        expected = "an object" if kind is dict else "a list"
+        raise UserError(f"{path} must be {expected}, got {value!s:.40}: {fix}")
+    return value
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

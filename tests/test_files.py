@@ -240,3 +240,38 @@ def test_a_lock_on_a_deleted_file_is_not_enough(
             pass
         files.remove(path.parent)
     assert not files.is_locked(path) and not path.exists()
+
+
+def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="mine is a folder"):
+        files.write_text(tmp_path / "mine", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert (tmp_path / "mine/letter.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "mine/.."])
+def test_a_path_without_a_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="not the name"), files.replacing(Path(name)):
+        raise AssertionError("the block ran")
+    assert (tmp_path / "mine").is_dir()
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "[" * 100_000, "{", '"a"'])
+def test_json_of_another_shape_names_the_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(UserError, match=r"index\.json"):
+        files.read_json(tmp_path / "index.json")
+
+
+def test_a_missing_key_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text('{"files": {}}')
+    values = files.read_json(tmp_path / "index.json")
+    with pytest.raises(UserError, match=r"index\.json has no key shards"):
+        values["files"]["shards"]
+    assert values.get("other") is None and values == {"files": {}}

@@ -22,13 +22,15 @@ def add_parser(commands: Commands) -> None:
     )
     command.add_argument(
         "--temperature",
-        type=float,
+        type=options.number("[0, 10]"),
         help="0 always takes the likeliest token (default of this and the next: `ollama:` in"
         " params.yaml)",
     )
-    command.add_argument("--top-p", type=float)
-    command.add_argument("--top-k", type=int)
-    command.add_argument("--num-predict", type=int, help="tokens of an answer, at most")
+    command.add_argument("--top-p", type=options.number("(0, 1]"))
+    command.add_argument("--top-k", type=options.integer(1))
+    command.add_argument(
+        "--num-predict", type=options.integer(1), help="tokens of an answer, at most"
+    )
     command.set_defaults(run=run)
 
 

@@ -45,7 +45,7 @@ def add_parser(commands: Commands) -> None:
     command.add_argument("--name", help="of the model (default: `gguf.name`)")
     command.add_argument(
         "--windows",
-        type=int,
+        type=options.integer(0),
         default=4,
         help="contexts of validation text on which to compare it with torch; 0: none (default: 4)",
     )
@@ -63,11 +63,16 @@ def run(arguments: argparse.Namespace) -> None:
     values = options.params_file(has_defaults=arguments.checkpoint is not None)
     config = params.read(GGUFConfig, "gguf", values)
     config = replace(config, name=arguments.name or config.name)
+    types = arguments.type or config.types
+    for file_type in types:
+        if file_type != "hf":
+            path = gguf.path_of(arguments.output, config.name, file_type)
+            options.check_output(path, "--output")
     source = _source(arguments, config)
     tokenizer = arguments.tokenizer
     if tokenizer.is_dir():
         tokenizer /= "tokenizer.json"
-    model, windows, types = None, None, arguments.type or config.types
+    model, windows = None, None
     if arguments.windows and options.SHARDS.is_dir() and set(types) != {"hf"}:
         model = source.load()
         validation = Shards(options.SHARDS).split("validation")

@@ -22,16 +22,24 @@ def add_parser(commands: Commands) -> None:
         help="show documents that were dropped for it, before any repair",
     )
     command.add_argument(
-        "--count", type=int, default=5, help="how many of them, at most 20 (default: 5)"
+        "--count",
+        type=options.integer(0),
+        default=5,
+        help="how many of them, at most 20 (default: 5)",
     )
     command.set_defaults(run=_cleaned)
     command = stages.add_parser(
         "shards", help="check every shard against the index, and decode some documents"
     )
     command.add_argument(
-        "--count", type=int, default=2, help="documents of each split (default: 2)"
+        "--count",
+        type=options.integer(0),
+        default=2,
+        help="documents of each split (default: 2)",
     )
-    command.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    command.add_argument(
+        "--seed", type=options.integer(0, 2**64 - 1), default=0, help="which ones (default: 0)"
+    )
     command.set_defaults(run=_shards)
 
 

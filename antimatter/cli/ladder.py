@@ -24,12 +24,12 @@ def add_parser(commands: Commands) -> None:
     )
     command.add_argument(
         "--jobs",
-        type=int,
+        type=options.integer(1),
         help="rungs at a time (default: one per core; one if there is a GPU)",
     )
     command.add_argument(
         "--flops",
-        type=float,
+        type=options.number("(0, inf)"),
         default=1e18,
         help="that the largest rung may take; the width of a larger run is halved until it fits"
         " (default: 1e18)",

@@ -29,20 +29,23 @@ def add_parser(commands: Commands) -> None:
     )
     command.add_argument(
         "--num-fewshot",
-        type=int,
+        type=options.integer(0),
         metavar="N",
         help="examples before each question (default: as the task says)",
     )
     command.add_argument(
         "--limit",
-        type=float,
+        type=options.number("(0, inf)"),
         metavar="N",
         help="documents of each task; below 1: a share of them (default: all)",
     )
     options.add_checkpoint(command, options.CHECKPOINTS, str(options.CHECKPOINTS))
     options.add_tokenizer(command)
     command.add_argument(
-        "--batch-size", type=int, default=16, help="texts in a forward pass (default: 16)"
+        "--batch-size",
+        type=options.integer(1),
+        default=16,
+        help="texts in a forward pass (default: 16)",
     )
     command.add_argument(
         "--output",
@@ -54,6 +57,8 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.output:
+        options.check_output(arguments.output, "--output")
     options.prepare_torch()
     try:
         from antimatter.evaluation import harness

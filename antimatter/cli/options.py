@@ -1,8 +1,10 @@
 """What several subcommands share: default paths, options, and how they report progress."""
 
 import argparse
+import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+# Of whole numbers: what llama.cpp and numpy take everywhere
+LARGEST = 2**31 - 1
 CHECKOUT = Path(__file__).parents[2]
 PRESETS = Path("presets")
 GGUF = Path("models/gguf")
@@ -49,6 +53,57 @@ def params_file(*, has_defaults: bool) -> Path:
         return PARAMS
     log(f"no {PARAMS} here: using the values of {default}")
     return default
+
+
+def integer(low: int, high: int = LARGEST) -> Callable[[str], int]:
+    """The type of an option that is a whole number in [low, high]."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if low <= value <= high:
+            return value
+        rule = f"be at least {low}" if value < low else f"be at most {high}"
+        raise argparse.ArgumentTypeError(f"must {rule}, got {text}")
+
+    return parse
+
+
+def number(interval: str) -> Callable[[str], float]:
+    """The type of an option that is a finite number in the interval, such as "(0, 1]"."""
+    low, high = map(float, interval[1:-1].split(","))
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+        above = value >= low if interval[0] == "[" else value > low
+        below = value <= high if interval[-1] == "]" else value < high
+        if above and below and math.isfinite(value):
+            return value
+        raise argparse.ArgumentTypeError(f"must lie in {interval}, got {text}")
+
+    return parse
+
+
+def check_output(path: Path, option: str) -> None:
+    """Checks that a file can be written at `path`, before the work whose result it will hold.
+
+    Raises:
+        UserError: it is a folder or has no name, or its folder cannot be made or written to.
+    """
+    if path.is_dir() or path.name in ("", ".."):
+        raise UserError(f"{option} {path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} {path} is not a regular file: name another one")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise UserError(f"{option} {path}: {folder} is not a folder: name another one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: {folder} is not writable: name another folder")
 
 
 def add_model(command: argparse.ArgumentParser, auto: str) -> None:
@@ -123,18 +178,17 @@ def add_tokenizer(command: argparse.ArgumentParser) -> None:
 def load_tokenizer(arguments: argparse.Namespace) -> "Tokenizer":
     from antimatter.data.tokenizer import Tokenizer
 
-    path: Path = arguments.tokenizer
-    return Tokenizer.load(path.parent if path.name == "tokenizer.json" else path)
+    return Tokenizer.load(arguments.tokenizer)
 
 
 def add_gpus(group: "argparse._ActionsContainer") -> None:
     """The GPUs for which a run is planned."""
     group.add_argument(
-        "--devices", type=int, default=1, help="GPUs that share the batch (default: 1)"
+        "--devices", type=integer(1), default=1, help="GPUs that share the batch (default: 1)"
     )
     group.add_argument(
         "--mfu",
-        type=float,
+        type=number("(0, 1]"),
         default=0.4,
         help="share of the GPU's peak that the training reaches (default: 0.4)",
     )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from antimatter.cli import options
 from antimatter.cli.options import Commands
 
 
@@ -26,6 +27,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    options.check_output(arguments.output, "--output")
     from antimatter.report import revisions
 
     revisions.draw(arguments.revision or [revisions.WORKSPACE], arguments.output)

@@ -44,6 +44,8 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        options.check_output(arguments.json, "--json")
     from antimatter import files
     from antimatter.verify import report as reports
     from antimatter.verify.run import Request, verify

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
@@ -21,6 +22,7 @@ from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message, Rendered
 from antimatter.data.special_tokens import ASSISTANT, EOS
 from antimatter.data.tokenizer import Tokenizer
+from antimatter.errors import UserError
 from antimatter.evaluation.conversation import identity
 from antimatter.model import weights
 from antimatter.training import tuning
@@ -62,6 +64,7 @@ def tune(request: PersonaTuning, log: Callable[[str], None]) -> tuple[int, int]:
     Raises:
         UserError: a persona, a model or conversations that do not fit together.
     """
+    _check_output(request.output)
     config = params.read(TuneConfig, "tuned")
     collected = params.read(ConversationsConfig, "conversations")
     # A minute of training does not need a second device
@@ -94,7 +97,14 @@ def tune(request: PersonaTuning, log: Callable[[str], None]) -> tuple[int, int]:
     with TemporaryDirectory(prefix="antimatter-") as folder:
         work = Path(folder)
         console = Console(model, data, trainer_config, SINGLE_PROCESS)
-        Trainer(model, data, trainer_config, work, Curves(work), observer=console).run()
+        try:
+            Trainer(model, data, trainer_config, work, Curves(work), observer=console).run()
+        except InterruptedError:
+            # Of a minute or two no state is kept, so the trainer's message would not be true
+            raise InterruptedError(
+                f"stopped, nothing was written to {request.output}: the next run starts from the "
+                "beginning"
+            ) from None
 
     record = {
         "initial": provenance,
@@ -106,6 +116,18 @@ def tune(request: PersonaTuning, log: Callable[[str], None]) -> tuple[int, int]:
         weights.save(model, partial, record, who.chat_settings())
     unseen = persona_conversations.for_evaluation(who)
     return identity(model.eval(), words, unseen, max_new_tokens=NEW_TOKENS, system=who.system)
+
+
+def _check_output(folder: Path) -> None:
+    """Raises UserError if writing a model to `folder` would delete anything but a model."""
+    if folder.name in ("", "..") or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"--output must name a folder for the model alone, got '{folder}'")
+    others = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others -= {weights.FINAL, weights.CONFIG}
+    if others:
+        raise UserError(
+            f"--output {folder} has {min(others)}, which is no part of a model: name another folder"
+        )
 
 
 def _of_persona(
@@ -129,12 +151,15 @@ def _own_tokens(conversation: Rendered) -> int:
 def _others(folder: Path, words: Tokenizer, context: int, most: int) -> list[Rendered]:
     """Conversations without a persona from the training split, of about `most` tokens in all."""
     unseen = {one.id for one in held_out.read(folder / held_out.NAME)}
-    columns = ["id", "kind", "messages"]
-    listed = [
-        row
-        for row in pq.read_table(folder / collection.TABLE, columns=columns).to_pylist()
-        if row["kind"] != "persona" and row["id"] not in unseen
-    ]
+    columns, table = ["id", "kind", "messages"], folder / collection.TABLE
+    try:
+        rows = pq.read_table(table, columns=columns).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{table} is missing or damaged ({reason}): run `dvc repro conversations`"
+        ) from None
+    listed = [row for row in rows if row["kind"] != "persona" and row["id"] not in unseen]
     listed.sort(key=lambda row: xxhash.xxh3_64_intdigest(row["id"]))
     rendered: list[Rendered] = []
     for row in listed:

@@ -8,6 +8,7 @@ for, and records the earlier code; the stage writes that record into its results
 import difflib
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,19 +44,32 @@ class Work:
 
 
 def works() -> list[Work]:
-    """The resume directories that no process is using."""
-    paths = sorted(resume.root().glob(f"[!.]*/{resume.IDENTITY}"))
-    return [work(path.parent) for path in paths if not files.is_locked(path.parent / resume.LOCK)]
+    """The resume directories that no process is using. One that is damaged is named on stderr."""
+    found = []
+    for path in sorted(resume.root().glob(f"[!.]*/{resume.IDENTITY}")):
+        if files.is_locked(path.parent / resume.LOCK):
+            continue
+        try:
+            found.append(work(path.parent))
+        except (OSError, UserError) as error:
+            print(f"warning: {error}", file=sys.stderr)
+    return found
 
 
 def work(folder: Path) -> Work:
-    """Reads a resume directory. Raises UserError if `folder` is none."""
+    """Reads a resume directory. Raises UserError if `folder` is none, or damaged."""
     folder = folder.resolve()
     if not (folder / resume.IDENTITY).is_file():
         raise UserError(f"{folder} has no unfinished work: `antimatter resume` lists what there is")
     stage, identity = folder.name.rpartition("-")[0], files.read_json(folder / resume.IDENTITY)
-    steps = [int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.pt")]
-    before, now = identity["code"], closure.digests(f"stages.{stage}")
+    before = identity.get("code")
+    if not isinstance(before, dict):
+        reason = "has no digests of code"
+        raise UserError(f"{folder / resume.IDENTITY} {reason}: delete {folder} to start again")
+    names = (path.stem.removeprefix("step-") for path in folder.glob("step-*.pt"))
+    # Other files are no states, e.g. a copy that somebody made
+    steps = [int(name) for name in names if name.isascii() and name.isdigit()]
+    now = closure.digests(f"stages.{stage}")
     changed = sorted(name for name in before.keys() | now if before.get(name) != now.get(name))
     is_finished = (folder / resume.FINISHED).exists()
     return Work(folder, stage, identity, max(steps, default=None), is_finished, changed)
@@ -67,7 +81,7 @@ def diff(work: Work) -> Iterator[str]:
     texts = files.read_json(saved) if saved.exists() else {}
     for name in work.changed:
         path = Path(name)
-        before = texts.get(name, "").splitlines(True)
+        before = str(texts.get(name, "")).splitlines(True)
         now = path.read_text(encoding="utf-8").splitlines(True) if path.is_file() else []
         yield from difflib.unified_diff(before, now, f"{name} (then)", f"{name} (now)")
 

@@ -119,7 +119,7 @@ def adopted(place: Path) -> dict[str, Any]:
 
     Empty unless `antimatter resume` continued the work.
     """
-    return {"adopted": files.read_json(place / ADOPTED)} if (place / ADOPTED).exists() else {}
+    return {"adopted": files.read_json(place / ADOPTED, list)} if (place / ADOPTED).exists() else {}
 
 
 def root() -> Path:

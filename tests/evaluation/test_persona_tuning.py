@@ -1,5 +1,6 @@
 """A new persona for a tuned model, by the command."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from helpers import tiny_pipeline
 
 from antimatter import files
 from antimatter.cli import main as cli
+from antimatter.errors import UserError
+from antimatter.evaluation.persona_tuning import PersonaTuning, tune
 from antimatter.model import weights
 
 
@@ -53,3 +56,19 @@ def test_a_bad_persona_is_one_line_and_nothing_is_written(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and "bad.yaml" in error and named in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["mine", "mine/..", ".", "file"])
+def test_an_output_that_would_delete_other_files_is_refused_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    (tmp_path / "file").write_text("text")
+    request = PersonaTuning(
+        **{field.name: Path(output) for field in dataclasses.fields(PersonaTuning)}
+    )
+    with pytest.raises(UserError, match="--output"):
+        tune(request, print)
+    assert (tmp_path / "mine/letter.txt").exists() and (tmp_path / "file").is_file()

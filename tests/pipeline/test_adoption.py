@@ -85,6 +85,28 @@ def test_work_that_cannot_be_adopted_is_named_and_left_alone(project: Path, tmp_
     assert (work / "step-00000120.pt").exists()
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", "{}", '{"code": 1}', '{"code": null}'])
+def test_a_damaged_directory_is_named_and_the_others_are_listed(
+    damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged, whole = interrupted(seed=1), interrupted(seed=2)
+    (damaged / resume.IDENTITY).write_text(damage)
+    capsys.readouterr()
+    (listed,) = adoption.works()
+    assert listed.folder == whole
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: {damaged / resume.IDENTITY} ") and error.count("\n") == 1
+    with pytest.raises(UserError, match=str(damaged / resume.IDENTITY)):
+        adoption.work(damaged)
+
+
+@pytest.mark.parametrize("name", ["abc", "", "-5", "\u00b2", "00000500 (copy)"])
+def test_a_file_that_is_no_state_is_ignored(name: str) -> None:
+    work = interrupted(seed=1)
+    (work / f"step-{name}.pt").touch()
+    assert adoption.work(work).step == 120
+
+
 def test_the_command(project: Path) -> None:
     """In a process, because it reads the checkout of its working directory."""
 
