@@ -9,9 +9,10 @@ class UserError(ValueError):
 
 
 def is_users(error: BaseException) -> bool:
-    """Whether a user can fix an error: a UserError, or an OSError of the operating system.
+    """Whether a user can fix an error: a UserError, or an OSError.
 
-    The latter has an `errno`: a full disk, a missing permission, a port in use. Every other
-    exception is a bug of this project and keeps its traceback.
+    The latter is a full disk, a missing permission, a port in use. Libraries raise it without the
+    `errno` of the system, so that does not tell. Every other exception is a bug of this project
+    and keeps its traceback.
     """
-    return isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None)
+    return isinstance(error, UserError | OSError)

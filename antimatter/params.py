@@ -6,6 +6,7 @@ bad value is one UserError that names the key, the value and the fix.
 """
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -35,13 +36,15 @@ class Within:
         if above and below:
             return
         rule = f"lie in {self.interval}"
-        if high == float("inf"):
+        if high == float("inf") or (high == LARGEST and not above):
             rule = f"be at least {low:g}" if self.interval[0] == "[" else f"be above {low:g}"
         raise UserError(f"{name} must {rule}, got {value}")
 
 
-Count = Annotated[int, Within("[0, inf)")]
-PositiveInt = Annotated[int, Within("[1, inf)")]
+# Of whole numbers: what the libraries below take everywhere
+LARGEST = 2**31 - 1
+Count = Annotated[int, Within(f"[0, {LARGEST}]")]
+PositiveInt = Annotated[int, Within(f"[1, {LARGEST}]")]
 NonNegative = Annotated[float, Within("[0, inf)")]
 Positive = Annotated[float, Within("(0, inf)")]
 Fraction = Annotated[float, Within("[0, 1]")]
@@ -79,6 +82,9 @@ class _Loader(_Base):  # type: ignore[valid-type, misc]
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise UserError(f"the key `{key.value}` must be text{key.start_mark}")
         keys = [key.value for key, _ in node.value]
         for key in keys:
             # PyYAML would silently keep the last one
@@ -119,9 +125,8 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
         UserError: it is missing, not YAML, or not a mapping.
     """
     if not path.is_file():
-        raise UserError(
-            f"{path} is missing: run from the root of the repository, or `git checkout {path}`"
-        )
+        fix = f"`git checkout {path}`" if path.name == PARAMS.name else "correct the path"
+        raise UserError(f"{path} is missing: run from the root of the repository, or {fix}")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
@@ -129,7 +134,7 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(
             f"{path} must consist of sections of `key: value`, got {values!r}: "
-            f"`git checkout {path}` restores the committed one"
+            "correct it, or restore the committed one"
         )
     return values
 
@@ -197,7 +202,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict and isinstance(value, dict):
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is float and type(value) in (int, float):
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            digits = len(str(value))
+            raise UserError(f"{where} must be below 1e308, got {digits} digits") from None
+        if not math.isfinite(number):
+            raise UserError(f"{where} must be a finite number, got {value}")
+        return number
     if origin is None and type(value) is hint:
         return value
     expected = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(

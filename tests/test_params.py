@@ -226,3 +226,31 @@ def test_an_experiment_changes_its_value_and_no_other_byte(tmp_path: Path, path:
     hydra.apply_overrides(tmp_path / "params.yaml", ["schedule.warmup_steps=7"])
     expected = re.sub(r"(?m)^  warmup_steps: .*", "  warmup_steps: 7", text)
     assert (tmp_path / "params.yaml").read_text().splitlines() == expected.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("model: {1: 2}", "key `1` must be text"),
+        ("s: {rate: " + "9" * 400 + "}", "rate must be below 1e308"),
+        ("s: {rate: .nan}", "rate must be a finite number, got nan"),
+        ("s: {rate: -.inf}", "rate must be a finite number, got -inf"),
+    ],
+)
+def test_a_value_that_no_number_or_name_can_be_is_one_line(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    @dataclass(frozen=True)
+    class Config(params.Section):
+        rate: float
+
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=named):
+        params.read(Config, "s", path)
+
+
+def test_whole_numbers_end_where_the_libraries_do() -> None:
+    for value, rule in ((-1, "at least 0"), (2**31, r"lie in \[0, 2147483647\]")):
+        with pytest.raises(UserError, match=rule):
+            params.Within(f"[0, {params.LARGEST}]").check("seed", value)

@@ -27,9 +27,14 @@ def read(path: Path) -> list[Conversation]:
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: run `dvc repro conversations` to make it")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        fix = "run `dvc repro conversations` to make it again"
+        raise UserError(f"{path} is not UTF-8 text ({error}): {fix}") from None
     conversations = []
     # Not splitlines(), which also splits at characters that JSON leaves inside a text
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

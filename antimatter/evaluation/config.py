@@ -9,7 +9,7 @@ from typing import Literal
 from antimatter.errors import UserError
 from antimatter.model import devices
 from antimatter.model.config import Sampling
-from antimatter.params import PositiveInt, Section
+from antimatter.params import LARGEST, PositiveInt, Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,12 @@ class CoherenceConfig(Sampling):
 
     def validate(self) -> None:
         super().validate()
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        if (
+            not self.seeds
+            or len(set(self.seeds)) < len(self.seeds)
+            or min(self.seeds) < 0
+            or max(self.seeds) > LARGEST
+        ):
             raise UserError(
                 "seeds must be different whole numbers from 0, at least one, "
                 f"got {list(self.seeds)}"

@@ -27,7 +27,7 @@ class ModelConfig(Section):
     negative_slope: Fraction  # of the Leaky ReLU; 0 is ReLU, 1 is linear
     dropout: BelowOne
     tied_embeddings: bool  # the head shares its matrix with the token embedding
-    seed: int  # of the initial weights
+    seed: Count  # of the initial weights
 
     def validate(self) -> None:
         if self.n_embd % self.n_head:

@@ -4,6 +4,7 @@ The config has the shape of the model, its provenance, and for a model that was 
 chat with it begins. Neither format can execute code when it is read.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -81,7 +82,10 @@ def load(folder: Path) -> GPT:
         )
     try:
         state = load_file(path)
-    except SafetensorError as error:
+    # safetensors calls an unreadable file a missing one
+    except (OSError, SafetensorError) as error:
+        if not os.access(path, os.R_OK):
+            raise UserError(f"{path} cannot be read: change its permissions") from None
         raise UserError(f"{path} is not a safetensors file ({error}): {fix}") from None
     return from_state(state, config, str(path))
 

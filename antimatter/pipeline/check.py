@@ -101,7 +101,9 @@ def problems(
         f"{path}: {name} is not a section; known: {names}" for name in values.keys() - sections
     ]
     for name, needed, check in _checks(values, path):
-        text = json.dumps([name, *(values.get(section) for section in needed)], sort_keys=True)
+        text = json.dumps(
+            [name, *(values.get(section) for section in needed)], sort_keys=True, default=str
+        )
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         # Sections are compared with each other only if each is valid by itself
         if digest in known or (len(needed) > 1 and found):

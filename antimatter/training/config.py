@@ -43,8 +43,10 @@ class TrainConfig(Section):
     batch_size: PositiveInt  # sequences in a step, over all devices and micro-batches
     precision: Precision  # of the matrix products; weights and their sums are float32
     compile: bool  # torch.compile: fuses operations, so it changes the rounding
-    threads: PositiveInt  # on a CPU; sums are split by it, so it changes the rounding
-    seed: int  # of the order of the data and of dropout
+    threads: Annotated[
+        int, Within("[1, 1024]")
+    ]  # on a CPU; sums are split by it, so it changes the rounding
+    seed: Count  # of the order of the data and of dropout
     validate_every: PositiveInt  # steps
     validation_tokens: PositiveInt  # from the start of the validation split
     log_every: PositiveInt  # steps in a row of plots/checkpoints/training.csv
@@ -123,6 +125,6 @@ class TuneConfig(Section):
     first_weight: Positive  # their weight in the loss; that of the others is 1
     epochs: Positive  # how often each conversation is read
     batch_size: PositiveInt  # rows of a context in a step
-    seed: int  # of the order of the rows
+    seed: Count  # of the order of the rows
     validate_every: PositiveInt  # steps
     save_every: PositiveInt  # steps between two saved states

@@ -71,7 +71,7 @@ class Conversations:
             end: the token that ends an answer.
             role: the token that begins an answer. A sample answers the first held-out question.
         """
-        texts: list[str] = files.read_json(self.folder / "texts.json")
+        texts: list[str] = files.read_json(self.folder / "texts.json", list)
         train, held_out = self.rows("train_tokens.npy"), self.rows("held_out_tokens.npy")
         first = held_out[0].astype(int).tolist()
         question = first[: first.index(role) + 1] if role in first else first[:1]

@@ -122,7 +122,7 @@ class NearDuplicatesConfig(Section):
     ngram: PositiveInt  # words in a shingle
     bands: PositiveInt
     rows: PositiveInt
-    seed: int
+    seed: Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,7 +103,7 @@ class Shards:
         """The text of some tokens, for display where no tokenizer is installed. Incomplete
         characters become U+FFFD.
         """
-        texts: list[str] = files.read_json(self.folder / "texts.json")
+        texts: list[str] = files.read_json(self.folder / "texts.json", list)
         return b"".join(texts[id].encode("latin-1") for id in ids).decode("utf-8", errors="replace")
 
 
