@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 Rows = list[tuple[float, ...]]  # of a CSV file: step, loss, and more
+LARGEST = 1e300  # loss; exp() of the logarithm of a larger one could overflow
 MARGIN = 9  # columns, for the numbers left of the chart
 
 
@@ -54,7 +55,7 @@ def chart(
     The curve is the mean of each column of dots.
     """
     curve, marks = (
-        [(step, math.log(loss)) for step, loss, *_ in rows if 0 < loss < math.inf]
+        [(step, math.log(loss)) for step, loss, *_ in rows if 0 < loss < LARGEST]
         for rows in (training, validation)
     )
     if not curve + marks:

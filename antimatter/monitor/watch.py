@@ -25,6 +25,11 @@ TRAINING, VALIDATION, BACKTRACKS = (
 )
 THROUGHPUT = Path("metrics/checkpoints/throughput.json")
 SILENCE = 120.0  # seconds without a status; the trainer writes one every 10
+LARGEST = 1e12  # that a step or a time may be; a larger one is damage
+# Of THROUGHPUT, by what the picture does with them
+PLACES = ("step", "steps", "seconds_left", "updated")
+FIGURES = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "mfu", "memory_gb")
+TEXTS = ("state", "sample")
 ENDS = {
     "finished": "finished",
     "paused": "paused: `dvc repro` resumes it",
@@ -88,8 +93,8 @@ def read(folder: Path, before: Run) -> Run:
     """The run's files; of a file that is incomplete at this moment, the content `before`."""
     try:
         # Before the curves: if the run has ended by now, they are complete
-        live = json.loads(_text(folder / THROUGHPUT))
-    except ValueError:
+        live = _live(json.loads(_text(folder / THROUGHPUT)))
+    except (ValueError, RecursionError):
         live = before.live
     elsewhere = _newer_experiment() if folder == Path(".") else None
     return Run(
@@ -99,6 +104,28 @@ def read(folder: Path, before: Run) -> Run:
         live=live,
         elsewhere=elsewhere,
     )
+
+
+def _live(values: Any) -> dict[str, Any]:
+    """The entries of THROUGHPUT that can be shown. Raises ValueError if it is not an object."""
+    if not isinstance(values, dict):
+        raise ValueError(f"must be an object, got {values!r}")
+    known: dict[str, Any] = {}
+    for key, value in values.items():
+        is_number = isinstance(value, int | float)
+        # A figure of a training that diverged may be inf or nan
+        if (
+            (key in TEXTS and isinstance(value, str))
+            or (key in PLACES and is_number and _is_place(value))
+            or (key in FIGURES and is_number and (isinstance(value, float) or _is_place(value)))
+        ):
+            known[key] = value
+    return known
+
+
+def _is_place(value: float) -> bool:
+    # False for nan
+    return -LARGEST <= value <= LARGEST
 
 
 def _newer_experiment() -> Path | None:
@@ -141,7 +168,8 @@ def _warning(live: dict[str, Any], now: float) -> Iterator[str]:
         return
     silence = now - live["updated"]
     # A single step can take minutes
-    step_seconds = (live.get("seconds_left") or 0) / max(1, live["steps"] - live["step"])
+    steps_left = live.get("steps", 0) - live.get("step", 0)
+    step_seconds = (live.get("seconds_left") or 0) / max(1, steps_left)
     if silence > max(SILENCE, 3 * step_seconds):
         reason = f"no status for {silence / 60:,.0f} min, the training seems to have stopped"
         yield f"warning: {reason}; `dvc repro` resumes from the last saved state"
@@ -169,7 +197,7 @@ def _parts(run: Run) -> Iterator[str]:
     if run.training:
         known = dict(zip(names, run.training[-1], strict=True))
     known |= {key: value for key, value in run.live.items() if value is not None}
-    if known.get("steps"):
+    if known.get("steps") and "step" in known:
         percent = 100 * known["step"] // known["steps"]
         yield f"step {known['step']:,.0f}/{known['steps']:,}  {percent:.0f}%"
     elif "step" in known:
@@ -204,7 +232,7 @@ def _rows(path: Path, columns: int, before: Rows) -> Rows:
             rows.append(tuple(map(float, line.split(","))))
         except ValueError:
             continue
-    return [row for row in rows if len(row) == columns]
+    return [row for row in rows if len(row) == columns and _is_place(row[0])]
 
 
 def _text(path: Path) -> str:

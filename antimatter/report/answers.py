@@ -14,7 +14,7 @@ def draw(shares: Path, picture: Path) -> None:
     Args:
         shares: a CSV with the columns of evaluation.conversation_page.HEADER.
     """
-    table = plotting.parse(shares.read_text(encoding="utf-8"))
+    table = plotting.read(shares=shares)["shares"]
     rows = np.arange(len(table["measure"]))
     figure = Figure(figsize=(9, 5.5), dpi=110, layout="constrained")
     axes = figure.subplots()

@@ -54,7 +54,7 @@ def where_the_bytes_went(axes: Axes, runs: Runs) -> None:
         title="Where the bytes went",
         xlabel="megabytes (a bar grows with the square root)",
         xticks=[],
-        xlim=(0, 1.3 * max(most.values())),
+        xlim=(0, 1.3 * max(most.values()) or 1),
     )
 
 

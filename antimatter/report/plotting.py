@@ -17,11 +17,43 @@ from matplotlib.lines import Line2D
 from antimatter import files
 from antimatter.errors import UserError
 
-Table = dict[str, list[str]]  # the columns of a CSV
+
+class Table(dict[str, list[str]]):
+    """The columns of a CSV, which names its file in errors."""
+
+    def __init__(self, columns: dict[str, list[str]], source: str, fix: str) -> None:
+        super().__init__(columns)
+        self.source = source
+        self.fix = fix
+
+    def __missing__(self, name: str) -> list[str]:
+        raise self.damaged(f"the column {name} is missing")
+
+    def damaged(self, reason: str) -> UserError:
+        return UserError(f"{self.source} is damaged ({reason}): {self.fix}")
+
+
 Run = dict[str, Table]  # the tables of one revision, by the names in revisions.TABLES
 Runs = dict[str, Run]  # by revision
 
 PARTS = 40  # of a noisy curve, each drawn as its mean
+REBUILD = "run `dvc repro` to rebuild it"
+# Columns of places and amounts: finite and not negative, while a loss that diverged is inf or nan
+AMOUNTS = frozenset(
+    "step at_most rank bytes raw cleaned count tokens megabytes tokens_per_second".split()
+)
+LARGEST = 1e18  # that an amount may be
+# That the charts of a stage cannot do without, by table
+NEEDED = {
+    "training": ("step", "loss", "learning_rate", "gradient_norm"),
+    "validation": ("step", "loss"),
+    "bins": ("at_most", "perplexity", "tokens"),
+    "drops": ("reason", "megabytes"),
+    "lengths": ("bytes", "raw", "cleaned"),
+    "frequencies": ("rank", "count"),
+    "gguf": ("type", "megabytes", "perplexity", "kl"),
+    "shares": ("measure",),
+}
 
 # Of a single run: train or raw; validation or cleaned; kept text
 BEFORE, AFTER, KEPT = "#9ecae1", "#d94801", "#31a354"
@@ -29,28 +61,80 @@ BEFORE, AFTER, KEPT = "#9ecae1", "#d94801", "#31a354"
 REVISIONS = ("#945dd6", "#13adc7", "#f46837", "#48bb78", "#4299e1", "#ed8936", "#f56565")
 
 
-def parse(text: str) -> Table:
-    header, *rows = csv.reader(io.StringIO(text, newline=""))
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+def parse(text: str, source: str, fix: str = REBUILD) -> Table:
+    """The columns of a CSV, which may have no row below its header.
+
+    Args:
+        text: decoded with errors="replace".
+        source, fix: name the file, and what to do about it, in errors.
+
+    Raises:
+        UserError: it is not UTF-8, it is empty, or a row has not one value for each column.
+    """
+    table = Table({}, source, fix)
+    if "\ufffd" in text:
+        raise table.damaged("it is not UTF-8")
+    reader = csv.reader(io.StringIO(text, newline=""))
+    rows: list[list[str]] = []
+    try:
+        for row in reader:
+            rows.append(row)
+            if len(row) != len(rows[0]):
+                counts = f"{len(row)} values, the header has {len(rows[0])}"
+                raise table.damaged(f"line {reader.line_num} has {counts}")
+    except csv.Error as error:
+        raise table.damaged(f"line {reader.line_num}: {error}") from None
+    if not rows or not rows[0]:
+        raise table.damaged("it has no header")
+    header, *rows = rows
+    table.update({name: [row[i] for row in rows] for i, name in enumerate(header)})
+    return table
+
+
+def read_table(path: Path) -> Table:
+    """Raises UserError if it is missing, or as parse() does."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run `dvc repro` to write it")
+    return parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
 
 
 def read(**paths: Path) -> Run:
-    """The tables of one run, by the names of the arguments."""
-    return {name: parse(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+    """The tables of one run, by the names of the arguments.
+
+    Raises:
+        UserError: as read_table(), or a table has no row, or lacks a column.
+    """
+    run = {name: read_table(path) for name, path in paths.items()}
+    for name, table in run.items():
+        # Raises for a column that is missing
+        if not any([table[column] for column in NEEDED[name]]):
+            raise table.damaged("it has no row")
+    return run
 
 
 def numbers(table: Table, *names: str) -> Iterator[np.ndarray]:
     """The columns of these names, each (rows,).
 
     Raises:
-        UserError: there is no such column, or it has a value that is not a number.
+        UserError: there is no such column, or it has a value that cannot be drawn.
     """
     for name in names:
+        column = table[name]
         try:
-            yield np.array(table[name], dtype=float)
-        except (KeyError, ValueError) as error:
-            reason = f"the column {name} of a CSV file under plots/ is damaged ({error})"
-            raise UserError(f"{reason}: run `dvc repro` to rebuild it") from None
+            values = np.array(column, dtype=float)
+        except ValueError as error:
+            raise table.damaged(f"the column {name}: {error}") from None
+        if name in AMOUNTS:
+            # Not `values > LARGEST`, which is false for nan
+            bad = ~((values >= 0) & (values <= LARGEST))
+            if bad.any():
+                value = column[int(bad.argmax())]
+                raise table.damaged(f"the column {name} must lie in [0, {LARGEST:g}], got {value}")
+        elif len(values) and not (abs(values) <= LARGEST).any():
+            raise table.damaged(f"the column {name} has no finite number, only {column[0]}")
+        # The scale of an axis overflows near the largest float
+        values[abs(values) > LARGEST] = np.nan
+        yield values
 
 
 def colored(runs: Runs, name: str, column: str) -> Iterator[tuple[Run, str]]:
@@ -59,7 +143,7 @@ def colored(runs: Runs, name: str, column: str) -> Iterator[tuple[Run, str]]:
     A run has the same color in every chart.
     """
     for (_, color), run in zip(colors(runs), runs.values(), strict=True):
-        if run.get(name, {}).get(column):
+        if name in run and run[name].get(column):
             yield run, color if len(runs) > 1 else AFTER
 
 
@@ -82,7 +166,9 @@ def means(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
     The parts widen with the square root of the step, because a loss falls fast, then slowly.
     """
-    part = np.minimum(PARTS - 1, PARTS * np.sqrt(steps / steps.max())).astype(int)
+    # A curve may consist of step 0 alone
+    last = steps.max() or 1.0
+    part = np.minimum(PARTS - 1, PARTS * np.sqrt(steps / last)).astype(int)
     counts = np.bincount(part)
     is_used = counts > 0
     sums = np.bincount(part, steps)[is_used], np.bincount(part, values)[is_used]
@@ -90,13 +176,15 @@ def means(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def log(axes: Axes, *names: str) -> None:
-    """Makes the axes `x`, `y` or both logarithmic.
+    """Makes the axes `x`, `y` or both logarithmic, except one without a positive value.
 
     An axis of less than a decade gets numbers at its minor ticks.
     """
     for name in names:
-        axes.set(**{f"{name}scale": "log"})
         axis = axes.xaxis if name == "x" else axes.yaxis
+        if not np.isfinite(axis.get_minpos()):
+            continue
+        axes.set(**{f"{name}scale": "log"})
         low, high = axis.get_data_interval()
         if low > 0 and high < 10 * low:
             axis.set_major_formatter("{x:g}")

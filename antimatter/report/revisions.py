@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from antimatter.errors import UserError
 from antimatter.report import data, plotting, quantization, training
-from antimatter.report.plotting import Run, Runs
+from antimatter.report.plotting import Run, Runs, Table
 from antimatter.repository import git
 
 WORKSPACE = "workspace"  # the files as they are now, with or without Git
@@ -75,19 +75,25 @@ def draw(revisions: Sequence[str], picture: Path) -> None:
 def read(revision: str) -> Run:
     """The tables that a revision has."""
     commit = None if revision == WORKSPACE else _commit(revision)
-    texts = {name: _text(commit, path) for name, path in TABLES.items()}
-    run = {name: plotting.parse(text) for name, text in texts.items() if text}
+    run = {name: table for name in TABLES if (table := _table(revision, commit, name)) is not None}
     if not any(any(table.values()) for table in run.values()):
         fix = "`dvc repro` makes them, and `git commit` keeps them"
         raise UserError(f"{revision} has no CSV files with numbers under plots/: {fix}")
     return run
 
 
-def _text(commit: str | None, path: str) -> str | None:
-    """A file of a commit, or of the workspace; None if there is none."""
-    if commit:
-        return git.query("show", f"{commit}:./{path}")
-    return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
+def _table(revision: str, commit: str | None, name: str) -> Table | None:
+    """A table of a commit, or of the workspace; None if there is none."""
+    path = TABLES[name]
+    if not commit:
+        return plotting.read_table(Path(path)) if Path(path).is_file() else None
+    # Before a folder for each stage, the tables had the names that the charts use
+    for old_or_new in (path, f"plots/{name}.csv"):
+        text = git.query("show", f"{commit}:./{old_or_new}")
+        if text is not None:
+            fix = "leave this revision out"
+            return plotting.parse(text, f"{old_or_new} of {revision}", fix)
+    return None
 
 
 def _commit(revision: str) -> str:

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from antimatter.errors import UserError
 from antimatter.report import plotting
 from antimatter.report.plotting import BEFORE, Runs, colored, means, numbers
 
@@ -19,14 +18,11 @@ def draw(
     """Draws two PNGs: loss, and perplexity by frequency; learning rate, and gradient norm.
 
     Raises:
-        UserError: a curve has no row.
+        UserError: a table is damaged, or a curve has no row.
     """
-    paths = {"training": training, "validation": validation, "bins": bins}
-    run = plotting.read(**paths, backtracks=backtracks)
-    for name, path in paths.items():
-        if not any(run[name].values()):
-            raise UserError(f"{path} has no row: run `dvc repro checkpoints` to rebuild it")
-    runs = {"": run}
+    run = plotting.read(training=training, validation=validation, bins=bins)
+    # Most runs have no row of it
+    runs = {"": {**run, "backtracks": plotting.read_table(backtracks)}}
     figure = Figure(figsize=(11, 4.5), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     loss(left, runs)

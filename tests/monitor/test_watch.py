@@ -248,6 +248,50 @@ def test_an_incomplete_file_keeps_its_content_from_before(folder: Path) -> None:
     assert watch.read(folder, before).training == []
 
 
+@pytest.mark.parametrize("status", ["null", "[]", "7", '"x"', "[" * 100_000, "\xff"])
+def test_a_status_that_is_no_object_is_ignored(folder: Path, status: str) -> None:
+    (folder / watch.THROUGHPUT).write_text(status)
+    run = watch.read(folder, watch.Run())
+    assert run.live == {} and len(run.training) == 2
+    assert watch.picture(run, 1000.0, (80, 24), UNICODE)
+
+
+@pytest.mark.parametrize("key", LIVE)
+@pytest.mark.parametrize(
+    "value", ["NaN", "Infinity", "-1e300", "1" + "0" * 400, "null", "[]", "{}", '"x"', "true", "0"]
+)
+def test_no_value_of_the_status_stops_it(folder: Path, key: str, value: str) -> None:
+    live = {**LIVE, key: None}
+    text = json.dumps(live).replace(f'"{key}": null', f'"{key}": {value}', 1)
+    for status in (text, f'{{"{key}": {value}}}'):
+        (folder / watch.THROUGHPUT).write_text(status)
+        run = watch.read(folder, watch.Run())
+        for now in (0.0, 1e9):
+            assert watch.picture(run, now, (80, 24), UNICODE)
+
+
+@pytest.mark.parametrize("step", ["nan", "inf", "-inf", "1e300"])
+@pytest.mark.parametrize(
+    "path", [watch.TRAINING, watch.VALIDATION, watch.BACKTRACKS], ids=lambda path: path.stem
+)
+def test_a_row_whose_step_is_no_place_is_ignored(folder: Path, path: Path, step: str) -> None:
+    columns = 2 if path == watch.VALIDATION else 4
+    (folder / path).write_text("header\n" + ",".join([step] * columns) + "\n")
+    run = watch.read(folder, watch.Run())
+    assert getattr(run, path.stem) == []
+    assert watch.picture(run, 1000.0, (80, 24), UNICODE)
+
+
+@pytest.mark.parametrize("loss", ["nan", "inf", "0", "-1", "1.7976931348623157e308", "5e-324"])
+def test_no_loss_stops_it(folder: Path, loss: str) -> None:
+    with (folder / watch.TRAINING).open("a") as file:
+        file.write(f"15,{loss},{loss},{loss}\n")
+    (folder / watch.VALIDATION).write_text(f"step,loss\n15,{loss}\n")
+    run = watch.read(folder, watch.Run())
+    assert len(run.training) == 3
+    assert watch.picture(run, 1000.0, (80, 24), UNICODE)
+
+
 def test_a_temporary_experiment_with_newer_curves_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

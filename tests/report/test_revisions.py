@@ -201,7 +201,7 @@ def test_a_damaged_table_is_one_line_with_the_fix(repository: Path, tmp_path: Pa
     shutil.copytree(repository / "plots", tmp_path / "plots")
     losses = tmp_path / "plots/checkpoints/training.csv"
     losses.write_text(losses.read_text().replace(".", "x"))
-    error = r"^[^\n]*the column \w+ .* is damaged \([^\n]*`dvc repro`[^\n]*$"
+    error = r"^[^\n]*training.csv is damaged \(the column \w+[^\n]*`dvc repro`[^\n]*$"
     with pytest.raises(UserError, match=error):
         stage.main(tmp_path / "plots", tmp_path / "report")
 

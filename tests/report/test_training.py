@@ -22,5 +22,5 @@ def test_the_curves_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "validation.csv").write_text("step,loss\n")
-    with pytest.raises(ValueError, match=r"validation\.csv .* `dvc repro checkpoints`"):
+    with pytest.raises(ValueError, match=r"validation\.csv .* `dvc repro`"):
         training.draw(*inputs, tmp_path / "c.png", tmp_path / "steps.png")
