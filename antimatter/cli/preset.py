@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from pathlib import Path
 
+from antimatter.cli import options
 from antimatter.cli.options import PRESETS, Commands
 from antimatter.errors import UserError
 
@@ -25,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from antimatter import files, params
 
-    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    names = sorted(path.stem for path in _presets())
     if arguments.name not in names:
         known = ", ".join(names) or f"none ({PRESETS}/ is empty or missing)"
         raise UserError(f"there is no preset {arguments.name!r}: known are {known}")
@@ -33,7 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
     # A preset that is not readable must not replace anything
     params.load(path)
     new = path.read_text(encoding="utf-8")
-    old = params.PARAMS.read_text(encoding="utf-8") if params.PARAMS.is_file() else ""
+    options.check_output(params.PARAMS, "the file")
+    try:
+        old = params.PARAMS.read_text(encoding="utf-8") if params.PARAMS.is_file() else ""
+    except UnicodeDecodeError as error:
+        fix = "correct it, or rename it, then run again"
+        raise UserError(f"{params.PARAMS} is not UTF-8 ({error}): {fix}") from None
     if new == old:
         print(f"{params.PARAMS} is {path} already")
         return
@@ -48,10 +55,22 @@ def run(arguments: argparse.Namespace) -> None:
     sys.stdout.writelines(diff)
 
 
+def _presets() -> list[Path]:
+    if not PRESETS.is_dir():
+        return []
+    try:
+        # Not glob(), which skips a folder that is not readable
+        return [path for path in PRESETS.iterdir() if path.suffix == ".yaml" and path.is_file()]
+    except OSError as error:
+        fix = f"`chmod u+rx {PRESETS}` if it is yours"
+        raise UserError(f"{PRESETS}/ is not readable ({error.strerror}): {fix}") from None
+
+
 def _is_saved(text: str) -> bool:
     """Whether this params.yaml is that of the last commit, or a preset."""
     from antimatter import params
     from antimatter.repository import git
 
-    presets = [path.read_text(encoding="utf-8") for path in PRESETS.glob("*.yaml")]
+    # A damaged one equals no params.yaml
+    presets = [path.read_text(encoding="utf-8", errors="replace") for path in _presets()]
     return text in presets or text == git.query("show", f"HEAD:./{params.PARAMS}")

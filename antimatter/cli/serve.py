@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from antimatter.export.ollama import OllamaConfig
     from antimatter.serve.backend import Backend
 
+MAX_PARALLEL = 256  # LLAMA_MAX_SEQ of llama.cpp
+
 
 def add_parser(commands: Commands) -> None:
     command = commands.add_parser(
@@ -31,7 +33,12 @@ def add_parser(commands: Commands) -> None:
         default="127.0.0.1",
         help="address to listen at; beyond this machine a token is needed (default: 127.0.0.1)",
     )
-    command.add_argument("--port", type=int, default=8000, help="0: a free one (default: 8000)")
+    command.add_argument(
+        "--port",
+        type=options.integer(0, 65535),
+        default=8000,
+        help="0: a free one (default: 8000)",
+    )
     command.add_argument(
         "--token-file",
         type=Path,
@@ -45,7 +52,12 @@ def add_parser(commands: Commands) -> None:
         metavar="NAME",
         help="a further name of this server, e.g. of a tunnel",
     )
-    command.add_argument("--parallel", type=int, default=4, help="answers at a time (default: 4)")
+    command.add_argument(
+        "--parallel",
+        type=options.integer(1, MAX_PARALLEL),
+        default=4,
+        help=f"answers at a time, at most {MAX_PARALLEL} (default: 4)",
+    )
     ollama = command.add_argument_group(
         "Ollama",
         "if none that has the model is running, one from PATH or --prefix is started, and ends"
@@ -71,7 +83,7 @@ def add_parser(commands: Commands) -> None:
     )
     ollama.add_argument(
         "--ollama-port",
-        type=int,
+        type=options.integer(0, 65535),
         help="start one there, and look for no running one (default: a free port)",
     )
     command.set_defaults(run=run)
@@ -84,8 +96,6 @@ def run(arguments: argparse.Namespace) -> None:
     # Until the server has its own handler. As an exception, so that every `finally` ends what was
     # started
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    if arguments.parallel < 1:
-        raise UserError(f"--parallel must be at least 1, got {arguments.parallel}")
     config = options.ollama_config(arguments)
     # Before the backend, which takes longer
     with runner.bind(arguments.host, arguments.port) as listening:

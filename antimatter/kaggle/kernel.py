@@ -3,6 +3,7 @@ their use, decision 24 the reasons.
 """
 
 import json
+import math
 import re
 import shutil
 import tarfile
@@ -51,8 +52,8 @@ class Kernel:
             raise UserError(f"--after must be a kernel's address, {example}, got {self.after!r}")
         if not 0 < self.hours <= 12:
             raise UserError(f"--hours must lie in (0, 12], Kaggle's limit, got {self.hours:g}")
-        if self.minutes < 0:
-            raise UserError(f"--minutes must not be negative, got {self.minutes:g}")
+        if not 0 <= self.minutes < math.inf:
+            raise UserError(f"--minutes must be 0 or more, and finite, got {self.minutes:g}")
 
     @property
     def id(self) -> str:

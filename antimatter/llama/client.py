@@ -51,7 +51,10 @@ class Client:
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refused(route, error.code, error.read()) from None
-        except (OSError, http.client.HTTPException) as error:
+        except http.client.IncompleteRead:
+            raise self._broken_off() from None
+        # UnicodeError: no such host name can be encoded
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise self._unreachable(route, getattr(error, "reason", error)) from None
 
     async def request(
@@ -92,6 +95,8 @@ class Client:
                 if response.status != 200:
                     raise self._refused(route, response.status, await response.read())
                 yield response
+        except aiohttp.ClientPayloadError:
+            raise self._broken_off() from None
         # A TimeoutError is an OSError; a line that is too long is an HttpProcessingError
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError) as error:
             raise self._unreachable(route, error) from None
@@ -99,13 +104,16 @@ class Client:
     def _parse(self, content: bytes) -> Any:
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BackendError(
                 f"{self.name} did not answer in JSON: is another program listening there?"
             ) from None
 
     def _refused(self, route: str, status: int, content: bytes) -> BackendError:
         return BackendError(f"{self.name} answered {status} to {route}: {_message(content)}")
+
+    def _broken_off(self) -> BackendError:
+        return BackendError(f"{self.name} broke off the answer: ask again")
 
     def _unreachable(self, route: str, error: object) -> BackendError:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -117,6 +125,6 @@ def _message(content: bytes) -> str:
     try:
         error = json.loads(content)["error"]
         message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = content.decode("utf-8", errors="replace")
     return " ".join(str(message).split())[:300]

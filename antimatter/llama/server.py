@@ -76,7 +76,11 @@ class Llama:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(json.dumps(request) + "\n")
                 self._process.stdin.flush()
-            answer = json.loads(self._process.stdout.readline() or '{"error": "it crashed"}')
+            try:
+                answer = json.loads(self._process.stdout.readline())
+            # Nothing, or what a debugger prints when ggml aborts
+            except ValueError:
+                answer = {"error": "it crashed"}
             if "error" in answer:
                 fix = "run `dvc repro gguf` to rebuild it"
                 raise UserError(f"{path} is refused by llama.cpp ({answer['error']}): {fix}")

@@ -35,10 +35,18 @@ def choose(
     if choice != "embedded":
         try:
             return running_ollama(config, log, store, environ, named=choice == "ollama")
-        except BackendError as error:
+        except UserError as error:
             if choice == "ollama":
-                create = f"run `ollama create {config.name} -f {store.parent}/Modelfile`"
-                fix = create if isinstance(error, WrongModelError) else "start it"
-                raise UserError(f"{error}: {fix}, or use `--engine embedded`") from None
+                raise _with_fix(error, config, store) from None
             log(f"{error}: using the embedded llama.cpp")
     return EmbeddedBackend(model(), config.num_ctx)
+
+
+def _with_fix(error: UserError, config: OllamaConfig, store: Path) -> UserError:
+    if isinstance(error, WrongModelError):
+        fix = f"run `ollama create {config.name} -f {store.parent}/Modelfile`"
+    elif isinstance(error, BackendError):
+        fix = "start it, correct OLLAMA_HOST"
+    else:
+        return error
+    return UserError(f"{error}: {fix}, or use `--engine embedded`")

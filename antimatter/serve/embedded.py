@@ -25,13 +25,17 @@ class EmbeddedBackend:
         parallel: answers at a time, each with its own context.
 
     Raises:
-        UserError: the file is not one that llama.cpp can load.
+        UserError: the file is not one that llama.cpp can load, or `parallel` exceeds the context.
     """
 
     def __init__(self, path: Path, num_ctx: int, parallel: int = 1) -> None:
         header = read_header(path)
         self.chat = header.chat
         self.n_ctx = min(num_ctx, header.context_length)
+        # llama.cpp decodes one token of every answer in one batch, which is no larger than this
+        if parallel > self.n_ctx:
+            limit = f"at most {self.n_ctx}, the tokens of the context"
+            raise UserError(f"--parallel must be {limit}, got {parallel}")
         self.description = f"embedded llama.cpp, {path}"
         # Characters of the longest text that could fit
         longest_token = max(map(len, header.keys.get("tokenizer.ggml.tokens", ())), default=128)

@@ -34,7 +34,6 @@ def test_without_input_there_is_no_answer(project: Path) -> None:
         (("--model", "absent.gguf"), ["absent.gguf", "`dvc repro gguf`"]),
         (("--model", "params.yaml"), ["params.yaml", "GGUF"]),
         (("--engine", "ollama"), ["http://127.0.0.1:9"]),
-        (("--temperature", "-1"), ["temperature", "[0, 10]", "-1.0"]),
     ],
 )
 def test_a_bad_model_or_option_is_one_line_and_exit_1(

@@ -67,3 +67,49 @@ def test_a_preset_does_not_overwrite_changes_that_are_saved_nowhere(
     (presets / "params.yaml").write_text("model:\n  n_layer: 8\n")
     assert cli.main(["preset", "300m", "--force"]) == 0
     assert "n_layer: 24" in (presets / "params.yaml").read_text()
+
+
+def test_a_preset_or_parameters_that_are_not_utf_8_are_one_line(
+    presets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (presets / "presets/latin.yaml").write_bytes(b"model: # \xe9\n")
+    before = (presets / "params.yaml").read_bytes()
+    assert cli.main(["preset", "latin"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: presets/latin.yaml ") and error.count("\n") == 1
+    assert (presets / "params.yaml").read_bytes() == before
+    # Beside another one it does no harm
+    assert cli.main(["preset", "300m"]) == 0
+
+    (presets / "params.yaml").write_bytes(b"model: # \xe9\n")
+    for options in ([], ["--force"]):
+        assert cli.main(["preset", "nano", *options]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: params.yaml is not UTF-8") and error.count("\n") == 1
+    assert (presets / "params.yaml").read_bytes() == b"model: # \xe9\n"
+
+
+def test_a_folder_of_presets_that_is_not_readable_is_named(
+    presets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # The tests may run as root, who may read everything
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert cli.main(["preset", "nano"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: presets/ is not readable (Permission denied): ")
+    assert error.count("\n") == 1
+
+
+def test_a_folder_named_params_yaml_is_not_replaced(
+    presets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (presets / "params.yaml").unlink()
+    (presets / "params.yaml").mkdir()
+    (presets / "params.yaml/kept").touch()
+    assert cli.main(["preset", "nano"]) == 1
+    error = capsys.readouterr().err
+    assert "params.yaml is a folder" in error and error.count("\n") == 1
+    assert (presets / "params.yaml/kept").exists()

@@ -18,6 +18,7 @@ class FakeOllama(ThreadingHTTPServer):
         self.models, self.info = models, info
         self.events = events  # of the answer to each request; an iterator may wait before one
         self.digest = ""  # of every model: the sha256 of its manifest
+        self.show: Any = ...  # another answer to /api/show than `info`
         self.requests: list[dict[str, Any]] = []  # bodies of /api/generate
         self.hung_up = threading.Event()
 
@@ -38,6 +39,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/api/show":
+            if self.server.show is not ...:
+                return self._answer(self.server.show)
             return self._answer({"model_info": self.server.info if body["verbose"] else {}})
         self.server.requests.append(body)
         self.send_response(200)
@@ -54,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.server.hung_up.set()
 
-    def _answer(self, value: dict[str, Any]) -> None:
+    def _answer(self, value: Any) -> None:
         content = json.dumps(value).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))

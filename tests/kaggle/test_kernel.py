@@ -1,6 +1,7 @@
 """The folder that `antimatter kaggle` writes."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -128,7 +129,10 @@ def test_files_are_added_to_the_data_set(checkout: Path, tmp_path: Path) -> None
         ({"title": "What? A title"}, ["--title", "'What? A title'"]),
         ({"after": "a b"}, ["--after", "'a b'"]),
         ({"hours": 13.0}, ["--hours", "(0, 12]", "13"]),
+        ({"hours": math.nan}, ["--hours", "nan"]),
         ({"minutes": -1.0}, ["--minutes", "-1"]),
+        ({"minutes": math.nan}, ["--minutes", "nan"]),
+        ({"minutes": math.inf}, ["--minutes", "inf"]),
         ({"wheels": Path("docs")}, ["docs", ".whl"]),
         ({"ollama": Path("README.md")}, ["--ollama", "README.md"]),
         ({"ollama": Path("ollama-linux-amd64.tar.zst")}, ["--ollama", "amd64"]),

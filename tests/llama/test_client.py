@@ -47,6 +47,7 @@ def request(client: Client, is_async: bool) -> Any:
         (400, b'{"error": {"message": "too long"}}', "it answered 400 to /x: too long"),
         (404, b"<h1>nothing\n here</h1>", "it answered 404 to /x: <h1>nothing here</h1>"),
         (200, b"<h1>", "it did not answer in JSON: is another program listening there?"),
+        (200, b"[" * 100_000, "it did not answer in JSON: is another program listening there?"),
     ],
 )
 def test_an_error_quotes_the_message_of_the_server_in_one_line(
@@ -78,6 +79,39 @@ def test_a_server_that_says_nothing_is_given_up_after_the_timeout() -> None:
             client.call("/x", timeout=0.1)
         with pytest.raises(BackendError, match=r"^mute does not answer to /x"):
             asyncio.run(client.request("/x", timeout=0.1))
+
+
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 100"])
+def test_an_answer_that_breaks_off_is_one_line(framing: bytes) -> None:
+    def accept() -> None:
+        for _ in range(3):
+            connection, _ = dying.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n5\r\n{}\n{}\r\n")
+                # It ends before the rest
+
+    async def read_lines(client: Client) -> None:
+        async for _ in client.lines("/x", {}, 5):
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as dying:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        client = Client("it", f"http://127.0.0.1:{dying.getsockname()[1]}")
+        words = r"^it broke off the answer: ask again$"
+        for is_async in (False, True):
+            with pytest.raises(BackendError, match=words):
+                request(client, is_async)
+        with pytest.raises(BackendError, match=words):
+            asyncio.run(read_lines(client))
+        thread.join()
+
+
+@pytest.mark.parametrize("host", ["é", "a..b", "x y", "a" * 70])
+def test_an_impossible_host_name_is_one_line(host: str) -> None:
+    with pytest.raises(BackendError, match=r"^it does not answer to /x \([^\n]+\): is it"):
+        Client("it", f"http://{host}:9").call("/x", timeout=5)
 
 
 def test_a_cancelled_request_closes_its_connection() -> None:

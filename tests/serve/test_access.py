@@ -1,6 +1,7 @@
 """Who may send requests: hosts, origins and tokens."""
 
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -159,6 +160,13 @@ def test_a_token_comes_from_a_file_or_the_environment_or_is_generated(tmp_path: 
     assert access.load_token(path, environ, required=False) == "from-the-file-0123456789"
     assert access.load_token(None, environ, required=False) == "from-the-environment"
     assert access.load_token(None, {}, required=False) is None
+    # As `--token-file <(command)` passes it
+    reader, writer = os.pipe()
+    os.write(writer, b"from-a-pipe-0123456789")
+    os.close(writer)
+    piped = access.load_token(Path(f"/dev/fd/{reader}"), environ, required=False)
+    os.close(reader)
+    assert piped == "from-a-pipe-0123456789"
     generated = {access.load_token(None, {}, required=True) for _ in range(5)}
     assert len(generated) == 5 and all(token and len(token) >= 40 for token in generated)
 

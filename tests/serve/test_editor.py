@@ -232,6 +232,8 @@ def test_the_history_is_short_and_a_damaged_one_is_ignored(
     path.write_bytes(b"".join(b'"text %d"\n' % i for i in range(1500)) + b'\xff not json\n"cut sho')
     assert editor.load_history(path) == [f"text {i}" for i in range(500, 1500)]
     assert len(path.read_text().splitlines()) == 1000
+    path.write_text("[" * 100_000 + '\n"a text"\n')
+    assert editor.load_history(path) == ["a text"]
     path.unlink()
     path.mkdir()
     assert editor.load_history(path) == editor.load_history(None) == []

@@ -279,6 +279,19 @@ def test_a_wrong_checksum_installs_nothing_and_leaves_nothing(
     put(prefix, url)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://[::1", "http://x y/", "http://x/", "http://", f"http://x y/{NAME}"),
+        *(f"http://é..x/{NAME}", f"http://127.0.0.1:port/{NAME}", f"http://127.0.0.1/é/{NAME}"),
+    ],
+)
+def test_an_address_that_is_invalid_is_one_line(prefix: Path, address: str) -> None:
+    message = refused(prefix, address)
+    # It may be that of the checksums beside it
+    assert repr(address.removesuffix(NAME)).rstrip("'") in message
+
+
 def test_an_archive_whose_unpacking_was_killed_is_not_downloaded_again(
     plan: Behaviour, url: str, prefix: Path
 ) -> None:

@@ -21,6 +21,7 @@ from antimatter.serve.backend import Backend, Finish
 from antimatter.serve.choose import choose
 from antimatter.serve.embedded import EmbeddedBackend
 from antimatter.serve.ollama.backend import OllamaBackend, ollama_url
+from antimatter.serve.ollama.server import open_ollama
 
 ANSWER: list[dict[str, Any]] = [
     {"response": " a"},
@@ -158,6 +159,64 @@ def test_an_answer_without_an_end_is_reported(
         assert read_until_error(connect(server), words) == [" a"]
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        None,
+        5,
+        [],
+        {"response": None},
+        {"response": 5},
+        {"response": "", "done": "yes"},
+        {"done": True, "eval_count": "x"},
+        {"done": True, "eval_count": 1, "eval_duration": None},
+        {"done": True, "prompt_eval_count": -1},
+    ],
+)
+def test_an_event_that_ollama_does_not_send_is_reported(info: dict[str, Any], event: Any) -> None:
+    with fake_ollama.running(NAMES, info, [ANSWER[0], event]) as server:
+        assert read_until_error(connect(server), "does not answer as Ollama does")[:1] == [" a"]
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        None,
+        5,
+        {"model_info": "x"},
+        {"model_info": None},
+        {"model_info": {".context_length": "x"}},
+        {"model_info": {"general.architecture": [], "[].context_length": None}},
+    ],
+)
+def test_auto_uses_no_server_that_does_not_answer_as_ollama_does(
+    tiny: Tiny, store: Path, show: Any
+) -> None:
+    log: list[str] = []
+    with fake_ollama.running(NAMES) as server:
+        server.digest, server.show = DIGEST, show
+        with pytest.raises(BackendError, match="does not answer as Ollama does"):
+            connect(server)
+        environ = {"OLLAMA_HOST": server.host}
+        chosen = choose("auto", CONFIG, lambda: tiny.path, log.append, store, environ)
+        chosen.close()
+    assert isinstance(chosen, EmbeddedBackend)
+    (line,) = log
+    assert server.host in line and line.endswith(": using the embedded llama.cpp")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "merges"), [(["a", "b"], ["a b"]), ([["a"]], ["a a"]), (5, 5), (["a"], ["a"])]
+)
+def test_a_damaged_vocabulary_is_reported(tokens: Any, merges: Any) -> None:
+    info = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges}
+    with (
+        fake_ollama.running(NAMES, info) as server,
+        pytest.raises(BackendError, match="vocabulary"),
+    ):
+        count(connect(server), "a")
+
+
 def test_held_back_text_is_shown_before_an_answer_is_reported_as_cut_off(
     info: dict[str, Any],
 ) -> None:
@@ -194,6 +253,9 @@ def test_a_model_that_was_deleted_shows_in_the_check(info: dict[str, Any]) -> No
         server.models = []
         with pytest.raises(BackendError, match="has no model antimatter:latest any more"):
             run(backend.check())
+        server.models = [[]]  # type: ignore[list-item]
+        with pytest.raises(BackendError, match="does not answer as Ollama does"):
+            run(backend.check())
 
 
 @pytest.mark.parametrize(
@@ -223,6 +285,38 @@ def test_auto_uses_no_ollama_without_the_model_of_the_store(
     assert line.endswith(": using the embedded llama.cpp")
 
 
+@pytest.mark.parametrize(
+    "host", ["://", "http://[::1", "[::1", "ftp://localhost", "x y", "a\x1b[2Jb", "http://\udcff"]
+)
+def test_a_malformed_ollama_host_is_one_line_and_auto_uses_llama_cpp(
+    tiny: Tiny, store: Path, host: str
+) -> None:
+    words = f"OLLAMA_HOST must be an address such as 127.0.0.1:11434, got {host!r}"
+    log: list[str] = []
+    environ = {"OLLAMA_HOST": host, "PATH": ""}
+    chosen = choose("auto", CONFIG, lambda: tiny.path, log.append, store, environ)
+    chosen.close()
+    assert isinstance(chosen, EmbeddedBackend)
+    assert log == [f"{words}: using the embedded llama.cpp"]
+    with pytest.raises(UserError) as error:
+        choose("ollama", CONFIG, lambda: tiny.path, log.append, store, environ)
+    assert str(error.value) == words
+    # As `antimatter serve` opens it
+    with (
+        pytest.raises(UserError) as error,
+        open_ollama(CONFIG, log.append, store=store, environ=environ),
+    ):
+        pass
+    assert str(error.value) == words
+
+
+@pytest.mark.parametrize("host", ["é", "a..b", "127.0.0.1:9/é"])
+def test_a_host_that_cannot_be_asked_is_no_ollama(host: str, store: Path) -> None:
+    environ = {"OLLAMA_HOST": host}
+    with pytest.raises(UserError, match=r"^no Ollama answers at http://.*--engine embedded`$"):
+        choose("ollama", CONFIG, lambda: Path("absent"), pytest.fail, store, environ)
+
+
 def test_ollama_by_name_is_an_error_if_its_model_is_not_that_of_the_store(
     tiny: Tiny, store: Path
 ) -> None:
@@ -233,7 +327,7 @@ def test_ollama_by_name_is_an_error_if_its_model_is_not_that_of_the_store(
         return choose("ollama", CONFIG, lambda: tiny.path, log.append, folder, environ)
 
     create = rf"run `ollama create antimatter -f {store.parent}/Modelfile`.*`--engine embedded`$"
-    with pytest.raises(UserError, match=r"no Ollama answers at .*: start it, or use"):
+    with pytest.raises(UserError, match=r"no Ollama answers at .*: start it, .*--engine emb"):
         chosen(store, "127.0.0.1:9")
     with fake_ollama.running(["other:latest"]) as server:
         with pytest.raises(UserError, match=rf"has no model antimatter:latest: {create}"):

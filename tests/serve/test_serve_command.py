@@ -98,12 +98,18 @@ def test_beyond_this_machine_a_token_is_generated_and_shown_once(project: Path) 
     ("arguments", "environment", "words"),
     [
         ("--port TAKEN", {}, r"port \d+ is in use: .*`--port 0`.*"),
-        ("--port 70000", {}, r"--port must lie in \[0, 65535\], got 70000: .*"),
         ("--host no.such.name.invalid", {}, r"--host no\.such\.name\.invalid is not known: .*"),
         ("--host 192.0.2.1 --port 0", {}, r"--host 192\.0\.2\.1 is not an address of this .*"),
-        ("--parallel 0", {}, r"--parallel must be at least 1, got 0"),
+        (
+            "--port 0 --parallel 256 --engine embedded",
+            {},
+            r"--parallel must be at most 64, the tokens of the context, got 256",
+        ),
         ("--port 0 --allow-host http://x/", {}, r"--allow-host must be a name alone, .*"),
         ("--port 0 --token-file absent", {}, r"absent is missing: .*"),
+        ("--port 0 --token-file /", {}, r"/ cannot be read \(Is a directory\): --token-file .*"),
+        ("--port 0 --token-file /dev/zero", {}, r"/dev/zero has more than 4096 bytes: .*"),
+        ("--port 0 --engine ollama", {"OLLAMA_HOST": "://"}, r"OLLAMA_HOST must .* got '://'"),
         (
             "--port 0",
             {"ANTIMATTER_TOKEN": ""},
@@ -122,3 +128,20 @@ def test_an_error_before_serving_is_one_line_and_exit_1(
             output, error = process.communicate(timeout=30)
     assert (process.returncode, output) == (1, "")
     assert re.fullmatch(rf"error: {words}\n", error)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--port=70000", "--port: must be at most 65535, got 70000"),
+        ("--parallel=0", "--parallel: must be at least 1, got 0"),
+        ("--parallel=100000", "--parallel: must be at most 256, got 100000"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_anything_is_loaded(
+    tmp_path: Path, option: str, words: str
+) -> None:
+    with serve(tmp_path, option) as process:
+        output, error = process.communicate(timeout=30)
+    assert (process.returncode, output) == (2, "")
+    assert error.splitlines()[-1] == f"antimatter serve: error: argument {words}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from antimatter.errors import UserError
 
 MIN_TOKEN_LENGTH = 16
+_MAX_TOKEN_FILE = 4096  # bytes; a header of a request has at most 8 kB
 _NETLOC = re.compile(
     r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE
 )
@@ -107,13 +108,21 @@ def load_token(file: Path | None, environ: Mapping[str, str], required: bool) ->
 
 
 def _read_token(file: Path) -> str:
+    fix = "--token-file must name a file that holds the token alone"
     try:
-        return file.read_text(encoding="utf-8").strip()
+        # A limit, as a device may have no end. Pipes are allowed: `--token-file <(pass …)`
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_TOKEN_FILE + 1)
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: {fix}") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): {fix}") from None
+    if len(content) > _MAX_TOKEN_FILE:
+        raise UserError(f"{file} has more than {_MAX_TOKEN_FILE} bytes: {fix}")
+    try:
+        return content.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise UserError(f"{file} is not text: it must hold the token alone") from None
-    except FileNotFoundError:
-        fix = "--token-file must name a file that holds the token alone"
-        raise UserError(f"{file} is missing: {fix}") from None
 
 
 def is_authorised(headers: Sequence[str], token: str) -> bool:

@@ -5,7 +5,9 @@ first unless the request brings a system message; an empty one means none. With 
 continues the texts of the messages. /v1/completions continues a text, whatever the model.
 
 The access rules, the form of errors and the time limit for writing are middleware, so they hold for
-every route.
+every request that aiohttp can parse, whatever its route. Bytes that are not HTTP get a 400 in plain
+text from aiohttp itself, without the security headers and with its version in `Server`: it has no
+public way to replace that response.
 """
 
 import asyncio

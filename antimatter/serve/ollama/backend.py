@@ -11,11 +11,12 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from antimatter import files
 from antimatter.data.special_tokens import SPECIAL
+from antimatter.errors import UserError
 from antimatter.export.ollama import TAG, OllamaConfig, manifest_path
 from antimatter.llama.client import BackendError, Client
 from antimatter.llama.header import chat_facts
@@ -24,6 +25,7 @@ from antimatter.serve.stop_texts import StopTexts
 
 STORE = Path("models/ollama/models")  # of stage ollama
 PORT = 11434
+T = TypeVar("T")
 _PROBE_SECONDS = 2.0  # an Ollama on this machine answers at once, or is not there
 _TIMEOUT = 600.0  # seconds between two pieces of an answer: a cold 300M model may load first
 
@@ -37,7 +39,7 @@ class OllamaBackend:
 
     Raises:
         WrongModelError: it does not have the model.
-        BackendError: there is no Ollama at `url`.
+        BackendError: there is no Ollama at `url`, or it answers in another form than Ollama does.
         UserError: the keys of the model that describe its chat are damaged.
     """
 
@@ -45,8 +47,8 @@ class OllamaBackend:
         self._client = Client(f"Ollama at {url}", url)
         self._model = f"{config.name}:{TAG}"
         try:
-            digests = _digests(self._client.call("/api/tags", timeout=_PROBE_SECONDS))
-        except (BackendError, KeyError, TypeError, AttributeError):
+            digests = self._digests(self._client.call("/api/tags", timeout=_PROBE_SECONDS))
+        except BackendError:
             raise BackendError(f"no Ollama answers at {url}") from None
         if self._model not in digests:
             raise WrongModelError(f"Ollama at {url} has no model {self._model}")
@@ -54,9 +56,9 @@ class OllamaBackend:
         self.description = f"Ollama at {url}, model {self._model}"
         body = {"model": self._model, "verbose": True}
         answer = self._client.call("/api/show", body, timeout=_TIMEOUT)
-        info: dict[str, Any] = answer.get("model_info") or {}
-        length = info.get(f"{info.get('general.architecture', '')}.context_length", config.num_ctx)
-        self.n_ctx = min(config.num_ctx, int(length))
+        info = self._value(answer, "model_info", dict[str, Any]())
+        key = f"{info.get('general.architecture', '')}.context_length"
+        self.n_ctx = min(config.num_ctx, self._value(info, key, config.num_ctx))
         self.chat = chat_facts(info)
         self._counter = functools.cache(lambda: _token_counter(info))
 
@@ -90,17 +92,17 @@ class OllamaBackend:
                 began = began or time.monotonic()
                 try:
                     event = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     break
-                if "error" in event:
+                if isinstance(event, dict) and "error" in event:
                     message = " ".join(str(event["error"]).split())
                     raise BackendError(f"{self._client.name} stopped: {message}")
-                is_done = event.get("done", False)
-                pieces.append(event.get("response", ""))
+                is_done = self._value(event, "done", False)
+                pieces.append(self._value(event, "response", ""))
                 if shown := stops.take(pieces[-1], last=is_done):
                     yield shown
                 if is_done:
-                    finish = _finish(event, stops.is_found)
+                    finish = self._finish(event, stops.is_found)
                     break
                 if stops.is_found:
                     # Ollama sends its counts only at its own end
@@ -120,10 +122,45 @@ class OllamaBackend:
 
     async def check(self) -> None:
         answer = await self._client.request("/api/tags", timeout=_PROBE_SECONDS)
-        if self._model not in _digests(answer):
+        if self._model not in self._digests(answer):
             raise BackendError(f"{self._client.name} has no model {self._model} any more")
 
     def close(self) -> None: ...
+
+    def _digests(self, answer: Any) -> dict[str, str]:
+        """The sha256 of the manifest of each model, from the answer to /api/tags."""
+        try:
+            # null if there is none
+            models = answer["models"] or []
+            digests = {model["name"]: str(model.get("digest", "")) for model in models}
+        except (KeyError, TypeError, AttributeError):
+            raise self._not_ollama("models", answer) from None
+        return {name: digest.removeprefix("sha256:") for name, digest in digests.items()}
+
+    def _value(self, answer: Any, key: str, default: T) -> T:
+        """A value of an answer; one of another type than `default` is a BackendError."""
+        value = answer.get(key, default) if isinstance(answer, dict) else None
+        is_valid = type(value) is type(default)
+        # All numbers that are read here are counts of 64 bits
+        if not is_valid or (isinstance(value, int) and not 0 <= value < 1 << 63):
+            raise self._not_ollama(key, answer)
+        return cast(T, value)
+
+    def _not_ollama(self, key: str, answer: Any) -> BackendError:
+        wrong = answer.get(key) if isinstance(answer, dict) else answer
+        return BackendError(
+            f"{self._client.name} does not answer as Ollama does ({key}: {wrong!r:.60}): "
+            "is another program listening there?"
+        )
+
+    def _finish(self, event: Mapping[str, Any], is_stopped: bool) -> Finish:
+        """Of the last event of an answer."""
+        is_cut = not is_stopped and event.get("done_reason") == "length"
+        prompt_tokens = self._value(event, "prompt_eval_count", 0)
+        count = self._value(event, "eval_count", 0)
+        nanoseconds = self._value(event, "eval_duration", 0)
+        speed = count * 1e9 / nanoseconds if nanoseconds else 0.0
+        return Finish("length" if is_cut else "stop", prompt_tokens, count, speed)
 
     async def _count_finish(self, prompt: str, pieces: Sequence[str], seconds: float) -> Finish:
         """Of an answer that a stop text ended."""
@@ -152,6 +189,7 @@ def running_ollama(
     Raises:
         WrongModelError: the model is missing, is another one, or cannot be compared.
         BackendError: no Ollama answers.
+        UserError: OLLAMA_HOST is not an address.
     """
     url, manifest = ollama_url(environ.get("OLLAMA_HOST", "")), manifest_path(store, config.name)
     backend = OllamaBackend(url, config)
@@ -170,11 +208,20 @@ def running_ollama(
 def ollama_url(host: str) -> str:
     """The address in OLLAMA_HOST, by the rules of Ollama's envconfig: without a scheme it is http
     at port 11434; a scheme alone means its own port.
+
+    Raises:
+        UserError: it is not an address.
     """
     scheme, separator, rest = host.strip().strip("\"'").rpartition("://")
     scheme = scheme if separator else "http"
     default = {"http": 80, "https": 443}.get(scheme, PORT) if separator else PORT
-    parts = urlsplit(f"//{rest}")
+    try:
+        parts = urlsplit(f"//{rest}")
+        is_valid = scheme in ("http", "https") and rest.isprintable() and " " not in rest
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise UserError(f"OLLAMA_HOST must be an address such as 127.0.0.1:11434, got {host!r}")
     try:
         port = parts.port or default
     except ValueError:
@@ -187,25 +234,6 @@ def ollama_url(host: str) -> str:
     return f"{scheme}://{address}:{port}{parts.path.rstrip('/')}"
 
 
-def _digests(answer: Any) -> dict[str, str]:
-    """The sha256 of the manifest of each model, from the answer to /api/tags."""
-    models = answer["models"] or []
-    digests = {model["name"]: str(model.get("digest", "")) for model in models}
-    return {name: digest.removeprefix("sha256:") for name, digest in digests.items()}
-
-
-def _finish(event: Mapping[str, Any], is_stopped: bool) -> Finish:
-    """Of the last event of an answer of Ollama."""
-    is_cut = not is_stopped and event.get("done_reason") == "length"
-    count, nanoseconds = event.get("eval_count", 0), event.get("eval_duration", 0)
-    return Finish(
-        "length" if is_cut else "stop",
-        event.get("prompt_eval_count", 0),
-        count,
-        count * 1e9 / nanoseconds if nanoseconds else 0.0,
-    )
-
-
 def _token_counter(info: Mapping[str, Any]) -> Callable[[str], int]:
     """Counts tokens without [BOS]. Ollama has no route for it, but returns the vocabulary."""
     texts, merges = info.get("tokenizer.ggml.tokens"), info.get("tokenizer.ggml.merges")
@@ -214,8 +242,18 @@ def _token_counter(info: Mapping[str, Any]) -> Callable[[str], int]:
         return lambda text: len(text.encode())
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-    ids = {text: i for i, text in enumerate(texts)}
-    bpe = models.BPE(ids, [tuple(merge.split(" ", 1)) for merge in merges])
+    try:
+        ids = {text: i for i, text in enumerate(texts)}
+        pairs = [merge.split(" ", 1) for merge in merges]
+        # tokenizers would panic, which no `except Exception` catches
+        if not all(a in ids and b in ids and a + b in ids for a, b in pairs):
+            raise ValueError("a merge of tokens that do not exist")
+        bpe = models.BPE(ids, [(a, b) for a, b in pairs])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BackendError(
+            f"the vocabulary that Ollama returned is damaged ({error!s:.100}): "
+            "use `--engine embedded`"
+        ) from None
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     special = [AddedToken(text, normalized=False) for text in SPECIAL if text in ids]

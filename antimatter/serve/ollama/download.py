@@ -202,6 +202,10 @@ def _open(url: str, start: int = 0) -> Iterator[Response]:
                 f"{url}: the TLS connection or its certificate is invalid ({error.reason})"
             ) from None
         raise _Broken(error.reason) from None
+    # The address itself, or one that it redirects to
+    except (http.client.InvalidURL, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{url!r} is not a valid address ({reason}): check it") from None
     except (http.client.HTTPException, OSError) as error:
         raise _Broken(error or type(error).__name__) from None
     with response:

@@ -163,7 +163,13 @@ def _download(
     The name of an incomplete one has its checksum, so no other release can continue it.
     """
     url = address or URL.format(version=VERSION, name=f"ollama-linux-{architecture}.tar.zst")
-    name = posixpath.basename(urlsplit(url).path)
+    try:
+        name = posixpath.basename(urlsplit(url).path)
+    except ValueError:
+        name = ""
+    if not name:
+        fix = f"must be a file, or an address that ends in the name of one, got {url!r}"
+        raise UserError(f"--archive {fix}")
     release.check_name(name)
     expected = (_listed_beside(url, name, log) if address else None) or SHA256[architecture]
     partial, complete = prefix / f"{name}.{expected[:12]}.partial", prefix / name

@@ -148,8 +148,8 @@ def load_history(path: Path | None) -> list[str]:
         return texts
     with contextlib.suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            # An incomplete line, or one of another program
-            with contextlib.suppress(ValueError):
+            # An incomplete line, one of another program, or one that is nested too deeply
+            with contextlib.suppress(ValueError, RecursionError):
                 texts.append(str(json.loads(line)))
         if len(texts) > HISTORY:
             content = "".join(f"{json.dumps(text)}\n" for text in texts[-HISTORY:])
