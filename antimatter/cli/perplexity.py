@@ -45,6 +45,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from antimatter import params
+    from antimatter.data.sources import paths
     from antimatter.evaluation import texts
     from antimatter.evaluation.config import EvaluationRuntime, PerplexityConfig
     from antimatter.export import source
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.paths,
         column=arguments.text_column or config.text_column,
         stride=stride,
-        key="the command line",
+        key=paths.COMMAND_LINE,
     )
     if arguments.json:
         total = texts.in_all(scored)

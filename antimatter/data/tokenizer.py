@@ -62,13 +62,14 @@ class Tokenizer:
         )
 
     @classmethod
-    def load(cls, folder: Path) -> "Tokenizer":
-        """The tokenizer in folder/tokenizer.json.
+    def load(cls, path: Path) -> "Tokenizer":
+        """The tokenizer in a .json file, or in the file tokenizer.json of a folder.
 
         Raises:
             UserError: the file is missing, or was not written by this pipeline.
         """
-        path = folder / "tokenizer.json"
+        if path.suffix != ".json":
+            path /= "tokenizer.json"
         content = files.read_json(path)
         try:
             vocabulary = content["model"]["vocab"]
@@ -77,9 +78,9 @@ class Tokenizer:
                 raise KeyError(f"its ids are not 0 to {len(vocabulary) - 1}")
             return cls(vocabulary)
         except (AttributeError, KeyError, TypeError) as error:
+            fix = "`dvc repro tokenizer` writes one"
             raise UserError(
-                f"{path} is not a tokenizer of this pipeline ({error}): delete it and run "
-                "`dvc repro tokenizer`"
+                f"{path} is not a tokenizer of this pipeline ({error}): {fix}"
             ) from None
 
     def encode(self, text: str) -> list[int]:

@@ -71,6 +71,9 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
             weights.read_config(beside)
         names = "a checkpoint folder, a .safetensors file or a .pt file"
         raise UserError(f"{path} is missing: name {names} (`dvc repro checkpoints` makes one)")
+    if path.suffix == ".gguf":
+        fix = "name the checkpoint that it was exported from"
+        raise UserError(f"{path} is for llama.cpp, and torch cannot read it: {fix}")
     load = _load_safetensors if path.suffix == ".safetensors" else _load_torch
     state = load(path, None)
     # By the model's own names
@@ -128,7 +131,9 @@ def _load_torch(path: Path, only: str | None) -> dict[str, Tensor]:
 
 
 def _is_named_tensor(pair: tuple[Any, Any]) -> bool:
-    return isinstance(pair[0], str) and isinstance(pair[1], Tensor)
+    name, value = pair
+    # A sparse tensor has no storage to map
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def _describe(content: Any) -> str:

@@ -202,8 +202,8 @@ def test_a_vocabulary_without_room_for_the_bytes_is_an_error():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{}", "'model'"),
-        ("[]", "indices"),
+        ("{}", "no key model"),
+        ("[]", "an object"),
         ("{", "JSON"),
         ('{"model": {"vocab": {"a": 0}}}', r"\[PAD\]=0"),
     ],
@@ -212,3 +212,7 @@ def test_a_foreign_file_is_refused(tmp_path, content, reason):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=rf"tokenizer\.json .*{reason}"):
         Tokenizer.load(tmp_path)
+    # Also by its own name, whatever that is
+    (tmp_path / "tokenizer.json").rename(tmp_path / "words.json")
+    with pytest.raises(UserError, match=rf"words\.json .*{reason}"):
+        Tokenizer.load(tmp_path / "words.json")

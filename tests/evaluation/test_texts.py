@@ -237,6 +237,22 @@ def test_a_model_that_does_not_fit_is_one_line(
     assert output.err.startswith(f"error: {words}")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("x.jsonl",), "x.jsonl, line 1 has no column `text`: set --text-column to one of body"),
+        # Not the whole working directory
+        (("",), "the command line: a pattern is empty: name a file, a folder or a glob pattern"),
+    ],
+)
+def test_what_the_command_line_lacks_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    (here / "x.jsonl").write_text(json.dumps({"body": TEXT}))
+    assert cli.main(["perplexity", *arguments]) == 1
+    assert capsys.readouterr().err == f"error: {words}\n"
+
+
 def test_another_checkpoint_and_column_can_be_named(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

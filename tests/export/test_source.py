@@ -142,6 +142,18 @@ def test_nothing_in_a_file_is_executed(project: Path) -> None:
     assert not (project / "sprung").exists()
 
 
+def test_a_file_for_llama_cpp_is_named(project: Path) -> None:
+    (project / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"a\.gguf is for llama\.cpp.*name the checkpoint"):
+        source.open_checkpoint(project / "a.gguf")
+
+
+def test_sparse_tensors_are_no_state_dict(project: Path) -> None:
+    torch.save({"norm.weight": torch.ones(4).to_sparse()}, project / "a.pt")
+    with pytest.raises(UserError, match=r"a\.pt holds a dict of norm\.weight, not the state"):
+        source.open_checkpoint(project / "a.pt")
+
+
 def test_a_whole_model_is_refused_with_the_fix(project: Path) -> None:
     torch.save(gpt(), project / "a.pt")
     error = r"a\.pt holds Python objects.*save `model\.state_dict\(\)`"

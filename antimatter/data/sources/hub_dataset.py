@@ -32,9 +32,10 @@ def open_data_set(data_set: HubDataSet) -> Any:
         UserError: there is no such data set, revision, config, split or text column; its terms are
             not accepted; or the hub cannot be reached.
     """
-    _set_up()
     HubClient.begin(data_set)
     try:
+        # Here, since it reads HTTPS_PROXY, which may hold anything
+        _set_up()
         return _open(data_set)
     except UserError:
         raise

@@ -63,6 +63,10 @@ class HubClient(httpx.Client):
                 instead = HubClient.data_set.instead
                 _fail(f"HF_HUB_OFFLINE forbids the network: unset it, or {instead}")
                 break
+            except httpx.UnsupportedProtocol:
+                address, fix = str(request.url)[:60], "correct HF_ENDPOINT, or unset it"
+                _fail(f"{address} does not begin with https:// or http://: {fix}")
+                break
             except (httpx.TransportError, httpx.DecodingError) as error:
                 fault = f"{type(error).__name__}: {first_line(error)}"
             _wait(backoff, asked, fault, request.url.host)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antimatter.data.documents import Document
-from antimatter.data.sources.paths import Part, kind_of, located
+from antimatter.data.sources.paths import Part, column_setting, kind_of, located
 from antimatter.errors import UserError
 
 
@@ -116,7 +116,7 @@ def _read_parquet(path: str, column: str, key: str, at: Position) -> Iterator[tu
     _require(column, table.schema_arrow.names, path, key)
     kind = table.schema_arrow.field(column).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        fix = f"set text_column of {key} to another"
+        fix = f"set {column_setting(key)} to another"
         raise UserError(f"{path}: `{column}` must be text, it holds {kind}: {fix}")
     for batch in table.iter_batches(1000, columns=[column]):
         for text in batch.column(0).to_pylist():
@@ -131,7 +131,7 @@ def _json_text(line: bytes, column: str, where: str, key: str) -> str:
         raise UserError(f"{where} must be a JSON object, got {row!r:.60}: {fix}")
     _require(column, row, where, key)
     if not isinstance(row[column], str | None):
-        fix = f"correct it, or set text_column of {key} to another"
+        fix = f"correct it, or set {column_setting(key)} to another"
         raise UserError(f"{where}: `{column}` must be text, got {row[column]!r:.60}: {fix}")
     return encodable(row[column] or "")
 
@@ -139,5 +139,5 @@ def _json_text(line: bytes, column: str, where: str, key: str) -> str:
 def _require(column: str, names: Iterable[str], where: str, key: str) -> None:
     if column not in names:
         known = ", ".join(names) or "(it holds no columns)"
-        fix = f"set text_column of {key} to one of {known}"
+        fix = f"set {column_setting(key)} to one of {known}"
         raise UserError(f"{where} has no column `{column}`: {fix}")

@@ -15,6 +15,7 @@ from antimatter.errors import UserError
 # The endings of the files that can be read: kind and packing
 KIND = re.compile(r"\.(jsonl?|txt)(\.gz|\.zst)?$|\.(parquet)$")
 STDIN = "-"  # a pattern: standard input
+COMMAND_LINE = "the command line"  # a key: the arguments of a command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,10 @@ def required(pattern: str, key: str) -> list[str]:
     """The files that a glob pattern names, at least one.
 
     Raises:
-        UserError: the pattern matches no file.
+        UserError: the pattern is empty, or matches no file.
     """
+    if not pattern:
+        raise UserError(f"{key}: a pattern is empty: name a file, a folder or a glob pattern")
     if names := matches(pattern):
         return names
     searched = " or ".join(f"in {root.resolve()}" for root in roots())
@@ -106,18 +109,23 @@ def find(patterns: Sequence[str], key: str) -> list[tuple[str, bool]]:
             STDIN.
 
     Raises:
-        UserError: a pattern matches no file.
+        UserError: a pattern is empty, or matches no file.
     """
     named: dict[str, bool] = {}
     for pattern in patterns:
         if pattern == STDIN or located(pattern).is_file():
             named[pattern] = True
             continue
-        if located(pattern).is_dir():
+        if pattern and located(pattern).is_dir():
             pattern = os.path.join(glob.escape(pattern), "**", "*")
         for name in required(pattern, key):
             named.setdefault(name, False)
     return list(named.items())
+
+
+def column_setting(key: str) -> str:
+    """What names the text column of the files that `key` names, for errors."""
+    return "--text-column" if key == COMMAND_LINE else f"text_column of {key}"
 
 
 def kind_of(path: str, key: str) -> tuple[str, str]:

@@ -258,6 +258,22 @@ def test_a_missing_network_is_reported_after_few_tries(
         nowhere(read, undisturbed[0][0], tmp_path)
 
 
+def test_an_endpoint_that_is_no_address_is_named(start: Callable[..., Reader]) -> None:
+    with pytest.raises(UserError, match=r"nowhere/api/\S+ does not begin .*correct HF_ENDPOINT"):
+        start(endpoint="nowhere").lanes(C4)
+
+
+def lanes_behind_a_proxy(config: HubConfig) -> list[Lane]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HTTPS_PROXY", "gopher://127.0.0.1")
+        return hub.lanes(config)
+
+
+def test_a_proxy_that_is_no_address_is_named(start: Callable[..., Reader]) -> None:
+    with pytest.raises(UserError, match=r"allenai/c4 cannot be streamed: .*proxy.*gopher"):
+        start()(lanes_behind_a_proxy, config(C4))
+
+
 def lanes_offline(config: HubConfig) -> list[Lane]:
     with pytest.MonkeyPatch.context() as patch:
         # As the environment variable does when huggingface_hub is imported
