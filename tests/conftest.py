@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_pipeline import COLD, commit, copy, dvc, once
+from helpers.tiny_pipeline import commit, copy, dvc, once
 
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
@@ -169,7 +169,7 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         copy(folder / "antimatter")
-        dvc(folder / "antimatter", "repro", environment=COLD)
+        dvc(folder / "antimatter", "repro")
         commit(folder / "antimatter", "results")
 
     return once(tmp_path_factory, "a folder with spaces", make) / "antimatter"

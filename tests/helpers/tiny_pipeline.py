@@ -82,7 +82,7 @@ WARM = {
     "ANTIMATTER_WARM": f"antimatter-tests-{TESTS}",
 }
 # Stages run in forks of a process that has imported their libraries, which takes longer than a tiny
-# stage. Only the first run of the pipeline is COLD: its stages start as they do for users
+# stage. With COLD they start as they do for users
 ENVIRONMENT = COLD | (WARM if sys.platform == "linux" else {})
 
 DVC = (sys.executable, "-m", "dvc")

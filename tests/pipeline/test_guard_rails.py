@@ -35,6 +35,7 @@ def lock(folder: Path) -> bytes:
     return (folder / "dvc.lock").read_bytes()
 
 
+@pytest.mark.slow
 def test_lost_outputs_come_from_the_cache(folder: Path, tiny_pipeline: Path) -> None:
     """Except those of evaluation and answers: a stage with Markdown among its outputs has no
     run-cache, so it would run again.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.tiny_pipeline import DVC, ENVIRONMENT, dvc, keep_stages, run
+from helpers.tiny_pipeline import COLD, DVC, ENVIRONMENT, copy, dvc, keep_stages, run
 from ruamel.yaml import YAML
 
 from antimatter.pipeline import stage as entry
@@ -25,6 +25,16 @@ def test_a_second_repro_runs_nothing_and_git_is_clean(a_copy: Path) -> None:
     output = dvc(a_copy, "repro")
     assert "Running stage" not in output and "up to date" in output
     assert run(a_copy, "git", "status", "--porcelain").stdout == ""
+
+
+@pytest.mark.slow
+def test_stages_that_start_as_they_do_for_users_end_in_the_same_lock(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    """In another folder, and not in forks of a process that has imported their libraries."""
+    cold = copy(tmp_path / "cold")
+    dvc(cold, "repro", environment=COLD)
+    assert (cold / "dvc.lock").read_text() == (tiny_pipeline / "dvc.lock").read_text()
 
 
 def test_every_artefact_has_its_name(tiny_pipeline: Path) -> None:
@@ -50,7 +60,9 @@ def test_every_artefact_has_its_name(tiny_pipeline: Path) -> None:
     assert [path.name for path in (tiny_pipeline / ".state").iterdir()] == ["checked"]
 
 
-@pytest.mark.parametrize(("stage", "state"), [("checkpoints", 20), ("tuned", 5)])
+@pytest.mark.parametrize(
+    ("stage", "state"), [("checkpoints", 20), pytest.param("tuned", 5, marks=pytest.mark.slow)]
+)
 def test_a_training_that_was_killed_ends_in_the_same_lock(
     tiny_pipeline: Path, a_copy: Path, stage: str, state: int
 ) -> None:
@@ -88,6 +100,7 @@ def test_a_training_that_was_killed_ends_in_the_same_lock(
     assert dvc(a_copy, "status", "--quiet") == ""
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_the_affected_stages_and_appears_in_the_diffs(a_copy: Path) -> None:
     stages = list(YAML().load(a_copy / "dvc.yaml")["stages"])
     # evaluation is the first stage behind the training that has metrics and plots

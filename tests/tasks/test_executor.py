@@ -281,6 +281,7 @@ def start_call(raw: Path, tmp_path: Path) -> Callable[[], "subprocess.Popen[str]
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")
 def test_a_killed_call_leaves_no_worker_and_loses_no_task(start_call, expected, tmp_path):
     completions = tmp_path / "work/filter/completions"

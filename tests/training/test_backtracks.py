@@ -66,6 +66,7 @@ FP16 = (
 SPOILT = ("--spoil=36,0,nan", "--spoil=34,1,high", "--spoil=28,2,overflow", "--spoil=45,2,nan")
 
 
+@pytest.mark.slow
 def test_fp16_with_three_spikes_and_a_kill_ends_in_the_bytes_of_the_undisturbed_run(
     tmp_path: Path, tokens: Path, wait_for: Callable[[Path, Forked], None]
 ) -> None:

@@ -74,7 +74,9 @@ def two(tmp_path_factory: pytest.TempPathFactory, make_tokens: Callable[[Path], 
     return tiny_pipeline.once(tmp_path_factory, "two processes", make)
 
 
-@pytest.mark.parametrize("launcher", ["the main process", "torchrun"])
+@pytest.mark.parametrize(
+    "launcher", ["the main process", pytest.param("torchrun", marks=pytest.mark.slow)]
+)
 def test_two_processes_have_the_losses_of_one(
     tmp_path: Path, tokens: Path, two: Path, launcher: str
 ) -> None:

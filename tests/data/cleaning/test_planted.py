@@ -167,7 +167,9 @@ def documents() -> list[Planted]:
     return plant(1, SIZE)
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "presets/300m.yaml"])
+@pytest.mark.parametrize(
+    "name", ["params.yaml", pytest.param("presets/300m.yaml", marks=pytest.mark.slow)]
+)
 def test_the_cleaning_reaches_its_goals(documents, tmp_path, name):
     rows = measure(documents, tmp_path, params.read(CleanConfig, "cleaned", ROOT / name))
     if not all(row.holds for row in rows):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 from helpers.hub_data import C4, C4_TEXTS, WEB, WEB_TEXTS
 from helpers.hub_server import Hub
@@ -49,6 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "data/raw").iterdir())}
 
 
+@pytest.mark.slow
 def test_the_stage_leaves_the_same_files_killed_or_not(server: Hub, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     whole = start(server, one, workers=1)
