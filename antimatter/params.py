@@ -84,12 +84,16 @@ class _Loader(_Base):  # type: ignore[valid-type, misc]
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise UserError(f"the key `{key.value}` must be text{key.start_mark}")
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
+                raise UserError(
+                    f"line {key.start_mark.line + 1}: the key `{key.value}` must be text"
+                )
+        known = set[str]()
+        for key, _ in node.value:
             # PyYAML would silently keep the last one
-            if keys.count(key) > 1:
-                raise UserError(f"duplicate key '{key}'{node.start_mark}")
+            if key.value in known:
+                line = key.start_mark.line + 1
+                raise UserError(f"line {line}: `{key.value}` is there twice: keep one of them")
+            known.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -130,13 +134,22 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not readable as YAML: {_reason(error)}") from None
     if not isinstance(values, dict):
         raise UserError(
             f"{path} must consist of sections of `key: value`, got {values!r}: "
             "correct it, or restore the committed one"
         )
     return values
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a YAML file, and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    problem = getattr(error, "problem", None) or "it cannot be parsed"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}: correct it"
 
 
 def read(config: type[T], section: str, path: Path = PARAMS, *, part: bool = False) -> T:

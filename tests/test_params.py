@@ -92,9 +92,9 @@ def test_a_section_becomes_its_dataclass(tmp_path: Path) -> None:
         ("parts: [1, 0.5]", "parts: 1", r"s\.parts must be a list, got 1"),
         ("{numpy: 2.4.6}", "{numpy: 2}", r"s\.versions\.numpy must be text, got 2"),
         ("    ratio: 1", "    ratios: 1", r"s\.inner\.ratios is not a parameter"),
-        ("steps: 3", "steps: 3\n  steps: 4", r"duplicate key 'steps'"),
+        ("steps: 3", "steps: 3\n  steps: 4", r"line \d: `steps` is there twice"),
         ("s:", "t:", r"section `s` is missing"),
-        ("steps: 3", "steps: [3", r"is not readable as YAML"),
+        ("steps: 3", "steps: [3", r"is not readable as YAML: line \d+, column \d+: .+: correct it"),
     ],
 )
 def test_each_mistake_is_one_line_that_names_the_key(

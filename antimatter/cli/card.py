@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from antimatter.cli import options
+from antimatter import outputs
 from antimatter.cli.options import Commands
 
 
@@ -21,7 +21,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    options.check_output(arguments.output, "--output")
+    outputs.check_file(arguments.output, "--output")
     from antimatter.report import card
 
     card.write(arguments.output)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from antimatter import outputs
 from antimatter.cli import options
 from antimatter.cli.options import Commands
 
@@ -65,9 +66,11 @@ def run(arguments: argparse.Namespace) -> None:
     config = replace(config, name=arguments.name or config.name)
     types = arguments.type or config.types
     for file_type in types:
-        if file_type != "hf":
+        if file_type == "hf":
+            huggingface.check_output(huggingface.path_of(arguments.output, config.name))
+        else:
             path = gguf.path_of(arguments.output, config.name, file_type)
-            options.check_output(path, "--output")
+            outputs.check_file(path, "--output")
     source = _source(arguments, config)
     tokenizer = arguments.tokenizer
     if tokenizer.is_dir():

@@ -49,7 +49,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     options.prepare_torch()
     from antimatter.ladder import run as ladder
-    from antimatter.planning import gpus
+    from antimatter.planning import gpus, plan
 
     cards = gpus.choose(arguments.gpu, arguments.price)
     request = ladder.Options(
@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
         devices=arguments.devices,
         mfu=arguments.mfu,
     )
+    # Before the runs, which take long
+    plan.read(arguments.forecast, arguments.devices, arguments.mfu)
     if arguments.dry_run:
         ladder.dry_run(Path(), request, cards, sys.stdout)
     else:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from antimatter import outputs
 from antimatter.cli import options
 from antimatter.cli.options import Commands
 from antimatter.errors import UserError
@@ -58,7 +59,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.output:
-        options.check_output(arguments.output, "--output")
+        outputs.check_file(arguments.output, "--output")
     options.prepare_torch()
     try:
         from antimatter.evaluation import harness

@@ -28,7 +28,7 @@ from antimatter.cli import (
     verify,
     watch,
 )
-from antimatter.errors import UserError, is_users
+from antimatter.errors import UserError, line
 
 # In the order of --help
 COMMANDS = (
@@ -43,27 +43,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Prints a UserError, or an error of the operating system, as one line. ANTIMATTER_TRACEBACK=1
     shows the traceback too.
     """
-    parsed = parser().parse_args(arguments)
-    _prepare_streams()
     try:
+        _prepare_streams()
+        try:
+            parsed = parser().parse_args(arguments)
+        # Also after --help, which ends the process
+        finally:
+            _flush()
         parsed.run(parsed)
-        sys.stdout.flush()
+        _flush()
     except BrokenPipeError:
-        # The reader has seen enough, as with `| head`. Without this the interpreter's last flush
-        # would complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has seen enough, as with `| head`
+        _discard_output()
         return 0
     except InterruptedError as paused:
         print(paused, file=sys.stderr)
         return 130
     except (UserError, OSError) as error:
-        if os.environ.get("ANTIMATTER_TRACEBACK") or not is_users(error):
+        if os.environ.get("ANTIMATTER_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()
+        raise
+
+
+def _discard_output() -> None:
+    # Otherwise the interpreter's last flush would fail too, and say so
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:

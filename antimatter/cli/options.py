@@ -89,23 +89,6 @@ def number(interval: str) -> Callable[[str], float]:
     return parse
 
 
-def check_output(path: Path, option: str) -> None:
-    """Checks that a file can be written at `path`, before the work whose result it will hold.
-
-    Raises:
-        UserError: it is a folder or has no name, or its folder cannot be made or written to.
-    """
-    if path.is_dir() or path.name in ("", ".."):
-        raise UserError(f"{option} {path} is a folder: name a file in it")
-    if path.exists() and not path.is_file():
-        raise UserError(f"{option} {path} is not a regular file: name another one")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise UserError(f"{option} {path}: {folder} is not a folder: name another one")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {path}: {folder} is not writable: name another folder")
-
-
 def add_model(command: argparse.ArgumentParser, auto: str) -> None:
     """Which model answers.
 

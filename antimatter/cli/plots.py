@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from antimatter.cli import options
+from antimatter import outputs
 from antimatter.cli.options import Commands
+from antimatter.errors import UserError
 
 
 def add_parser(commands: Commands) -> None:
@@ -27,7 +28,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    options.check_output(arguments.output, "--output")
+    outputs.check_file(arguments.output, "--output")
+    if arguments.output.suffix != ".png":
+        raise UserError(f"--output {arguments.output} must end with .png, the only kind there is")
     from antimatter.report import revisions
 
     revisions.draw(arguments.revision or [revisions.WORKSPACE], arguments.output)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from antimatter.cli import options
+from antimatter import outputs
 from antimatter.cli.options import PRESETS, Commands
 from antimatter.errors import UserError
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     # A preset that is not readable must not replace anything
     params.load(path)
     new = path.read_text(encoding="utf-8")
-    options.check_output(params.PARAMS, "the file")
+    outputs.check_file(params.PARAMS, "the file")
     try:
         old = params.PARAMS.read_text(encoding="utf-8") if params.PARAMS.is_file() else ""
     except UnicodeDecodeError as error:

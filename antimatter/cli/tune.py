@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+from antimatter import outputs
 from antimatter.cli import options
 from antimatter.cli.options import Commands
+from antimatter.errors import UserError
 
 
 def add_parser(commands: Commands) -> None:
@@ -23,12 +25,15 @@ def add_parser(commands: Commands) -> None:
         help=f"the folder of the model to begin with (default: {options.TUNED})",
     )
     command.add_argument("--output", type=Path, required=True, help="the folder to write")
-    command.add_argument("--epochs", type=float, default=1.0, help="(default: 1)")
+    command.add_argument(
+        "--epochs", type=options.number("(0, 1000]"), default=1.0, help="(default: 1)"
+    )
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     options.prepare_torch()
+    _check(arguments)
     from antimatter.evaluation import persona_tuning
     from antimatter.evaluation.persona_tuning import PersonaTuning
 
@@ -45,3 +50,17 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{output}: {right} of {total} held-out questions about its identity answered correctly")
     export = f"antimatter export --checkpoint {output} --type q8_0 --name {name}"
     print(f"talk to it: {export} && antimatter chat --model {name}-q8_0.gguf")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises UserError for paths that do not fit, before the work."""
+    from antimatter.model import weights
+
+    initial, output = arguments.initial, arguments.output
+    for name in (weights.CONFIG, weights.FINAL):
+        if not (initial / name).is_file():
+            fix = "name the folder of a model (`dvc repro tuned` makes one)"
+            raise UserError(f"--from {initial} has no file {name}: {fix}")
+    outputs.check_folder(output, "--output", (weights.FINAL, weights.CONFIG))
+    if (output / weights.CONFIG).exists():
+        weights.read_config(output / weights.CONFIG, "name another folder as --output")

@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+from antimatter import outputs
 from antimatter.cli import options
 from antimatter.cli.options import Commands
 
@@ -45,7 +46,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
-        options.check_output(arguments.json, "--json")
+        outputs.check_file(arguments.json, "--json")
     from antimatter import files
     from antimatter.verify import report as reports
     from antimatter.verify.run import Request, verify

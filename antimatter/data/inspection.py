@@ -57,15 +57,14 @@ def dropped(cleaned: Path, reason: str, count: int) -> Iterator[str]:
     with path.open(encoding="utf-8") as lines:
         try:
             examples = [json.loads(line) for line in lines]
-        except ValueError as error:
+            reasons = {example["reason"] for example in examples}
+        except (ValueError, KeyError, TypeError) as error:
             fix = f"run `dvc checkout {cleaned}` to restore it"
             raise UserError(f"{path} is damaged ({error}): {fix}") from None
     shown = [example for example in examples if example["reason"] == reason][:count]
     if not shown:
-        known = sorted({example["reason"] for example in examples})
-        raise UserError(
-            f"nothing was dropped for {reason!r}: the reasons are {', '.join(known) or '(none)'}"
-        )
+        known = ", ".join(sorted(reasons)) or "(none)"
+        raise UserError(f"nothing was dropped for {reason!r}: the reasons are {known}")
     for example in shown:
         yield f"\n--- {example['id']}, from {example['source']}\n{example['text']}"
         if "repeats" in example:

@@ -64,7 +64,6 @@ def tune(request: PersonaTuning, log: Callable[[str], None]) -> tuple[int, int]:
     Raises:
         UserError: a persona, a model or conversations that do not fit together.
     """
-    _check_output(request.output)
     config = params.read(TuneConfig, "tuned")
     collected = params.read(ConversationsConfig, "conversations")
     # A minute of training does not need a second device
@@ -116,18 +115,6 @@ def tune(request: PersonaTuning, log: Callable[[str], None]) -> tuple[int, int]:
         weights.save(model, partial, record, who.chat_settings())
     unseen = persona_conversations.for_evaluation(who)
     return identity(model.eval(), words, unseen, max_new_tokens=NEW_TOKENS, system=who.system)
-
-
-def _check_output(folder: Path) -> None:
-    """Raises UserError if writing a model to `folder` would delete anything but a model."""
-    if folder.name in ("", "..") or (folder.exists() and not folder.is_dir()):
-        raise UserError(f"--output must name a folder for the model alone, got '{folder}'")
-    others = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    others -= {weights.FINAL, weights.CONFIG}
-    if others:
-        raise UserError(
-            f"--output {folder} has {min(others)}, which is no part of a model: name another folder"
-        )
 
 
 def _of_persona(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, processors
 from torch import Tensor
 
-from antimatter import files
+from antimatter import files, outputs
 from antimatter.chat import template
 from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER, check_ids
 from antimatter.errors import UserError
@@ -32,15 +32,33 @@ BLOCK = {
 }
 
 
+NAMES = (
+    *("config.json", "model.safetensors", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json"),
+)
+
+
 def path_of(folder: Path, name: str) -> Path:
     return folder / f"{name}-hf"
+
+
+def check_output(folder: Path) -> None:
+    """Checks that write() would replace nothing but what it wrote.
+
+    Raises:
+        UserError: the folder holds something else, or was saved by transformers, perhaps after
+            more training.
+    """
+    outputs.check_folder(folder, "--output", NAMES)
+    config = folder / "config.json"
+    if config.exists() and "transformers_version" in files.read_json(config):
+        raise UserError(f"{folder} was saved by transformers: name another folder, or move it")
 
 
 def write(source: Source, tokenizer: Path, folder: Path) -> None:
     """Writes the folder, in float32, or nothing if there is an error.
 
-    It has config.json, model.safetensors, generation_config.json, tokenizer.json and
-    tokenizer_config.json. `AutoModelForCausalLM.from_pretrained(folder)` and
+    It has the files NAMES. `AutoModelForCausalLM.from_pretrained(folder)` and
     `AutoTokenizer.from_pretrained(folder)` read them, and `apply_chat_template` works if the model
     was tuned to chat. Equal weights give equal bytes. The whole model is in memory at once.
 

@@ -62,7 +62,8 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
     Raises:
         UserError: the file is missing or damaged, or is not a GPT of this project.
     """
-    if path.is_dir():
+    is_folder = path.is_dir()
+    if is_folder:
         path = path / weights.FINAL
     beside = path.parent / weights.CONFIG
     if not path.is_file():
@@ -81,7 +82,8 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
     shapes = {name: tuple(state[stored].shape) for name, stored in stored_names.items()}
     provenance: dict[str, Any] = {}
     chat: dict[str, Any] | None = None
-    if config or beside.is_file():
+    # A folder without its config would become a model without its chat, with guessed heads
+    if config or beside.is_file() or is_folder:
         shape, provenance, chat = weights.read_config(config or beside)
     else:
         shape = _from_shapes(shapes, _is_tied(state, stored_names), path)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from antimatter import files, params
+from antimatter import files, outputs, params
 from antimatter.errors import UserError
 from antimatter.kaggle import run
 from antimatter.repository import git
@@ -123,11 +123,7 @@ def write(folder: Path, kernel: Kernel) -> str:
         UserError: `folder` has other content; this is not the root of a Git repository; there are
             uncommitted changes; shards are not up to date; a model or another file is missing.
     """
-    is_ours = (folder / "kernel-metadata.json").is_file()
-    if folder.exists() and not is_ours and any(folder.iterdir()):
-        raise UserError(
-            f"{folder} has content that `antimatter kaggle` did not write: name another folder"
-        )
+    check_output(folder)
     commit = _clean_commit()
     with files.replacing(folder) as partial:
         data_set = partial / "dataset"
@@ -139,6 +135,26 @@ def write(folder: Path, kernel: Kernel) -> str:
         files.write_json(partial / "kernel-metadata.json", kernel.metadata())
         files.write_json(data_set / "dataset-metadata.json", kernel.data_set_metadata(commit))
     return commit
+
+
+def check_output(folder: Path) -> None:
+    """Checks that write() would replace nothing but what it wrote.
+
+    Raises:
+        UserError: the folder has other content, such as a kernel that somebody else wrote.
+    """
+    data_set = folder / "dataset"
+    # A kernel of `kaggle kernels init` has the same file of metadata, without a source
+    if data_set.is_dir() and not data_set.is_symlink() and (data_set / "source.tar").is_file():
+        if others := {path.name for path in folder.iterdir()} - {
+            "kernel-metadata.json",
+            "run.py",
+            data_set.name,
+        }:
+            reason = f"has {min(others)}, which `antimatter kaggle` does not write"
+            raise UserError(f"{folder} {reason}: name another folder")
+        return
+    outputs.check_folder(folder, "the folder", ())
 
 
 def _clean_commit() -> str:

@@ -103,9 +103,9 @@ def read_header(path: Path) -> Header:
     Raises:
         UserError: the file is missing, is not a GGUF file, is damaged, or has no context length.
     """
-    fix = "run `dvc repro gguf` to rebuild it"
+    fix = "name another file, or run `dvc repro gguf` if it is of the pipeline"
     if not path.is_file():
-        raise UserError(f"{path} is missing: {fix}, or `dvc pull` to fetch it")
+        raise UserError(f"{path} is missing: {fix}")
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             start = f"it does not begin with {MAGIC.decode()}"

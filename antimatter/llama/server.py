@@ -82,7 +82,7 @@ class Llama:
             except ValueError:
                 answer = {"error": "it crashed"}
             if "error" in answer:
-                fix = "run `dvc repro gguf` to rebuild it"
+                fix = "name another file, or run `dvc repro gguf` if it is of the pipeline"
                 raise UserError(f"{path} is refused by llama.cpp ({answer['error']}): {fix}")
         except BaseException:
             self.close()

@@ -61,7 +61,11 @@ def work(folder: Path) -> Work:
     folder = folder.resolve()
     if not (folder / resume.IDENTITY).is_file():
         raise UserError(f"{folder} has no unfinished work: `antimatter resume` lists what there is")
-    stage, identity = folder.name.rpartition("-")[0], files.read_json(folder / resume.IDENTITY)
+    stage = folder.name.rpartition("-")[0]
+    if folder.parent != resume.root().resolve() or not Path(f"stages/{stage}.py").is_file():
+        fix = "name one that `antimatter resume` lists"
+        raise UserError(f"{folder} is not the unfinished work of a stage here: {fix}")
+    identity = files.read_json(folder / resume.IDENTITY)
     before = identity.get("code")
     if not isinstance(before, dict):
         reason = "has no digests of code"

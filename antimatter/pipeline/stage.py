@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from antimatter.errors import UserError, is_users
+from antimatter.errors import UserError, line
 from antimatter.pipeline import check, resume
 
 
@@ -28,15 +28,9 @@ def run(main: Callable[..., None]) -> None:
         print(paused, file=sys.stderr)
         sys.exit(130)
     except (UserError, OSError) as error:
-        if os.environ.get("ANTIMATTER_TRACEBACK") or not is_users(error):
+        if os.environ.get("ANTIMATTER_TRACEBACK"):
             raise
-        print(f"error: {error}{_advice(error)}", file=sys.stderr)
+        print(f"error: {line(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _advice(error: BaseException) -> str:
-    if "No space left" in str(error):
-        return ": free some space and run again, finished work is kept"
-    return ""

@@ -61,7 +61,14 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
     ("error", "status", "line"),
     [
         (UserError("params.yaml: model.n_head is missing"), 1, "error: params.yaml: model.n_head"),
-        (PermissionError(13, "Permission denied", "a file"), 1, "error: .*denied: 'a file'"),
+        (
+            PermissionError(13, "Permission denied", "a file"),
+            1,
+            "error: a file: Permission denied: change its permissions",
+        ),
+        (OSError(28, "No space left on device", "x"), 1, "error: x: No space left .*: free some"),
+        (UserError("a\nb is missing"), 1, "error: a b is missing"),
+        (OSError("of a library"), 1, "error: of a library"),
         (InterruptedError("paused at step 3"), 130, "paused at step 3"),
         (KeyboardInterrupt(), 130, ""),
     ],
@@ -110,6 +117,24 @@ def test_a_reader_that_leaves_early_is_not_an_error(project: Path) -> None:
         ["bash", "-c", pipe], cwd=project, capture_output=True, env=ENVIRONMENT, timeout=60
     )
     assert done.stdout == b"0\n"
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "words"),
+    [("| true", 0, b""), ("> /dev/full", 1, b"error: [Errno 28] No space left"), (">&-", 0, b"")],
+)
+def test_help_that_cannot_be_written_has_no_traceback(
+    tmp_path: Path, target: str, status: int, words: bytes
+) -> None:
+    if "full" in target and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    command = " ".join([f"'{COMMAND[0]}'", *COMMAND[1:], "--help"])
+    script = f"{command} {target}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, env=ENVIRONMENT, timeout=60
+    )
+    assert (done.returncode, done.stderr[: len(words)]) == (status, words)
     assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
 
 

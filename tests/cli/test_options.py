@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from antimatter import outputs
 from antimatter.cli import main as cli
 from antimatter.cli import options
 from antimatter.errors import UserError
@@ -73,17 +74,23 @@ def test_an_output_that_no_file_can_have_is_one_line_before_the_work(
     assert (tmp_path / "folder/kept").exists() and (tmp_path / "file").is_file()
 
 
+def test_charts_are_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plots", "--output", "a.svg"]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_a_new_folder_or_over_an_old_one_is_an_output(tmp_path: Path) -> None:
     (tmp_path / "old").touch()
     for name in ("old", "new", "a/b/new"):
-        options.check_output(tmp_path / name, "--output")
+        outputs.check_file(tmp_path / name, "--output")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe is not a regular file"):
-        options.check_output(tmp_path / "pipe", "--output")
+        outputs.check_file(tmp_path / "pipe", "--output")
 
 
 def test_a_folder_without_permission_is_named(
@@ -92,4 +99,4 @@ def test_a_folder_without_permission_is_named(
     # The tests may run as root, who may write everywhere
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match=rf"--json .*: {tmp_path} is not writable"):
-        options.check_output(tmp_path / "a/b", "--json")
+        outputs.check_file(tmp_path / "a/b", "--json")

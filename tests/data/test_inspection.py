@@ -138,9 +138,10 @@ def test_examples_are_shown_by_reason(tmp_path):
         list(inspection.dropped(tmp_path, "langauge", 1))
     with pytest.raises(UserError, match=r"examples\.jsonl .*`dvc repro cleaned`"):
         list(inspection.dropped(tmp_path / "absent", "language", 1))
-    (tmp_path / "examples.jsonl").write_text('{"reason": ')
-    with pytest.raises(UserError, match=r"examples\.jsonl .*`dvc checkout"):
-        list(inspection.dropped(tmp_path, "language", 1))
+    for damage in ('{"reason": ', "null", "[]", "{}", '{"reason": []}'):
+        (tmp_path / "examples.jsonl").write_text(damage)
+        with pytest.raises(UserError, match=r"examples\.jsonl .*`dvc checkout"):
+            list(inspection.dropped(tmp_path, "language", 1))
 
 
 def test_the_table_of_reasons_adds_up(tmp_path):

@@ -1,6 +1,5 @@
 """A new persona for a tuned model, by the command."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,6 @@ from helpers import tiny_pipeline
 
 from antimatter import files
 from antimatter.cli import main as cli
-from antimatter.errors import UserError
-from antimatter.evaluation.persona_tuning import PersonaTuning, tune
 from antimatter.model import weights
 
 
@@ -58,17 +55,40 @@ def test_a_bad_persona_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("output", ["mine", "mine/..", ".", "file"])
-def test_an_output_that_would_delete_other_files_is_refused_before_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--output mine", "mine has letter.txt, which this command does not write"),
+        ("--output mine/..", "'mine/..' is used as a whole"),
+        ("--output .", "'.' is used as a whole"),
+        ("--output file", "file is a file: name a folder"),
+        ("--output file/x", "file is not a folder"),
+        ("--output link", "link is a link"),
+        ("--output folders", "folders has config.json, which this command does not write"),
+        ("--output theirs", "theirs/config.json is not a model config"),
+        ("--output x --from nowhere", "--from nowhere has no file config.json: name the folder"),
+        ("--output x --from file", "--from file has no file config.json: name the folder"),
+    ],
+)
+def test_paths_that_do_not_fit_are_refused_before_the_training(
+    here: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/letter.txt").write_text("dear")
-    (tmp_path / "file").write_text("text")
-    request = PersonaTuning(
-        **{field.name: Path(output) for field in dataclasses.fields(PersonaTuning)}
-    )
-    with pytest.raises(UserError, match="--output"):
-        tune(request, print)
-    assert (tmp_path / "mine/letter.txt").exists() and (tmp_path / "file").is_file()
+    for name in ("mine", "folders/config.json", "theirs"):
+        Path(name).mkdir(parents=True)
+    Path("mine/letter.txt").write_text("dear")
+    Path("folders/config.json/thesis").write_text("long")
+    Path("theirs/config.json").write_text('{"model": "of another program"}')
+    Path("file").write_text("text")
+    Path("link").symlink_to("mine")
+    before = sorted(tmp_path.rglob("*"))
+    model = [] if "--from" in arguments else ["--from", str(here / "models/tuned")]
+    assert cli.main(["tune", "persona.yaml", *model, *arguments.split()]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before

@@ -74,6 +74,32 @@ def test_a_pt_file_becomes_a_folder_for_transformers(
     torch.testing.assert_close(theirs(ids).logits, tiny.model(ids), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("README.md", "mine", "mine-hf has README.md, which this command does not write"),
+        ("config.json", '{"transformers_version": "5"}', "mine-hf was saved by transformers"),
+        ("tokenizer.json/mine", "text", "mine-hf has tokenizer.json, which"),
+    ],
+)
+def test_a_folder_with_other_files_is_left_alone(
+    project: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, words: str
+) -> None:
+    files.write_text(project / "mine-hf" / name, text)
+    assert export("--checkpoint final.pt --name mine --type hf --windows 0") == 1
+    assert words in capsys.readouterr().err
+    assert (project / "mine-hf" / name).read_text() == text
+
+
+def test_a_checkpoint_folder_without_its_config_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights.save(gpt(), project / "model")
+    (project / "model/config.json").unlink()
+    assert export("--checkpoint model --windows 0") == 1
+    assert "model/config.json is missing" in capsys.readouterr().err
+
+
 def test_an_export_is_compared_with_torch_where_there_are_shards(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

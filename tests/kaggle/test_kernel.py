@@ -154,6 +154,19 @@ def test_a_folder_with_other_content_is_not_touched(checkout: Path, tmp_path: Pa
     assert str(tmp_path) in refused(tmp_path)
     assert thesis.read_text() == "years of work"
 
+    # A kernel of somebody else, and one of ours to which somebody has added
+    other, ours = tmp_path / "other", tmp_path / "ours"
+    other.mkdir()
+    (other / "kernel-metadata.json").write_text("{}")
+    assert "other has kernel-metadata.json" in refused(other)
+    kernel.write(ours, make())
+    kernel.write(ours, make())
+    (ours / "notes.txt").write_text("mine")
+    assert "ours has notes.txt" in refused(ours)
+    (tmp_path / "link").symlink_to("nowhere")
+    assert "link is a link" in refused(tmp_path / "link")
+    assert (ours / "notes.txt").exists() and (other / "kernel-metadata.json").read_text() == "{}"
+
 
 def test_uncommitted_changes_are_refused(checkout: Path, tmp_path: Path) -> None:
     path = Path("params.yaml")

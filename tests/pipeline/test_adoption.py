@@ -1,5 +1,6 @@
 """Unfinished work of other code is resumed on request, and its results say so."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,14 @@ def test_work_that_cannot_be_adopted_is_named_and_left_alone(project: Path, tmp_
     with files.lock(work / resume.LOCK, "a run"), pytest.raises(files.Locked):
         adoption.adopt(work)
     assert (work / "step-00000120.pt").exists()
+
+    # A copy elsewhere, and a stage that there is not
+    copies = [tmp_path / "shards-copy", work.with_name("other-1")]
+    for copy in copies:
+        shutil.copytree(work, copy)
+        with pytest.raises(UserError, match=f"{copy.name} is not the unfinished work of a stage"):
+            adoption.adopt(copy)
+        assert (copy / "step-00000120.pt").exists()
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", "{}", '{"code": 1}', '{"code": null}'])

@@ -12,7 +12,11 @@ import pytest
     [
         ("pass", 0, ""),
         ("raise UserError('x must be 1, got 2')", 1, "error: x must be 1, got 2\n"),
-        ("open('no/such')", 1, "error: [Errno 2] No such file or directory: 'no/such'\n"),
+        (
+            "open('no/such')",
+            1,
+            "error: no/such: No such file or directory: name one that exists, or run `dvc repro`\n",
+        ),
         ("raise InterruptedError('paused at step 3')", 130, "paused at step 3\n"),
         ("raise KeyboardInterrupt", 130, ""),
     ],

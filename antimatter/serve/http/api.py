@@ -208,6 +208,12 @@ def _parse_json(body: bytes) -> dict[str, Any]:
             value[key] = item
         return value
 
+    def whole(text: str) -> int:
+        # int() refuses some more, with a hint for who writes Python
+        if len(text) > 4000:
+            raise UserError(f"{text[:40]}… is too large a number")
+        return int(text)
+
     def finite(text: str) -> float:
         if not math.isfinite(float(text)):
             raise UserError(f"{text[:40]} is not a finite number")
@@ -217,6 +223,7 @@ def _parse_json(body: bytes) -> dict[str, Any]:
         value = json.loads(
             body.decode("utf-8"),
             object_pairs_hook=unique,
+            parse_int=whole,
             parse_float=finite,
             parse_constant=finite,
         )
@@ -224,7 +231,7 @@ def _parse_json(body: bytes) -> dict[str, Any]:
         raise UserError(f"the body is not UTF-8, see byte {error.start}") from None
     except RecursionError:
         raise UserError("the body is nested too deeply") from None
-    except ValueError as error:  # also an integer of more than 4,300 digits
+    except ValueError as error:
         raise UserError(f"the body is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"the body must be a JSON object, got {_shown(value)}")
@@ -255,12 +262,12 @@ def _message(value: Any, name: str) -> Message:
 def _generation(values: Mapping[str, Any], defaults: OllamaConfig) -> Generation:
     changes: dict[str, Any] = {key: _number(values[key], key) for key in _NUMBERS if key in values}
     if "top_k" in values:
-        changes["top_k"] = _integer(values["top_k"], "top_k", 0, 2**31 - 1)
+        changes["top_k"] = _integer(values["top_k"], "top_k", 1, 2**31 - 1)
     lengths = [key for key in _LENGTHS if key in values]
     if len(lengths) > 1:
         raise UserError(f"{' and '.join(lengths)} mean the same: leave one out")
     for key in lengths:
-        changes["num_predict"] = _integer(values[key], key, 0, 2**31 - 1)
+        changes["num_predict"] = _integer(values[key], key, 1, 2**31 - 1)
     # Outside of this range llama.cpp's float32 overflows
     if not 0.01 <= changes.get("repeat_penalty", 1) <= 100:
         shown = _shown(values["repeat_penalty"])
