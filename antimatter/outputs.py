@@ -2,6 +2,7 @@
 nothing is lost and no work is done in vain.
 """
 
+import fnmatch
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -26,7 +27,8 @@ def check_folder(folder: Path, option: str, names: Collection[str]) -> None:
     """Checks that a folder can be written, which replaces an earlier one.
 
     Args:
-        names: what the command writes there; the earlier folder may hold nothing else.
+        names: patterns of the paths below it that the command writes; the earlier folder may hold
+            nothing else.
 
     Raises:
         UserError: it is a file or a link, or has no name, or holds something else, or its parent
@@ -38,11 +40,12 @@ def check_folder(folder: Path, option: str, names: Collection[str]) -> None:
         raise UserError(f"{option} {folder} is a link: name the folder itself")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{option} {folder} is a file: name a folder")
-    others = sorted(folder.iterdir()) if folder.is_dir() else []
-    others = [path for path in others if path.name not in names or not path.is_file()]
-    if others:
-        reason = f"has {others[0].name}, which this command does not write"
-        raise UserError(f"{option} {folder} {reason}: name another folder")
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        is_folder = path.is_dir() and not path.is_symlink()
+        if not is_folder and not any(fnmatch.fnmatchcase(name, pattern) for pattern in names):
+            reason = f"has {name}, which this command does not write"
+            raise UserError(f"{option} {folder} {reason}: name another folder")
     _check_parent(folder, option)
 
 

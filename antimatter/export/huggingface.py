@@ -30,8 +30,7 @@ BLOCK = {
     "ffn.up": "mlp.c_fc",
     "ffn.down": "mlp.c_proj",
 }
-
-
+# Of what write() writes
 NAMES = (
     *("config.json", "model.safetensors", "generation_config.json"),
     *("tokenizer.json", "tokenizer_config.json"),

@@ -23,6 +23,13 @@ CODE = (".", ":!dvc.lock", ":!metrics", ":!plots")  # without the results of a r
 DATA = ("data/shards", "data/tokenizer")
 MODELS = ("models/gguf", "models/ollama")
 
+# Of what write() writes
+NAMES = (
+    *("kernel-metadata.json", "run.py", "dataset/dataset-metadata.json", "dataset/source.tar"),
+    *("dataset/data.tar", "dataset/models.tar", "dataset/wheels.tar"),
+    *("dataset/ollama-linux-*", f"dataset/{SUMS}"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
@@ -143,18 +150,9 @@ def check_output(folder: Path) -> None:
     Raises:
         UserError: the folder has other content, such as a kernel that somebody else wrote.
     """
-    data_set = folder / "dataset"
-    # A kernel of `kaggle kernels init` has the same file of metadata, without a source
-    if data_set.is_dir() and not data_set.is_symlink() and (data_set / "source.tar").is_file():
-        if others := {path.name for path in folder.iterdir()} - {
-            "kernel-metadata.json",
-            "run.py",
-            data_set.name,
-        }:
-            reason = f"has {min(others)}, which `antimatter kaggle` does not write"
-            raise UserError(f"{folder} {reason}: name another folder")
-        return
-    outputs.check_folder(folder, "the folder", ())
+    # A kernel of `kaggle kernels init` has the same file of metadata, without our source
+    is_ours = (folder / "dataset/source.tar").is_file()
+    outputs.check_folder(folder, "the folder", NAMES if is_ours else ())
 
 
 def _clean_commit() -> str:

@@ -1,13 +1,17 @@
 """A new persona for a tuned model, by the command."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from helpers import tiny_pipeline
 
 from antimatter import files
+from antimatter.chat import collection
 from antimatter.cli import main as cli
+from antimatter.cli import options
 from antimatter.model import weights
+from antimatter.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ def test_a_bad_persona_is_one_line_and_nothing_is_written(
         ("--output file", "file is a file: name a folder"),
         ("--output file/x", "file is not a folder"),
         ("--output link", "link is a link"),
-        ("--output folders", "folders has config.json, which this command does not write"),
+        ("--output folders", "folders has config.json/thesis, which this command does not write"),
         ("--output theirs", "theirs/config.json is not a model config"),
         ("--output x --from nowhere", "--from nowhere has no file config.json: name the folder"),
         ("--output x --from file", "--from file has no file config.json: name the folder"),
@@ -92,3 +96,31 @@ def test_paths_that_do_not_fit_are_refused_before_the_training(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_interrupted_tuning_says_that_it_starts_again(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pause(trainer: Trainer) -> None:
+        raise InterruptedError("paused, nothing is lost")
+
+    monkeypatch.setattr(Trainer, "run", pause)
+    output = tmp_path / "out"
+    assert cli.main(["tune", "prompts/persona.yaml", "--output", str(output)]) == 130
+    error = capsys.readouterr().err
+    assert f"nothing was written to {output}" in error and "nothing is lost" not in error
+    assert not output.exists()
+
+
+def test_damaged_conversations_are_named(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(here / "data/conversations", tmp_path / "conversations")
+    table = copy / collection.TABLE
+    table.unlink()
+    table.write_bytes(b"no parquet")
+    monkeypatch.setattr(options, "CONVERSATIONS", copy)
+    output = str(tmp_path / "out")
+    assert cli.main(["tune", "prompts/persona.yaml", "--output", output]) == 1
+    error = capsys.readouterr().err
+    assert f"{table} is missing or damaged" in error and "dvc repro conversations" in error

@@ -79,7 +79,7 @@ def test_a_pt_file_becomes_a_folder_for_transformers(
     [
         ("README.md", "mine", "mine-hf has README.md, which this command does not write"),
         ("config.json", '{"transformers_version": "5"}', "mine-hf was saved by transformers"),
-        ("tokenizer.json/mine", "text", "mine-hf has tokenizer.json, which"),
+        ("tokenizer.json/mine", "text", "mine-hf has tokenizer.json/mine, which"),
     ],
 )
 def test_a_folder_with_other_files_is_left_alone(

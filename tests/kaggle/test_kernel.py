@@ -163,9 +163,12 @@ def test_a_folder_with_other_content_is_not_touched(checkout: Path, tmp_path: Pa
     kernel.write(ours, make())
     (ours / "notes.txt").write_text("mine")
     assert "ours has notes.txt" in refused(ours)
+    (ours / "notes.txt").rename(ours / "dataset/notes.txt")
+    assert "ours has dataset/notes.txt" in refused(ours)
     (tmp_path / "link").symlink_to("nowhere")
     assert "link is a link" in refused(tmp_path / "link")
-    assert (ours / "notes.txt").exists() and (other / "kernel-metadata.json").read_text() == "{}"
+    assert (ours / "dataset/notes.txt").exists()
+    assert (other / "kernel-metadata.json").read_text() == "{}"
 
 
 def test_uncommitted_changes_are_refused(checkout: Path, tmp_path: Path) -> None:
