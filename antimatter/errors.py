@@ -21,7 +21,7 @@ class UserError(ValueError):
     """
 
 
-def line(error: UserError | OSError) -> str:
+def one_line(error: UserError | OSError) -> str:
     """What a user reads of an error, without the number that the system gives it."""
     text, fix = str(error), ""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:

@@ -28,7 +28,7 @@ from antimatter.cli import (
     verify,
     watch,
 )
-from antimatter.errors import UserError, line
+from antimatter.errors import UserError, one_line
 
 # In the order of --help
 COMMANDS = (
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if os.environ.get("ANTIMATTER_TRACEBACK"):
             raise
-        print(f"error: {line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-# Of whole numbers: what llama.cpp and numpy take everywhere
-LARGEST = 2**31 - 1
 CHECKOUT = Path(__file__).parents[2]
 PRESETS = Path("presets")
 GGUF = Path("models/gguf")
@@ -55,38 +53,48 @@ def params_file(*, has_defaults: bool) -> Path:
     return default
 
 
-def integer(low: int, high: int = LARGEST) -> Callable[[str], int]:
-    """The type of an option that is a whole number in [low, high]."""
+def integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `low` to `high`, by default the largest
+    that params.yaml takes.
+    """
 
     def parse(text: str) -> int:
+        # Here, as the start of a command needs the standard library alone
+        from antimatter.params import LARGEST
+
         try:
             value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-        if low <= value <= high:
-            return value
-        rule = f"be at least {low}" if value < low else f"be at most {high}"
-        raise argparse.ArgumentTypeError(f"must {rule}, got {text}")
+        _check(f"[{low}, {LARGEST if high is None else high}]", value)
+        return value
 
     return parse
 
 
 def number(interval: str) -> Callable[[str], float]:
     """The type of an option that is a finite number in the interval, such as "(0, 1]"."""
-    low, high = map(float, interval[1:-1].split(","))
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
-        above = value >= low if interval[0] == "[" else value > low
-        below = value <= high if interval[-1] == "]" else value < high
-        if above and below and math.isfinite(value):
-            return value
-        raise argparse.ArgumentTypeError(f"must lie in {interval}, got {text}")
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
+        _check(interval, value)
+        return value
 
     return parse
+
+
+def _check(interval: str, value: float) -> None:
+    from antimatter.params import Within
+
+    try:
+        Within(interval).check("it", value)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_model(command: argparse.ArgumentParser, auto: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files
-from antimatter.errors import UserError
+from antimatter.errors import UserError, one_line
 from antimatter.pipeline import closure, resume
 
 
@@ -52,7 +52,7 @@ def works() -> list[Work]:
         try:
             found.append(work(path.parent))
         except (OSError, UserError) as error:
-            print(f"warning: {error}", file=sys.stderr)
+            print(f"warning: {one_line(error)}", file=sys.stderr)
     return found
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from antimatter.errors import UserError, line
+from antimatter.errors import UserError, one_line
 from antimatter.pipeline import check, resume
 
 
@@ -30,7 +30,7 @@ def run(main: Callable[..., None]) -> None:
     except (UserError, OSError) as error:
         if os.environ.get("ANTIMATTER_TRACEBACK"):
             raise
-        print(f"error: {line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -133,9 +133,9 @@ def test_an_error_before_serving_is_one_line_and_exit_1(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--port=70000", "--port: must be at most 65535, got 70000"),
-        ("--parallel=0", "--parallel: must be at least 1, got 0"),
-        ("--parallel=100000", "--parallel: must be at most 256, got 100000"),
+        ("--port=70000", "--port: it must lie in [0, 65535], got 70000"),
+        ("--parallel=0", "--parallel: it must lie in [1, 256], got 0"),
+        ("--parallel=100000", "--parallel: it must lie in [1, 256], got 100000"),
     ],
 )
 def test_a_number_out_of_range_is_refused_before_anything_is_loaded(
