@@ -1,6 +1,6 @@
 # make repro     runs the whole pipeline
-# make test      lint, types, and the tests that take minutes together
-# make test-all  as make test, with the tests that take minutes each
+# make test      lint, types, and the tests except the slow ones
+# make test-all  as make test, with the slow tests (pipelines, kills, whole ladders)
 # make check     lint and types alone
 # make tour      runs the commands of docs/experiments.md in a fresh clone and writes their output
 #                into it (about 20 minutes)
