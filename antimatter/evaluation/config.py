@@ -33,7 +33,7 @@ class CoherenceConfig(Sampling):
             or max(self.seeds) > LARGEST
         ):
             raise UserError(
-                "seeds must be different whole numbers from 0, at least one, "
+                f"seeds must be different whole numbers from 0 to {LARGEST}, at least one, "
                 f"got {list(self.seeds)}"
             )
 

@@ -43,9 +43,8 @@ class TrainConfig(Section):
     batch_size: PositiveInt  # sequences in a step, over all devices and micro-batches
     precision: Precision  # of the matrix products; weights and their sums are float32
     compile: bool  # torch.compile: fuses operations, so it changes the rounding
-    threads: Annotated[
-        int, Within("[1, 1024]")
-    ]  # on a CPU; sums are split by it, so it changes the rounding
+    # On a CPU; sums are split by it, so it changes the rounding
+    threads: Annotated[int, Within("[1, 1024]")]
     seed: Count  # of the order of the data and of dropout
     validate_every: PositiveInt  # steps
     validation_tokens: PositiveInt  # from the start of the validation split
