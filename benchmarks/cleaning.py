@@ -31,6 +31,7 @@ from antimatter import params
 from antimatter.data.cleaning import duplicates
 from antimatter.data.cleaning.config import CleanConfig
 from antimatter.data.cleaning.junk import Junk
+from antimatter.data.cleaning.languages import traits
 from antimatter.data.cleaning.rules import Language, enabled_rules
 from antimatter.data.sources import local, paths
 from antimatter.data.sources.paths import FilesConfig
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=10)
     arguments = parser.parse_args()
     config = params.read(CleanConfig, "cleaned", Path("presets/300m.yaml"))
-    ours = [*enabled_rules(config), Junk(config.junk)]
+    ours = [*enabled_rules(config), Junk(config.junk, traits(config.language.code))]
     theirs = [
         FTFYFormatter(),
         Language(config.language),

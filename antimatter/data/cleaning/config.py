@@ -3,6 +3,7 @@
 Separate from the code that uses it, so that values are checked without importing datatrove.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,12 +14,31 @@ from antimatter.params import Count, Fraction, PositiveInt, Section, Within
 
 
 @dataclass(frozen=True, kw_only=True)
+class RepairConfig(Section):
+    """What ftfy does to good characters. Mojibake, entities and the like are always repaired."""
+
+    straight_quotes: bool  # curly quotes become " and '
+    # Full-width letters, digits and marks become the usual ones, half-width katakana full-width
+    usual_width: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageConfig(Section):
     """fastText's lid.176 (Joulin et al. 2016) on the first 1,000 characters."""
 
-    enabled: bool
-    code: str  # ISO 639-1
+    enabled: bool  # drop documents in other languages
+    # ISO 639-1, also for the rules that need a language (languages.py); "any": several, or unknown
+    code: str
     min_score: Fraction  # FineWeb: 0.65
+
+    def validate(self) -> None:
+        if not re.fullmatch("[a-z]{2,3}", self.code):
+            raise UserError(
+                f'code must be like en, or any for several languages, got "{self.code}"'
+            )
+        if self.enabled and self.code == "any":
+            fix = "set enabled to false, or code to the language to keep"
+            raise UserError(f"code is any, which drops no language: {fix}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +155,7 @@ class DecontaminationConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig(Section):
+    repair: RepairConfig
     language: LanguageConfig
     c4: C4Config
     gopher: GopherConfig

@@ -13,6 +13,7 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter.data.cleaning.config import DecontaminationConfig, texts
+from antimatter.data.cleaning.languages import Traits
 from antimatter.data.cleaning.rules import Verdict
 from antimatter.data.sources import local
 
@@ -22,21 +23,23 @@ WORD = re.compile(r"\w+")
 class Decontamination(BaseFilter):
     name = "decontamination"
 
-    def __init__(self, config: DecontaminationConfig) -> None:
+    def __init__(self, config: DecontaminationConfig, language: Traits) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.language = config, language
 
     def filter(self, doc: Document) -> Verdict:
-        known = _evaluation_grams(self.config)
-        contaminated = any(gram in known for gram in _grams(doc.text, self.config.ngram))
+        known = _evaluation_grams(self.config, self.language)
+        grams = _grams(self.language.spaced(doc.text), self.config.ngram)
+        contaminated = any(gram in known for gram in grams)
         return (False, "contaminated") if contaminated else True
 
 
 @cache
-def _evaluation_grams(config: DecontaminationConfig) -> frozenset[int]:
+def _evaluation_grams(config: DecontaminationConfig, language: Traits) -> frozenset[int]:
     """The n-grams of all evaluation texts, 64 bytes a word; read once a worker."""
     documents = (document for part in texts(config) for document in local.read(part))
-    return frozenset(gram for one in documents for gram in _grams(one.text, config.ngram))
+    spaced = (language.spaced(document.text) for document in documents)
+    return frozenset(gram for text in spaced for gram in _grams(text, config.ngram))
 
 
 def _grams(text: str, n: int) -> Iterator[int]:

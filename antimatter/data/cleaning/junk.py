@@ -1,10 +1,11 @@
 """Rules for junk that C4, Gopher and FineWeb let through: site notices, code, price lists, keyword
 spam, gibberish, and text that changes its language.
 
-They are for English, and judge the document as a whole by shares of its words, lines or samples.
-They err on the safe side: a page about cookies, programs or prices is prose, and so is one with a
-notice at its foot. The words were chosen on terms of use, forum software and articles of real
-sites, the thresholds so that at most 3 good documents of 1,000 are dropped.
+They judge the document as a whole by shares of its words, lines or samples. Site notices, keyword
+spam and gibberish are recognised by English words, so these rules are off for other languages. All
+err on the safe side: a page about cookies, programs or prices is prose, and so is one with a notice
+at its foot. The words were chosen on terms of use, forum software and articles of real sites, the
+thresholds so that at most 3 good documents of 1,000 are dropped.
 """
 
 import math
@@ -16,6 +17,7 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from antimatter.data.cleaning.config import JunkConfig
+from antimatter.data.cleaning.languages import ANY, Traits
 from antimatter.data.cleaning.rules import LANGUAGE_CHARACTERS, Verdict, language_score
 
 # What a site says about itself, and how it addresses a reader. Either alone is common in good text,
@@ -81,20 +83,20 @@ REASONS = {"filler": "lorem_ipsum", "foreign": "mixed_language"}
 class Junk(BaseFilter):
     name = "junk"
 
-    def __init__(self, config: JunkConfig) -> None:
+    def __init__(self, config: JunkConfig, language: Traits) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.language = config, language
 
     def filter(self, doc: Document) -> Verdict:
-        for rule, score in scores(doc.text, self.config):
+        for rule, score in scores(doc.text, self.config, self.language):
             if 0 < getattr(self.config, rule) <= score:
                 return False, REASONS.get(rule, rule)
         return True
 
 
-def scores(text: str, config: JunkConfig) -> Iterator[tuple[str, float]]:
+def scores(text: str, config: JunkConfig, language: Traits) -> Iterator[tuple[str, float]]:
     """The score of each rule, the cheap ones first. May be 0 if it cannot reach its threshold."""
-    words = text.lower().split()
+    words = language.spaced(text.lower()).split()
     n = max(1, len(words))
     yield "markup", len(TAG.findall(text)) / n if "<" in text or "[" in text else 0
     has_price = any(currency in text for currency in CURRENCIES)
@@ -110,12 +112,16 @@ def scores(text: str, config: JunkConfig) -> Iterator[tuple[str, float]]:
         sum(map(counts.__getitem__, known & counts.keys())) for known in (FILLER, SITE, ADDRESS)
     )
     yield "filler", filler / n
+    if not language.is_english:
+        if language.code != ANY:
+            yield "foreign", foreign_share(text, language.code)
+        return
     yield "site_notice", math.sqrt(site * address) / n
     least = max(MIN_REPEATS, config.keyword_spam * n / 3)
     frequent = {word for word, count in counts.items() if count >= least}
     yield "keyword_spam", keyword_share(words, frequent)
     yield "gibberish", non_english_score(text)
-    yield "foreign", foreign_share(text)
+    yield "foreign", foreign_share(text, language.code)
 
 
 def keyword_share(words: list[str], frequent: Collection[str]) -> float:
@@ -149,12 +155,12 @@ def non_english_score(text: str) -> float:
     return score
 
 
-def foreign_share(text: str) -> float:
-    """Share of windows that are not English, the last of which ends with the text. A long quotation
-    fills only one of three.
+def foreign_share(text: str, code: str) -> float:
+    """Share of windows that are not in the language, the last of which ends with the text. A long
+    quotation fills only one of three.
     """
     rest = len(text) - LANGUAGE_CHARACTERS - WINDOW
     n = min(WINDOWS, 1 + rest // WINDOW)
     starts = [LANGUAGE_CHARACTERS + rest * i // max(1, n - 1) for i in range(n)]
     windows = (text[start : start + WINDOW] for start in starts)
-    return sum(language_score(window, "en") == 0 for window in windows) / max(1, n)
+    return sum(language_score(window, code) == 0 for window in windows) / max(1, n)

@@ -1,7 +1,8 @@
 """ftfy.fix_text(), applied only where it is needed.
 
-Most lines hold nothing that ftfy changes, or only curly quotes and byte order marks. One regular
-expression finds the other lines, and only they go through ftfy.
+Curly quotes and full-width characters are good in themselves, so RepairConfig says whether they
+stay. Most lines hold nothing that ftfy changes, or only curly quotes and byte order marks. One
+regular expression finds the other lines, and only they go through ftfy.
 """
 
 import re
@@ -13,6 +14,11 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from ftfy.chardata import CONTROL_CHARS, LIGATURES, WIDTH_MAP
 from ftfy.fixes import uncurl_quotes
 
+from antimatter.data.cleaning.config import RepairConfig
+
+# What ftfy does by default
+FULL = RepairConfig(straight_quotes=True, usual_width=True)
+
 # The byte order mark, formerly a zero-width space: the only common character that ftfy deletes
 BOM = "\ufeff"
 # ASCII that ftfy leaves alone; `&` may begin an entity
@@ -20,8 +26,8 @@ PLAIN = bytes({*b"\t\n\f", *range(32, 127)} - {*b"&"})
 SEGMENT = 1_000_000  # characters of a line that ftfy processes at once
 
 
-def fix_text(text: str, markup: bool = False) -> str:
-    """Equal to ftfy.fix_text(text).
+def fix_text(text: str, config: RepairConfig = FULL, markup: bool = False) -> str:
+    """Equal to ftfy.fix_text(text, uncurl_quotes=…, fix_character_width=…).
 
     Args:
         markup: whether a `<` preceded the text; ftfy then leaves entities alone.
@@ -33,26 +39,34 @@ def fix_text(text: str, markup: bool = False) -> str:
     while match := suspicious.search(text, done):
         start = text.rfind("\n", done, match.start()) + 1 or done
         end = text.find("\n", match.start()) + 1 or len(text)
-        parts.append(_straighten(text[done:start], markup))
+        parts.append(_straighten(text[done:start], config, markup))
         markup = markup or 0 <= first < start
-        parts.append(_ftfy(text[start:end], markup))
+        parts.append(_ftfy(text[start:end], config, markup))
         markup = markup or 0 <= first < end
         done = end
-    return "".join(parts) + _straighten(text[done:], markup)
+    return "".join(parts) + _straighten(text[done:], config, markup)
 
 
-def _straighten(text: str, markup: bool) -> str:
+def _straighten(text: str, config: RepairConfig, markup: bool) -> str:
     """fix_text() of lines without suspicious characters."""
+    if text.isascii():
+        return text
     if BOM not in text:
-        return text if text.isascii() else uncurl_quotes(text)
+        return uncurl_quotes(text) if config.straight_quotes else text
     if len(text) > SEGMENT:
-        return _ftfy(text, markup)
+        return _ftfy(text, config, markup)
+    text = uncurl_quotes(text) if config.straight_quotes else text
     # Repeated, as in ftfy: characters that the marks separated are adjacent now
-    return fix_text(uncurl_quotes(text).replace(BOM, ""), markup)
+    return fix_text(text.replace(BOM, ""), config, markup)
 
 
-def _ftfy(text: str, markup: bool) -> str:
-    return ftfy.fix_text(text, unescape_html=False if markup else "auto")
+def _ftfy(text: str, config: RepairConfig, markup: bool) -> str:
+    return ftfy.fix_text(
+        text,
+        unescape_html=False if markup else "auto",
+        uncurl_quotes=config.straight_quotes,
+        fix_character_width=config.usual_width,
+    )
 
 
 @cache

@@ -9,6 +9,7 @@ Decisions, reasons, texts and counts equal datatrove's, in a tenth of its time: 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files as resources
 from itertools import islice
@@ -17,8 +18,7 @@ from typing import Any
 import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
-from datatrove.pipeline.filters.c4_filters import ELLIPSIS, END_PUNCTUATION, POLICY_SUBSTRINGS
-from datatrove.pipeline.filters.gopher_quality_filter import STOP_WORDS
+from datatrove.pipeline.filters.c4_filters import POLICY_SUBSTRINGS
 from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
 from datatrove.utils.stats import MetricStats
 from datatrove.utils.text import TERMINAL_PUNCTUATION
@@ -29,8 +29,10 @@ from antimatter.data.cleaning.config import (
     FineWebConfig,
     GopherConfig,
     LanguageConfig,
+    RepairConfig,
     RepetitionConfig,
 )
+from antimatter.data.cleaning.languages import Traits, traits
 from antimatter.data.cleaning.repair import fix_text
 from antimatter.data.cleaning.words import (
     LETTER,
@@ -51,17 +53,22 @@ def enabled_rules(config: CleanConfig) -> Iterator[BaseFilter]:
 
     Junk and decontamination follow them (steps.FilterStep).
     """
-    yield Repair()
+    language = traits(config.language.code)
+    yield Repair(config.repair)
     if config.language.enabled:
         yield Language(config.language)
     if config.c4.enabled:
-        yield C4(config.c4)
+        yield C4(config.c4, language)
     if config.gopher.enabled:
-        yield Gopher(config.gopher)
+        # A word of one letter has no length to judge
+        letters = replace(config.gopher, min_word_length=0.0)
+        yield Spaced(Gopher(config.gopher, language), Gopher(letters, language), language)
     if config.fineweb.enabled:
-        yield FineWeb(config.fineweb)
+        fineweb = FineWeb(config.fineweb)
+        yield Spaced(fineweb, fineweb, language)
     if config.repetition.enabled:
-        yield Repetition(config.repetition)
+        repetition = Repetition(config.repetition)
+        yield Spaced(repetition, repetition, language)
 
 
 def first_rejection(document: Document, rules: Iterable[BaseFilter]) -> str:
@@ -74,6 +81,26 @@ def first_rejection(document: Document, rules: Iterable[BaseFilter]) -> str:
     return ""
 
 
+class Spaced(BaseFilter):
+    """Applies a rule to a text as the language counts its words, and leaves the text as it is.
+
+    Args:
+        rule: for text with spaces between its words.
+        letters: the same rule for text in which each letter is a word.
+    """
+
+    def __init__(self, rule: BaseFilter, letters: BaseFilter, language: Traits) -> None:
+        super().__init__()
+        self.rule, self.letters, self.language = rule, letters, language
+        self.name = rule.name
+
+    def filter(self, doc: Document) -> Verdict:
+        text = self.language.spaced(doc.text)
+        if text == doc.text:
+            return self.rule.filter(doc)
+        return self.letters.filter(Document(text, doc.id))
+
+
 class Repair(BaseFilter):
     """Mojibake, entities, control characters, ligatures and NFC by ftfy; white space at the ends of
     lines.
@@ -81,8 +108,12 @@ class Repair(BaseFilter):
 
     name = "repair"
 
+    def __init__(self, config: RepairConfig) -> None:
+        super().__init__()
+        self.config = config
+
     def filter(self, doc: Document) -> Verdict:
-        lines = fix_text(doc.text).splitlines()
+        lines = fix_text(doc.text, self.config).splitlines()
         doc.text = "\n".join([line.rstrip() for line in lines]).strip()
         return bool(doc.text) or (False, "empty")
 
@@ -123,11 +154,10 @@ class C4(BaseFilter):
     # A document without any of these needs no check of each line. The last three are part of every
     # one of POLICY_SUBSTRINGS
     SUSPICIOUS = ("{", "lorem ipsum", "javascript", "cookie", "terms of use", "privacy policy")
-    SENTENCE_END = re.compile(r"""[.!?]+["')\]]*(?=\s|$)""")
 
-    def __init__(self, config: C4Config) -> None:
+    def __init__(self, config: C4Config, language: Traits) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.language = config, language
 
     def filter(self, doc: Document) -> Verdict:
         counts = Counter[str]()
@@ -163,7 +193,7 @@ class C4(BaseFilter):
                     counts["line-filter-policy"] += 1
                     continue
             if sentences < config.min_sentences:
-                ends = islice(self.SENTENCE_END.finditer(line), config.min_sentences)
+                ends = islice(self.language.sentence_end.finditer(line), config.min_sentences)
                 sentences += sum(1 for _ in ends) or 1
             kept.append(line)
             counts["line-kept"] += 1
@@ -174,12 +204,12 @@ class C4(BaseFilter):
 
     def _fault(self, line: str) -> str:
         """Why a line is dropped for its form; empty if it is not."""
-        if has_longer_word(line, self.LONGEST_WORD):
+        if has_longer_word(self.language.spaced(line), self.LONGEST_WORD):
             return "too_long_word"
-        complete = line.endswith(END_PUNCTUATION) and not line.endswith(ELLIPSIS)
-        if self.config.terminal_punctuation and not complete:
+        if self.config.terminal_punctuation and not self.language.ends_sentence(line):
             return "no_terminal_punc"
         least = self.config.min_words_per_line
+        line = self.language.spaced(line)
         return "too_few_words" if len(line.split(None, least)) < least else ""
 
 
@@ -188,9 +218,9 @@ class Gopher(BaseFilter):
 
     name = "gopher"
 
-    def __init__(self, config: GopherConfig) -> None:
+    def __init__(self, config: GopherConfig, language: Traits) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.stop_words = config, language.stop_words
 
     def filter(self, doc: Document) -> Verdict:
         reason = next(self._reasons(doc.text), "")
@@ -237,8 +267,9 @@ class Gopher(BaseFilter):
                 yield "below_alpha_threshold"
         # Mostly the first, fast count suffices: it misses words at line ends and beside punctuation
         if (
-            sum(f" {word} " in text for word in STOP_WORDS) < config.min_stop_words
-            and len(set(STOP_WORDS).intersection(text.split())) < config.min_stop_words
+            self.stop_words
+            and sum(f" {word} " in text for word in self.stop_words) < config.min_stop_words
+            and len(self.stop_words.intersection(text.split())) < config.min_stop_words
         ):
             yield "enough_stop_words"
 

@@ -23,6 +23,7 @@ from antimatter.data.cleaning.conversations import ConversationRules
 from antimatter.data.cleaning.decontamination import Decontamination
 from antimatter.data.cleaning.examples import DroppedDocuments
 from antimatter.data.cleaning.junk import Junk
+from antimatter.data.cleaning.languages import traits
 from antimatter.data.cleaning.rules import enabled_rules, first_rejection
 from antimatter.data.documents import BATCH_BYTES, COLUMNS, CONVERSATION, SEPARATOR
 from antimatter.data.parquet import read_rows
@@ -63,11 +64,12 @@ class FilterStep(Step):
         self.folder, self.names = folder, names
         self.repair, *self.rules = enabled_rules(config)
         if config.junk.enabled:
-            self.rules.append(Junk(config.junk))
+            self.rules.append(Junk(config.junk, traits(config.language.code)))
         self.conversation_rules: list[BaseFilter] = []
         if config.decontamination.texts:
-            self.rules.append(Decontamination(config.decontamination))
-            self.conversation_rules.append(Decontamination(config.decontamination))
+            contamination = Decontamination(config.decontamination, traits(config.language.code))
+            self.rules.append(contamination)
+            self.conversation_rules.append(contamination)
         self.turns = ConversationRules(config.conversation, config.language)
         self.personal = config.personal.kinds()
         for rule in self.rules:
@@ -144,6 +146,7 @@ class MinHashStep(Step):
     def __init__(self, folder: Path, names: list[str], config: CleanConfig) -> None:
         super().__init__()
         self.folder, self.names, self.near = folder, names, config.near_duplicates
+        self.language = traits(config.language.code)
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         path = self.folder / self.names[rank]
@@ -175,7 +178,7 @@ class MinHashStep(Step):
         _save_hashes(path.with_name(f"{path.name}.bands.npy"), bands, 2 * self.near.bands)
 
     def _hashes(self, text: str) -> Hashes:
-        words = text.lower().split()
+        words = self.language.spaced(text.lower()).split()
         signature = duplicates.signature(words, self.near)
         return Hashes(
             duplicates.exact_hash(words),

@@ -17,6 +17,7 @@ from antimatter.errors import UserError
 
 RULES = """
 cleaned:
+  repair: {straight_quotes: true, usual_width: true}
   language: {enabled: true, code: en, min_score: 0.65}
   c4: {enabled: true, terminal_punctuation: true, min_words_per_line: 3, javascript: true,
     curly_bracket: true, min_sentences: 4}

@@ -10,6 +10,7 @@ from datatrove.data import Document
 from antimatter import params
 from antimatter.data.cleaning.config import CleanConfig, JunkConfig
 from antimatter.data.cleaning.junk import Junk
+from antimatter.data.cleaning.languages import traits
 from antimatter.data.cleaning.rules import enabled_rules, first_rejection
 from antimatter.errors import UserError
 
@@ -223,7 +224,7 @@ def others() -> list:
 
 def verdict(text: str, others: list, **rules: float) -> str:
     """Why a document is dropped, by the other rules or else by these; "" if it is not."""
-    junk = Junk(JunkConfig(enabled=True, **rules))
+    junk = Junk(JunkConfig(enabled=True, **rules), traits("en"))
     return first_rejection(Document(text=text, id=""), [*others, junk])
 
 
@@ -245,7 +246,7 @@ def test_good_text_that_looks_like_junk_is_kept(others, name):
 )
 def test_no_text_is_too_odd_to_judge(text):
     # Thresholds so high that every rule is applied
-    junk = Junk(JunkConfig(enabled=True, **dict.fromkeys(RULES, 1.0)))
+    junk = Junk(JunkConfig(enabled=True, **dict.fromkeys(RULES, 1.0)), traits("en"))
     reasons = {REASONS.get(rule, rule) for rule in RULES}
     assert first_rejection(Document(text=text, id=""), [junk]) in {"", *reasons}
 

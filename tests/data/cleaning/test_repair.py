@@ -6,6 +6,7 @@ import ftfy
 import pytest
 from helpers.prose import PROSE
 
+from antimatter.data.cleaning.config import RepairConfig
 from antimatter.data.cleaning.repair import fix_text, suspicious_pattern
 
 CLUES = "ÃÂâãåæçèéêëìíîïñòóôö€™œžŸ£¢¥§©«»°±²³´µ·º¼½¾¿×ØÙðÐÞßàáþÿ–—‘’“”„†•…‰‹›ˆ˜ƒŠВГР√≈βΓā│═ "
@@ -26,7 +27,11 @@ def odd_text(random):
     return text
 
 
-def test_it_equals_ftfy():
+@pytest.mark.parametrize("straight_quotes", [True, False])
+@pytest.mark.parametrize("usual_width", [True, False])
+def test_it_equals_ftfy(straight_quotes, usual_width):
+    config = RepairConfig(straight_quotes=straight_quotes, usual_width=usual_width)
+    options = {"uncurl_quotes": straight_quotes, "fix_character_width": usual_width}
     random = Random(0)
     pairs = [f"a{first}{second}b" for first in CLUES for second in CLUES]
     lines = [
@@ -36,7 +41,14 @@ def test_it_equals_ftfy():
         "&am\ufeffp;\x00\n<\ufeff\n&am\ufeffp;\n&amp;",
     ]
     for text in pairs + lines + [odd_text(random) for _ in range(4_000)] + PROSE[:50]:
-        assert fix_text(text) == ftfy.fix_text(text), ascii(text)
+        assert fix_text(text, config) == ftfy.fix_text(text, **options), ascii(text)
+
+
+def test_good_characters_are_kept_unless_asked_otherwise():
+    text = "“It’s ３，000！”\nﾃｽﾄ「はい」，&amp; sÃ£o"
+    keep = RepairConfig(straight_quotes=False, usual_width=False)
+    assert fix_text(text, keep) == "“It’s ３，000！”\nﾃｽﾄ「はい」，& são"
+    assert fix_text(text) == '"It\'s 3,000!"\nテスト「はい」,& são'
 
 
 @pytest.mark.parametrize("marks", ["", 5 * "\ufeff"])

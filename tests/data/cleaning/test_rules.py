@@ -27,6 +27,7 @@ from antimatter.data.cleaning.config import (
     GopherConfig,
     RepetitionConfig,
 )
+from antimatter.data.cleaning.languages import traits
 from antimatter.data.cleaning.rules import C4, FineWeb, Gopher, Repetition, enabled_rules
 from antimatter.data.cleaning.words import BLOCK
 
@@ -41,7 +42,7 @@ class Whitespace(WordTokenizer):
         return [text[start:end] for start, end in self.span_tokenize(text)]
 
     def span_tokenize(self, text):
-        ends = [match.end() for match in C4.SENTENCE_END.finditer(text)] or [len(text)]
+        ends = [match.end() for match in traits("en").sentence_end.finditer(text)] or [len(text)]
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
@@ -68,7 +69,7 @@ def c4(draw):
         min_num_sentences=config.min_sentences,
         language="whitespace",
     )
-    return C4(config), theirs
+    return C4(config, traits("en")), theirs
 
 
 def gopher(draw):
@@ -96,7 +97,7 @@ def gopher(draw):
         min_stop_words=config.min_stop_words,
         language="whitespace",
     )
-    return Gopher(config), theirs
+    return Gopher(config, traits("en")), theirs
 
 
 def fineweb(draw):
