@@ -11,6 +11,10 @@ from antimatter.data.shards.config import ShardsConfig
 from antimatter.pipeline import resume, stage
 from antimatter.tasks.config import TasksRuntime
 
+# The standard error of the loss of a token is 2 to 3 nats, so below this that of the mean exceeds
+# 0.03 nats, or 3% of the perplexity
+FEW_TOKENS = 10_000
+
 
 def main(cleaned: Path, tokenizer: Path, shards: Path, metrics: Path, plots: Path) -> None:
     config = params.read(ShardsConfig, "shards")
@@ -29,6 +33,11 @@ def main(cleaned: Path, tokenizer: Path, shards: Path, metrics: Path, plots: Pat
     files.write_csv(plots / "frequencies.csv", ("rank", "count"), ranks)
     train, validation = report["train"]["tokens"], report["validation"]["tokens"]
     print(f"shards: {train:,} tokens to train on, {validation:,} to validate")
+    if validation < FEW_TOKENS:
+        print(
+            f"warning: {validation:,} tokens of validation are few, so its perplexity says little: "
+            f"raise shards.validation_fraction ({config.validation_fraction}), or add text"
+        )
 
 
 if __name__ == "__main__":

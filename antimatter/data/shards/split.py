@@ -4,6 +4,7 @@ A hash of its text makes a document a candidate. A candidate that resembles a do
 training split is trained on instead, so neither copies nor near copies are in both splits.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,31 @@ def is_candidate(text: str, config: ShardsConfig) -> bool:
     """Whether a document is for validation, if none in train resembles it. Equal texts are always
     in the same split.
     """
-    return xxhash.xxh3_64_intdigest(text, config.seed) < config.validation_fraction * 2**64
+    return place(text, config) < config.validation_fraction * 2**64
+
+
+def place(text: str, config: ShardsConfig) -> int:
+    """The place of a document in the order by which validation is drawn, in [0, 2^64)."""
+    return xxhash.xxh3_64_intdigest(text, config.seed)
+
+
+def candidates(places: Sequence[np.ndarray], config: ShardsConfig) -> list[np.ndarray]:
+    """Which documents are candidates for validation, as is_candidate(); of each file, (N,) bool.
+
+    With few documents the share may fall to none, or to all. Then the first one in the order is for
+    validation, or the last one for training, so that two documents are enough.
+
+    Args:
+        places: of each file, (N,) uint64.
+    """
+    limit = np.uint64(math.ceil(config.validation_fraction * 2**64))
+    every = np.concatenate(places)
+    first, last = every.min(), every.max()
+    if first >= limit:
+        limit = first + np.uint64(1)
+    elif last < limit:
+        limit = last
+    return [place < limit for place in places]
 
 
 def withdraw_look_alikes(

@@ -16,9 +16,9 @@ from datatrove.data import DocumentsPipeline
 from antimatter import files
 from antimatter.data.documents import CONVERSATION, SEPARATOR, text_bytes
 from antimatter.data.parquet import read_rows
+from antimatter.data.shards import split as splitting
 from antimatter.data.shards.config import MAX_VOCAB, ShardsConfig
 from antimatter.data.shards.reader import DOCUMENT, DOCUMENTS, SPLITS, Split
-from antimatter.data.shards.split import is_candidate, withdraw_look_alikes
 from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, USER, neutralise
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.errors import UserError
@@ -60,17 +60,17 @@ def write(
     executor.run(steps, [text_bytes(path) for path in paths], work / "encode", runtime, "shards")
     parts = [EncodedFile.load(encoded / path.stem) for path in paths]
 
-    candidates = [part.candidate for part in parts]
-    n_candidates = sum(int(candidate.sum()) for candidate in candidates)
-    withdraw_look_alikes([part.sketch for part in parts], candidates, config.max_similarity)
+    chosen = splitting.candidates([part.place for part in parts], config)
+    n_candidates = sum(int(candidate.sum()) for candidate in chosen)
+    splitting.withdraw_look_alikes([part.sketch for part in parts], chosen, config.max_similarity)
     files.remove(folder)
     folder.mkdir()
-    writers = _write_tokens(parts, folder, config, words.vocab_size)
+    writers = _write_tokens(parts, chosen, folder, config, words.vocab_size)
     np.save(folder / "token_counts.npy", writers["train"].counts)
     # As latin-1, in which each byte is a character
     texts = [words.token_bytes(id).decode("latin-1") for id in range(words.vocab_size)]
     files.write_json(folder / "texts.json", texts)
-    sources, documents = _validation_documents(parts)
+    sources, documents = _validation_documents(parts, chosen)
     np.save(folder / DOCUMENTS, documents)
     digest = files.sha256(folder / DOCUMENTS)
     index = {
@@ -97,7 +97,7 @@ class EncodedFile:
     tokens: Path  # .npy of uint16: all documents, each with BOS and EOS
     lengths: np.ndarray  # (N,) tokens
     sizes: np.ndarray  # (N,) bytes of text
-    candidate: np.ndarray  # (N,) bool: for validation
+    place: np.ndarray  # (N,) uint64: in the order by which validation is drawn
     sketch: np.ndarray  # (N, S) uint8: a byte of each MinHash value
     source: np.ndarray  # (N,) index into `sources`
     sources: np.ndarray  # their names
@@ -120,7 +120,7 @@ class EncodeStep(Step):
         path, limit = self.paths[rank], self.config.tokens_per_file
         encode = _tokenizer(self.tokenizer).encode_array
         documents: list[np.ndarray] = []
-        rows: list[tuple[int, bool, bytes, str]] = []
+        rows: list[tuple[int, int, bytes, str]] = []
         done = 0
         columns = ("id", "text", "sketch", "source", "kind")
         for batch in read_rows(path, columns, "cleaned"):
@@ -136,13 +136,13 @@ class EncodeStep(Step):
                 size = len(text.encode())
                 done += size
                 self.report_progress(rank, done)
-                rows.append((size, is_candidate(text, self.config), sketch, source))
-        sizes, candidate, sketches, sources = zip(*rows, strict=True)
+                rows.append((size, splitting.place(text, self.config), sketch, source))
+        sizes, places, sketches, sources = zip(*rows, strict=True)
         names, indices = np.unique(sources, return_inverse=True)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "lengths": np.array([len(ids) for ids in documents], np.int64),
             "sizes": np.array(sizes, np.int64),
-            "candidate": np.array(candidate, bool),
+            "place": np.array(places, np.uint64),
             "sketch": np.frombuffer(b"".join(sketches), np.uint8).reshape(len(rows), -1),
             "source": indices,
             "sources": names,
@@ -184,15 +184,19 @@ def conversation_ids(text: str, encode: Callable[[str], np.ndarray]) -> np.ndarr
 
 
 def _write_tokens(
-    parts: Sequence[EncodedFile], folder: Path, config: ShardsConfig, vocab_size: int
+    parts: Sequence[EncodedFile],
+    candidates: Sequence[np.ndarray],
+    folder: Path,
+    config: ShardsConfig,
+    vocab_size: int,
 ) -> dict[Split, "_SplitWriter"]:
     writers = {
         split: _SplitWriter(folder, split, config.tokens_per_file, np.zeros(vocab_size, np.uint64))
         for split in SPLITS
     }
-    for part in parts:
+    for part, candidate in zip(parts, candidates, strict=True):
         tokens = np.load(part.tokens, mmap_mode="r")
-        for split, chosen in zip(SPLITS, (~part.candidate, part.candidate), strict=True):
+        for split, chosen in zip(SPLITS, (~candidate, candidate), strict=True):
             ids, size = tokens[np.repeat(chosen, part.lengths)], int(part.sizes[chosen].sum())
             writers[split].add(ids, part.lengths[chosen], size)
     for writer in writers.values():
@@ -200,24 +204,28 @@ def _write_tokens(
         if not writer.documents:
             n = sum(len(part.lengths) for part in parts)
             raise UserError(
-                f"shards.validation_fraction = {config.validation_fraction} leaves no "
-                f"{writer.split} document of {n}: change it, or clean more text"
+                f"none of {n:,} documents is left for {writer.split}, since train and validation "
+                f"must differ by shards.max_similarity = {config.max_similarity}: add other text, "
+                "or raise that value"
             )
     return writers
 
 
-def _validation_documents(parts: Sequence[EncodedFile]) -> tuple[list[str], np.ndarray]:
+def _validation_documents(
+    parts: Sequence[EncodedFile], candidates: Sequence[np.ndarray]
+) -> tuple[list[str], np.ndarray]:
     """The names of the sources in validation, and its documents in their order, (D,) DOCUMENT."""
+    pairs = list(zip(parts, candidates, strict=True))
     names = sorted(
-        {str(name) for part in parts for name in part.sources[part.source[part.candidate]]}
+        {str(name) for part, chosen in pairs for name in part.sources[part.source[chosen]]}
     )
     documents = []
-    for part in parts:
+    for part, chosen in pairs:
         # A source without validation documents gets some index, which is never used
         indices = np.searchsorted(names, part.sources)
-        rows = np.empty(int(part.candidate.sum()), DOCUMENT)
-        rows["source"] = indices[part.source[part.candidate]]
-        rows["bytes"] = part.sizes[part.candidate]
+        rows = np.empty(int(chosen.sum()), DOCUMENT)
+        rows["source"] = indices[part.source[chosen]]
+        rows["bytes"] = part.sizes[chosen]
         documents.append(rows)
     return names, np.concatenate(documents)
 

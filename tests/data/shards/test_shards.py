@@ -220,11 +220,23 @@ def test_a_missing_or_foreign_file_is_named(written):
         Shards(written)
 
 
+@pytest.mark.parametrize("fraction", [1e-9, 1 - 1e-9])
+@pytest.mark.parametrize("texts", [TEXTS, TEXTS[:2]])
+def test_neither_split_is_empty_if_there_are_two_documents(
+    tmp_path, tokenizer, runtime, fraction, texts
+):
+    config = replace(CONFIG, validation_fraction=fraction)
+    report = writer.write(corpus(tmp_path / "cleaned", texts), tokenizer, tmp_path, config, runtime)
+    few, many = ("validation", "train") if fraction < 0.5 else ("train", "validation")
+    assert report[few]["documents"] == 1
+    assert report[many]["documents"] == len(texts) - 1
+
+
 def test_an_empty_split_is_an_error(tmp_path, tokenizer, runtime):
-    tiny = replace(CONFIG, validation_fraction=1e-9)
-    cleaned = corpus(tmp_path / "cleaned", TEXTS)
-    with pytest.raises(UserError, match=r"shards\.validation_fraction = 1e-09.* validation .* 60"):
-        writer.write(cleaned, tokenizer, tmp_path, tiny, runtime)
+    # Equal texts are always in the same split
+    cleaned = corpus(tmp_path / "cleaned", 2 * TEXTS[:1])
+    with pytest.raises(UserError, match=r"of 2 documents is left for .*shards\.max_similarity"):
+        writer.write(cleaned, tokenizer, tmp_path, CONFIG, runtime)
 
 
 def test_a_document_longer_than_a_file_is_an_error(tmp_path, tokenizer, runtime):

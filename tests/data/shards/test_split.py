@@ -1,8 +1,9 @@
-"""The split: candidates that resemble a document of train are trained on."""
+"""The split: who is a candidate; candidates that resemble a document of train are trained on."""
 
 import numpy as np
 
-from antimatter.data.shards.split import withdraw_look_alikes
+from antimatter.data.shards.config import ShardsConfig
+from antimatter.data.shards.split import candidates, is_candidate, place, withdraw_look_alikes
 
 
 def test_a_chain_of_look_alikes_is_followed_to_its_end():
@@ -17,3 +18,12 @@ def test_a_chain_of_look_alikes_is_followed_to_its_end():
     candidates = [np.array([True, True]), np.array([True, False])]
     withdraw_look_alikes(sketches, candidates, 0.5)
     assert [candidate.tolist() for candidate in candidates] == [[False, True], [False, False]]
+
+
+def test_the_candidates_of_files_are_those_of_their_texts():
+    texts = [f"text {number}" for number in range(2_000)]
+    config = ShardsConfig(tokens_per_file=1, validation_fraction=0.03, max_similarity=0.5, seed=7)
+    places = np.array([place(text, config) for text in texts], np.uint64)
+    first, second = candidates([places[:300], places[300:]], config)
+    assert [*first, *second] == [is_candidate(text, config) for text in texts]
+    assert 30 < sum(first) + sum(second) < 90
