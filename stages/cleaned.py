@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from antimatter import files, params
+from antimatter.data.cleaning import advice
 from antimatter.data.cleaning import config as clean_config
 from antimatter.data.cleaning.config import CleanConfig
 from antimatter.data.cleaning.pipeline import clean
@@ -40,6 +41,8 @@ def main(raw: Path, cleaned: Path, metrics: Path, plots: Path) -> None:
         f"cleaned: kept {report.documents_out:,} of {report.documents_in:,} documents, "
         f"{report.bytes_out / 1e6:.1f} of {report.bytes_in / 1e6:.1f} MB"
     )
+    for line in advice.lines(report, config):
+        print(line)
 
 
 if __name__ == "__main__":
