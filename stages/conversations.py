@@ -12,6 +12,7 @@ from antimatter.chat import (
     collection,
     formats,
     hub_conversations,
+    passages,
     persona_conversations,
     questions,
 )
@@ -60,9 +61,12 @@ def main(
         "conversations", [conversations], **identity, packages=packages, input=inputs
     ) as work:
         sources = [Weighted(collection.of_persona(config, who), config.persona.weight)]
+        split = partial(is_candidate, config=shards)
         if config.weights.dialogues:
-            split = partial(is_candidate, config=shards)
             sources.append(Weighted(collection.of_corpus(cleaned, split), config.weights.dialogues))
+        if config.passages.weight:
+            texts = passages.of_text(cleaned, config.passages, split)
+            sources.append(Weighted(texts, config.passages.weight))
         sources += _documentation(packages, config, who, runtime.workers)
         for number, own in enumerate(config.files):
             key = f"conversations.files[{number}]"

@@ -88,11 +88,28 @@ class WeightConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassagesConfig(Section):
+    """Conversations made of texts that are no conversations: what a text says under a heading."""
+
+    weight: NonNegative  # 0: none
+    words: PositiveInt  # of an answer, at most
+    prompts: tuple[str, ...]  # how a user asks; {title} is the heading
+
+    def validate(self) -> None:
+        for prompt in self.prompts:
+            if "{title}" not in prompt:
+                raise UserError(f"prompts must each hold {{title}}, got {prompt!r}")
+        if self.weight and not self.prompts:
+            raise UserError("prompts must hold at least one, such as '{title}', got none")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConversationsConfig(Section):
     """A weight is the number of copies in an epoch; at 0.25 one conversation in four is in it."""
 
     persona: PersonaConfig
     weights: WeightConfig
+    passages: PassagesConfig
     files: tuple[ConversationFiles, ...]
     hub: tuple[ConversationHub, ...]
     system_share: Fraction  # of the conversations; these begin with the persona's system text

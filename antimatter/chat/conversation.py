@@ -15,7 +15,8 @@ class Conversation:
 
     id: str  # unique within its source
     source: str  # persona, chitchat, documentation, or a file or data set as people would cite it
-    # Selects the measures of its answers: persona, open, recall, question, grounded or refusal
+    # Selects the measures of its answers: persona, open, passage, recall, question, grounded or
+    # refusal
     kind: str
     messages: tuple[Message, ...]
     licence: str
