@@ -49,7 +49,7 @@ s:
   limit: null
 """
 
-PARAMS_FILES = [Path("params.yaml"), Path("presets/300m.yaml"), Path("presets/nano.yaml")]
+PARAMS_FILES = [Path("params.yaml"), *sorted(Path("presets").glob("*.yaml"))]
 
 
 def read(tmp_path: Path, text: str) -> Config:

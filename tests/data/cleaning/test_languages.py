@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from datatrove.data import Document
@@ -39,6 +40,47 @@ def test_good_text_passes_the_rules_of_its_language_unchanged(code):
 @pytest.mark.parametrize("code", TEXTS)
 def test_good_text_passes_where_no_language_is_named(code):
     assert cleaned(TEXTS[code], rules("any", enabled=False)) == ("", TEXTS[code])
+
+
+NOTES = """\
+# Backup – “the plan”
+
+- disks: 2 × 4 TB
+- NAS: rsync at 02:00
+| day | what |
+|---|---|
+| Mon | full |
+
+```sh
+tar -czf /backup/$(date +%F).tgz ~/
+```
+See https://example.org/backup, and don’t forget the keys…"""
+POEM = """\
+The kettle sings,
+the window wakes,
+a spoon goes round
+and morning breaks"""
+SHORT = "Ring the plumber before Friday, please."
+
+
+@pytest.mark.parametrize("text", [*TEXTS.values(), NOTES, POEM, SHORT])
+def test_the_preset_for_ones_own_text_keeps_it_unchanged(text):
+    config = params.read(CleanConfig, "cleaned", Path("presets/own.yaml"))
+    assert not config.junk.enabled
+    assert cleaned(text, enabled_rules(config)) == ("", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("yes no", "gopher_short_doc"),
+        (40 * "= - = - = -\n", "gopher_below_alpha_threshold"),
+        (40 * "the same line again and again\n", "dup_line_frac"),
+    ],
+)
+def test_the_preset_for_ones_own_text_drops_what_is_none(text, reason):
+    config = params.read(CleanConfig, "cleaned", Path("presets/own.yaml"))
+    assert cleaned(text, enabled_rules(config))[0] in (reason, "gopher_short_doc")
 
 
 @pytest.mark.parametrize("code", TEXTS)
