@@ -53,6 +53,7 @@ def main(
         "tokenizer": files.digest(files.fingerprint(tokenizer, "*")),
         "persona": files.sha256(persona),
     }
+    inputs |= {str(base): files.sha256(base) for base in personas.files_of(persona)[1:]}
     named = sorted({name for own in config.files for name in paths.matches(own.pattern)})
     inputs |= {name: files.sha256(paths.located(name)) for name in named}
     identity = {"conversations": asdict(config), "shards": asdict(shards), "model": asdict(model)}

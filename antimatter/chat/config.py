@@ -73,6 +73,7 @@ class Messages(HubDataSet):
 
 @dataclass(frozen=True, kw_only=True)
 class PersonaConfig(Section):
+    file: str  # who the model is
     per_topic: PositiveInt  # conversations made of each topic
     weight: Positive
     facts: dict[str, str]  # about this training, by name; the file refers to them as {name}

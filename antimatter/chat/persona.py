@@ -21,6 +21,8 @@ SLOT = re.compile(r"<([^<>]*)>")
 _FILE_KEYS = ("system", "greeting", "starters", "facts", "slots", "topics")
 _TOPIC_KEYS = ("id", "part", "ask", "held_out", "answer", "expect")
 _OPTIONAL_KEYS = ("after",)
+# Of a file that changes another one
+_BASE_KEYS = ("based_on", "without")
 _STARTERS = 3  # as many as fit on the chat page
 
 _ALTERNATIVES = re.compile(r"\(([^()]*)\)")
@@ -117,7 +119,7 @@ def read(path: Path, facts: Mapping[str, str]) -> Persona:
         UserError: the file is missing or is not a persona; one line names the file, the topic, the
             value and the fix.
     """
-    values = params.load(path)
+    values = _merged(path)
     _check_keys(str(path), values, _FILE_KEYS, ("often",))
     checker = _Checker(facts={}, slots={})
     for key, value in _mapping(f"{path}: facts", values["facts"]).items():
@@ -141,6 +143,52 @@ def read(path: Path, facts: Mapping[str, str]) -> Persona:
     persona = Persona(system, greeting, starters, checker.slots, tuple(topics.values()), often)
     _check_phrasings(path, persona)
     return persona
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, and the one that it is based on, if any."""
+    base = params.load(path).get("based_on")
+    return [path] if base is None else [path, _base(path, base)]
+
+
+def _base(path: Path, name: Any) -> Path:
+    base = path.parent / name if isinstance(name, str) else Path()
+    if base.is_file():
+        return base
+    raise UserError(f"{path}: based_on must name a persona file beside it, got {name!r}")
+
+
+def _merged(path: Path) -> dict[str, Any]:
+    """The values of a file. What it does not say is as in the file that it is based on: its facts
+    and slots are added to those of that file, its topics replace those with the same id, and
+    `without` names topics and parts to leave out.
+    """
+    own = params.load(path)
+    if "based_on" not in own:
+        return own
+    base = params.load(_base(path, own["based_on"]))
+    if "based_on" in base:
+        raise UserError(f"{path}: {own['based_on']} is based on another file: name that one")
+    values = {**base, **{key: own[key] for key in own if key not in _BASE_KEYS}}
+    for key in ("facts", "slots"):
+        added = _mapping(f"{path}: {key}", own.get(key, {}))
+        values[key] = {**_mapping(f"{path}: {key} of the base", base.get(key, {})), **added}
+    topics = {topic["id"]: topic for topic in base.get("topics", [])}
+    names = topics.keys() | {topic["part"] for topic in topics.values()}
+    without = own.get("without", [])
+    if not isinstance(without, list) or not all(isinstance(name, str) for name in without):
+        raise UserError(f"{path}: without must be a list of topics and parts, got {without!r}")
+    for name in without:
+        if name not in names:
+            raise UserError(
+                f"{path}: without names `{name}`, no topic or part of {own['based_on']}: remove it"
+            )
+    for topic in own.get("topics", []):
+        if not isinstance(topic, dict) or not isinstance(topic.get("id"), str):
+            raise UserError(f"{path}: a topic must have an id, got {topic!r:.60}")
+        topics[topic["id"]] = {**topics.get(topic["id"], {}), **topic}
+    kept = [topic for topic in topics.values() if not {topic["id"], topic.get("part")} & {*without}]
+    return values | {"topics": kept}
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from antimatter.evaluation.scoring import Score
 from antimatter.evaluation.scripts import Script, Transcript
 from antimatter.model.gpt import GPT
 
-KINDS = ("persona", "open", "recall", "question", "grounded", "refusal")
+KINDS = ("persona", "open", "passage", "recall", "question", "grounded", "refusal")
 IDENTITY = "identity"  # the part of a persona that says who it is
 REFUSAL = "the text does not say"
 Pair = tuple[Conversation, str]  # a conversation and the model's answer to it

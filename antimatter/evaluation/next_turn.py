@@ -20,7 +20,7 @@ from antimatter.model.gpt import GPT
 ENDINGS = 4  # of which one is right
 NEAREST = 20  # turns of about the right one's length, among which the wrong ones are drawn
 # The others have answers that are a text's own, or that many conversations share
-KINDS = ("persona", "open", "recall", "question")
+KINDS = ("persona", "open", "recall", "question", "passage")
 
 
 @dataclass(frozen=True)
