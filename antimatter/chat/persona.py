@@ -166,15 +166,16 @@ def _merged(path: Path) -> dict[str, Any]:
     own = params.load(path)
     if "based_on" not in own:
         return own
-    base = params.load(_base(path, own["based_on"]))
+    base_path = _base(path, own["based_on"])
+    base = params.load(base_path)
     if "based_on" in base:
         raise UserError(f"{path}: {own['based_on']} is based on another file: name that one")
     values = {**base, **{key: own[key] for key in own if key not in _BASE_KEYS}}
     for key in ("facts", "slots"):
         added = _mapping(f"{path}: {key}", own.get(key, {}))
         values[key] = {**_mapping(f"{path}: {key} of the base", base.get(key, {})), **added}
-    topics = {topic["id"]: topic for topic in base.get("topics", [])}
-    names = topics.keys() | {topic["part"] for topic in topics.values()}
+    topics = _by_id(base_path, base)
+    names = topics.keys() | {topic.get("part") for topic in topics.values()}
     without = own.get("without", [])
     if not isinstance(without, list) or not all(isinstance(name, str) for name in without):
         raise UserError(f"{path}: without must be a list of topics and parts, got {without!r}")
@@ -183,12 +184,20 @@ def _merged(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path}: without names `{name}`, no topic or part of {own['based_on']}: remove it"
             )
-    for topic in own.get("topics", []):
-        if not isinstance(topic, dict) or not isinstance(topic.get("id"), str):
-            raise UserError(f"{path}: a topic must have an id, got {topic!r:.60}")
-        topics[topic["id"]] = {**topics.get(topic["id"], {}), **topic}
+    for id, topic in _by_id(path, own).items():
+        topics[id] = {**topics.get(id, {}), **topic}
     kept = [topic for topic in topics.values() if not {topic["id"], topic.get("part")} & {*without}]
     return values | {"topics": kept}
+
+
+def _by_id(path: Path, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    topics = values.get("topics", [])
+    if not isinstance(topics, list):
+        raise UserError(f"{path}: topics must be a list of topics, got {topics!r:.60}")
+    for topic in topics:
+        if not isinstance(topic, dict) or not isinstance(topic.get("id"), str):
+            raise UserError(f"{path}: a topic must have an id, got {topic!r:.60}")
+    return {topic["id"]: topic for topic in topics}
 
 
 @dataclass(frozen=True)
