@@ -155,7 +155,7 @@ def test_the_commands_of_the_extension_for_vs_code_have_their_data(folder: Path)
     data = json.loads(output("exp", "show", "--json"))[0]["data"]
     assert data["params"]["params.yaml"]["data"]["optimizer"]["learning_rate"] > 0
     evaluation = data["metrics"]["metrics/evaluation/summary.json"]["data"]
-    assert evaluation["validation"]["perplexity"] > 1
+    assert evaluation["perplexity"] > 1
     assert data["outs"]["models/checkpoints"]["hash"]
     stages = output("stage", "list", "--all")
     graph = params.load(folder / "dvc.yaml")["stages"]
