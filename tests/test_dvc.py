@@ -7,11 +7,11 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.tiny_pipeline import dvc, run
 
 from antimatter import params
 from antimatter.pipeline import closure
@@ -117,6 +117,31 @@ def test_two_paths_that_are_swapped_are_seen(name: str) -> None:
         assert faults(name, swapped), f"{words[one]} and {words[other]}"
 
 
+def test_metrics_fit_in_a_terminal_and_each_name_is_in_one_file() -> None:
+    """`dvc exp show` would put the path before a name that is in two files."""
+    lines = dvc(Path(), "metrics", "show").splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) <= 100
+    columns = list(zip(*(line.split() for line in lines), strict=True))[1:]
+    assert len(columns) == 5
+    assert all(list(rest).count("-") == len(rest) - 1 for _, *rest in columns)
+
+
+def test_each_stage_has_a_sentence_that_dvc_shows_in_full() -> None:
+    lines = dvc(Path(), "stage", "list").splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines)
+    assert shown == {name: stage["desc"] for name, stage in GRAPH.items()}
+
+
+def test_each_artifact_is_what_a_stage_puts_into_the_cache() -> None:
+    cached = {out for stage in GRAPH.values() for out in stage.get("outs", [])}
+    artifacts = params.load(Path("dvc.yaml"))["artifacts"]
+    assert artifacts and {artifact["path"] for artifact in artifacts.values()} <= cached
+
+
+def test_git_has_no_text_in_the_folder_of_the_user() -> None:
+    assert run(Path(), "git", "ls-files", "corpus").stdout == "corpus/.gitignore\n"
+
+
 @pytest.mark.parametrize("name", GRAPH)
 def test_dvc_keeps_a_run_cache_for_the_stage(name: str) -> None:
     """It keeps none beside a plain output without a cache (dvc/stage/__init__.py, Stage.run).
@@ -135,8 +160,7 @@ def md5(path: Path) -> str:
     """As in dvc.lock. Of a folder: the digest of the list of its files that Git has."""
     if not path.is_dir():
         return hashlib.md5(path.read_bytes()).hexdigest()
-    command = ["git", "ls-files", "-z", path]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = run(Path(), "git", "ls-files", "-z", str(path)).stdout.split("\0")
     members = [
         {"md5": md5(Path(name)), "relpath": Path(name).relative_to(path).as_posix()}
         for name in sorted(filter(None, names))

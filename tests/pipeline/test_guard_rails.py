@@ -55,7 +55,7 @@ def test_what_an_earlier_commit_measured_is_not_measured_again(
     before = params_file.read_text()
     after = before.replace("stride: 32", "stride: 16").replace("choices: 2", "choices: 1")
     params_file.write_text(after)
-    assert ran(dvc(folder, "repro")) [:3] == ["checked", "evaluation", "answers"]
+    assert ran(dvc(folder, "repro"))[:3] == ["checked", "evaluation", "answers"]
     assert lock(folder) != lock(tiny_pipeline)
     params_file.write_text(before)
     assert ran(dvc(folder, "repro")) == []

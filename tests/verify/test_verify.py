@@ -65,7 +65,7 @@ def test_a_metric_that_was_changed_by_hand_is_found(
     report, _ = verified(clone, "evaluation")
     assert report.status(exact=False) == 1
     lines = list(reports.lines(report))
-    number = r"    validation\.perplexity +[\d.]+ -> [\d.]+ +100\.0\d% apart, 1% allowed"
+    number = r"    perplexity +[\d.]+ -> [\d.]+ +100\.0\d% apart, 1% allowed"
     assert any(re.fullmatch(number, line) for line in lines)
     (verdict,) = (line for line in lines if line.startswith("differs first in evaluation; BEYOND"))
     assert ("dvc.lock and Git disagree" in verdict) is not lock_too
