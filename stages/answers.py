@@ -9,7 +9,7 @@ from antimatter.chat import held_out
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.errors import UserError
 from antimatter.evaluation import conversation as converse
-from antimatter.evaluation import conversation_page, scripts
+from antimatter.evaluation import conversation_page, pages, scripts
 from antimatter.evaluation.config import AnswersConfig, EvaluationRuntime
 from antimatter.evaluation.conversation import KINDS, Result
 from antimatter.model import weights
@@ -51,9 +51,7 @@ def main(
     # Few figures, as `dvc metrics show` has a column for each
     files.write_metrics(metrics / "summary.json", conversation_page.headline(ours.figures))
     files.write_metrics(metrics / "details.json", {"tuned": ours.figures, "base": base.figures})
-    files.write_text(
-        metrics / "conversations.md", conversation_page.markdown(exam, base, ours, config)
-    )
+    pages.write(metrics / "conversations.yaml", *conversation_page.page(exam, base, ours, config))
     numbers = ((measure, *(f"{value:.6g}" for value in values)) for measure, *values in rows)
     files.write_csv(plots / "shares.csv", conversation_page.HEADER, numbers)
 

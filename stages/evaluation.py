@@ -13,7 +13,7 @@ from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import cloze as cloze_items
 from antimatter.evaluation import coherence as samples
-from antimatter.evaluation import perplexity, texts
+from antimatter.evaluation import pages, perplexity, texts
 from antimatter.evaluation.config import EvaluationConfig, EvaluationRuntime
 from antimatter.evaluation.perplexity import Bin, Evaluation
 from antimatter.model import weights
@@ -49,7 +49,7 @@ def main(
         name: {"tokens": score.tokens, "bytes": score.bytes, **score.figures()}
         for name, score in result.sources.items()
     }
-    files.write_metrics(metrics / "summary.json", {"validation": windows})
+    files.write_metrics(metrics / "summary.json", windows)
     details = {
         "sliding": {"stride": stride, **sliding},
         "positions": _figures(result.positions),
@@ -69,7 +69,7 @@ def main(
     written = samples.sample(model, vocabulary, samples.read_prompts(coherence), config, words)
     verdicts = samples.summary(written)
     files.write_metrics(metrics / "coherence.json", verdicts)
-    files.write_text(metrics / "samples.md", samples.markdown(written, config))
+    pages.write(metrics / "samples.yaml", *samples.page(written, config))
 
     if not windows["loss"] < math.log(tokens.vocab_size):
         print(

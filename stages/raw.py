@@ -1,18 +1,22 @@
 """raw: collects documents with their source and licence."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from antimatter import files, params
 from antimatter.data.sources import collect
 from antimatter.data.sources.config import RawConfig
+from antimatter.data.sources.unwatched import unwatched
 from antimatter.pipeline import resume, stage
 from antimatter.tasks.config import TasksRuntime
 
 
-def main(raw: Path, metrics: Path, plots: Path) -> None:
+def main(corpus: Path, raw: Path, metrics: Path, plots: Path) -> None:
     config = params.read(RawConfig, "raw")
     runtime = params.read(TasksRuntime, "runtime", part=True)
+    if config.source == "files":
+        _show_unwatched(config, corpus)
     with resume.directory("raw", [raw], raw=asdict(config)) as work:
         tallies = collect.write(config, raw, work, runtime)
         adopted = resume.adopted(work)
@@ -28,6 +32,16 @@ def main(raw: Path, metrics: Path, plots: Path) -> None:
         f"raw: {summary['documents']:,} documents, {summary['bytes'] / 1e6:,.1f} MB "
         f"from {len(tallies)} sources"
     )
+
+
+def _show_unwatched(config: RawConfig, corpus: Path) -> None:
+    for pattern, path in unwatched((one.pattern for one in config.files), corpus).items():
+        fix = "docs/data.md says how to put it there; or run `dvc repro --force raw` after an edit"
+        print(
+            f"note: raw.files: {pattern} reads {path}, which is not in {corpus}/, so DVC does not "
+            f"notice an edit of it: {fix}",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import itertools
+import json
 import re
 import shlex
 import shutil
@@ -10,19 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.tiny_pipeline import dvc, run
 
 from antimatter import params
 from antimatter.pipeline import closure
 
 GRAPH: dict[str, dict[str, Any]] = params.load(Path("dvc.yaml"))["stages"]
 LOCKED: dict[str, dict[str, Any]] = params.load(Path("dvc.lock"))["stages"]
-# Markdown, which DVC takes for no plot; the two stages take a minute
-PAGES = {
-    "evaluation": ["metrics/evaluation/samples.md"],
-    "answers": ["metrics/answers/conversations.md"],
-}
-
-
 # Paths on a command line
 MOST = 7
 
@@ -122,6 +117,31 @@ def test_two_paths_that_are_swapped_are_seen(name: str) -> None:
         assert faults(name, swapped), f"{words[one]} and {words[other]}"
 
 
+def test_metrics_fit_in_a_terminal_and_each_name_is_in_one_file() -> None:
+    """`dvc exp show` would put the path before a name that is in two files."""
+    lines = dvc(Path(), "metrics", "show").splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) <= 100
+    columns = list(zip(*(line.split() for line in lines), strict=True))[1:]
+    assert len(columns) == 5
+    assert all(list(rest).count("-") == len(rest) - 1 for _, *rest in columns)
+
+
+def test_each_stage_has_a_sentence_that_dvc_shows_in_full() -> None:
+    lines = dvc(Path(), "stage", "list").splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines)
+    assert shown == {name: stage["desc"] for name, stage in GRAPH.items()}
+
+
+def test_each_artifact_is_what_a_stage_puts_into_the_cache() -> None:
+    cached = {out for stage in GRAPH.values() for out in stage.get("outs", [])}
+    artifacts = params.load(Path("dvc.yaml"))["artifacts"]
+    assert artifacts and {artifact["path"] for artifact in artifacts.values()} <= cached
+
+
+def test_git_has_no_text_in_the_folder_of_the_user() -> None:
+    assert run(Path(), "git", "ls-files", "corpus").stdout == "corpus/.gitignore\n"
+
+
 @pytest.mark.parametrize("name", GRAPH)
 def test_dvc_keeps_a_run_cache_for_the_stage(name: str) -> None:
     """It keeps none beside a plain output without a cache (dvc/stage/__init__.py, Stage.run).
@@ -133,7 +153,19 @@ def test_dvc_keeps_a_run_cache_for_the_stage(name: str) -> None:
         for item in GRAPH[name].get("outs", [])
         if isinstance(item, dict) and not next(iter(item.values())).get("cache", True)
     ]
-    assert plain == PAGES.get(name, [])
+    assert plain == []
+
+
+def md5(path: Path) -> str:
+    """As in dvc.lock. Of a folder: the digest of the list of its files that Git has."""
+    if not path.is_dir():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    names = run(Path(), "git", "ls-files", "-z", str(path)).stdout.split("\0")
+    members = [
+        {"md5": md5(Path(name)), "relpath": Path(name).relative_to(path).as_posix()}
+        for name in sorted(filter(None, names))
+    ]
+    return f"{hashlib.md5(json.dumps(members).encode()).hexdigest()}.dir"
 
 
 @pytest.mark.parametrize("name", GRAPH)
@@ -152,8 +184,9 @@ def test_the_lock_is_of_this_code_and_these_parameters(name: str) -> None:
         if entry["path"].startswith(("data/", "models/")):  # not in Git
             continue
         path = Path(entry["path"])
-        md5 = hashlib.md5(path.read_bytes()).hexdigest()
-        assert md5 == entry["md5"], f"{path} changed since dvc.lock was made: run `make repro`"
+        assert md5(path) == entry["md5"], (
+            f"{path} changed since dvc.lock was made: run `make repro`"
+        )
     now = params.load(Path("params.yaml"))
     for section, values in parameters.items():
         assert now[section] == values, (

@@ -9,7 +9,6 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,7 +17,7 @@ import torch
 
 from antimatter.data.special_tokens import BOS, EOS
 from antimatter.data.tokenizer import Tokenizer
-from antimatter.evaluation import prompt_files
+from antimatter.evaluation import pages, prompt_files
 from antimatter.evaluation.config import CoherenceConfig
 from antimatter.model.gpt import GPT
 from antimatter.model.sampling import generate
@@ -229,33 +228,26 @@ def _figures(samples: Sequence[Sample]) -> dict[str, float]:
     }
 
 
-def markdown(samples: Sequence[Sample], config: CoherenceConfig) -> str:
-    """The samples as a page: a heading a kind, the prompt in bold, its continuations fenced so that
-    no text can become markup.
-    """
+def page(samples: Sequence[Sample], config: CoherenceConfig) -> tuple[list[str], dict[str, Any]]:
+    """What pages.write() takes: about the samples, and all of them, by kind and prompt."""
     several = len(config.seeds) > 1
     seeds = f"{'seeds' if several else 'seed'} {', '.join(map(str, config.seeds))}"
-    note = " In the table: mean over seeds ± spread." if several else ""
-    lines = [
-        "# Samples",
-        "",
-        f"Temperature {config.temperature:g}, top-k {config.top_k}, top-p {config.top_p:g}, "
-        f"at most {config.max_new_tokens} tokens, {seeds}. "
-        "A continuation that the model ended by itself closes with ∎.",
+    note = " Figures: mean over seeds ± spread." if several else ""
+    about = [
+        "Continuations of the prompts in prompts/coherence.txt, without selection. Temperature "
+        f"{config.temperature:g}, top-k {config.top_k}, top-p {config.top_p:g}, at most "
+        f"{config.max_new_tokens} tokens, {seeds}. One that the model ended by itself closes "
+        "with ∎.",
         f"Verdicts judge form by counting words, not sense: docs/evaluation.md.{note}",
-        "",
-        *_table(samples),
     ]
-    for kind, of_kind in groupby(samples, key=lambda sample: sample.kind):
-        lines += ["", f"## {kind}"]
-        for prompt, continuations in groupby(of_kind, key=lambda sample: sample.prompt):
-            lines += ["", f"**{prompt}**"]
-            for sample in continuations:
-                lines += _continuation(sample)
-    return "\n".join(lines) + "\n"
+    kinds: dict[str, dict[str, dict[str, str]]] = {}
+    for sample in samples:
+        prompts = kinds.setdefault(sample.kind, {})
+        pages.add(prompts.setdefault(sample.prompt, {}), _caption(sample), _closed(sample))
+    return about, {"figures": pages.columns(_table(samples)), "samples": kinds}
 
 
-def _table(samples: Sequence[Sample]) -> Iterator[str]:
+def _table(samples: Sequence[Sample]) -> Iterator[list[str]]:
     """The figures of all samples and of each kind."""
     by_kind = {prompt_files.ALL: list(samples)}
     for sample in samples:
@@ -265,27 +257,23 @@ def _table(samples: Sequence[Sample]) -> Iterator[str]:
         spread = figures.pop("spread", {})
         del figures["seeds"]
         if kind == prompt_files.ALL:
-            yield f"| | {' | '.join(name.replace('_', '-') for name in figures)} |"
-            yield "|---" * (len(figures) + 1) + "|"
-        cells = [
-            f"{value:.2f} ± {spread[name]:.2f}" if spread else f"{value:.2f}"
-            for name, value in figures.items()
+            yield ["kind", *figures]
+        yield [
+            kind,
+            *(
+                f"{value:.2f} ± {spread[name]:.2f}" if spread else f"{value:.2f}"
+                for name, value in figures.items()
+            ),
         ]
-        yield f"| {kind} | {' | '.join(cells)} |"
 
 
-def _continuation(sample: Sample) -> list[str]:
+def _caption(sample: Sample) -> str:
     repetition = _repeated(sample.ids, 4)
-    verdict = f"Seed {sample.seed}: {sample.verdict}, repetition {repetition:.2f}"
-    text = sample.text.strip() + (" ∎" if EOS in sample.ids else "")
-    return ["", verdict, "", *fenced(text)]
+    return f"seed {sample.seed}, {sample.verdict}, repetition {repetition:.2f}"
 
 
-def fenced(text: str) -> tuple[str, str, str]:
-    """The lines of a fenced block that the text cannot close."""
-    runs = (len(word) for word in text.split() if set(word) == {"~"})
-    fence = "~" * max(3, 1 + max(runs, default=0))
-    return f"{fence}text", text, fence
+def _closed(sample: Sample) -> str:
+    return sample.text.strip() + (" ∎" if EOS in sample.ids else "")
 
 
 def _ngrams(items: Sequence[object], n: int) -> list[tuple[object, ...]]:

@@ -1,16 +1,14 @@
 """The answers of a base and a tuned model side by side: a page to read, and the rows of a chart."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from antimatter.chat.conversation import Conversation
+from antimatter.evaluation import pages
 from antimatter.evaluation.answers import Answer
-from antimatter.evaluation.coherence import fenced
 from antimatter.evaluation.config import AnswersConfig
 from antimatter.evaluation.conversation import Exam, Result, category
 from antimatter.evaluation.scripts import Transcript
-from antimatter.markdown import table
 
 SHOWN = 2  # held-out conversations of each category on the page
 # The measures on the page and the chart, all between 0 and 1, and their paths in the figures
@@ -63,69 +61,52 @@ def _at(figures: dict[str, Any], path: Sequence[str]) -> dict[str, float]:
 
 
 def headline(figures: dict[str, Any]) -> dict[str, float]:
-    """The main figures of a model: shares, and bits per byte of held-out answers."""
-    main: dict[str, float] = {}
-    if "likelihood" in figures:
-        main["answer_bits_per_byte"] = figures["likelihood"]["all"]["bits_per_byte"]
-    shares = ("next_turn", "identity", "persona", "grounded", "refusals", "wrong_refusals")
-    main |= {name: figures[name]["share"] for name in shares if name in figures}
-    if "documentation" in figures:
-        main["documentation"] = figures["documentation"]["f1"]
-        main["documentation_gain"] = figures["documentation"]["gain"]
-    if "greedy" in figures:
-        main |= {name: figures["greedy"][name]["share"] for name in ("ended", "looping")}
-    return main
-
-
-def markdown(exam: Exam, base: Result, tuned: Result, config: AnswersConfig) -> str:
-    """All scripted conversations and the first held-out ones of each category. Texts are fenced, so
-    none can become markup.
+    """The main figures of a model, as shares: of next turns among four, and of questions about
+    itself.
     """
-    cells = [
-        (row.measure, f"{row.base:.3f}", f"{row.tuned:.3f}", f"{row.low:.3f} to {row.high:.3f}")
-        for row in rows(base.figures, tuned.figures)
-    ]
-    lines = [
-        "# Answers",
-        "",
-        f"The base model, and the tuned one. In the conversations: temperature "
+    return {name: figures[name]["share"] for name in ("next_turn", "persona") if name in figures}
+
+
+def page(
+    exam: Exam, base: Result, tuned: Result, config: AnswersConfig
+) -> tuple[list[str], dict[str, Any]]:
+    """What pages.write() takes: about the answers, all scripted conversations, and the first
+    held-out ones of each category.
+    """
+    about = [
+        "Answers of the base model, and of the tuned one. In the conversations: temperature "
         f"{config.temperature:g}, top-k {config.top_k}, top-p {config.top_p:g}; elsewhere the most "
         f"likely token. At most {config.max_new_tokens} tokens; an answer that the model ended by "
         "itself closes with ∎. Nothing here was chosen by hand.",
-        "",
-        *table(("measure", "base", "tuned", "95% interval"), cells),
-        "",
-        "## Conversations",
     ]
-    pairs = zip(tuned.transcripts, base.transcripts, strict=True)
-    for name, both in groupby(pairs, key=lambda pair: pair[0].script.name):
-        lines += ["", f"### {name}"]
-        for ours, theirs in both:
-            lines += [*_transcript("Tuned", ours), *_transcript("Base", theirs)]
-    triples = zip(exam.conversations, base.answers, tuned.answers, strict=True)
-    if exam.conversations:
-        lines += ["", "## Held-out conversations"]
-    for (kind, part), some in groupby(triples, key=lambda triple: category(triple[0])):
-        lines += ["", f"### {kind} {part}".rstrip()]
-        for triple in list(some)[:SHOWN]:
-            lines += _held_out(*triple)
-    return "\n".join(lines) + "\n"
+    table = [("measure", "base", "tuned", "95% interval")]
+    for row in rows(base.figures, tuned.figures):
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        table.append((row.measure, f"{row.base:.3f}", f"{row.tuned:.3f}", interval))
+    talks: dict[str, dict[str, str]] = {}
+    for ours, theirs in zip(tuned.transcripts, base.transcripts, strict=True):
+        talk = talks.setdefault(ours.script.name, {})
+        for name, transcript in (("tuned", ours), ("base", theirs)):
+            pages.add(talk, f"{name}, seed {transcript.seed}", _transcript(transcript))
+    held_out: dict[str, dict[str, str]] = {}
+    for one, *answers in zip(exam.conversations, base.answers, tuned.answers, strict=True):
+        some = held_out.setdefault(" ".join(category(one)).rstrip(), {})
+        if len(some) < SHOWN:
+            pages.add(some, f"{one.source} {one.id}", _held_out(one, *answers))
+    content = {"measures": pages.columns(table), "conversations": talks, "held_out": held_out}
+    return about, content
 
 
-def _transcript(name: str, transcript: Transcript) -> Iterator[str]:
-    yield from ("", f"{name}, seed {transcript.seed}:", "")
-    turns = []
-    for turn, answer in zip(transcript.script.turns, transcript.answers, strict=True):
-        turns += [f"> {turn}", _closed(answer)]
-    yield from fenced("\n".join(turns))
+def _transcript(transcript: Transcript) -> str:
+    turns = zip(transcript.script.turns, transcript.answers, strict=True)
+    return "\n".join(f"> {turn}\n{_closed(answer)}" for turn, answer in turns)
 
 
-def _held_out(conversation: Conversation, base: Answer, tuned: Answer) -> Iterator[str]:
+def _held_out(conversation: Conversation, base: Answer, tuned: Answer) -> str:
     *before, last = conversation.messages
     turns = [f"> {one.text}" if one.role == "user" else one.text for one in before]
     turns += [f"expected: {last.text}", f"tuned: {_closed(tuned)}", f"base: {_closed(base)}"]
-    yield from ("", f"{conversation.source} {conversation.id}:", "")
-    yield from fenced("\n".join(turns))
+    return "\n".join(turns)
 
 
 def _closed(answer: Answer) -> str:

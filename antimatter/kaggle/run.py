@@ -278,7 +278,7 @@ def pipeline(folder: Path) -> int:
             copy(project / name, WORKING / name)
     if status:
         raise OSError(f"`dvc repro` ended with status {status}: see the lines above")
-    summary = json.loads((project / "metrics/evaluation/summary.json").read_text())["validation"]
+    summary = json.loads((project / "metrics/evaluation/summary.json").read_text())
     figures = "perplexity {perplexity:.2f}, {bits_per_byte:.3f} bits per byte".format_map(summary)
     log(f"done: {figures}; the model is in {WORKING / 'models'}")
     return 0

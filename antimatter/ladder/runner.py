@@ -74,7 +74,9 @@ def results(repository: Repository, base: Base, runs: Sequence[RunConfig]) -> li
 
 
 def _result(repository: Repository, run: RunConfig, reference: str) -> Result:
-    validation = repository.show(reference, METRICS)["validation"]
+    figures = repository.show(reference, METRICS)
+    # Earlier versions of the project wrote them under one more key
+    validation = figures.get("validation", figures)
     return Result(run, validation["loss"], validation["bits_per_byte"])
 
 

@@ -189,7 +189,7 @@ def _evaluation(run: RunRecord) -> Iterator[str]:
     samples = run.json("metrics/evaluation/coherence.json")
     items = run.json("metrics/evaluation/cloze.json")["all"]
     scores = {
-        **run.summary("evaluation"),
+        "validation": run.summary("evaluation"),
         f"validation, in windows that slide by {sliding['stride']} tokens": sliding,
     }
     rows = []
@@ -200,7 +200,7 @@ def _evaluation(run: RunRecord) -> Iterator[str]:
     yield from markdown.table(("", "loss, nats per token", "perplexity", "bits per byte"), rows)
     verdicts = ("fluent", "looping", "broken", "short")
     shares = ", ".join(f"{samples[verdict]:.0%} {verdict}" for verdict in verdicts)
-    page = "[all of them](../metrics/evaluation/samples.md)"
+    page = "[all of them](../metrics/evaluation/samples.yaml)"
     share = f"{items['correct']} of {items['items']} right, {items['accuracy']:.1%}"
     yield from (
         "",
@@ -253,7 +253,7 @@ def _conversation(run: RunRecord) -> Iterator[str]:
         "",
         f"Bits per byte of held-out answers: {tuned:.3f}, before tuning {base:.3f}.",
         "docs/conversations.md explains each measure. Conversations that nobody selected:",
-        "[metrics/answers/conversations.md](../metrics/answers/conversations.md).",
+        "[metrics/answers/conversations.yaml](../metrics/answers/conversations.yaml).",
     )
 
 

@@ -37,7 +37,7 @@ BOUNDS: dict[str, dict[str, float]] = {
         "validation_loss": TOLERANCE,
     },
     "metrics/evaluation/summary.json": dict.fromkeys(
-        ("validation.loss", "validation.perplexity", "validation.bits_per_byte"), TOLERANCE
+        ("loss", "perplexity", "bits_per_byte"), TOLERANCE
     ),
     "metrics/evaluation/frequencies.json": {"*.tokens": 0},
     "metrics/gguf/summary.json": {

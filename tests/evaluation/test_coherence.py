@@ -160,8 +160,18 @@ def test_the_projects_own_prompts_are_of_three_kinds() -> None:
     assert min(map(kinds.count, set(kinds))) >= 4
 
 
-def test_text_of_the_model_cannot_become_markup() -> None:
-    text = "~~~\n# A heading\n~~~~ <b>"
-    page = coherence.markdown([Sample("Logic", "Why", 1, text, [5, EOS], "short")], CONFIG)
-    assert page.count("~~~~~text") == 1  # longer than any fence inside
-    assert "∎" in page and "**Why**" in page and "\nSeed 1: short, repetition 0.00\n" in page
+def test_the_page_has_each_sample_under_its_kind_and_prompt() -> None:
+    samples = [
+        Sample("Logic", "Why", 1, "Because.", [5, EOS], "short"),
+        Sample("Logic", "Why", 1, "Why not?", [5], "short"),
+        Sample("Other", "Why", 2, "It is.", [5], "short"),
+    ]
+    about, content = coherence.page(samples, CONFIG)
+    assert "seeds 1, 2" in about[0] and "± spread" in about[1]
+    caption = "seed 1, short, repetition 0.00"
+    assert content["samples"] == {
+        "Logic": {"Why": {caption: "Because. ∎", f"{caption} (2)": "Why not?"}},
+        "Other": {"Why": {"seed 2, short, repetition 0.00": "It is."}},
+    }
+    lines = content["figures"].splitlines()
+    assert [line.split()[0] for line in lines] == ["kind", "all", "Logic", "Other"]

@@ -1,5 +1,6 @@
 """Measures on planted answers, and the whole stage on untrained models."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 import yaml
 from helpers import gguf_model
 
-from antimatter import files
+from antimatter import files, params
 from antimatter.chat import held_out, template
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.template import Message
@@ -18,7 +19,6 @@ from antimatter.data.special_tokens import BOS, EOS, USER
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.evaluation import answers, conversation, conversation_page, next_turn, scripts
 from antimatter.evaluation.answers import Answer, Prompt
-from antimatter.evaluation.coherence import fenced
 from antimatter.evaluation.config import AnswersConfig
 from antimatter.evaluation.next_turn import Choice
 from antimatter.evaluation.scripts import Script
@@ -388,7 +388,7 @@ def run(project: Path, folder: Path, name: str) -> None:
 def test_the_stage_writes_the_same_bytes_again(ran: Path, project: Path) -> None:
     run(project, ran, "two")
     written = {path.relative_to(ran / "one") for path in (ran / "one").rglob("*.*")}
-    names = "conversations.md details.json shares.csv summary.json"
+    names = "conversations.yaml details.json shares.csv summary.json"
     assert sorted(path.name for path in written) == names.split()
     for path in written:
         assert (ran / "one" / path).read_bytes() == (ran / "two" / path).read_bytes()
@@ -409,15 +409,20 @@ def test_base_and_tuned_have_the_same_figures_side_by_side(ran: Path) -> None:
 
 
 def test_the_page_holds_every_script_and_some_of_each_kind(ran: Path) -> None:
-    page = (ran / "one/metrics/conversations.md").read_text(encoding="utf-8")
-    assert page.count("Tuned, seed ") == page.count("Base, seed ") == 2
-    for kind in conversation.KINDS:
-        assert f"\n### {kind}" in page
-    assert page.count("expected: ") == page.count("tuned: ") == 2 + 1 + 2 + 2 + 1 + 1 + 1
+    page = params.load(ran / "one/metrics/conversations.yaml")
+    names = ["tuned, seed 1", "base, seed 1", "tuned, seed 2", "base, seed 2"]
+    assert list(page["conversations"]["A greeting"]) == names
+    assert {kind.split()[0] for kind in page["held_out"]} == set(conversation.KINDS)
+    shown = [text for texts in page["held_out"].values() for text in texts.values()]
+    assert len(shown) == 2 + 1 + 2 + 2 + 1 + 1 + 1
+    for text in shown:
+        assert re.search("^> .*^expected: .*^tuned: .*^base: ", text, re.DOTALL | re.MULTILINE)
 
 
-def test_no_answer_can_close_its_fence() -> None:
-    assert fenced("a\n~~~~\nb") == ("~~~~~text", "a\n~~~~\nb", "~~~~~")
+def test_the_summary_has_two_of_the_figures(ran: Path) -> None:
+    figures = files.read_json(ran / "one/metrics/details.json")["tuned"]
+    summary = files.read_json(ran / "one/metrics/summary.json")
+    assert summary == {name: figures[name]["share"] for name in ("next_turn", "persona")}
 
 
 def test_identity_can_be_asked_alone(ran: Path, model: GPT, tokenizer: Tokenizer) -> None:

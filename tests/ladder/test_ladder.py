@@ -52,7 +52,7 @@ def test_a_ladder_is_fitted_and_reported_and_the_next_call_finds_all_of_it(
     reference = experiments(project)["ladder-16x2-200"]
     evaluation = json.loads(git(project, "show", f"{reference}:metrics/evaluation/summary.json"))
     (row,) = (row for row in rows if row.startswith("16x2-200,"))
-    assert f"{evaluation['validation']['loss']:.6g}" in row
+    assert f"{evaluation['loss']:.6g}" in row
 
     # Another call, under another commit, finds all runs and writes the same bytes
     written = {path.name: path.read_bytes() for path in (project / "ladder").iterdir()}

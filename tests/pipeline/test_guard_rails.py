@@ -37,19 +37,27 @@ def lock(folder: Path) -> bytes:
 
 @pytest.mark.slow
 def test_lost_outputs_come_from_the_cache(folder: Path, tiny_pipeline: Path) -> None:
-    """Except those of evaluation and answers: a stage with Markdown among its outputs has no
-    run-cache, so it would run again.
-    """
     stages = params.load(folder / "dvc.lock")["stages"]
-    lost = [
-        folder / out["path"]
-        for name, stage in stages.items()
-        if name not in ("evaluation", "answers")
-        for out in stage["outs"]
-    ]
-    assert folder / "data/shards" in lost and folder / "metrics/gguf/summary.json" in lost
+    lost = [folder / out["path"] for stage in stages.values() for out in stage["outs"]]
+    assert folder / "data/shards" in lost and folder / "metrics/evaluation/samples.yaml" in lost
     for path in lost:
         files.remove(path)
+    assert ran(dvc(folder, "repro")) == []
+    assert lock(folder) == lock(tiny_pipeline)
+    assert run(folder, "git", "status", "--porcelain").stdout == ""
+
+
+def test_what_an_earlier_commit_measured_is_not_measured_again(
+    folder: Path, tiny_pipeline: Path
+) -> None:
+    """Nor if the results of that commit are missing in Git: the run-cache has them."""
+    params_file = folder / "params.yaml"
+    before = params_file.read_text()
+    after = before.replace("stride: 32", "stride: 16").replace("choices: 2", "choices: 1")
+    params_file.write_text(after)
+    assert ran(dvc(folder, "repro"))[:3] == ["checked", "evaluation", "answers"]
+    assert lock(folder) != lock(tiny_pipeline)
+    params_file.write_text(before)
     assert ran(dvc(folder, "repro")) == []
     assert lock(folder) == lock(tiny_pipeline)
     assert run(folder, "git", "status", "--porcelain").stdout == ""
@@ -155,7 +163,7 @@ def test_the_commands_of_the_extension_for_vs_code_have_their_data(folder: Path)
     data = json.loads(output("exp", "show", "--json"))[0]["data"]
     assert data["params"]["params.yaml"]["data"]["optimizer"]["learning_rate"] > 0
     evaluation = data["metrics"]["metrics/evaluation/summary.json"]["data"]
-    assert evaluation["validation"]["perplexity"] > 1
+    assert evaluation["perplexity"] > 1
     assert data["outs"]["models/checkpoints"]["hash"]
     stages = output("stage", "list", "--all")
     graph = params.load(folder / "dvc.yaml")["stages"]

@@ -47,8 +47,8 @@ def test_every_artefact_has_its_name(tiny_pipeline: Path) -> None:
         "models/ollama/Modelfile",
         "models/ollama/models/manifests",
         "models/ollama/models/blobs",
-        "metrics/evaluation/samples.md",
-        "metrics/answers/conversations.md",
+        "metrics/evaluation/samples.yaml",
+        "metrics/answers/conversations.yaml",
         "metrics/checkpoints/throughput.json",
         "plots/checkpoints/training.csv",
         "plots/checkpoints/validation.csv",
@@ -107,7 +107,7 @@ def test_an_experiment_runs_the_affected_stages_and_appears_in_the_diffs(a_copy:
     keep_stages(a_copy, *stages[: stages.index("evaluation") + 1])
     output = dvc(a_copy, "exp", "run", "-S", "checkpoints.steps=40")
     assert ran(output) == ["checked", "checkpoints", "evaluation"]
-    assert "validation.perplexity" in dvc(a_copy, "metrics", "diff")
+    assert "perplexity" in dvc(a_copy, "metrics", "diff")
     # These two as in the Makefile
     assert run(a_copy, sys.executable, "tools/plots_page.py", ".dvc/tmp/plots.html").returncode == 0
     dvc(a_copy, "config", "--local", "plots.html_template", "tmp/plots.html")

@@ -36,7 +36,7 @@ def test_its_figures_are_those_of_the_metrics(copy: Path) -> None:
         files.read_json(copy / "metrics" / stage / "summary.json")
         for stage in ("evaluation", "checkpoints")
     )
-    assert f"| {evaluation['validation']['perplexity']:.2f} |" in text
+    assert f"| {evaluation['perplexity']:.2f} |" in text
     assert f"| parameters | {checkpoints['parameters']:,} |" in text
     assert files.read_json(copy / "metrics/checkpoints/provenance.json")["code"] in text
     # No field is left open

@@ -17,7 +17,7 @@ from antimatter.verify import report as reports
 from antimatter.verify.compare import BOUNDS, Committed, Number, Output
 from antimatter.verify.report import Report
 
-LOSS = Number("validation.loss", 4.0, 4.02, 0.01)
+LOSS = Number("loss", 4.0, 4.02, 0.01)
 
 
 def test_every_bound_is_of_a_number_that_exists() -> None:
@@ -127,7 +127,7 @@ def test_a_cache_holds_a_folder_only_with_all_of_its_files(tmp_path: Path) -> No
                 "evaluation",
                 "metrics/evaluation/summary.json",
                 False,
-                (LOSS, Number("validation.perplexity", 60.0, 61.0, 0.01)),
+                (LOSS, Number("perplexity", 60.0, 61.0, 0.01)),
             ),
             False,
         ),

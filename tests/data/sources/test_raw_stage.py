@@ -37,7 +37,7 @@ def start(server: Hub, folder: Path, workers: int) -> "subprocess.Popen[str]":
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     return subprocess.Popen(
-        [sys.executable, "-m", "stages.raw", "data/raw", "metrics", "plots"],
+        [sys.executable, "-m", "stages.raw", "corpus", "data/raw", "metrics", "plots"],
         cwd=folder,
         env=environment | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
