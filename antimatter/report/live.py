@@ -1,12 +1,13 @@
 """The plots page while a training runs: the same charts, from the rows written so far.
 
 DVC makes the charts, in a process of its own: `dvc plots show` takes no lock, so `dvc repro` runs
-on. Files are read when the page asks for news and they have changed, and DVC gets a tenth of a core
-at the lowest priority, so that a training hardly notices.
+on. It runs when the page asks for news and the files have changed, for a tenth of the time of one
+core and at a low priority, so that a training hardly notices.
 """
 
 import asyncio
 import json
+import resource
 import subprocess
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ PATTERNS = ("plots/*/*.csv", "dvc.yaml", ".dvc/plots/*.json")
 # Those with a status of their own while they run
 TRAININGS = ("checkpoints", "tuned")
 SECONDS = 2.0  # at least between two runs of DVC
-SHARE = 10  # of the time, in which DVC runs
+SHARE = 0.1  # of a core, for DVC
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -45,8 +46,8 @@ class Charts:
 
     def __init__(self, revisions: Sequence[str]) -> None:
         part = ("diff", *revisions) if revisions else ("show",)
-        self._command = ["nice", "-n", "19", *dvc.COMMAND, "plots", *part, "--json"]
-        self._files: list[tuple[str, int, int]] = []
+        self._command = ["nice", *dvc.COMMAND, "plots", *part, "--json"]
+        self._files: list[tuple[str, int, int]] | None = None
         self._next = 0.0
         self.version = 0
         self.json = "{}"  # as DVC prints it
@@ -55,17 +56,25 @@ class Charts:
         """Lets DVC read the files if they have changed, unless it did a moment ago.
 
         Raises:
-            UserError: DVC fails. The charts remain as they were.
+            UserError: DVC fails, or finds no chart. The charts remain as they were.
         """
-        start, present = time.monotonic(), _files()
-        if start < self._next or present == self._files:
+        present = _files()
+        if time.monotonic() < self._next or present == self._files:
             return
+        before = _seconds_of_children()
         done = subprocess.run(
             self._command, env=dvc.environment(), capture_output=True, text=True, check=False
         )
-        self._next = time.monotonic() + max(SECONDS, SHARE * (time.monotonic() - start))
+        used = _seconds_of_children() - before
+        self._next = time.monotonic() + max(SECONDS, used / SHARE)
         if done.returncode:
             raise UserError(f"`dvc plots` failed: {dvc.last_error(done.stderr)}")
+        answer = json.loads(done.stdout)
+        # It also reports each file that a stage has not written yet
+        if not any(answer.get("data", {}).values()):
+            reasons = [error["msg"] for error in answer.get("errors", ()) if error.get("msg")]
+            reason = " ".join(reasons[0].split()) if reasons else "DVC knows none in this folder"
+            raise UserError(f"there is no chart ({reason}): `dvc plots show` says more")
         self._files, self.json = present, done.stdout
         self.version += 1
 
@@ -103,6 +112,12 @@ def status(now: float) -> str:
     if newest.live.get("state") != "training":
         return ""
     return "\n".join(watch.status(newest, now, width=200))
+
+
+def _seconds_of_children() -> float:
+    """Of the processor."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _files() -> list[tuple[str, int, int]]:

@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,29 +12,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 import vl_convert
+from helpers.plots import BACKTRACKS, CHARTS, ROOT, run
 
-from antimatter import params
 from antimatter.cli import main as cli
 from antimatter.errors import UserError
 from antimatter.report import plotting, revisions
 from stages import report as stage
 
-ROOT = Path(__file__).parents[2]
 TEMPLATES = sorted((ROOT / ".dvc/plots").glob("*.json"))
-GRAPH = params.load(ROOT / "dvc.yaml")
-CHARTS: dict[str, dict[str, Any]] = {
-    name: chart for entry in GRAPH["plots"] for name, chart in entry.items()
-}
-# A chart of one file is configured with its stage
-for _stage in GRAPH["stages"].values():
-    for _entry in _stage.get("plots", []):
-        for _path, _chart in _entry.items():
-            if _path.endswith(".csv"):
-                CHARTS[_path] = {**_chart, "y": {_path: _chart["y"]}}
 # By which every number of a revision is multiplied, except those on the x axis
 FACTORS = {"one": 1.0, "two": 1.1, "three": 1.25}
-# Only one of the three revisions has rows in them
-BACKTRACKS = ("plots/checkpoints/backtracks.csv", "plots/tuned/backtracks.csv")
 PLACES = {"step", "back_to", "at_most", "rank", "bytes"}
 COLORS = [tuple(bytes.fromhex(color[1:])) for color in plotting.REVISIONS[:3]]
 
@@ -60,17 +45,6 @@ def scaled(text: str, factor: float) -> str:
 def tables(root: Path) -> list[Path]:
     """The CSV files of all stages, relative to the root."""
     return [path.relative_to(root) for path in (root / "plots").glob("*/*.csv")]
-
-
-def run(folder: Path, *command: str) -> str:
-    names = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
-    environment = {**os.environ, **dict.fromkeys(names, "test@localhost")}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "failed to load" not in done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
