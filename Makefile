@@ -11,9 +11,11 @@ PYTHON ?= python3
 VENV := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SELECT := not slow
+# The page is rebuilt without a new .venv
+READY := .venv/ready .dvc/tmp/plots.html
 
 .PHONY: repro test test-all check lint tour lock moved
-repro: .venv/ready
+repro: $(READY)
 	$(VENV) -m antimatter.cli check
 	$(VENV) -m dvc repro
 
@@ -32,11 +34,11 @@ test: lint
 check: lint
 	$(VENV) -m mypy
 
-lint: .venv/ready
+lint: $(READY)
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
 
-tour: .venv/ready
+tour: $(READY)
 	$(VENV) tools/tour.py docs/experiments.md
 
 # The scripts in .venv/bin begin with the path of the folder at their installation, which is in
@@ -46,7 +48,7 @@ moved:
 	@echo "this folder was $$(cat .venv/ready): creating its .venv again"
 	rm -rf .venv
 
-.venv/ready: requirements.lock pyproject.toml tools/plots_page.py $(MOVED)
+.venv/ready: requirements.lock pyproject.toml $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer \
 	is needed, this is %s: make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
@@ -55,9 +57,11 @@ moved:
 	@# not valid Python, hence `true`.
 	$(VENV) -m compileall -qq -j 0 -x '/tests/|/transformers/models/' .venv/lib || true
 	$(VENV) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
-	$(VENV) tools/plots_page.py .dvc/tmp/plots.html
 	$(VENV) -m dvc config --local plots.html_template "$(CURDIR)/.dvc/tmp/plots.html"
 	@echo "$(CURDIR)" > $@
+
+.dvc/tmp/plots.html: tools/plots_page.py antimatter/report/page.py antimatter/report/page.html .venv/ready
+	$(VENV) tools/plots_page.py $@
 
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -1,15 +1,16 @@
-"""report: draws every PNG from the CSV files of the other stages.
+"""report: draws every PNG from the CSV files of the other stages, and lists the figures of the run.
 
 It is the last stage and nothing depends on it, so a change of a colour re-runs nothing else.
 """
 
 from pathlib import Path
 
+from antimatter import params
 from antimatter.pipeline import stage
-from antimatter.report import answers, data, quantization, training
+from antimatter.report import answers, data, figures, quantization, training
 
 
-def main(plots: Path, report: Path) -> None:
+def main(metrics: Path, plots: Path, report: Path) -> None:
     cleaned, checkpoints = plots / "cleaned", plots / "checkpoints"
     data.draw(
         cleaned / "drops.csv",
@@ -27,6 +28,7 @@ def main(plots: Path, report: Path) -> None:
     )
     answers.draw(plots / "answers" / "shares.csv", report / "answers.png")
     quantization.draw(plots / "gguf" / "sizes.csv", report / "gguf.png")
+    figures.write(metrics, params.load(), report / "figures.csv")
     print(f"report: five pictures in {report}")
 
 

@@ -22,7 +22,10 @@ def main(plot: str, picture: Path, revisions: list[str]) -> None:
     if plot not in data:
         raise UserError(f"there is no plot {plot!r}: known are {', '.join(data)}")
     picture.parent.mkdir(parents=True, exist_ok=True)
-    specification = data[plot][0]["content"]
+    content = data[plot][0]["content"]
+    chart = json.loads(content) if isinstance(content, str) else content
+    # DVC gives all charts 300 pixels
+    specification = {**chart, "width": 640, "height": 400}
     png = vl_convert.vegalite_to_png(specification, vl_version="5.8", scale=1.5)
     picture.write_bytes(png)
 

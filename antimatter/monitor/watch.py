@@ -89,18 +89,26 @@ def watch(folder: Path, once: bool, every: float, stream: TextIO) -> None:
         raise
 
 
-def read(folder: Path, before: Run) -> Run:
-    """The run's files; of a file that is incomplete at this moment, the content `before`."""
+def read(folder: Path, before: Run, stage: str = "checkpoints") -> Run:
+    """The files of a training; of a file that is incomplete at this moment, the content `before`.
+
+    Args:
+        stage: `tuned` is a training too.
+    """
+    training, validation, backtracks, throughput = (
+        folder / path.parent.with_name(stage) / path.name
+        for path in (TRAINING, VALIDATION, BACKTRACKS, THROUGHPUT)
+    )
     try:
         # Before the curves: if the run has ended by now, they are complete
-        live = _live(json.loads(_text(folder / THROUGHPUT)))
+        live = _live(json.loads(_text(throughput)))
     except (ValueError, RecursionError):
         live = before.live
     elsewhere = _newer_experiment() if folder == Path(".") else None
     return Run(
-        training=_rows(folder / TRAINING, 4, before.training),
-        validation=_rows(folder / VALIDATION, 2, before.validation),
-        backtracks=_rows(folder / BACKTRACKS, 4, before.backtracks),
+        training=_rows(training, 4, before.training),
+        validation=_rows(validation, 2, before.validation),
+        backtracks=_rows(backtracks, 4, before.backtracks),
         live=live,
         elsewhere=elsewhere,
     )

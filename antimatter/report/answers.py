@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from antimatter.report import plotting
 
@@ -25,9 +26,10 @@ def draw(shares: Path, picture: Path) -> None:
         values, low, high = plotting.numbers(table, name, f"{prefix}low", f"{prefix}high")
         errors = np.maximum(0, [values - low, high - values])
         axes.barh(rows + offset, values, 0.38, label=name, color=color)
-        axes.errorbar(values, rows + offset, xerr=errors, fmt="none", ecolor="#555555")
+        axes.errorbar(values, rows + offset, xerr=errors, fmt="none", ecolor="#1b1a22")
     axes.set_yticks(rows, table["measure"])
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="share, with its 95% interval", title="What it answers")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(frameon=False)
     plotting.save(figure, picture)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from antimatter.report import plotting
-from antimatter.report.plotting import AFTER, BEFORE, KEPT, Runs, colored, numbers
+from antimatter.report.plotting import AFTER, BEFORE, KEPT, QUIET, Runs, colored, numbers
 
 REASONS = 16  # bars
 
@@ -46,8 +46,10 @@ def where_the_bytes_went(axes: Axes, runs: Runs) -> None:
         places = np.arange(len(reasons)) + height * ((len(drops) - 1) / 2 - i)
         shades = [_color(reason) for reason in reasons] if is_single else color
         bars = axes.barh(places, values, height, color=shades)
-        labels = [f" {value:,.2f}" for value in values]
-        axes.bar_label(bars, labels, fontsize=8 if is_single else 5)
+        # Those of more runs would cover one another
+        if len(drops) <= 2:
+            labels = [f" {value:,.2f}" for value in values]
+            axes.bar_label(bars, labels, fontsize=8 if is_single else 7, color=QUIET)
     axes.set_yticks(range(len(reasons)), [reason.replace("_", " ") for reason in reasons])
     axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     axes.set(

@@ -56,7 +56,9 @@ NEEDED = {
 }
 
 # Of a single run: train or raw; validation or cleaned; kept text
-BEFORE, AFTER, KEPT = "#9ecae1", "#d94801", "#31a354"
+BEFORE, AFTER, KEPT = "#c3b8ee", "#7358db", "#2f9e6e"
+# Of text, and of lines and ticks, as on the page of `dvc plots`
+QUIET, LINE = "#5d5a6e", "#c9c6d4"
 # Of several runs: the colors of DVC's charts, in their order
 REVISIONS = ("#945dd6", "#13adc7", "#f46837", "#48bb78", "#4299e1", "#ed8936", "#f56565")
 
@@ -192,10 +194,16 @@ def log(axes: Axes, *names: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Adds a grid to all charts and writes the PNG. Equal numbers give equal bytes."""
+    """Gives all charts their style and writes the PNG. Equal numbers give equal bytes."""
     for axes in figure.axes:
-        axes.grid(alpha=0.25)
+        axes.grid(color=LINE, alpha=0.4, linewidth=0.7)
         axes.set_axisbelow(True)
+        axes.tick_params(which="both", color=LINE, labelcolor=QUIET, labelsize=9)
+        axes.spines[:].set_color(LINE)
+        axes.spines[["top", "right"]].set_visible(False)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_color(QUIET)
+        axes.title.set(fontsize=11, fontweight="bold")
     with files.replacing(path) as partial:
         # By default the version of matplotlib is in the file
         figure.savefig(partial, format="png", metadata={"Software": None})

@@ -55,21 +55,36 @@ def draw(revisions: Sequence[str], picture: Path) -> None:
         UserError: a revision is unknown, or has no numbers at all.
     """
     runs = {revision: read(revision) for revision in revisions}
-    places: list[tuple[Chart, int, int, int]] = []
-    row = column = 0
-    for chart, name, needed, width in CHARTS:
-        if any(plotting.colored(runs, name, needed)):
-            if column + width > COLUMNS:
-                row, column = row + 1, 0
-            places.append((chart, row, column, width))
+    charts = [
+        (chart, width)
+        for chart, name, needed, width in CHARTS
+        if any(plotting.colored(runs, name, needed))
+    ]
+    rows = _rows(charts)
+    figure = Figure(figsize=(6 * COLUMNS, 5 * len(rows)), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(len(rows), COLUMNS)
+    for i, row in enumerate(rows):
+        column = 0
+        for chart, width in row:
+            chart(figure.add_subplot(grid[i, column : column + width]), runs)
             column += width
-    figure = Figure(figsize=(6 * COLUMNS, 5 * (row + 1)), dpi=100, layout="constrained")
-    grid = figure.add_gridspec(row + 1, COLUMNS)
-    for chart, row, column, width in places:
-        chart(figure.add_subplot(grid[row, column : column + width]), runs)
     if len(runs) > 1:
         plotting.legend(figure, list(runs))
     plotting.save(figure, picture)
+
+
+def _rows(charts: list[tuple[Chart, int]]) -> list[list[tuple[Chart, int]]]:
+    """The charts row by row: where a wide one does not fit, a later one fills the row."""
+    rows: list[list[tuple[Chart, int]]] = []
+    waiting = [*charts]
+    while waiting:
+        row: list[tuple[Chart, int]] = []
+        for chart in [*waiting]:
+            if sum(width for _, width in row) + chart[1] <= COLUMNS:
+                row.append(chart)
+                waiting.remove(chart)
+        rows.append(row)
+    return rows
 
 
 def read(revision: str) -> Run:

@@ -58,10 +58,10 @@ def loss(axes: Axes, runs: Runs) -> None:
     axes.set(
         xlabel="step",
         ylabel="loss, nats per token",
-        title="" if is_single else "Train loss, and validation (dashed)",
+        title="Train and validation loss" + ("" if is_single else " (dashed)"),
     )
     plotting.log(axes, "y")
-    _mark_backtracks(axes, runs)
+    _finish(axes, runs)
     axes.legend(frameon=False)
 
 
@@ -69,7 +69,7 @@ def learning_rate(axes: Axes, runs: Runs) -> None:
     for run, color in colored(runs, "training", "learning_rate"):
         axes.plot(*numbers(run["training"], "step", "learning_rate"), color=color)
     axes.set(title="Learning rate", xlabel="step", ylim=(0, None))
-    _mark_backtracks(axes, runs)
+    _finish(axes, runs)
 
 
 def gradient_norm(axes: Axes, runs: Runs) -> None:
@@ -78,7 +78,7 @@ def gradient_norm(axes: Axes, runs: Runs) -> None:
         _faint_with_mean(axes, steps, norms, color)
     axes.set(title="Gradient norm before clipping", xlabel="step")
     plotting.log(axes, "y")
-    _mark_backtracks(axes, runs)
+    _finish(axes, runs)
 
 
 def throughput(axes: Axes, runs: Runs) -> None:
@@ -86,7 +86,8 @@ def throughput(axes: Axes, runs: Runs) -> None:
         speeds = numbers(run["throughput"], "step", "tokens_per_second")
         axes.plot(*speeds, color=color, linewidth=1)
     axes.set(title="Tokens per second in training", xlabel="step", ylim=(0, None))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
 
 
 def perplexity(axes: Axes, runs: Runs) -> None:
@@ -100,6 +101,7 @@ def perplexity(axes: Axes, runs: Runs) -> None:
     axes.set(
         xlabel=f"occurrences of the token in train, at most\n{hollow}",
         ylabel="perplexity on validation",
+        title="Perplexity by how often a token occurs",
     )
     plotting.log(axes, "x", "y")
 
@@ -109,8 +111,11 @@ def _faint_with_mean(axes: Axes, steps: np.ndarray, values: np.ndarray, color: s
     axes.plot(*means(steps, values), color=color, linewidth=1.2)
 
 
-def _mark_backtracks(axes: Axes, runs: Runs) -> None:
-    """A dotted line where the loss spiked and training went back."""
+def _finish(axes: Axes, runs: Runs) -> None:
+    """Adds the numbers of the steps, and a dotted line where the loss spiked and training went
+    back.
+    """
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     for run, color in colored(runs, "backtracks", "step"):
         for i, step in enumerate(next(numbers(run["backtracks"], "step"))):
             # A label that begins with _ is not in the legend

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from antimatter import files
 from antimatter.cli import main as cli
 from antimatter.errors import UserError
-from antimatter.report import plotting, revisions
+from antimatter.report import figures, plotting, revisions
 from stages import report as stage
 
 CURVE = "step,loss,learning_rate,gradient_norm\n5,8.1,0.1,1\n10,7.9,0.1,1.1\n20,7.5,0.1,0.9\n"
@@ -56,6 +57,9 @@ def plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = Path("plots") / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    for name in figures.STAGES:
+        files.write_json(Path("metrics") / name / "summary.json", {"loss": 1.5})
+    Path("params.yaml").write_text("model: {n_layer: 2}\n")
     return Path("plots")
 
 
@@ -73,7 +77,7 @@ def test_the_stage_names_the_file(
     is_text = damage in DAMAGES
     path.write_bytes(DAMAGES[damage](text) if is_text else column(text, index, damage).encode())
     with pytest.raises(UserError) as raised:
-        stage.main(plots, Path("report"))
+        stage.main(Path("metrics"), plots, Path("report"))
     error = str(raised.value)
     assert error.startswith(f"{path} is damaged (")
     assert error.endswith(": run `dvc repro` to rebuild it") and "\n" not in error
@@ -82,7 +86,7 @@ def test_the_stage_names_the_file(
 def test_a_missing_table_is_named(plots: Path) -> None:
     (plots / "gguf/sizes.csv").unlink()
     with pytest.raises(UserError, match=r"^plots/gguf/sizes.csv is missing: .*`dvc repro`"):
-        stage.main(plots, Path("report"))
+        stage.main(Path("metrics"), plots, Path("report"))
 
 
 @pytest.mark.filterwarnings("error")
@@ -103,7 +107,7 @@ def test_a_column_without_a_positive_value_is_drawn(
 ) -> None:
     path = plots / f"{table}.csv"
     path.write_text(column(path.read_text(), index, value))
-    stage.main(plots, Path("report"))
+    stage.main(Path("metrics"), plots, Path("report"))
 
 
 @pytest.mark.parametrize("step", ["-5", "nan", "inf", "1e300"])
@@ -111,13 +115,13 @@ def test_a_step_that_is_no_place_is_named(plots: Path, step: str) -> None:
     path = plots / "checkpoints/training.csv"
     path.write_text(f"step,loss,learning_rate,gradient_norm\n{step},8.1,0.1,1\n5,8,0.1,1\n")
     with pytest.raises(UserError, match=rf"column step must lie in .*, got {re.escape(step)}\)"):
-        stage.main(plots, Path("report"))
+        stage.main(Path("metrics"), plots, Path("report"))
 
 
 def test_a_diverged_curve_is_drawn(plots: Path) -> None:
     path = plots / "checkpoints/training.csv"
     path.write_text(path.read_text() + "9000,nan,0.1,inf\n9005,1e308,0.1,nan\n")
-    stage.main(plots, Path("report"))
+    stage.main(Path("metrics"), plots, Path("report"))
 
 
 @pytest.mark.parametrize("content", [b"", b"step,loss\n0\n", b"\xff\n", b"step,loss\n0,x\n"])
