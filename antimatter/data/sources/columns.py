@@ -13,7 +13,7 @@ from typing import Any
 from antimatter.data.sources import paths
 from antimatter.data.sources.faults import Fault, Report
 from antimatter.data.sources.json_rows import Row
-from antimatter.data.sources.opened import Source
+from antimatter.data.sources.opened import ERRORS, Source
 from antimatter.errors import UserError
 
 # Names of text columns, the first that rows have is taken
@@ -39,7 +39,7 @@ def texts(
     Raises:
         UserError: no row has the column, or none is clearly that of the text.
     """
-    head = list(islice(rows, SAMPLE))
+    head, broken = _head(rows)
     objects = [row.value for row in head if isinstance(row.value, dict)]
     setting = paths.column_setting(source.key)
     if objects:
@@ -52,7 +52,7 @@ def texts(
             fix = f"set {setting} to one of {known}"
             raise UserError(f"{place} has no column `{column}`: {fix}")
         report.counts[f"column {column}"] += 1
-    for row in chain(head, rows):
+    for row in chain(head, () if broken else rows):
         try:
             text = _text(row.value, column, setting)
         except ValueError as error:
@@ -61,6 +61,19 @@ def texts(
             report.skip(Fault(source.path, reason, fix, line=number, unit=unit, size=size))
             continue
         yield row.number, text
+    if broken:
+        raise broken
+
+
+def _head(rows: Iterator[Row]) -> tuple[list[Row], Exception | None]:
+    """The first rows, and what ended them: a file that is damaged further on has good rows too."""
+    head: list[Row] = []
+    try:
+        for row in islice(rows, SAMPLE):
+            head.append(row)
+    except (Fault, *ERRORS) as error:
+        return head, error
+    return head, None
 
 
 def _text(row: Any, column: str, setting: str) -> str:
@@ -74,7 +87,7 @@ def _text(row: Any, column: str, setting: str) -> str:
         return encodable(row)
     if not isinstance(row, dict):
         reason = f"must be a JSON object or a text, got {row!r:.60}"
-        raise ValueError(reason, "write one object a line")
+        raise ValueError(reason, f"{correct}; write one object a line")
     value = value_at(row, column)
     if value is _MISSING:
         raise ValueError(f"has no column `{column}`", correct)

@@ -16,7 +16,7 @@ from antimatter.data.sources import encodings
 from antimatter.data.sources.faults import Fault, Report
 from antimatter.data.sources.opened import Source
 
-MAX_RECORD = 1 << 26  # characters of one value
+MAX_RECORD = 1 << 25  # characters of one value
 MAX_OBJECT = 1 << 28  # characters of one object that is a whole file
 CHUNK = 1 << 20  # characters of a JSON array that are read at a time
 
@@ -82,10 +82,9 @@ def _is_value(line: str) -> bool:
 def _lines(stream: TextIO) -> Iterator[tuple[int, str]]:
     """The length and the text of each line; the text is cut if it is longer than MAX_RECORD."""
     while line := stream.readline(MAX_RECORD + 1):
-        length = len(line)
-        is_cut = length > MAX_RECORD
-        while is_cut and not line.endswith("\n") and (more := stream.readline(CHUNK)):
-            length, line = length + len(more), line[:MAX_RECORD] + more[-1:]
+        length, end = len(line), line[-1:]
+        while length > MAX_RECORD and end != "\n" and (more := stream.readline(CHUNK)):
+            length, end = length + len(more), more[-1:]
         yield length, line
 
 
@@ -187,14 +186,15 @@ def _unwrapped(found: Iterator[Row], may_hold_all: bool) -> Iterator[Row]:
     Args:
         may_hold_all: whether there may be a single row.
     """
-    head = list(islice(found, 2)) if may_hold_all else []
-    inner = _list_in(head[0].value) if len(head) == 1 else None
-    if inner is None:
-        yield from head
-        yield from found
+    first = next(found, None) if may_hold_all else None
+    inner = _list_in(first.value) if first else None
+    second = next(found, None) if inner else None
+    if inner and second is None:
+        for number, value in enumerate(inner, 1):
+            yield Row(number, "row", value, 0)
         return
-    for number, value in enumerate(inner, 1):
-        yield Row(number, "row", value, 0)
+    yield from (row for row in (first, second) if row is not None)
+    yield from found
 
 
 def _list_in(value: Any) -> list[Any] | None:

@@ -169,9 +169,9 @@ def _blocks(stream: io.TextIOWrapper, source: Source, may_cut: bool) -> Iterator
         yield text
         return
     while block := stream.read(BLOCK):
+        line = "-"
         # To the end of the paragraph, if it is near
-        for _ in range(1000):
-            block += (line := stream.readline(BLOCK))
-            if not line.strip():
-                break
+        while line.strip() and len(block) < 1.5 * BLOCK:
+            line = stream.readline(BLOCK // 2)
+            block += line
         yield block

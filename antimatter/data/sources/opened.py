@@ -46,10 +46,16 @@ class Source:
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that fails when it has become too much larger than its packed form."""
+    """A stream that fails when it has become too much larger than its packed form.
 
-    def __init__(self, stream: Any, packed: int) -> None:
-        self._stream, self._packed, self._read = stream, packed, 0
+    Args:
+        stream: without packing.
+        file: that it reads, to be closed with it.
+        packed: bytes of the packed form.
+    """
+
+    def __init__(self, stream: Any, file: Any, packed: int) -> None:
+        self._stream, self._file, self._packed, self._read = stream, file, packed, 0
 
     def readable(self) -> bool:
         return True
@@ -64,6 +70,7 @@ class _Bounded(io.RawIOBase):
 
     def close(self) -> None:
         self._stream.close()
+        self._file.close()
         super().close()
 
 
@@ -128,7 +135,7 @@ def unpacked(file: Any, packing: str, size: int) -> BinaryIO:
         stream = open_packed(file)
     elif isinstance(file, io.BufferedReader):
         return file
-    return io.BufferedReader(_Bounded(stream, size), 1 << 20)
+    return io.BufferedReader(_Bounded(stream, file, size), 1 << 20)
 
 
 def whole(source: Source, limit: int) -> bytes:

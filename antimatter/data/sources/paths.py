@@ -107,12 +107,16 @@ def listing(sources: Sequence[FilesConfig], key: str) -> Listing:
                 if real not in seen:
                     seen.add(real)
                     result.files.append((config, name))
+            elif is_named and kind:
+                fix = "name a file that can be read twice"
+                raise UserError(f"{shown(name)} is no file, but a pipe or a device: {fix}")
             elif is_named:
                 raise kinds.unknown(shown(name), key)
             else:
                 others[kinds.ending(name)] += 1
         if not known:
-            found = ", ".join(f"{n:,} {ending}" for ending, n in others.most_common(5))
+            most = sorted(others.items(), key=lambda one: (-one[1], one[0]))
+            found = ", ".join(f"{n:,} {ending}" for ending, n in most[:5])
             fix = f"it reads {kinds.KNOWN}"
             raise UserError(f"{key}: {config.pattern} holds no text, but {found}: {fix}")
         result.others += others
@@ -158,8 +162,9 @@ def matches(pattern: str, faults: list[Fault] | None = None) -> list[str]:
         faults: receives the folders that cannot be read.
     """
     faults = [] if faults is None else faults
-    found = {name for root in roots() for name in _expand(root, pattern, faults)}
-    return sorted(found)
+    is_absolute = os.path.isabs(os.path.expanduser(pattern))
+    searched = [Path()] if is_absolute else roots()
+    return sorted({name for root in searched for name in _expand(root, pattern, faults)})
 
 
 def required(pattern: str, key: str, faults: list[Fault] | None = None) -> list[str]:

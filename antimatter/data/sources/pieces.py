@@ -101,11 +101,11 @@ def _runs(parts: Sequence[str], limit: int) -> Iterator[str]:
 
 def _characters(text: str, limit: int) -> Iterator[str]:
     """A text without any space in pieces of at most `limit` bytes."""
-    data = text.encode()
-    while data:
-        end = min(limit, len(data))
+    data, start = text.encode(), 0
+    while start < len(data):
+        end = min(start + limit, len(data))
         # A continuation byte of UTF-8 begins with the bits 10
         while end < len(data) and data[end] & 0xC0 == 0x80:
             end -= 1
-        yield data[:end].decode()
-        data = data[end:]
+        yield data[start:end].decode()
+        start = end

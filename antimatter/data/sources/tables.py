@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from antimatter.data.sources import encodings
 from antimatter.data.sources.faults import Fault, Report
-from antimatter.data.sources.json_rows import MAX_RECORD, Row, no_text
+from antimatter.data.sources.json_rows import Row, no_text
 from antimatter.data.sources.opened import Source, whole
 
 DELIMITERS = ",;\t|"
+MAX_FIELD = 1 << 23  # characters of a field of CSV, which takes four bytes for each
 MAX_TABLE = 1 << 30  # bytes of a parquet file within a .zip file
 BATCH_ROWS = 256
 
@@ -31,9 +32,9 @@ def csv_rows(source: Source, report: Report) -> Iterator[Row]:
     if encoding is None:
         raise no_text(source)
     report.counts[f"encoding {encoding.label}"] += 1
-    csv.field_size_limit(MAX_RECORD)
+    csv.field_size_limit(MAX_FIELD)
     with io.TextIOWrapper(source.open(), encoding.codec, "replace", newline="") as stream:
-        first = stream.readline(MAX_RECORD)
+        first = stream.readline(MAX_FIELD)
     with io.TextIOWrapper(source.open(), encoding.codec, "replace", newline="") as stream:
         counted = _Lines(stream)
         # Strict: otherwise a quote that is never closed makes the rest of the file one text
@@ -69,7 +70,9 @@ def _records(reader: Any, counted: "_Lines", source: Source, report: Report) -> 
 
 
 class _Lines:
-    """The lines of a stream, with a count of their characters."""
+    """The lines of a stream, with a count of their characters. A line that is too long is cut, so
+    that csv refuses it.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self.characters = stream, 0
@@ -78,9 +81,13 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._stream.readline(MAX_RECORD)
+        line = self._stream.readline(2 * MAX_FIELD)
         if not line:
             raise StopIteration
+        more = line if len(line) == 2 * MAX_FIELD else ""
+        while more and not more.endswith("\n"):
+            more = self._stream.readline(MAX_FIELD)
+            self.characters += len(more)
         self.characters += len(line)
         return line
 

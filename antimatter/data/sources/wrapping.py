@@ -90,7 +90,9 @@ def join(text: str, to: int) -> str:
         full = [_is_full(lines[i].rstrip(), lines[i + 1], to) for i in breaks]
         result += lines[done : first + 1]
         done = last
-        if sum(full) < MIN_FULL_BLOCK * len(full):
+        # The first line may be a heading
+        judged = full if full[0] else full[1:]
+        if not judged or sum(judged) < MIN_FULL_BLOCK * len(judged):
             result += lines[first + 1 : last]
             continue
         for i in breaks:
