@@ -27,6 +27,7 @@ from antimatter.tasks.task import Step
 
 COUNTS = "counts.json"  # beside the parquet files of a part
 NAMED = 5  # faults in an error
+NO_TEXT = "raw.files: no file holds any text: name others"
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,13 @@ def _judge(report: Report, max_skipped: float, work: Path) -> None:
     if report.counts["documents"] and (not n or (max_skipped and share <= max_skipped)):
         return
     files.write_json(work / "skipped.json", report.faults)
-    if not n:
-        raise UserError("raw.files: no file holds any text: name others")
     listed = "\nerror: ".join(report.messages[:NAMED])
     more = f"; the first {len(report.faults)} are in {work / 'skipped.json'}" if n > NAMED else ""
-    limit = f"raw.max_skipped is {max_skipped:g}"
+    if not report.counts["documents"]:
+        raise UserError("\nerror: ".join(filter(None, (listed, f"{NO_TEXT}{more}"))))
+    fault = f"faults: {n:,}, {share:.2%} of the bytes, and raw.max_skipped is {max_skipped:g}"
     fix = "correct the files, then only their parts are read again, or raise raw.max_skipped"
-    summary = f"raw: {n:,} faults, {share:.2%} of the bytes, and {limit}: {fix}{more}"
-    raise UserError(f"{listed}\nerror: {summary}")
+    raise UserError(f"{listed}\nerror: raw: {fault}: {fix}{more}")
 
 
 def _identity(part: paths.Part) -> str:

@@ -97,7 +97,7 @@ class Report:
         for kind in self._labelled("files"):
             files, documents = self.counts[f"files {kind}"], self.counts[f"documents {kind}"]
             size = self.counts[f"bytes {kind}"] / 1e6
-            yield f"{kind}: {files:,} files, {documents:,} documents, {size:,.1f} MB"
+            yield f"{kind}: files {files:,}, documents {documents:,}, {size:,.1f} MB"
         legacy = {name: n for name, n in self._labelled("encoding").items() if name != "UTF-8"}
         if legacy:
             yield f"encodings besides UTF-8: {_listed(legacy)}"
@@ -105,7 +105,7 @@ class Report:
             yield f"not read, of other kinds: {_listed(others)}"
         if faults := self.counts["faults"]:
             named = "metrics/raw/summary.json names them"
-            yield f"skipped for {faults:,} faults: {self.share():.2%} of the bytes; {named}"
+            yield f"skipped {self.share():.2%} of the bytes, faults: {faults:,}; {named}"
 
     def _labelled(self, label: str) -> dict[str, int]:
         """The counts of a label, by their names."""
