@@ -25,7 +25,8 @@ def epub(source: Source) -> Iterator[str]:
     with zipfile.ZipFile(io.BytesIO(whole(source, MAX_BOOK))) as book:
         try:
             yield from _chapters(book)
-        except (KeyError, ElementTree.ParseError, UnicodeDecodeError, RuntimeError) as error:
+        # A damaged archive may have places that do not exist, which is a ValueError
+        except (KeyError, ElementTree.ParseError, ValueError, RuntimeError) as error:
             reason = f"is no EPUB that can be read ({error})"
             fix = f"it may be damaged or protected; take it out of {source.key}"
             raise Fault(source.path, reason, fix, size=source.size) from None

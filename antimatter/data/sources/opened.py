@@ -90,7 +90,12 @@ def sources(path: str, located: Path, key: str, report: Report) -> Iterator[Sour
 
         yield Source(path, kind, size, open_file, key, located)
         return
-    with zipfile.ZipFile(located) as archive:
+    try:
+        archive = zipfile.ZipFile(located)
+    # Places in it that do not exist
+    except ValueError as error:
+        raise zipfile.BadZipFile(str(error)) from None
+    with archive:
         for member in sorted(archive.infolist(), key=lambda info: info.filename):
             yield from _member(archive, member, path, key, report)
 

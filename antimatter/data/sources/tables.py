@@ -112,12 +112,22 @@ def parquet_rows(source: Source, column: str = "") -> Iterator[Row]:
 
     Args:
         column: the path of the one to read; empty, or not there: all of them.
+
+    Raises:
+        Fault: it is damaged.
     """
-    table = pq.ParquetFile(source.located or pa.BufferReader(whole(source, MAX_TABLE)))
-    names = table.schema_arrow.names
-    wanted = next((name for name in (column, re.split(r"\[|\.", column)[0]) if name in names), None)
-    columns, number = [wanted] if wanted else None, 0
-    for batch in table.iter_batches(BATCH_ROWS, columns=columns):
-        for value in batch.to_pylist():
-            number += 1
-            yield Row(number, "row", value, sys.getsizeof(value))
+    number = 0
+    try:
+        table = pq.ParquetFile(source.located or pa.BufferReader(whole(source, MAX_TABLE)))
+        names = table.schema_arrow.names
+        top = re.split(r"\[|\.", column)[0]
+        wanted = [name for name in (column, top) if name in names][:1] or None
+        for batch in table.iter_batches(BATCH_ROWS, columns=wanted):
+            for value in batch.to_pylist():
+                number += 1
+                yield Row(number, "row", value, sys.getsizeof(value))
+    # A damaged file may hold texts that are not UTF-8
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        reason = f"cannot be read after row {number:,} ({str(error).splitlines()[0]})"
+        fix = f"fetch it again, or take it out of {source.key}"
+        raise Fault(source.path, reason, fix, size=source.size) from None

@@ -6,7 +6,9 @@ HTML 5. If the page marks its main part (`main`, `article`), the text is that pa
 """
 
 import re
+from collections import Counter
 from html.parser import HTMLParser
+from typing import NamedTuple
 
 from antimatter.data.sources import encodings
 from antimatter.data.sources.encodings import Encoding
@@ -27,6 +29,7 @@ _BLOCKS = {
     *("ol", "dl", "dt", "dd", "figure", "figcaption", "table", "h1", "h2", "h3", "h4", "h5"),
     *("h6", "hr", "address", "details", "summary", "body", "caption", "fieldset"),
 }
+_UNCLOSED = {"p", "li", "dt", "dd", "td", "th", "tr", "option"}
 _LINES = {"br", "li", "tr"}
 _VOID = {
     *("br", "hr", "img", "input", "meta", "link", "area", "base", "col", "embed", "source"),
@@ -65,18 +68,36 @@ def text_of(page: str) -> str:
     return "\n\n".join(chosen)
 
 
+class _Open(NamedTuple):
+    """A tag that is open, and what holds for the text within it."""
+
+    tag: str
+    is_hidden: bool = False
+    is_main: bool = False
+    is_pre: bool = False
+
+
 class _Parser(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.main: list[str] = []  # paragraphs of the main part
         self.rest: list[str] = []  # all paragraphs
-        self._open: list[str] = []
+        self._open = [_Open("")]
+        self._depth = Counter[str]()  # open tags by name
         self._text: list[str] = []  # of the paragraph that is not closed yet
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._at(tag)
-        if tag not in _VOID:
-            self._open.append(tag)
+        if tag in _VOID:
+            return
+        # A paragraph or list item ends where the next begins
+        if tag == self._open[-1].tag and tag in _UNCLOSED:
+            self._close()
+        outer = self._open[-1]
+        is_main = outer.is_main or tag in _MAIN
+        is_hidden = outer.is_hidden or tag in _SKIPPED or (tag in _AROUND and not is_main)
+        self._open.append(_Open(tag, is_hidden, is_main, outer.is_pre or tag == "pre"))
+        self._depth[tag] += 1
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._at(tag)
@@ -84,16 +105,23 @@ class _Parser(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         self._at(tag)
         # Tags that were never closed end with the one around them
-        if tag in self._open:
-            while self._open.pop() != tag:
+        if self._depth[tag]:
+            while self._close() != tag:
                 pass
 
+    def _close(self) -> str:
+        tag = self._open.pop().tag
+        self._depth[tag] -= 1
+        return tag
+
     def handle_data(self, data: str) -> None:
-        is_main = any(tag in _MAIN for tag in self._open)
-        for tag in self._open:
-            if tag in _SKIPPED or (tag in _AROUND and not is_main):
-                return
-        self._text.append(data if "pre" in self._open else _SPACE.sub(" ", data))
+        here = self._open[-1]
+        if not here.is_hidden:
+            self._text.append(data if here.is_pre else _SPACE.sub(" ", data))
+
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        """`<![`, which is a comment to browsers, and to Python an error where it knows no name."""
+        return self.parse_bogus_comment(i)
 
     def _at(self, tag: str) -> None:
         if tag in _BLOCKS:
@@ -106,12 +134,12 @@ class _Parser(HTMLParser):
     def end_paragraph(self) -> None:
         text = "".join(self._text)
         self._text = []
-        if "pre" in self._open:
+        if self._open[-1].is_pre:
             text = text.strip("\n").rstrip()
         else:
             lines = (" ".join(line.split()) for line in text.split("\n"))
             text = "\n".join(line for line in lines if line)
         if text.strip():
             self.rest.append(text)
-            if any(tag in _MAIN for tag in self._open):
+            if self._open[-1].is_main:
                 self.main.append(text)

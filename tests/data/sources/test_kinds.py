@@ -1,5 +1,6 @@
 """Own texts of every kind: each reader finds the texts that were written."""
 
+import contextlib
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import textwrap
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -276,6 +278,13 @@ def test_markup_that_is_never_closed_loses_no_text(tmp_path: Path) -> None:
     assert texts(tmp_path) == [f"{ENGLISH}\n\none two three\nfour &nosuch; <"]
 
 
+def test_what_browsers_take_for_a_comment_is_one(tmp_path: Path) -> None:
+    """Python's parser raises an error for it."""
+    page = f"<![if x]><p>{ENGLISH}</p><![endif]><![nosuch x]><p>{GERMAN}<!-- never closed"
+    (tmp_path / "a.html").write_text(page)
+    assert texts(tmp_path)[0].startswith(f"{ENGLISH}\n\n{GERMAN}")
+
+
 def test_the_chapters_of_an_epub_are_documents_in_the_order_of_reading(tmp_path: Path) -> None:
     pages = [f"<h1>Part {n}</h1><p>{text}</p>" for n, text in enumerate(TEXTS)]
     (tmp_path / "a.epub").write_bytes(own_texts.epub(pages))
@@ -456,6 +465,39 @@ def test_a_broken_file_is_one_fault_of_one_line_that_names_it(tmp_path: Path, na
     (message,) = report.messages
     assert message.startswith(f"{tmp_path}/{name}") and "\n" not in message
     assert ": " in message and "raw.files" in message
+
+
+WHOLE = {
+    "a.txt": GERMAN.encode("utf-16"),
+    "b.txt": (CHINESE * 5).encode("gb18030"),
+    "c.md": own_texts.book(1).encode(),
+    "d.html": own_texts.PAGE.encode(),
+    "e.csv": own_texts.table(TEXTS * 3),
+    "f.jsonl": own_texts.json_lines(TEXTS * 3),
+    "g.json": own_texts.json_array(TEXTS, 2),
+    "h.parquet": own_texts.parquet(pa.array(TEXTS * 50)),
+    "i.epub": own_texts.epub([f"<p>{text}" for text in TEXTS]),
+    "k.zip": own_texts.archive({"a.txt": ENGLISH.encode(), "b.json": own_texts.json_lines(TEXTS)}),
+    **{f"l.json{name}": pack(own_texts.json_lines(TEXTS * 9)) for name, pack in PACKINGS.items()},
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_damage_of_any_kind_is_a_fault_and_no_other_error(tmp_path: Path, name: str) -> None:
+    random, path = np.random.default_rng(1), tmp_path / name
+    for number in range(40):
+        data = bytearray(WHOLE[name])
+        for at in random.integers(len(data), size=1 + number % 5):
+            if number % 3 == 0:
+                del data[at : at + 9]
+            else:
+                data[at] = random.integers(256)
+        path.write_bytes(data if number % 4 else data[: random.integers(len(data))])
+        # An error that lists columns, if the damage is in their names
+        with contextlib.suppress(UserError):
+            documents, report = read(path, reading=Reading(join_lines=True, document_kb=1))
+            assert all(document.text.encode().strip() for document in documents)
+            assert all("\n" not in message and name in message for message in report.messages)
 
 
 def test_a_broken_line_costs_no_other(tmp_path: Path) -> None:
