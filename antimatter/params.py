@@ -199,7 +199,9 @@ def build(config: type[T], values: Any, where: str, part: bool = False) -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, where)  # type: ignore[arg-type]
+        # A section with a short form says so, such as FilesConfig; all others are strict
+        expand = getattr(hint, "expand", None)
+        return build(hint, expand(value) if expand else value, where)  # type: ignore[arg-type]
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from antimatter import files, params
 from antimatter.data.sources import collect
 from antimatter.data.sources.config import RawConfig
+from antimatter.data.sources.faults import Report
 from antimatter.data.sources.unwatched import unwatched
 from antimatter.pipeline import resume, stage
 from antimatter.tasks.config import TasksRuntime
@@ -17,17 +18,22 @@ def main(corpus: Path, raw: Path, metrics: Path, plots: Path) -> None:
     runtime = params.read(TasksRuntime, "runtime", part=True)
     if config.source == "files":
         _show_unwatched(config, corpus)
-    with resume.directory("raw", [raw], raw=asdict(config)) as work:
-        tallies = collect.write(config, raw, work, runtime)
+    report = Report()
+    # How much may be skipped is judged after the reading, so another value repeats none of it
+    identity = asdict(config) | {"max_skipped": None}
+    with resume.directory("raw", [raw], raw=identity) as work:
+        tallies = collect.write(config, raw, work, runtime, report)
         adopted = resume.adopted(work)
     summary = {
         "documents": sum(tally.documents for tally in tallies.values()),
         "bytes": sum(tally.bytes for tally in tallies.values()),
         "sources": len(tallies),
     }
-    files.write_metrics(metrics / "summary.json", summary | adopted)
+    files.write_metrics(metrics / "summary.json", summary | report.summary() | adopted)
     rows = [(source, tally.documents, tally.bytes) for source, tally in tallies.items()]
     files.write_csv(plots / "sources.csv", ("source", "documents", "bytes"), rows)
+    for line in report.lines():
+        print(f"raw: {line}")
     print(
         f"raw: {summary['documents']:,} documents, {summary['bytes'] / 1e6:,.1f} MB "
         f"from {len(tallies)} sources"

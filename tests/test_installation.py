@@ -65,7 +65,7 @@ def test_each_extra_is_installed_from_the_checkout_with_the_lock() -> None:
         # `make lock` installs without the lock
         if "[dev]" not in line
     ]
-    for extra in ("lm-eval", "ray", "s3"):
+    for extra in ("documents", "lm-eval", "ray", "s3"):
         assert f"pip install -c requirements.lock -e '.[{extra}]'" in lines
     assert all(line.startswith("pip install -c requirements.lock -e '.[") for line in lines)
 

@@ -1,7 +1,7 @@
 """Conversations in local files, in the shapes that people use.
 
-A file is .jsonl or .json (one object a line, or one array of objects; each also .gz or .zst), or
-.parquet. The keys of a row tell its shape; other keys are ignored:
+A file is JSON in any form that data/sources/json_rows.py reads (each also packed), .parquet, or a
+.zip file of such. The keys of a row tell its shape; other keys are ignored:
 
     messages                [{role, content}, ...] as OpenAI has them
     conversations, items    [{from, value}, ...] as ShareGPT has them
@@ -14,18 +14,14 @@ A text in `system` comes before any of them. A row that is not a conversation is
 dropped.
 """
 
-import io
-import json
-import re
 from collections.abc import Collection, Iterator
-from typing import Any, TextIO
-
-import pyarrow.parquet as pq
 
 from antimatter.chat.config import ConversationFiles
 from antimatter.chat.conversation import Conversation, problem
 from antimatter.chat.template import Message, Role
-from antimatter.data.sources import local, paths
+from antimatter.data.sources import columns, json_rows, kinds, local, opened, paths, tables
+from antimatter.data.sources.faults import Strict
+from antimatter.data.sources.json_rows import Row
 from antimatter.errors import UserError
 
 ROLES: dict[str, Role] = {
@@ -50,12 +46,8 @@ SHAPES = (
 OPTIONAL = ("input", "system")
 TOOL_CALLS = ("tool_calls", "function_call")
 
-_ENDING = re.compile(r"\.(?:jsonl?(?P<packing>\.gz|\.zst)?|(?P<parquet>parquet))$")
-_SPACE = re.compile(r"\s*")
-_CHUNK = 1 << 20  # characters of a JSON array that are read at a time
-# An error in these last characters of a chunk may come from the cut alone: "\ud83d\ude00" is the
-# longest token of JSON, apart from a string
-_CUT = 12
+KINDS = {"json", "parquet", "zip"}
+ENDINGS = ".jsonl, .json (each also .gz, .zst, .bz2 or .xz), .parquet and .zip"
 
 
 def read(config: ConversationFiles, key: str) -> Iterator[Conversation]:
@@ -71,14 +63,16 @@ def read(config: ConversationFiles, key: str) -> Iterator[Conversation]:
     """
     for path in paths.required(config.pattern, key):
         is_empty = True
-        for unit, number, row in _rows(path, key):
+        for row in _rows(path, key):
             is_empty = False
             try:
-                turns = messages(row)
+                turns = messages(row.value)
             except NotAConversation as error:
                 fix = "correct it, or take it out of the file"
-                raise UserError(f"{path}, {unit} {number}: {error}: {fix}") from None
-            yield Conversation(f"{path}:{number}", config.pattern, "open", turns, config.licence)
+                raise UserError(f"{path}, {row.unit} {row.number}: {error}: {fix}") from None
+            yield Conversation(
+                f"{path}:{row.number}", config.pattern, "open", turns, config.licence
+            )
         if is_empty:
             raise UserError(f"{path} holds no conversation: delete it, or take it out of {key}")
 
@@ -164,86 +158,22 @@ def _text(value: object, where: str) -> str:
         value = "\n".join(_text(part.get("text"), where) for part in value)
     if not isinstance(value, str | None):
         raise NotAConversation(f"{where} must be text, got {value!r:.60}")
-    return local.encodable(local.plain(value or "")).strip()
+    return columns.encodable(local.plain(value or "")).strip()
 
 
 # ---- files
 
 
-def _rows(path: str, key: str) -> Iterator[tuple[str, int, Any]]:
-    """The rows of a file, each with its unit (line or row) and its number, from 1."""
-    ending = _ENDING.search(path)
-    if not ending:
-        known = ".jsonl, .json (each also .gz or .zst) and .parquet"
-        raise UserError(f"{path} has an unknown ending: {key} takes {known}")
-    at = local.Position()
-    with local.user_errors(path, key, at):
-        if ending["parquet"]:
-            table = pq.ParquetFile(paths.located(path))
-            names = table.schema_arrow.names
-            # Of an unknown shape all columns, for the error
-            columns = [*_shape(names), *OPTIONAL] if _shape(names) else names
-            for batch in table.iter_batches(1000, columns=columns):
-                for row in batch.to_pylist():
-                    at.number += 1
-                    yield "row", at.number, row
-            return
-        with local.unpacked(path, ending["packing"] or "") as packed:
-            stream = io.BufferedReader(packed, _CHUNK)
-            # A byte-order mark may come before the array
-            if stream.peek(1).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-                yield from _array(stream, path, key, at)
-                return
-            for line in stream:
-                at.number += 1
-                if line.strip():
-                    yield "line", at.number, json.loads(line)
-
-
-def _array(
-    stream: io.BufferedReader,
-    path: str,
-    key: str,
-    at: local.Position,
-) -> Iterator[tuple[str, int, Any]]:
-    try:
-        for row in _elements(io.TextIOWrapper(stream, encoding="utf-8-sig")):
-            at.number += 1
-            yield "row", at.number, row
-    except json.JSONDecodeError as error:
-        fix = f"correct it, or take the file out of {key}"
-        row_number = at.number + 1
-        raise UserError(f"{path}, row {row_number} is not JSON ({error.msg}): {fix}") from None
-
-
-def _elements(stream: TextIO) -> Iterator[Any]:
-    """The elements of a JSON array, one after the other: it may be larger than the memory.
-
-    Raises:
-        json.JSONDecodeError: read only its `msg`; its position is relative to a chunk.
-    """
-    decode = json.JSONDecoder().raw_decode
-    text, before = "", "["
-    # Each chunk decodes a long element from its beginning, so chunks double in length
-    while more := stream.read(max(_CHUNK, len(text))):
-        text, end = text + more, 0
+def _rows(path: str, key: str) -> Iterator[Row]:
+    """The rows of a file, or of the members of a .zip file."""
+    kind = kinds.kind_of(path)
+    if not kind or kind.name not in KINDS:
+        raise UserError(f"{path} has an unknown ending: {key} takes {ENDINGS}")
+    for source in opened.sources(path, paths.located(path), key, Strict()):
         try:
-            while text.startswith(before, begin := _space(text, end)):
-                value, end = decode(text, _space(text, begin + 1))
-                yield value
-                before = ","
-            if text[begin : begin + 1] not in ("", "]"):
-                raise json.JSONDecodeError(f"Expecting '{before}'", text, begin)
-        except json.JSONDecodeError as error:
-            is_cut = error.msg.startswith("Unterminated") or error.pos >= len(text) - _CUT
-            if not is_cut:
-                raise
-        text = text[end:]
-    if not re.fullmatch(r"\s*\]\s*" if before == "," else r"\s*\[\s*\]\s*", text):
-        raise json.JSONDecodeError("the array is cut off, or does not end with `]`", text, 0)
-
-
-def _space(text: str, start: int) -> int:
-    """The end of the white space that begins at `start`."""
-    match = _SPACE.match(text, start)
-    return match.end() if match else start
+            if source.kind.name == "parquet":
+                yield from tables.parquet_rows(source)
+            elif source.kind.name == "json":
+                yield from json_rows.rows(source, Strict())
+        except opened.ERRORS as error:
+            raise opened.unreadable(source.path, error, key, 0) from None

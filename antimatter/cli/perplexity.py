@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="a file (.json(l), .parquet, .gz and .zst too), a folder, a glob pattern, or - for"
+        help="a file of any text (docs/data.md has the kinds), a folder, a glob pattern, or - for"
         " standard input",
     )
     options.add_checkpoint(command, options.CHECKPOINTS, str(options.CHECKPOINTS))
@@ -33,7 +33,8 @@ def add_parser(commands: Commands) -> None:
     )
     command.add_argument(
         "--text-column",
-        help="of JSON and parquet: the column with the text (default: `evaluation.text_column`)",
+        help="of JSON, CSV and parquet: the column with the text (default:"
+        " `evaluation.text_column`)",
     )
     command.add_argument(
         "--json",

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from antimatter import files
-from antimatter.data.sources import local, paths
+from antimatter.data.sources import columns, encodings, kinds, local, paths
 from antimatter.data.sources.paths import FilesConfig
 from antimatter.data.special_tokens import BOS
 from antimatter.data.tokenizer import Tokenizer
@@ -157,21 +157,20 @@ def _score(
 
 
 def _documents(path: str, column: str, key: str) -> Iterator[str]:
-    """The texts in a file: those of JSON and parquet, or the whole of any other."""
-    if path != paths.STDIN and paths.KIND.search(path) and not path.endswith(".txt"):
+    """The texts in a file of a kind that raw.files takes, or the whole of any other."""
+    if path != paths.STDIN and kinds.kind_of(path):
         config = FilesConfig(pattern=path, text_column=column, licence="")
         documents = local.read(paths.Part(config, (path,), 0, key))
         yield from (local.plain(document.text) for document in documents if document.text)
         return
     content = sys.stdin.buffer.read() if path == paths.STDIN else paths.located(path).read_bytes()
     name = "standard input" if path == paths.STDIN else path
-    try:
-        text = local.plain(content.decode())
-    except UnicodeDecodeError as error:
-        fix = f"convert it, or take it out of {key}"
-        raise UserError(f"{name} is not UTF-8 text ({error}): {fix}") from None
-    if "\0" in text:
-        raise UserError(f"{name} is not text, it holds zero bytes: take it out of {key}")
+    decoded = encodings.decode(content)
+    # The ending does not say that it is text, so it must be certain
+    if decoded is None or not decoded[1].codec.startswith("utf"):
+        fix = f"convert it to UTF-8, or take it out of {key}"
+        raise UserError(f"{name} is not UTF-8 text: {fix}")
+    text = local.plain(columns.encodable(decoded[0]))
     if not text.strip():
         raise UserError(f"{name} is empty: take it out of {key}")
     yield text

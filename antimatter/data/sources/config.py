@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from antimatter.data.sources.paths import FilesConfig
 from antimatter.errors import UserError
-from antimatter.params import Positive, PositiveInt, Section
+from antimatter.params import BelowOne, NonNegative, Positive, PositiveInt, Section
 
 LIST = "a list"  # the type of a column whose feature has no `dtype`
 
@@ -82,6 +82,10 @@ class RawConfig(Section):
     file_mb: Positive
     packages: dict[str, str]  # embedded: distribution and version, exactly as installed
     files: tuple[FilesConfig, ...]
+    join_lines: bool  # of hard-wrapped prose in `files`, to a paragraph a line
+    document_kb: NonNegative  # longest document of `files`, in kilobytes of UTF-8; 0: any
+    # Share of the bytes of `files` that may be unreadable; 0: none, not one line
+    max_skipped: BelowOne
     hub: HubConfig
 
     def validate(self) -> None:

@@ -1,18 +1,43 @@
-"""Text in local files: .jsonl and .json (one object a line), plain, .gz or .zst; .parquet; .txt (a
-file is a document).
+"""Text in a user's files, as documents. The modules beside this one read each kind:
+
+    text, Markdown, rst     encodings (as text), wrapping (paragraphs), pieces (documents)
+    JSON, CSV, parquet      json_rows and tables (rows), columns (the text of a row)
+    HTML, EPUB, PDF         webpage, books
+    .gz, .zip and others    opened
+
+A row is a document, and so is a chapter of an EPUB; a file of another kind is one. Each is cut if
+it is longer than `document_kb`. Markdown is kept as it is, since its marks are text that a model
+may learn to write; only front matter is left out.
 """
 
 import io
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+import re
+from collections.abc import Iterator
 
 from antimatter.data.documents import Document
-from antimatter.data.sources.paths import Part, column_setting, kind_of, located
-from antimatter.errors import UserError
+from antimatter.data.sources import (
+    books,
+    columns,
+    encodings,
+    json_rows,
+    opened,
+    pieces,
+    tables,
+    webpage,
+    wrapping,
+)
+from antimatter.data.sources.columns import encodable
+from antimatter.data.sources.faults import Fault, Report, Strict, shown
+from antimatter.data.sources.kinds import TABLES
+from antimatter.data.sources.opened import Source
+from antimatter.data.sources.paths import Part, located
+
+# Characters of a text file that are in memory at a time, if it may be cut
+BLOCK = 1 << 23
+# ... and if it may not
+MAX_TEXT = 1 << 29
+# YAML between lines of `---`, or TOML between lines of `+++`
+_FRONT_MATTER = re.compile(r"\A(---|\+\+\+) *\n(?:.*\n){0,200}?(?:\1|\.\.\.) *(?:\n|\Z)")
 
 
 def plain(text: str) -> str:
@@ -22,122 +47,131 @@ def plain(text: str) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def encodable(text: str) -> str:
-    """A text that UTF-8 can encode: JSON can escape half of a surrogate pair, which becomes "?"."""
-    return text.encode(errors="replace").decode()
-
-
-class Position:
-    """Where a reader is in a file, for errors."""
-
-    number = 0  # line of JSON or row of parquet, from 1; 0 before the first
-
-
-@contextmanager
-def user_errors(path: str, key: str, at: Position) -> Iterator[None]:
-    """Turns what is wrong with a file into an error of one line.
-
-    Args:
-        key: where params.yaml names the file.
-
-    Raises:
-        UserError: the file is not JSON, not UTF-8, or damaged.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except UnicodeDecodeError as error:
-        where = f" in line {at.number}" if at.number else ""
-        fix = f"convert it, or take it out of {key}"
-        raise UserError(f"{path} is not UTF-8 text{where} ({error}): {fix}") from None
-    except (pa.ArrowException, OSError) as error:
-        # The system's own error, such as a missing permission, says what to do
-        if isinstance(error, OSError) and error.errno:
-            raise
-        fault, fix = str(error).splitlines()[0], "it is damaged; fetch it again"
-        raise UserError(f"{path} cannot be read after row {at.number} ({fault}): {fix}") from None
-    # Besides its own error, `json` raises ValueError for a number of more than 4,300 digits
-    except (ValueError, RecursionError) as error:
-        fix = f"correct the line, or take the file out of {key}"
-        if at.number == 1:
-            fix += "; a file of JSON holds one object a line, as `jq -c` writes them"
-        raise UserError(f"{path}, line {at.number} is not JSON ({error}): {fix}") from None
-
-
-def unpacked(path: str, packing: str) -> pa.NativeFile:
-    """The bytes of a file without their compression.
-
-    Args:
-        packing: ".gz", ".zst", or "".
-    """
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(packing)
-    return pa.input_stream(str(located(path)), compression=compression)
-
-
-def read(part: Part) -> Iterator[Document]:
+def read(part: Part, report: Report | None = None) -> Iterator[Document]:
     """The documents of a part.
 
+    Args:
+        report: counts what is read and receives what cannot be read; None: the first fault is
+            raised.
+
     Raises:
-        UserError: a file is empty or damaged, or lacks the text column.
+        Fault: a file or a record cannot be read, without a report.
+        UserError: a setting is wrong: no file has the text column, or a package is missing.
     """
-    config = part.config
+    report = Strict() if report is None else report
     for path in part.paths:
-        is_empty = True
-        for number, text in _read(path, config.text_column, part.key):
-            is_empty = False
-            yield Document(f"{path}:{number}", text, config.pattern, config.licence)
-        if is_empty:
-            raise UserError(f"{path} is empty: delete it, or take it out of {part.key}")
+        before = report.counts["documents"] + report.counts["faults"]
+        try:
+            for source in opened.sources(path, located(path), part.key, report):
+                yield from _documents(source, part, report)
+        except Fault as fault:
+            report.skip(fault)
+        except opened.ERRORS as error:
+            report.skip(opened.unreadable(path, error, part.key, 0))
+        if before == report.counts["documents"] + report.counts["faults"]:
+            fix = f"delete it, or take it out of {part.key}"
+            report.skip(Fault(path, "is empty", fix))
 
 
-def _read(path: str, column: str, key: str) -> Iterator[tuple[int, str]]:
-    """The texts of a file with their numbers: lines of JSON, rows of parquet; both from 1."""
-    kind, packing = kind_of(path, key)
-    at = Position()
-    with user_errors(path, key, at):
-        if kind == "parquet":
-            yield from _read_parquet(path, column, key, at)
-            return
-        with unpacked(path, packing) as stream:
-            if kind == "txt":
-                text = plain(stream.read().decode())
-                if text.strip():
-                    yield 1, text
-                return
-            for line in io.BufferedReader(stream, 1 << 20):
-                at.number += 1
-                if line.strip():
-                    yield at.number, _json_text(line, column, f"{path}, line {at.number}", key)
+def _documents(source: Source, part: Part, report: Report) -> Iterator[Document]:
+    kind, config = source.kind.name, part.config
+    report.counts[f"files {kind}"] += 1
+    try:
+        for name, text in _texts(source, part, report):
+            if not text.strip():
+                report.counts["empty"] += 1
+                continue
+            report.counts["documents"] += 1
+            report.counts[f"documents {kind}"] += 1
+            report.counts[f"bytes {kind}"] += len(text.encode())
+            yield Document(f"{shown(source.path)}:{name}", text, config.pattern, config.licence)
+    except Fault as fault:
+        report.skip(fault)
+    except opened.ERRORS as error:
+        report.skip(opened.unreadable(source.path, error, part.key, source.size))
 
 
-def _read_parquet(path: str, column: str, key: str, at: Position) -> Iterator[tuple[int, str]]:
-    table = pq.ParquetFile(located(path))
-    _require(column, table.schema_arrow.names, path, key)
-    kind = table.schema_arrow.field(column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        fix = f"set {column_setting(key)} to another"
-        raise UserError(f"{path}: `{column}` must be text, it holds {kind}: {fix}")
-    for batch in table.iter_batches(1000, columns=[column]):
-        for text in batch.column(0).to_pylist():
-            at.number += 1
-            yield at.number, text or ""
+def _texts(source: Source, part: Part, report: Report) -> Iterator[tuple[str, str]]:
+    """The texts of a file, with the end of the id of each."""
+    kind, limit = source.kind.name, part.reading.document_kb
+    if kind in TABLES:
+        for number, text in columns.texts(
+            _rows(source, part.config.text_column, report),
+            part.config.text_column,
+            source,
+            report,
+        ):
+            cut = list(pieces.split(text, limit))
+            names = [f".{i}" for i in range(1, len(cut) + 1)] if len(cut) > 1 else [""]
+            yield from ((f"{number}{name}", piece) for name, piece in zip(names, cut, strict=True))
+        return
+    number = 0
+    for text in _prose(source, part, report):
+        for piece in pieces.split(text, limit):
+            number += 1
+            yield str(number), piece
 
 
-def _json_text(line: bytes, column: str, where: str, key: str) -> str:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        fix = "write one object a line; `jq -c '.[]'` makes them of an array"
-        raise UserError(f"{where} must be a JSON object, got {row!r:.60}: {fix}")
-    _require(column, row, where, key)
-    if not isinstance(row[column], str | None):
-        fix = f"correct it, or set {column_setting(key)} to another"
-        raise UserError(f"{where}: `{column}` must be text, got {row[column]!r:.60}: {fix}")
-    return encodable(row[column] or "")
+def _rows(source: Source, column: str, report: Report) -> Iterator[json_rows.Row]:
+    if source.kind.name == "json":
+        return json_rows.rows(source, report)
+    if source.kind.name == "parquet":
+        return tables.parquet_rows(source, column)
+    return tables.csv_rows(source, report)
 
 
-def _require(column: str, names: Iterable[str], where: str, key: str) -> None:
-    if column not in names:
-        known = ", ".join(names) or "(it holds no columns)"
-        fix = f"set {column_setting(key)} to one of {known}"
-        raise UserError(f"{where} has no column `{column}`: {fix}")
+def _prose(source: Source, part: Part, report: Report) -> Iterator[str]:
+    """The texts of a file that is no table, before long ones are cut."""
+    kind = source.kind.name
+    if kind == "epub":
+        yield from map(encodable, books.epub(source))
+    elif kind == "pdf":
+        text = encodable(books.pdf(source))
+        yield wrapping.join(text, to) if (to := _width(text, part)) else text
+    elif kind == "html":
+        page = webpage.decoded(opened.whole(source, webpage.MAX_PAGE))
+        if page is None:
+            raise json_rows.no_text(source)
+        report.counts[f"encoding {page[1].label}"] += 1
+        yield encodable(webpage.text_of(page[0]))
+    else:
+        yield from _plain_text(source, part, report)
+
+
+def _plain_text(source: Source, part: Part, report: Report) -> Iterator[str]:
+    encoding = encodings.detect(source.open)
+    if encoding is None:
+        raise json_rows.no_text(source)
+    report.counts[f"encoding {encoding.label}"] += 1
+    to = None
+    # With newline=None each kind of line ending is read as "\n"
+    with io.TextIOWrapper(source.open(), encoding.codec, encoding.errors) as stream:
+        for block in _blocks(stream, source, part.reading.document_kb > 0):
+            if to is None:
+                to = _width(block, part)
+                if source.kind.name == "markdown":
+                    block = _FRONT_MATTER.sub("", block).lstrip("\n")
+            yield encodable(wrapping.join(block, to) if to else block)
+
+
+def _width(text: str, part: Part) -> int:
+    return wrapping.width(text) if part.reading.join_lines else 0
+
+
+def _blocks(stream: io.TextIOWrapper, source: Source, may_cut: bool) -> Iterator[str]:
+    """A text in blocks that end with a line, or whole."""
+    if not may_cut:
+        text = stream.read(MAX_TEXT + 1)
+        if len(text) > MAX_TEXT:
+            fix = "set raw.document_kb above 0, or cut the file"
+            reason = f"is longer than {MAX_TEXT:,} characters"
+            raise Fault(source.path, reason, fix, size=source.size)
+        yield text
+        return
+    while block := stream.read(BLOCK):
+        line = "-"
+        # To the end of the paragraph, if it is near
+        while line.strip() and len(block) < 1.5 * BLOCK:
+            line = stream.readline(BLOCK // 2)
+            block += line
+        yield block

@@ -1,0 +1,133 @@
+"""The rows of CSV and parquet files."""
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from antimatter.data.sources import encodings
+from antimatter.data.sources.faults import Fault, Report
+from antimatter.data.sources.json_rows import Row, no_text
+from antimatter.data.sources.opened import Source, whole
+
+DELIMITERS = ",;\t|"
+MAX_FIELD = 1 << 23  # characters of a field of CSV, which takes four bytes for each
+MAX_TABLE = 1 << 30  # bytes of a parquet file within a .zip file
+BATCH_ROWS = 256
+
+
+def csv_rows(source: Source, report: Report) -> Iterator[Row]:
+    """The rows of a CSV file as {column: text}. The first line names the columns; the delimiter is
+    the one that gives it the most columns, a tab for .tsv. Rows that do not fit are reported.
+
+    Raises:
+        Fault: the file is no text.
+    """
+    encoding = encodings.detect(source.open)
+    if encoding is None:
+        raise no_text(source)
+    report.counts[f"encoding {encoding.label}"] += 1
+    csv.field_size_limit(MAX_FIELD)
+    with io.TextIOWrapper(source.open(), encoding.codec, "replace", newline="") as stream:
+        first = stream.readline(MAX_FIELD)
+    with io.TextIOWrapper(source.open(), encoding.codec, "replace", newline="") as stream:
+        counted = _Lines(stream)
+        # Strict: otherwise a quote that is never closed makes the rest of the file one text
+        reader = csv.reader(counted, delimiter=_delimiter(first, source), strict=True)
+        yield from _records(reader, counted, source, report)
+
+
+def _records(reader: Any, counted: "_Lines", source: Source, report: Report) -> Iterator[Row]:
+    header: list[str] = []
+    number, fix = 0, f"correct it, or take the file out of {source.key}"
+    while True:
+        line, begun = reader.line_num + 1, counted.characters
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            size, reason = counted.characters - begun, f"is not CSV ({error})"
+            report.skip(Fault(source.path, reason, fix, line=line, size=size))
+            continue
+        size = counted.characters - begun
+        if not any(map(str.strip, fields)):
+            continue
+        if not header:
+            header = [name.strip() for name in fields]
+            continue
+        number += 1
+        if len(fields) > len(header) and any(fields[len(header) :]):
+            reason = f"has {len(fields)} fields, and the first line names {len(header)} columns"
+            report.skip(Fault(source.path, reason, fix, line=line, size=size))
+            continue
+        yield Row(number, "row", dict(zip(header, fields, strict=False)), size)
+
+
+class _Lines:
+    """The lines of a stream, with a count of their characters. A line that is too long is cut, so
+    that csv refuses it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self.characters = stream, 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(2 * MAX_FIELD)
+        if not line:
+            raise StopIteration
+        more = line if len(line) == 2 * MAX_FIELD else ""
+        while more and not more.endswith("\n"):
+            more = self._stream.readline(MAX_FIELD)
+            self.characters += len(more)
+        self.characters += len(line)
+        return line
+
+
+def _delimiter(header: str, source: Source) -> str:
+    if source.kind.name == "tsv":
+        return "\t"
+
+    def columns(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader([header], delimiter=delimiter), []))
+        except csv.Error:
+            return 0
+
+    best = max(DELIMITERS, key=columns)
+    # One column, whose texts may hold any of them
+    return best if columns(best) > 1 else "\x1f"
+
+
+def parquet_rows(source: Source, column: str = "") -> Iterator[Row]:
+    """The rows of a parquet file, or of a member of a .zip file.
+
+    Args:
+        column: the path of the one to read; empty, or not there: all of them.
+
+    Raises:
+        Fault: it is damaged.
+    """
+    number = 0
+    try:
+        table = pq.ParquetFile(source.located or pa.BufferReader(whole(source, MAX_TABLE)))
+        names = table.schema_arrow.names
+        top = re.split(r"\[|\.", column)[0]
+        wanted = [name for name in (column, top) if name in names][:1] or None
+        for batch in table.iter_batches(BATCH_ROWS, columns=wanted):
+            for value in batch.to_pylist():
+                number += 1
+                yield Row(number, "row", value, sys.getsizeof(value))
+    # A damaged file may hold texts that are not UTF-8
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        reason = f"cannot be read after row {number:,} ({str(error).splitlines()[0]})"
+        fix = f"fetch it again, or take it out of {source.key}"
+        raise Fault(source.path, reason, fix, size=source.size) from None
