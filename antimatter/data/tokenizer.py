@@ -5,6 +5,7 @@ pattern of GPT-2 (Radford et al. 2019).
 with the same ids (tests compare them).
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -101,6 +102,21 @@ class Tokenizer:
     def token_bytes(self, id: int) -> bytes:
         """The bytes of a token: part of a character, often a word, none for a special token."""
         return self._bytes[id]
+
+
+def own_text(path: Path) -> str:
+    """The content of a tokenizer.json as train() writes it.
+
+    That of a folder for transformers also adds [BOS], and may cut or fill texts.
+    """
+    added = dict.fromkeys(("truncation", "padding", "post_processor"))
+    return json.dumps(files.read_json(path) | added, indent=2, ensure_ascii=False) + "\n"
+
+
+def digest(path: Path) -> str:
+    """What the provenance of a model records of its tokenizer, from the tokenizer.json."""
+    content = hashlib.sha256(own_text(path).encode()).hexdigest()
+    return files.digest({"tokenizer.json": content})
 
 
 def train(corpus: Path, folder: Path, config: TokenizerConfig, workers: int) -> dict[str, Any]:
