@@ -130,10 +130,7 @@ def train(corpus: Path, folder: Path, config: TokenizerConfig, workers: int) -> 
         UserError: `corpus` has no files or a damaged one, or the text yields fewer tokens than the
             vocabulary has.
     """
-    paths = sorted(corpus.glob("*.parquet"))
-    if not paths:
-        raise UserError(f"{corpus} holds no .parquet file: run `dvc repro cleaned` to make it")
-    share = config.train_mb * 1e6 / sum(map(text_bytes, paths))
+    paths, share = _corpus(corpus, config)
     bpe = tokenizers.Tokenizer(models.BPE())
     by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bounded = pre_tokenizers.FixedLength(MAX_PIECE)
@@ -156,6 +153,45 @@ def train(corpus: Path, folder: Path, config: TokenizerConfig, workers: int) -> 
     folder.mkdir(parents=True)
     files.write_json(folder / "tokenizer.json", json.loads(bpe.to_str()))
     return _metrics(Tokenizer.load(folder), sample(paths, share), workers)
+
+
+def keep(
+    path: Path, corpus: Path, folder: Path, config: TokenizerConfig, workers: int
+) -> dict[str, Any]:
+    """As train(), with the tokenizer of `path` instead of a new one.
+
+    Raises:
+        UserError: as kept().
+    """
+    file = kept(path, config)
+    paths, share = _corpus(corpus, config)
+    folder.mkdir(parents=True)
+    files.write_text(folder / "tokenizer.json", own_text(file))
+    return _metrics(Tokenizer.load(folder), sample(paths, share), workers)
+
+
+def kept(path: Path, config: TokenizerConfig) -> Path:
+    """The tokenizer.json in `path`, which is to be used with this configuration.
+
+    Raises:
+        UserError: it is not of this pipeline, or has another size than the configuration says.
+    """
+    file = path / "tokenizer.json" if path.is_dir() else path
+    words = Tokenizer.load(file)
+    if words.vocab_size != config.vocab_size:
+        raise UserError(
+            f"tokenizer.initial: {file} has {words.vocab_size:,} tokens, but tokenizer.vocab_size "
+            f"is {config.vocab_size:,}: set it to {words.vocab_size}"
+        )
+    return file
+
+
+def _corpus(folder: Path, config: TokenizerConfig) -> tuple[list[Path], float]:
+    """The parquet files, and the share of their documents to read."""
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise UserError(f"{folder} holds no .parquet file: run `dvc repro cleaned` to make it")
+    return paths, config.train_mb * 1e6 / sum(map(text_bytes, paths))
 
 
 def sample(paths: Sequence[Path], share: float) -> Iterator[list[tuple[str, str]]]:

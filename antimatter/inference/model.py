@@ -239,7 +239,7 @@ def _messages(messages: Messages) -> list[Message]:
         try:
             role, content = message["role"], message["content"]
         except (KeyError, TypeError, IndexError):
-            role = content = None  # type: ignore[assignment]
+            role = content = None
         if role not in template.ROLES or not isinstance(content, str):
             roles = ", ".join(template.ROLES)
             raise UserError(
