@@ -39,10 +39,12 @@ def main(shards: Path, checkpoints: Path, metrics: Path, plots: Path) -> None:
     identity = {"model": asdict(shape), "shards": digests["shards"]}
     begin: Callable[[], GPT] = partial(GPT, shape)
     origin: dict[str, Any] = {}
+    before: dict[str, Any] = {}
     if config.training.initial:
         start = of_pretraining(config.training.initial, model)
         check_vocabulary(start, tokens.vocab_size, digests.get("tokenizer"))
-        begin, origin = partial(start.load, shape), {"initial": start.provenance}
+        begin, before = partial(start.load, shape), start.result
+        origin = {"initial": start.provenance}
         identity["initial"] = digests["initial"] = start.sha256()
     run(
         "checkpoints",
@@ -54,6 +56,7 @@ def main(shards: Path, checkpoints: Path, metrics: Path, plots: Path) -> None:
         identity=identity,
         digests=digests,
         more=origin,
+        before=before,
     )
 
 

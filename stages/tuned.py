@@ -48,6 +48,7 @@ def main(conversations: Path, checkpoints: Path, tuned: Path, metrics: Path, plo
         digests=packed.digests() | {"initial": digest},
         chat=packed.chat,
         more={"initial": origin},
+        before=start.result,
     )
 
 

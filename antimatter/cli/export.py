@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from antimatter import params
     from antimatter.data.shards.reader import Shards
-    from antimatter.export import gguf, huggingface, parity
+    from antimatter.export import facts, gguf, huggingface, parity
     from antimatter.export.config import GGUFConfig
 
     values = options.params_file(has_defaults=arguments.checkpoint is not None)
@@ -75,11 +75,12 @@ def run(arguments: argparse.Namespace) -> None:
     source = _source(checkpoint, arguments.config)
     tokenizer = options.tokenizer_file(arguments, checkpoint)
     model, windows = None, None
-    absent = f"{options.SHARDS} is missing"
-    if arguments.windows and options.SHARDS.is_dir() and set(types) != {"hf"}:
+    absent, names = f"{options.SHARDS} is missing", list[str]()
+    if options.SHARDS.is_dir() and set(types) != {"hf"}:
         shards = Shards(options.SHARDS)
+        names = facts.data_sets(source, shards)
         absent = f"{options.SHARDS} has another vocabulary"
-        if shards.vocab_size == source.config.vocab_size:
+        if arguments.windows and shards.vocab_size == source.config.vocab_size:
             model = source.load()
             validation = shards.split("validation")
             windows = parity.windows(validation, model.config.block_size, arguments.windows)
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         path = gguf.path_of(arguments.output, config.name, file_type)
         options.log(f"writing {path} ...")
-        gguf.write(source, tokenizer, path, file_type, config)
+        gguf.write(source, tokenizer, path, file_type, config, names)
         print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB", end="", flush=True)
         if model is not None and windows is not None:
             report = parity.check(model, path, windows, getattr(config.max_kl, file_type))

@@ -16,7 +16,7 @@ from antimatter.chat import template
 from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER, check_ids
 from antimatter.errors import UserError
 from antimatter.export.source import Source
-from antimatter.model import gpt2
+from antimatter.model import gpt2, weights
 from antimatter.model.config import GPTConfig
 
 # Of what write() writes
@@ -56,8 +56,12 @@ def write(source: Source, tokenizer: Path, folder: Path) -> None:
     shape = source.config
     bpe = _tokenizer(tokenizer, shape)
     tensors = gpt2.to_state(source.read, shape)
-    own = {"provenance": source.provenance} if source.provenance else {}
-    config = gpt2.to_config(shape, own if source.chat is None else own | {"chat": source.chat})
+    own = {
+        weights.PROVENANCE: source.provenance,
+        weights.CHAT: source.chat,
+        weights.RESULT: source.result,
+    }
+    config = gpt2.to_config(shape, {key: value for key, value in own.items() if value})
     config |= {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
     with files.replacing(folder) as partial:
         partial.mkdir()

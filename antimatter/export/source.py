@@ -41,6 +41,8 @@ class Source:
     provenance: dict[str, Any] = field(default_factory=dict)
     # How a chat with it begins (weights.CHAT); None for a base model, which continues text
     chat: dict[str, Any] | None = None
+    # What the training measured at its end (weights.RESULT)
+    result: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> GPT:
         """The whole model, in eval mode."""
@@ -85,14 +87,16 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
     shapes = {name: tuple(state[stored].shape) for name, stored in stored_names.items()}
     provenance: dict[str, Any] = {}
     chat: dict[str, Any] | None = None
+    result: dict[str, Any] = {}
     # A folder without its config would become a model without its chat, with guessed heads
     if config or beside.is_file() or is_folder:
         shape, provenance, chat = weights.read_config(config or beside)
+        result = weights.read_result(config or beside)
     else:
         shape = _from_shapes(shapes, _is_tied(state, stored_names), path)
     if gpt2.is_state(state):
         model = weights.from_state(weights.own_names(state, shape, path), shape, str(path))
-        return Source(shape, model.state_dict().__getitem__, str(path), provenance, chat)
+        return Source(shape, model.state_dict().__getitem__, str(path), provenance, chat, result)
     _check_shapes(shapes, shape, path)
     del state
 
@@ -100,7 +104,7 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
         stored = stored_names[name]
         return load(path, stored)[stored].float()
 
-    return Source(shape, read, str(path), provenance, chat)
+    return Source(shape, read, str(path), provenance, chat, result)
 
 
 def find_tokenizer(checkpoint: Path) -> Path:

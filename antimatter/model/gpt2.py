@@ -220,8 +220,9 @@ def from_config(values: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"it is another network: {'; '.join(different)}")
     provenance = own.pop("provenance", {})
     # transformers write this key when they save, perhaps after more training
-    if "transformers_version" in values and provenance:
-        provenance = {"initial": provenance}
+    if "transformers_version" in values:
+        provenance = {"initial": provenance} if provenance else {}
+        own.pop("result", None)
     ours = {key: values[key] for key in _SHAPE if key in values}
     ours |= {"block_size": values["n_positions"]} if "n_positions" in values else {}
     ours |= {

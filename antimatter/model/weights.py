@@ -33,6 +33,11 @@ PROVENANCE = "provenance"
 #   starters: STARTERS texts with which a user might begin
 CHAT = "chat"
 STARTERS = 3
+# A key of the config: what the training measured at its end
+#   steps, tokens: read, also more than once
+#   train_loss, validation_loss: nats per token, as in metrics/
+#   initial: the same of the training that the weights began with, if there was one
+RESULT = "result"
 # The largest valid number of layers, channels or tokens: no model has more, and no product of two
 # overflows
 _MOST = 1 << 24
@@ -43,12 +48,14 @@ def save(
     folder: Path,
     provenance: Mapping[str, Any] | None = None,
     chat: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the weights in float32 and the config. The same weights give the same bytes.
 
     Args:
         provenance: as provenance.of() returns it.
         chat: for a model that was tuned to chat: the keys under CHAT.
+        result: the keys under RESULT.
 
     Raises:
         UserError: a key of `chat` is missing, unknown or of another type.
@@ -67,6 +74,8 @@ def save(
         config[PROVENANCE] = provenance
     if chat is not None:
         config[CHAT] = chat
+    if result:
+        config[RESULT] = result
     files.write_json(folder / CONFIG, config)
 
 
@@ -141,6 +150,7 @@ def read_config(
         provenance = values.pop(PROVENANCE, {})
         if not isinstance(provenance, dict):
             raise UserError(f"{PROVENANCE} must be an object, got {provenance!r:.60}")
+        values.pop(RESULT, None)
         chat = None
         if CHAT in values:
             chat = values.pop(CHAT)
@@ -149,6 +159,15 @@ def read_config(
     except UserError as error:
         advice = f"; {fix}" if fix else ""
         raise UserError(f"{path} is not a model config: {error}{advice}") from None
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The keys under RESULT of a config.json, {} if it has none. See read_config()."""
+    values = files.read_json(path)
+    if "model_type" in values:
+        values = gpt2.from_config(values)
+    result = values.get(RESULT)
+    return result if isinstance(result, dict) else {}
 
 
 def _check_chat(chat: Any) -> None:

@@ -4,7 +4,7 @@ DVC tracks the name of their folder, not its content, so their digest is part of
 run, and of the provenance of its result.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Start:
     folder: Path
     shape: GPTConfig
     provenance: dict[str, Any]
+    # What their training measured (weights.RESULT)
+    result: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, key: str) -> "Start":
@@ -42,8 +44,9 @@ class Start:
         fix = f"correct {key}"
         if not weights.path_of(folder).is_file():
             raise UserError(f"{key}: {name} is no folder of a model: {fix}")
-        shape, recorded, _ = weights.read_config(folder / weights.CONFIG, fix)
-        return cls(folder, shape, recorded)
+        config = folder / weights.CONFIG
+        shape, recorded, _ = weights.read_config(config, fix)
+        return cls(folder, shape, recorded, weights.read_result(config))
 
     @property
     def tokenizer(self) -> str | None:

@@ -42,6 +42,7 @@ def further(a_copy: Path) -> Path:
     return a_copy
 
 
+@pytest.mark.slow
 def test_a_killed_run_and_verify_end_in_the_same_model(
     further: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
