@@ -10,8 +10,8 @@ from antimatter import files, params
 from antimatter.data.shards.reader import Shards
 from antimatter.data.tokenizer import Tokenizer
 from antimatter.errors import UserError
+from antimatter.export import facts, parity, tokenization
 from antimatter.export import gguf as writer
-from antimatter.export import parity, tokenization
 from antimatter.export.config import GGUFConfig
 from antimatter.export.source import open_checkpoint
 from antimatter.model import weights
@@ -34,7 +34,8 @@ def main(
         raise UserError(f"{config_json} has no key chat: run `dvc repro -f tuned` to rewrite it")
     network = source.load()
     context = network.config.block_size
-    windows = parity.windows(Shards(shards).split("validation"), context, config.windows)
+    tokens = Shards(shards)
+    windows = parity.windows(tokens.split("validation"), context, config.windows)
     held_out = parity.held_out(conversations / "held_out_tokens.npy", context, config.windows)
     report: dict[str, Any] = {}
     speed: dict[str, Any] = {}
@@ -42,7 +43,8 @@ def main(
         partial.mkdir()
         for file_type in config.types:
             path = writer.path_of(partial, config.name, file_type)
-            writer.write(source, tokenizer / "tokenizer.json", path, file_type, config)
+            words, names = tokenizer / "tokenizer.json", facts.data_sets(source, tokens)
+            writer.write(source, words, path, file_type, config, names)
             limit = getattr(config.max_kl, file_type)
             figures = parity.check(network, path, windows, limit, held_out)
             report[file_type], speed[file_type] = figures, parity.speed(path, windows)

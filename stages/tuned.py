@@ -4,13 +4,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from antimatter import files, params
+from antimatter import params
 from antimatter.data.special_tokens import ASSISTANT, EOS
-from antimatter.model import weights
 from antimatter.pipeline import stage
 from antimatter.training import distributed, tuning
 from antimatter.training.config import TrainRuntime, TuneConfig
 from antimatter.training.run import Outputs, run
+from antimatter.training.start import Start
 from antimatter.training.tuning import Conversations
 
 SECTIONS = ("tuned",)
@@ -19,14 +19,15 @@ SECTIONS = ("tuned",)
 def main(conversations: Path, checkpoints: Path, tuned: Path, metrics: Path, plots: Path) -> None:
     config = params.read(TuneConfig, "tuned")
     runtime = params.read(TrainRuntime, "runtime", part=True)
-    packed, initial = Conversations(conversations), Path(config.initial or checkpoints)
-    shape, origin = weights.read_config(initial / weights.CONFIG)[:2]
-    tuning.check_start(initial, shape, origin, packed)
+    packed = Conversations(conversations)
+    start = Start.of(config.initial or str(checkpoints), "tuned.initial")
+    shape, origin = start.shape, start.provenance
+    tuning.check_start(start, packed)
     data = packed.data(config, end=EOS, role=ASSISTANT)
     trainer_config, inherited = tuning.trainer_config(config, origin, len(data.train), runtime)
     if distributed.is_main():
         values = ", ".join(f"{name} {value}" for name, value in inherited.items())
-        print(f"tuned: from {initial}, which gives {values}", file=sys.stderr)
+        print(f"tuned: from {start.folder}, which gives {values}", file=sys.stderr)
         epochs = f"{config.epochs:g} epoch{'s' * (config.epochs != 1)}"
         rate = trainer_config.optimizer.learning_rate
         print(
@@ -34,19 +35,20 @@ def main(conversations: Path, checkpoints: Path, tuned: Path, metrics: Path, plo
             f"rate {rate:.2e} at its peak",
             file=sys.stderr,
         )
-    start = files.sha256(initial / weights.FINAL)
-    identity = {"model": asdict(shape), "initial": start, "emphasis": data.emphasis._asdict()}
+    digest = start.sha256()
+    identity = {"model": asdict(shape), "initial": digest, "emphasis": data.emphasis._asdict()}
     run(
         "tuned",
         SECTIONS,
-        lambda: weights.load(initial),
+        lambda: start.load(shape),
         data,
         trainer_config,
         Outputs(tuned, metrics, plots),
         identity=identity | packed.digests(),
-        digests=packed.digests() | {"initial": start},
+        digests=packed.digests() | {"initial": digest},
         chat=packed.chat,
         more={"initial": origin},
+        before=start.result,
     )
 
 

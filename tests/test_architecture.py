@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from functools import cache
@@ -26,7 +27,8 @@ FLOW = [
         "monitor",
         "evaluation",
     ),
-    *("llama", "export", "repository", "serve", "kaggle", "report", "ladder", "verify", "cli"),
+    *("llama", "export", "repository", "serve", "inference", "kaggle"),
+    *("report", "ladder", "verify", "cli"),
 ]
 STAGES = [
     *("checked", "raw", "cleaned", "tokenizer", "shards", "conversations"),
@@ -62,9 +64,12 @@ def module(path: Path) -> str:
 
 
 def position(name: str) -> int | None:
-    """The place in FLOW of the package that a module of ours is in, -1 beside the packages."""
+    """The place in FLOW of the package that a module of ours is in, -1 beside the packages.
+
+    None for `antimatter` itself, through which other programs enter.
+    """
     parts = name.split(".")
-    if parts[0] != "antimatter" or len(parts) == 1:
+    if parts[0] != "antimatter" or parts[1:] in ([], ["__init__"], ["load"]):
         return None
     return FLOW.index(parts[1]) if Path("antimatter", parts[1]).is_dir() else -1
 
@@ -100,7 +105,16 @@ def test_packages_run_nothing_on_import() -> None:
     folders = {path.parent for path in SOURCES}
     packages = [path for path in SOURCES if path.name == "__init__.py"]
     assert {path.parent for path in packages} == folders
-    assert [path for path in packages if path.stat().st_size] == []
+    door = Path("antimatter/__init__.py")
+    assert [path for path in packages if path.stat().st_size] == [door]
+
+
+def test_the_import_of_antimatter_is_cheap() -> None:
+    """Every process of ours pays for it."""
+    code = "import sys, antimatter; print([n for n in sys.modules if n.startswith('antimatter')])"
+    # -S: without the packages that are installed
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "['antimatter']\n", done.stderr
 
 
 def normalised(name: str) -> str:

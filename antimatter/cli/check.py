@@ -25,4 +25,6 @@ def run(arguments: argparse.Namespace) -> None:
     for line in recovery.repair():
         options.log(f"note: {line}")
     check.check_once(again=True)
+    for line in check.stale_starts():
+        options.log(f"note: {line}")
     print(f"{params.PARAMS} is good")

@@ -9,7 +9,6 @@ from antimatter.cli import options
 from antimatter.cli.options import Commands
 
 if TYPE_CHECKING:
-    from antimatter.export.config import GGUFConfig
     from antimatter.export.source import Source
 
 
@@ -58,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from antimatter import params
     from antimatter.data.shards.reader import Shards
-    from antimatter.export import gguf, huggingface, parity
+    from antimatter.export import facts, gguf, huggingface, parity
     from antimatter.export.config import GGUFConfig
 
     values = options.params_file(has_defaults=arguments.checkpoint is not None)
@@ -71,15 +70,20 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             path = gguf.path_of(arguments.output, config.name, file_type)
             outputs.check_file(path, "--output")
-    source = _source(arguments, config)
-    tokenizer = arguments.tokenizer
-    if tokenizer.is_dir():
-        tokenizer /= "tokenizer.json"
+    default = options.TUNED if config.model == "tuned" else options.CHECKPOINTS
+    checkpoint: Path = arguments.checkpoint or default
+    source = _source(checkpoint, arguments.config)
+    tokenizer = options.tokenizer_file(arguments, checkpoint)
     model, windows = None, None
-    if arguments.windows and options.SHARDS.is_dir() and set(types) != {"hf"}:
-        model = source.load()
-        validation = Shards(options.SHARDS).split("validation")
-        windows = parity.windows(validation, model.config.block_size, arguments.windows)
+    absent, names = f"{options.SHARDS} is missing", list[str]()
+    if options.SHARDS.is_dir() and set(types) != {"hf"}:
+        shards = Shards(options.SHARDS)
+        names = facts.data_sets(source, shards)
+        absent = f"{options.SHARDS} has another vocabulary"
+        if arguments.windows and shards.vocab_size == source.config.vocab_size:
+            model = source.load()
+            validation = shards.split("validation")
+            windows = parity.windows(validation, model.config.block_size, arguments.windows)
     # transformers computes with torch, so only GGUF files are compared with it
     for file_type in types:
         if file_type == "hf":
@@ -90,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         path = gguf.path_of(arguments.output, config.name, file_type)
         options.log(f"writing {path} ...")
-        gguf.write(source, tokenizer, path, file_type, config)
+        gguf.write(source, tokenizer, path, file_type, config, names)
         print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB", end="", flush=True)
         if model is not None and windows is not None:
             report = parity.check(model, path, windows, getattr(config.max_kl, file_type))
@@ -99,12 +103,12 @@ def run(arguments: argparse.Namespace) -> None:
                 " first choices the same"
             )
         elif arguments.windows:
-            print(f"; not compared with torch, since {options.SHARDS} is missing")
+            print(f"; not compared with torch, since {absent}")
         else:
             print()
 
 
-def _source(arguments: argparse.Namespace, config: "GGUFConfig") -> "Source":
+def _source(path: Path, config: Path | None) -> "Source":
     """The checkpoint, with the commit that recorded it if it is an output of the pipeline."""
     from dataclasses import replace
 
@@ -112,10 +116,7 @@ def _source(arguments: argparse.Namespace, config: "GGUFConfig") -> "Source":
     from antimatter.pipeline import recorded
     from antimatter.repository import history
 
-    path = arguments.checkpoint
-    if path is None:
-        path = options.TUNED if config.model == "tuned" else options.CHECKPOINTS
-    source = open_checkpoint(path, arguments.config)
+    source = open_checkpoint(path, config)
     if path.is_dir() and (commit := history.commit_of(recorded.md5(path))):
         source = replace(source, provenance=source.provenance | {"commit": commit})
     return source

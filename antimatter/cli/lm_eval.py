@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
     model = source.open_checkpoint(arguments.checkpoint).load()
     if model.config.vocab_size != tokenizer.vocab_size:
         raise UserError(
-            f"{arguments.tokenizer} has {tokenizer.vocab_size} tokens, the checkpoint was trained"
-            f" with {model.config.vocab_size}: give the tokenizer that belongs to it"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the checkpoint was trained with"
+            f" {model.config.vocab_size}: name the one that belongs to it with --tokenizer"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lm = harness.Antimatter(model.to(device), tokenizer, arguments.batch_size)

@@ -22,6 +22,7 @@ from antimatter.cli import (
     plan,
     plots,
     preset,
+    push,
     resume,
     serve,
     tune,
@@ -32,7 +33,7 @@ from antimatter.errors import UserError, one_line
 
 # In the order of --help
 COMMANDS = (
-    *(chat, export, tune, lm_eval, serve, perplexity, inspect, check, resume, preset),
+    *(chat, export, push, tune, lm_eval, serve, perplexity, inspect, check, resume, preset),
     *(plan, ladder, watch, card, plots, verify, kaggle),
 )
 

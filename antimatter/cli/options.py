@@ -160,16 +160,24 @@ def add_tokenizer(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--tokenizer",
         type=Path,
-        default=TOKENIZER,
-        help=f"the tokenizer.json that the model was trained with, or its folder"
-        f" (default: {TOKENIZER})",
+        help="the tokenizer.json that the model was trained with, or its folder (default: the one"
+        f" in the folder of the checkpoint, or else {TOKENIZER})",
     )
 
 
+def tokenizer_file(arguments: argparse.Namespace, checkpoint: Path) -> Path:
+    """The tokenizer.json that --tokenizer names, or else that of the checkpoint."""
+    from antimatter.export import source
+
+    path: Path = arguments.tokenizer or source.find_tokenizer(checkpoint)
+    return path / "tokenizer.json" if path.is_dir() else path
+
+
 def load_tokenizer(arguments: argparse.Namespace) -> "Tokenizer":
+    """For a command with add_checkpoint() and add_tokenizer()."""
     from antimatter.data.tokenizer import Tokenizer
 
-    return Tokenizer.load(arguments.tokenizer)
+    return Tokenizer.load(tokenizer_file(arguments, arguments.checkpoint))
 
 
 def add_gpus(group: "argparse._ActionsContainer") -> None:

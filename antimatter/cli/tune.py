@@ -57,10 +57,10 @@ def _check(arguments: argparse.Namespace) -> None:
     from antimatter.model import weights
 
     initial, output = arguments.initial, arguments.output
-    for name in (weights.CONFIG, weights.FINAL):
-        if not (initial / name).is_file():
+    for path in (initial / weights.CONFIG, weights.path_of(initial)):
+        if not path.is_file():
             fix = "name the folder of a model (`dvc repro tuned` makes one)"
-            raise UserError(f"--from {initial} has no file {name}: {fix}")
+            raise UserError(f"--from {initial} has no file {path.name}: {fix}")
     outputs.check_folder(output, "--output", (weights.FINAL, weights.CONFIG))
     if (output / weights.CONFIG).exists():
         weights.read_config(output / weights.CONFIG, "name another folder as --output")

@@ -5,6 +5,7 @@ pattern of GPT-2 (Radford et al. 2019).
 with the same ids (tests compare them).
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -103,6 +104,21 @@ class Tokenizer:
         return self._bytes[id]
 
 
+def own_text(path: Path) -> str:
+    """The content of a tokenizer.json as train() writes it.
+
+    That of a folder for transformers also adds [BOS], and may cut or fill texts.
+    """
+    added = dict.fromkeys(("truncation", "padding", "post_processor"))
+    return json.dumps(files.read_json(path) | added, indent=2, ensure_ascii=False) + "\n"
+
+
+def digest(path: Path) -> str:
+    """What the provenance of a model records of its tokenizer, from the tokenizer.json."""
+    content = hashlib.sha256(own_text(path).encode()).hexdigest()
+    return files.digest({"tokenizer.json": content})
+
+
 def train(corpus: Path, folder: Path, config: TokenizerConfig, workers: int) -> dict[str, Any]:
     """Learns merges from a sample of the parquet files in `corpus`, writes folder/tokenizer.json,
     and returns its metrics. Deterministic.
@@ -114,10 +130,7 @@ def train(corpus: Path, folder: Path, config: TokenizerConfig, workers: int) -> 
         UserError: `corpus` has no files or a damaged one, or the text yields fewer tokens than the
             vocabulary has.
     """
-    paths = sorted(corpus.glob("*.parquet"))
-    if not paths:
-        raise UserError(f"{corpus} holds no .parquet file: run `dvc repro cleaned` to make it")
-    share = config.train_mb * 1e6 / sum(map(text_bytes, paths))
+    paths, share = _corpus(corpus, config)
     bpe = tokenizers.Tokenizer(models.BPE())
     by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bounded = pre_tokenizers.FixedLength(MAX_PIECE)
@@ -140,6 +153,45 @@ def train(corpus: Path, folder: Path, config: TokenizerConfig, workers: int) -> 
     folder.mkdir(parents=True)
     files.write_json(folder / "tokenizer.json", json.loads(bpe.to_str()))
     return _metrics(Tokenizer.load(folder), sample(paths, share), workers)
+
+
+def keep(
+    path: Path, corpus: Path, folder: Path, config: TokenizerConfig, workers: int
+) -> dict[str, Any]:
+    """As train(), with the tokenizer of `path` instead of a new one.
+
+    Raises:
+        UserError: as kept().
+    """
+    file = kept(path, config)
+    paths, share = _corpus(corpus, config)
+    folder.mkdir(parents=True)
+    files.write_text(folder / "tokenizer.json", own_text(file))
+    return _metrics(Tokenizer.load(folder), sample(paths, share), workers)
+
+
+def kept(path: Path, config: TokenizerConfig) -> Path:
+    """The tokenizer.json in `path`, which is to be used with this configuration.
+
+    Raises:
+        UserError: it is not of this pipeline, or has another size than the configuration says.
+    """
+    file = path / "tokenizer.json" if path.is_dir() else path
+    words = Tokenizer.load(file)
+    if words.vocab_size != config.vocab_size:
+        raise UserError(
+            f"tokenizer.initial: {file} has {words.vocab_size:,} tokens, but tokenizer.vocab_size "
+            f"is {config.vocab_size:,}: set it to {words.vocab_size}"
+        )
+    return file
+
+
+def _corpus(folder: Path, config: TokenizerConfig) -> tuple[list[Path], float]:
+    """The parquet files, and the share of their documents to read."""
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise UserError(f"{folder} holds no .parquet file: run `dvc repro cleaned` to make it")
+    return paths, config.train_mb * 1e6 / sum(map(text_bytes, paths))
 
 
 def sample(paths: Sequence[Path], share: float) -> Iterator[list[tuple[str, str]]]:

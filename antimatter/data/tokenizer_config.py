@@ -12,6 +12,8 @@ from antimatter.params import Positive, PositiveInt, Section
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(Section):
+    # A tokenizer.json of this pipeline or its folder, to use instead of learning one; empty: learn
+    initial: str
     vocab_size: int  # including the six special tokens and the 256 bytes
     # Megabytes of text to learn from, evenly from the whole corpus. Memory grows with its distinct
     # words

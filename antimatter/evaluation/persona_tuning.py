@@ -30,6 +30,7 @@ from antimatter.training.config import TrainRuntime, TuneConfig
 from antimatter.training.console import Console
 from antimatter.training.curves import Curves
 from antimatter.training.distributed import SINGLE_PROCESS
+from antimatter.training.start import Start
 from antimatter.training.trainer import Trainer
 
 VALIDATION = 32  # rows
@@ -69,8 +70,9 @@ def tune(request: PersonaTuning, log: Callable[[str], None]) -> tuple[int, int]:
     # A minute of training does not need a second device
     runtime = replace(params.read(TrainRuntime, "runtime", part=True), devices=1)
     packed = tuning.Conversations(request.conversations)
-    shape, provenance = weights.read_config(request.initial / weights.CONFIG)[:2]
-    tuning.check_start(request.initial, shape, provenance, packed)
+    start = Start.of(str(request.initial), "--from")
+    shape, provenance = start.shape, start.provenance
+    tuning.check_start(start, packed)
     model, words = weights.load(request.initial), Tokenizer.load(request.tokenizer)
     facts = collection.facts(model.n_parameters(), shape.block_size, collected)
     who = persona.read(request.persona, facts)

@@ -27,6 +27,9 @@ class MaxKL(Section):
 class GGUFConfig(Section):
     name: str  # of the model, and of the files: <name>-<type>.gguf
     license: str  # of the weights, an SPDX identifier
+    description: str  # a sentence for people; empty: one from what is recorded of the training
+    languages: tuple[str, ...]  # of the text, as ISO 639 codes
+    url: str  # of a page about the model; empty: none
     types: tuple[FileType, ...]
     relu_scale: int  # c of gelu_form
     model: Literal["tuned", "checkpoints"]  # the folder of models/ that the stage exports
@@ -41,6 +44,9 @@ class GGUFConfig(Section):
             raise UserError(f"name must be {allowed}, got {self.name!r}")
         if not self.license:
             raise UserError("license must be an SPDX identifier such as mit, got nothing")
+        for code in self.languages:
+            if not re.fullmatch(r"[a-z]{2,3}", code):
+                raise UserError(f"languages must be ISO 639 codes such as en, got {code!r}")
         if not self.types or len(set(self.types)) < len(self.types):
             raise UserError(f"types must name at least one type, each once, got {list(self.types)}")
         if self.relu_scale < 1 or self.relu_scale & (self.relu_scale - 1):

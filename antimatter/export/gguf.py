@@ -10,7 +10,7 @@ tensor, `ffn.act.scales`. So the feed-forward network is rewritten into one with
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from antimatter import files
 from antimatter.chat import template
 from antimatter.data.special_tokens import BOS, EOS, PAD, USER, check_ids
 from antimatter.errors import UserError
-from antimatter.export import quantize
+from antimatter.export import facts, quantize
 from antimatter.export.config import FileType, GGUFConfig
 from antimatter.export.quantize import Kind
 from antimatter.export.source import Source
@@ -33,6 +33,8 @@ from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
 ARCHITECTURE = "mpt"
+# Of the keys that no specification has
+PREFIX = "antimatter"
 FLOAT16_MAX = 65504.0
 FILE_TYPES = {
     "f32": gguf.LlamaFileType.ALL_F32,
@@ -96,13 +98,21 @@ def path_of(folder: Path, name: str, file_type: str) -> Path:
 
 
 def write(
-    source: Source, tokenizer: Path, path: Path, file_type: FileType, config: GGUFConfig
+    source: Source,
+    tokenizer: Path,
+    path: Path,
+    file_type: FileType,
+    config: GGUFConfig,
+    data_sets: Sequence[str] = (),
 ) -> None:
     """Writes the model and its tokenizer.json to one GGUF file. Equal weights give equal bytes.
 
     Tensors are read, computed and written one at a time. The order of the tensors and of the last
     two keys is that of llama-quantize. `ollama create` passes every file through it, so with this
     order the sha256 stays the same.
+
+    Args:
+        data_sets: names of what the model was pretrained on, see facts.data_sets().
 
     Raises:
         UserError: the tokenizer does not fit the model, or a weight does not fit the file type.
@@ -118,8 +128,9 @@ def write(
     with files.replacing(path) as partial:
         writer = gguf.GGUFWriter(partial, ARCHITECTURE)
         try:
-            _add_keys(writer, shape, config)
+            _add_keys(writer, source, config, data_sets)
             _add_provenance(writer, source.provenance)
+            _add_provenance(writer, source.result, f"{PREFIX}.result")
             _add_tokenizer(writer, tokenizer, shape)
             _add_chat(writer, source.chat)
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -233,13 +244,15 @@ def _check_range(name: str, values: Tensor, kind: Kind) -> None:
         )
 
 
-def _add_keys(writer: gguf.GGUFWriter, shape: GPTConfig, config: GGUFConfig) -> None:
+def _add_keys(
+    writer: gguf.GGUFWriter, source: Source, config: GGUFConfig, data_sets: Sequence[str]
+) -> None:
+    shape = source.config
     with torch.device("meta"):
         model = GPT(shape)
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(config.name)
-    writer.add_size_label(gguf.size_label(model.n_parameters(), 0, 0, 0))
-    writer.add_license(config.license)
+    facts.add(writer, source, model.n_parameters(), config, data_sets)
+    writer.add_string(f"{PREFIX}.parameters", str(model.n_parameters()))
     writer.add_context_length(shape.block_size)
     writer.add_embedding_length(shape.n_embd)
     writer.add_block_count(shape.n_layer)
@@ -251,9 +264,9 @@ def _add_keys(writer: gguf.GGUFWriter, shape: GPTConfig, config: GGUFConfig) -> 
 
 
 def _add_provenance(
-    writer: gguf.GGUFWriter, provenance: Mapping[str, Any], prefix: str = "antimatter"
+    writer: gguf.GGUFWriter, provenance: Mapping[str, Any], prefix: str = PREFIX
 ) -> None:
-    """Adds the provenance as keys `antimatter.*`; the parameters are one key, in JSON."""
+    """Adds what is recorded as keys `antimatter.*`; the parameters are one key, in JSON."""
     for key, value in provenance.items():
         if isinstance(value, Mapping) and key != "params":
             _add_provenance(writer, value, f"{prefix}.{key}")

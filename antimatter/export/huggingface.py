@@ -1,38 +1,27 @@
 """The model as a folder that Hugging Face's transformers load without code of this project.
 
-They load it as their GPT-2, which is the same network except for the activation.
+They load it as their GPT-2 (antimatter/model/gpt2.py). Every command that takes a checkpoint folder
+takes this one too.
 """
 
-# C channels, V vocabulary. GPT-2 stores the matrices of its blocks as (in, out), ours are (out, in)
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, processors
-from torch import Tensor
 
 from antimatter import files, outputs
 from antimatter.chat import template
 from antimatter.data.special_tokens import BOS, EOS, PAD, SPECIAL, USER, check_ids
 from antimatter.errors import UserError
 from antimatter.export.source import Source
+from antimatter.model import gpt2, weights
 from antimatter.model.config import GPTConfig
 
-# The slope of their "leaky_relu", torch's default; a config.json cannot set another
-SLOPE = 0.01
-BLOCK = {
-    "attn_norm": "ln_1",
-    "attn.qkv": "attn.c_attn",
-    "attn.proj": "attn.c_proj",
-    "ffn_norm": "ln_2",
-    "ffn.up": "mlp.c_fc",
-    "ffn.down": "mlp.c_proj",
-}
 # Of what write() writes
 NAMES = (
-    *("config.json", "model.safetensors", "generation_config.json"),
+    *("config.json", gpt2.WEIGHTS, "generation_config.json"),
     *("tokenizer.json", "tokenizer_config.json"),
 )
 
@@ -66,87 +55,22 @@ def write(source: Source, tokenizer: Path, folder: Path) -> None:
     """
     shape = source.config
     bpe = _tokenizer(tokenizer, shape)
-    tensors = _tensors(source)
+    tensors = gpt2.to_state(source.read, shape)
+    own = {
+        weights.PROVENANCE: source.provenance,
+        weights.CHAT: source.chat,
+        weights.RESULT: source.result,
+    }
+    config = gpt2.to_config(shape, {key: value for key, value in own.items() if value})
+    config |= {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
     with files.replacing(folder) as partial:
         partial.mkdir()
         # Transformers need this key. A second one would make the order of the bytes random
-        save_file(tensors, partial / "model.safetensors", {"format": "pt"})
-        n_inner = len(tensors["transformer.h.0.mlp.c_fc.bias"])
-        files.write_json(partial / "config.json", _config(shape, n_inner))
+        save_file(tensors, partial / gpt2.WEIGHTS, {"format": "pt"})
+        files.write_json(partial / "config.json", config)
         files.write_json(partial / "generation_config.json", _generation_config(source))
         files.write_json(partial / "tokenizer.json", json.loads(bpe.to_str()))
         files.write_json(partial / "tokenizer_config.json", _tokenizer_config(source))
-
-
-def leaky_form(
-    up: Tensor, up_bias: Tensor, down: Tensor, slope: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A network with a Leaky ReLU of any slope a as one with the slope s = SLOPE.
-
-    leaky_a(h) = p leaky_s(h) + q leaky_s(-h), where p - s q = 1 (h > 0) and s p - q = a (h < 0).
-    It has twice as many hidden units, and values are rounded once. A network with the slope s is
-    returned unchanged.
-
-    Args:
-        up: (4C, C), with its bias (4C,).
-        down: (C, 4C); its bias does not change.
-    """
-    if slope == SLOPE:
-        return up, up_bias, down
-    p = (1 - SLOPE * slope) / (1 - SLOPE**2)
-    q = SLOPE * p - slope
-    wide = torch.cat([p * down.double(), q * down.double()], dim=1)
-    return torch.cat([up, -up]), torch.cat([up_bias, -up_bias]), wide.to(down.dtype)
-
-
-def _tensors(source: Source) -> dict[str, Tensor]:
-    """The weights by their names in GPT2LMHeadModel."""
-    names = {
-        "token_embedding.weight": "wte.weight",
-        "position_embedding.weight": "wpe.weight",
-        "norm.weight": "ln_f.weight",
-        "norm.bias": "ln_f.bias",
-    }
-    tensors = {f"transformer.{theirs}": source.read(ours) for ours, theirs in names.items()}
-    if not source.config.tied_embeddings:
-        tensors["lm_head.weight"] = source.read("head.weight")
-    for i in range(source.config.n_layer):
-        block = {
-            f"{module}.{kind}": source.read(f"blocks.{i}.{module}.{kind}")
-            for module in BLOCK
-            for kind in ("weight", "bias")
-        }
-        rewritten = ("ffn.up.weight", "ffn.up.bias", "ffn.down.weight")
-        up, up_bias, down = (block[name] for name in rewritten)
-        form = leaky_form(up, up_bias, down, source.config.negative_slope)
-        block |= zip(rewritten, form, strict=True)
-        for name, tensor in block.items():
-            module, kind = name.rsplit(".", 1)
-            # (out, in) -> (in, out)
-            theirs = tensor.T.contiguous() if tensor.ndim == 2 else tensor
-            tensors[f"transformer.h.{i}.{BLOCK[module]}.{kind}"] = theirs
-    return tensors
-
-
-def _config(shape: GPTConfig, n_inner: int) -> dict[str, Any]:
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "dtype": "float32",
-        "vocab_size": shape.vocab_size,
-        "n_positions": shape.block_size,
-        "n_embd": shape.n_embd,
-        "n_layer": shape.n_layer,
-        "n_head": shape.n_head,
-        "n_inner": n_inner,
-        "activation_function": "leaky_relu",
-        "layer_norm_epsilon": 1e-5,
-        **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), shape.dropout),
-        "tie_word_embeddings": shape.tied_embeddings,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "pad_token_id": PAD,
-    }
 
 
 def _tokenizer(path: Path, shape: GPTConfig) -> Tokenizer:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from antimatter import params
 from antimatter.errors import UserError
-from antimatter.model import weights
+from antimatter.model import gpt2, weights
 from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT
 
@@ -27,6 +27,8 @@ from antimatter.model.gpt import GPT
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 # The keys under which training states hold the weights
 _INSIDE = ("model", "state_dict", "model_state_dict")
+# Of the pipeline, relative to the root of the project
+TOKENIZER = Path("data/tokenizer/tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Source:
     provenance: dict[str, Any] = field(default_factory=dict)
     # How a chat with it begins (weights.CHAT); None for a base model, which continues text
     chat: dict[str, Any] | None = None
+    # What the training measured at its end (weights.RESULT)
+    result: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> GPT:
         """The whole model, in eval mode."""
@@ -49,7 +53,8 @@ class Source:
 
 
 def open_checkpoint(path: Path, config: Path | None = None) -> Source:
-    """Opens a checkpoint folder, a .safetensors file, or a file of torch.save.
+    """Opens a checkpoint folder, a folder for transformers, a .safetensors file, or a file of
+    torch.save.
 
     The last may hold a state dict of GPT or a training state with one inside. The file is
     memory-mapped, and opened again for each tensor, so that its pages leave memory together with
@@ -64,7 +69,7 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
     """
     is_folder = path.is_dir()
     if is_folder:
-        path = path / weights.FINAL
+        path = weights.path_of(path)
     beside = path.parent / weights.CONFIG
     if not path.is_file():
         if beside.is_file():
@@ -82,11 +87,16 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
     shapes = {name: tuple(state[stored].shape) for name, stored in stored_names.items()}
     provenance: dict[str, Any] = {}
     chat: dict[str, Any] | None = None
+    result: dict[str, Any] = {}
     # A folder without its config would become a model without its chat, with guessed heads
     if config or beside.is_file() or is_folder:
         shape, provenance, chat = weights.read_config(config or beside)
+        result = weights.read_result(config or beside)
     else:
         shape = _from_shapes(shapes, _is_tied(state, stored_names), path)
+    if gpt2.is_state(state):
+        model = weights.from_state(weights.own_names(state, shape, path), shape, str(path))
+        return Source(shape, model.state_dict().__getitem__, str(path), provenance, chat, result)
     _check_shapes(shapes, shape, path)
     del state
 
@@ -94,7 +104,24 @@ def open_checkpoint(path: Path, config: Path | None = None) -> Source:
         stored = stored_names[name]
         return load(path, stored)[stored].float()
 
-    return Source(shape, read, str(path), provenance, chat)
+    return Source(shape, read, str(path), provenance, chat, result)
+
+
+def find_tokenizer(checkpoint: Path) -> Path:
+    """The tokenizer.json of a checkpoint: in its own folder, where a folder for transformers has
+    it, or else in data/tokenizer of the nearest folder above it, or else of the current one.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = checkpoint.absolute() if checkpoint.is_dir() else checkpoint.absolute().parent
+    candidates = [folder / TOKENIZER.name]
+    candidates += [parent / TOKENIZER for parent in (*folder.parents, Path.cwd())]
+    for path in candidates:
+        if path.is_file():
+            return path
+    fix = "name its tokenizer.json, or the folder of that"
+    raise UserError(f"neither {folder} nor a folder above it has {TOKENIZER}: {fix}")
 
 
 def _load_safetensors(path: Path, only: str | None) -> dict[str, Tensor]:

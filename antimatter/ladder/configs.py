@@ -133,6 +133,12 @@ def read(root: Path, *, before_shards: bool = False) -> Base:
         vocab_size = shards.vocab_size
     model = GPTConfig(**asdict(params.read(ModelConfig, "model", path)), vocab_size=vocab_size)
     training = params.read(TrainConfig, "checkpoints", path)
+    if training.initial:
+        fix = "write `initial: ''` under `checkpoints:`"
+        raise UserError(
+            f"checkpoints.initial is {training.initial!r}, but the smaller models of a ladder "
+            f"start from random weights: {fix}"
+        )
     optimizer = params.read(OptimizerConfig, "optimizer", path)
     schedule = params.read(ScheduleConfig, "schedule", path)
     sections: dict[str, Any] = {

@@ -4,6 +4,8 @@
 Shapes: B samples side by side, T tokens, V vocabulary.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -32,15 +34,14 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 @torch.no_grad()
-def generate(
+def steps(
     model: GPT,
     prompt: list[int],
     samples: int,
     sampling: Sampling,
-    end: int,
     generator: torch.Generator,
-) -> list[list[int]]:
-    """Continues a prompt until each sample has ended or has sampling.max_new_tokens tokens.
+) -> Iterator[Tensor]:
+    """Continues a prompt by sampling.max_new_tokens tokens, one at a time.
 
     Beyond the model's context each token is computed from the latest `block_size` tokens. These
     have other positions at every step, so they are read again and the cache does not help.
@@ -48,16 +49,14 @@ def generate(
     Args:
         prompt: token ids, at least one.
         samples: B.
-        end: the token that ends a sample; -1 for none.
         generator: of the draws, on the CPU.
 
-    Returns:
-        The new token ids of each sample. One that ended by itself has `end` as its last token.
+    Yields:
+        The next token of each sample, (B,), on the CPU.
     """
     weight, context = model.head.weight, model.config.block_size
     cache = KeyValueCache(model.config, samples, like=weight)
     ids = unread = torch.tensor([prompt] * samples)  # (B, T)
-    ended = torch.zeros(samples, dtype=torch.bool)
     for _ in range(sampling.max_new_tokens):
         if cache.length + unread.shape[1] > context:
             cache.length, unread = 0, ids[:, -context:]
@@ -66,8 +65,30 @@ def generate(
             probabilities(logits.float().cpu(), sampling), 1, generator=generator
         )
         ids = torch.cat([ids, token], dim=1)
-        ended |= token[:, 0] == end
+        yield token[:, 0]
+
+
+def generate(
+    model: GPT,
+    prompt: list[int],
+    samples: int,
+    sampling: Sampling,
+    end: int,
+    generator: torch.Generator,
+) -> list[list[int]]:
+    """As steps(), until each sample has ended.
+
+    Args:
+        end: the token that ends a sample; -1 for none.
+
+    Returns:
+        The new token ids of each sample. One that ended by itself has `end` as its last token.
+    """
+    drawn, ended = [], torch.zeros(samples, dtype=torch.bool)
+    for token in steps(model, prompt, samples, sampling, generator):
+        drawn.append(token)
+        ended |= token == end
         if ended.all():
             break
-    rows = ids[:, len(prompt) :].tolist()
+    rows = torch.stack(drawn, dim=1).tolist()
     return [row[: row.index(end) + 1] if end in row else row for row in rows]

@@ -2,6 +2,8 @@
 
 The config has the shape of the model, its provenance, and for a model that was tuned to chat, how a
 chat with it begins. Neither format can execute code when it is read.
+
+What reads such a folder also reads one for Hugging Face's transformers (antimatter/model/gpt2.py).
 """
 
 import os
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from antimatter import files
 from antimatter.errors import UserError
+from antimatter.model import gpt2
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
@@ -30,6 +33,11 @@ PROVENANCE = "provenance"
 #   starters: STARTERS texts with which a user might begin
 CHAT = "chat"
 STARTERS = 3
+# A key of the config: what the training measured at its end
+#   steps, tokens: read, also more than once
+#   train_loss, validation_loss: nats per token, as in metrics/
+#   initial: the same of the training that the weights began with, if there was one
+RESULT = "result"
 # The largest valid number of layers, channels or tokens: no model has more, and no product of two
 # overflows
 _MOST = 1 << 24
@@ -40,12 +48,14 @@ def save(
     folder: Path,
     provenance: Mapping[str, Any] | None = None,
     chat: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the weights in float32 and the config. The same weights give the same bytes.
 
     Args:
         provenance: as provenance.of() returns it.
         chat: for a model that was tuned to chat: the keys under CHAT.
+        result: the keys under RESULT.
 
     Raises:
         UserError: a key of `chat` is missing, unknown or of another type.
@@ -64,7 +74,16 @@ def save(
         config[PROVENANCE] = provenance
     if chat is not None:
         config[CHAT] = chat
+    if result:
+        config[RESULT] = result
     files.write_json(folder / CONFIG, config)
+
+
+def path_of(folder: Path) -> Path:
+    """The file with the weights, FINAL unless the folder is one for transformers."""
+    theirs = folder / gpt2.WEIGHTS
+    is_theirs = theirs.is_file() and not (folder / FINAL).exists()
+    return theirs if is_theirs else folder / FINAL
 
 
 def load(folder: Path) -> GPT:
@@ -75,7 +94,7 @@ def load(folder: Path) -> GPT:
     """
     fix = "run `dvc repro checkpoints` to write it again"
     config, _, _ = read_config(folder / CONFIG, fix)
-    path = folder / FINAL
+    path = path_of(folder)
     if not path.is_file():
         raise UserError(
             f"{path} is missing: run `dvc repro checkpoints` to train it, or `dvc pull` to fetch it"
@@ -87,13 +106,30 @@ def load(folder: Path) -> GPT:
         if not os.access(path, os.R_OK):
             raise UserError(f"{path} cannot be read: change its permissions") from None
         raise UserError(f"{path} is not a safetensors file ({error}): {fix}") from None
-    return from_state(state, config, str(path))
+    return from_state(own_names(state, config, path), config, str(path))
+
+
+def own_names(state: Mapping[str, Tensor], config: GPTConfig, path: Path) -> Mapping[str, Tensor]:
+    """Weights by their names in GPT, whether they have these or those of transformers.
+
+    Args:
+        path: their name in error messages.
+
+    Raises:
+        UserError: they are those of another network.
+    """
+    if not gpt2.is_state(state):
+        return state
+    try:
+        return gpt2.from_state(state, config)
+    except UserError as error:
+        raise UserError(f"{path} cannot be read back: {error}") from None
 
 
 def read_config(
     path: Path, fix: str = ""
 ) -> tuple[GPTConfig, dict[str, Any], dict[str, Any] | None]:
-    """Reads a config.json.
+    """Reads a config.json of ours, or of a GPT-2 for transformers.
 
     Args:
         fix: what the message of an error advises, if the caller knows how to write the file again.
@@ -109,9 +145,12 @@ def read_config(
     try:
         if not isinstance(values, dict):
             raise UserError(f"it must be an object, got {values!r:.60}")
+        if "model_type" in values:
+            values = gpt2.from_config(values)
         provenance = values.pop(PROVENANCE, {})
         if not isinstance(provenance, dict):
             raise UserError(f"{PROVENANCE} must be an object, got {provenance!r:.60}")
+        values.pop(RESULT, None)
         chat = None
         if CHAT in values:
             chat = values.pop(CHAT)
@@ -120,6 +159,15 @@ def read_config(
     except UserError as error:
         advice = f"; {fix}" if fix else ""
         raise UserError(f"{path} is not a model config: {error}{advice}") from None
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The keys under RESULT of a config.json, {} if it has none. See read_config()."""
+    values = files.read_json(path)
+    if "model_type" in values:
+        values = gpt2.from_config(values)
+    result = values.get(RESULT)
+    return result if isinstance(result, dict) else {}
 
 
 def _check_chat(chat: Any) -> None:
@@ -138,11 +186,6 @@ def _check_chat(chat: Any) -> None:
 
 def _shape(values: dict[str, Any]) -> GPTConfig:
     """Raises UserError if a key is missing or unknown, or has a value of another type."""
-    if "model_type" in values:
-        raise UserError(
-            f"model_type {values['model_type']!r:.60} is for Hugging Face's transformers, as "
-            "`antimatter export --type hf` writes it: name the checkpoint that was exported"
-        )
     types = get_type_hints(GPTConfig)
     for key in [*types, *values]:
         if key not in values:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from antimatter import params
+from antimatter import files, params
 from antimatter.errors import UserError
 from antimatter.pipeline import resume
 
@@ -145,6 +145,8 @@ def _checks(
     yield "vocabulary", ["tokenizer", "shards"], lambda: _vocabulary(read("tokenizer"))
     served = ["gguf", "ollama"]
     yield "served", served, lambda: _served(*map(read, served))
+    begun = ["tokenizer", "model", "checkpoints"]
+    yield "initial", begun, lambda: _initial(*map(read, begun))
     texts = ["raw", "cleaned", "evaluation"]
     yield "texts", texts, lambda: _texts(*map(read, texts))
 
@@ -174,6 +176,46 @@ def _vocabulary(tokenizer: Any) -> None:
             f"tokenizer.vocab_size must be at most {most:,}, because shards store 16-bit token "
             f"ids; got {tokenizer.vocab_size:,}"
         )
+
+
+def _initial(tokenizer: Any, model: Any, checkpoints: Any) -> None:
+    """The weights and the tokenizer that a training is to start from are those of its network."""
+    if tokenizer.initial:
+        path = _named("antimatter.data.sources.paths:located")(tokenizer.initial)
+        if not path.exists():
+            raise UserError(f"tokenizer.initial: {path} is missing: correct it, or leave it empty")
+        _named("antimatter.data.tokenizer:kept")(path, tokenizer)
+    if checkpoints.initial:
+        start = _named("antimatter.training.start:of_pretraining")(checkpoints.initial, model)
+        if tokenizer.vocab_size != start.shape.vocab_size:
+            fix = "set it to that, and tokenizer.initial to the folder of its tokenizer"
+            raise UserError(
+                f"checkpoints.initial has {start.shape.vocab_size:,} tokens, but "
+                f"tokenizer.vocab_size is {tokenizer.vocab_size:,}: {fix}"
+            )
+
+
+def stale_starts(path: Path = params.PARAMS) -> list[str]:
+    """Trainings whose initial weights are no longer those that they began with.
+
+    DVC does not see it, as it tracks only the name of their folder.
+    """
+    values, stale = params.load(path), []
+    for stage in ("checkpoints", "tuned"):
+        name = values.get(stage, {}).get("initial")
+        record = path.parent / "metrics" / stage / "provenance.json"
+        if not name or not record.is_file():
+            continue
+        origin = files.read_json(record)
+        then = origin.get("data", {}).get("initial")
+        trained_from = origin.get("params", {}).get(stage, {}).get("initial")
+        now = _named("antimatter.training.start:Start").of(name, f"{stage}.initial").sha256()
+        if trained_from == name and then != now:
+            stale.append(
+                f"{name} has changed since models/{stage} was trained from it: "
+                f"`dvc repro -f {stage}` trains it again"
+            )
+    return stale
 
 
 def _served(gguf: Any, ollama: Any) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 OURS = ("antimatter", "stages")
 
 # Files that watch or steer a stage but decide no byte of its results: they check parameters, find
-# the resume directory, report progress and print errors. They and what only they import belong to
-# no stage's dependencies, so an edit of a progress line retrains nothing. tests/test_dvc.py holds
-# the list, and tests/training/test_trainer.py that a training without observers gives equal bytes.
+# the resume directory, report progress and print errors. So is the entry of other programs, which
+# every import of ours runs. They and what only they import belong to no stage's dependencies, so an
+# edit of a progress line retrains nothing. tests/test_dvc.py holds the list, and
+# tests/training/test_trainer.py that a training without observers gives equal bytes.
 OBSERVERS = frozenset(
     {
+        "antimatter/__init__.py",
         "antimatter/errors.py",
         "antimatter/pipeline/check.py",
         "antimatter/pipeline/recorded.py",

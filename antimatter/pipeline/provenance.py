@@ -44,3 +44,15 @@ def of(
         "libraries": versions,
         "machine": dict(machine),
     }
+
+
+def nearest(provenance: Mapping[str, Any], section: str, key: str) -> Any:
+    """A value of the provenance, or else of that of the weights from which the training started.
+
+    None if neither has it.
+    """
+    while key not in provenance.get(section, {}):
+        if "initial" not in provenance:
+            return None
+        provenance = provenance["initial"]
+    return provenance[section][key]

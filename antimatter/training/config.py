@@ -23,7 +23,10 @@ from antimatter.training.spikes import SpikeConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 # The values of options that an earlier training did not have, by section: what it computed with
-EARLIER_VALUES: dict[str, dict[str, Any]] = {"optimizer": {"embedding_rate": 1.0}}
+EARLIER_VALUES: dict[str, dict[str, Any]] = {
+    "optimizer": {"embedding_rate": 1.0},
+    "checkpoints": {"initial": ""},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class OptimizerConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
+    # A checkpoint folder, or a folder for transformers, to start from; empty: random weights
+    initial: str
     steps: PositiveInt
     batch_size: PositiveInt  # sequences in a step, over all devices and micro-batches
     precision: Precision  # of the matrix products; weights and their sums are float32
@@ -114,7 +119,8 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(Section):
-    initial: str  # a checkpoint folder to start from; empty: models/checkpoints
+    # A checkpoint folder, or a folder for transformers, to start from; empty: models/checkpoints
+    initial: str
     learning_rate: Positive  # its peak, as a share of the peak of the pretraining
     warmup_fraction: BelowOne  # of the steps; then the rate falls linearly to zero
     weight_decay: NonNegative

@@ -41,6 +41,7 @@ def run(
     digests: Mapping[str, str],
     chat: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> None:
     """Trains the model that `build` returns and writes all outputs. Every process of a distributed
     training calls it.
@@ -52,6 +53,7 @@ def run(
         digests: the sha256 of the inputs, by name, for the provenance.
         chat: what the chat has to know about a model that was tuned.
         more: further entries of the provenance.
+        before: the result of the training that the model began with (weights.RESULT).
     """
     device = config.runtime.device_type()
     size = devices.count(config.runtime.devices, device)
@@ -92,8 +94,18 @@ def run(
                 report=report,
                 group=group,
             )
-            trainer.run()
+            result = trainer.run()
         if is_main:
             origin |= resume.adopted(states)
-            weights.save(model, outputs.model, origin, chat)
+            weights.save(model, outputs.model, origin, chat, _measured(result, before))
             files.write_json(outputs.metrics / "provenance.json", origin)
+
+
+def _measured(result: Result, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the config of a model has under weights.RESULT."""
+    losses = {"train_loss": result.train_loss, "validation_loss": result.validation_loss}
+    rounded = {
+        name: None if loss is None else float(f"{loss:.6g}") for name, loss in losses.items()
+    }
+    measured = {"steps": result.steps, "tokens": result.tokens, **rounded}
+    return measured | ({"initial": dict(before)} if before else {})

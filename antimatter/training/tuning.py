@@ -17,7 +17,8 @@ import numpy as np
 from antimatter import files, params
 from antimatter.data.batches import Emphasis
 from antimatter.errors import UserError
-from antimatter.model.config import GPTConfig, LossConfig
+from antimatter.model.config import LossConfig
+from antimatter.pipeline.provenance import nearest
 from antimatter.training.config import (
     EARLIER_VALUES,
     OptimizerConfig,
@@ -29,6 +30,7 @@ from antimatter.training.config import (
 from antimatter.training.data import ConversationData
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
+from antimatter.training.start import Start
 
 T = TypeVar("T")
 
@@ -102,16 +104,13 @@ def trainer_config(
 
     Args:
         provenance: of the initial weights. Values that it lacks come from params.yaml. If they were
-            tuned themselves, it contains the provenance of their own initial weights, which counts.
+            tuned themselves, it contains that of their own initial weights, which counts.
         rows: R, in the training split.
     """
-    while "initial" in provenance:
-        provenance = provenance["initial"]
-    values = provenance.get("params", {})
-    pretraining = _section(TrainConfig, "checkpoints", values)
-    loss = _section(LossConfig, "loss", values)
-    optimizer = _section(OptimizerConfig, "optimizer", values)
-    spikes = _section(SpikeConfig, "spikes", values)
+    pretraining = _section(TrainConfig, "checkpoints", provenance)
+    loss = _section(LossConfig, "loss", provenance)
+    optimizer = _section(OptimizerConfig, "optimizer", provenance)
+    spikes = _section(SpikeConfig, "spikes", provenance)
     steps = max(1, math.ceil(config.epochs * rows / config.batch_size))
     warmup = min(steps - 1, round(config.warmup_fraction * steps))
     rate = config.learning_rate * optimizer.learning_rate
@@ -130,6 +129,7 @@ def trainer_config(
     }
     training = replace(
         pretraining,
+        initial="",
         steps=steps,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -147,27 +147,19 @@ def trainer_config(
     return tuning, inherited
 
 
-def _section(kind: type[T], name: str, recorded: Mapping[str, Any]) -> T:
+def _section(kind: type[T], name: str, provenance: Mapping[str, Any]) -> T:
     """A section of the recorded parameters, or else of params.yaml."""
-    if name in recorded:
-        values = EARLIER_VALUES.get(name, {}) | recorded[name]
+    recorded = nearest(provenance, "params", name)
+    if recorded is not None:
+        values = EARLIER_VALUES.get(name, {}) | recorded
         return params.build(kind, values, f"the provenance of the initial weights: {name}")
     return params.read(kind, name)
 
 
-def check_start(
-    path: Path,
-    shape: GPTConfig,
-    provenance: Mapping[str, Any],
-    conversations: Conversations,
-) -> None:
-    """Raises UserError if weights cannot be tuned on these conversations.
-
-    Args:
-        path: of the weights, whose shape and provenance the next two are.
-    """
+def check_start(start: Start, conversations: Conversations) -> None:
+    """Raises UserError if the weights cannot be tuned on these conversations."""
     fix = "name another folder in tuned.initial, or run `dvc repro`"
-    own = provenance.get("data", {}).get("tokenizer")
+    path, shape, own = start.folder, start.shape, start.tokenizer
     theirs = conversations.index["made_of"].get("tokenizer")
     if shape.vocab_size != conversations.vocab_size or (own and theirs and own != theirs):
         raise UserError(

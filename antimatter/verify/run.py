@@ -60,6 +60,7 @@ def verify(root: Path, request: Request, log: Log) -> Report:
         # Before the graph, whose paths may depend on parameters
         changes, overridden = _set_parameters(project, folder, request.parameters)
         graph = Graph.read(project)
+        _link_initial(project, root, graph)
         stages = graph.following(request.start)
         _check_read(overridden, graph, stages)
         before = recorded.stages(project)
@@ -221,6 +222,27 @@ def _inputs(
                 " run `dvc pull` or `dvc repro` first"
             )
     return needed
+
+
+def _link_initial(project: Path, root: Path, graph: Graph) -> None:
+    """Links what trainings start from (`initial` in params.yaml) into the clone, unless Git has it.
+
+    Its digest is part of the provenance, so a difference is reported.
+    """
+    for section in params.load(project / params.PARAMS).values():
+        name = section.get("initial") if isinstance(section, dict) else None
+        if not name or Path(name).is_absolute() or (project / name).exists():
+            continue
+        source, link = (root / name).resolve(), project / name
+        # A stage will write it
+        is_output = any(
+            link.is_relative_to(project / path)
+            for stage in graph.stages
+            for path in graph.outputs(stage)
+        )
+        if source.exists() and not is_output:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(source)
 
 
 def _restore(dvc: Sandbox, inputs: Sequence[str], cache: Cache) -> None:

@@ -14,7 +14,18 @@ from antimatter.cli import check, main
 from antimatter.errors import UserError
 
 COMMANDS = [
-    *("chat", "export", "tune", "lm-eval", "serve", "perplexity", "inspect", "check", "resume"),
+    *(
+        "chat",
+        "export",
+        "push",
+        "tune",
+        "lm-eval",
+        "serve",
+        "perplexity",
+        "inspect",
+        "check",
+        "resume",
+    ),
     *("preset", "plan", "ladder", "watch", "card", "plots", "verify", "kaggle"),
 ]
 

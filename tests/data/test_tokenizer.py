@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import tokenizers
 
+from antimatter import files
 from antimatter.data import tokenizer as tok
 from antimatter.data.special_tokens import BOS, EOS, PAD
 from antimatter.data.tokenizer import Tokenizer
@@ -20,7 +21,7 @@ SENTENCE = (
     "naïve café owners (日本語) said: don't!\n\n\tWhy?  "
 )
 FOXES = "foxes and dogs, dogs and foxes"
-CONFIG = TokenizerConfig(vocab_size=300, train_mb=1)
+CONFIG = TokenizerConfig(initial="", vocab_size=300, train_mb=1)
 
 
 def corpus(folder, documents):
@@ -196,7 +197,7 @@ def test_an_empty_or_damaged_corpus_is_an_error(tmp_path):
 
 def test_a_vocabulary_without_room_for_the_bytes_is_an_error():
     with pytest.raises(UserError, match=r"vocab_size .* 262 .*got 261"):
-        TokenizerConfig(vocab_size=261, train_mb=1)
+        TokenizerConfig(initial="", vocab_size=261, train_mb=1)
 
 
 @pytest.mark.parametrize(
@@ -216,3 +217,24 @@ def test_a_foreign_file_is_refused(tmp_path, content, reason):
     (tmp_path / "tokenizer.json").rename(tmp_path / "words.json")
     with pytest.raises(UserError, match=rf"words\.json .*{reason}"):
         Tokenizer.load(tmp_path / "words.json")
+
+
+def test_a_kept_tokenizer_is_written_as_the_one_that_was_trained(tmp_path):
+    report = train(tmp_path, [SENTENCE * 3, FOXES])
+    trained, cleaned = tmp_path / "tokenizer", tmp_path / "cleaned"
+    # As a folder for transformers has it
+    theirs = json.loads((trained / "tokenizer.json").read_text())
+    theirs["post_processor"] = {"type": "TemplateProcessing"}
+    theirs["truncation"] = {"max_length": 8}
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "tokenizer.json").write_text(json.dumps(theirs))
+    recorded = files.digest(files.fingerprint(trained, "*"))
+    for number, given in enumerate((trained, trained / "tokenizer.json", tmp_path / "hf")):
+        folder = tmp_path / str(number)
+        assert tok.keep(given, cleaned, folder, CONFIG, workers=1) == report
+        written = (folder / "tokenizer.json").read_bytes()
+        assert written == (trained / "tokenizer.json").read_bytes()
+    assert tok.digest(tmp_path / "hf" / "tokenizer.json") == recorded
+    other = dataclasses.replace(CONFIG, vocab_size=301)
+    with pytest.raises(UserError, match=r"300 tokens, but tokenizer\.vocab_size is 301: set it to"):
+        tok.keep(trained, cleaned, tmp_path / "x", other, workers=1)

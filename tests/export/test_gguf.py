@@ -166,7 +166,7 @@ def test_a_base_model_has_no_keys_of_a_chat(tiny: Tiny) -> None:
     header = read_header(tiny.path)
     assert header.keys["tokenizer.chat_template"] == template.CONTINUED_JINJA
     assert header.chat is None
-    assert not [key for key in header.keys if "eot" in key or key.startswith("antimatter.")]
+    assert not [key for key in header.keys if "eot" in key or key.startswith("antimatter.chat.")]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,7 @@ def test_a_base_model_has_no_keys_of_a_chat(tiny: Tiny) -> None:
         ("name", ""),
         ("name", "-a"),
         ("license", ""),
+        ("languages", ("english",)),
         ("types", ()),
         ("types", ("f16", "f16")),
         ("relu_scale", 1000),
@@ -207,6 +208,7 @@ def test_the_provenance_is_in_the_keys_and_llama_cpp_accepts_them(
     path = write(source, tiny.tokenizer_folder, tmp_path / "a.gguf")
     keys = read_header(path).keys
     ours = {name: value for name, value in keys.items() if name.startswith("antimatter.")}
+    assert ours.pop("antimatter.parameters") == str(source.load().n_parameters())
     assert json.loads(ours.pop("antimatter.params")) == provenance["params"]
     assert ours == {
         "antimatter.code": "12ab",
@@ -216,3 +218,49 @@ def test_the_provenance_is_in_the_keys_and_llama_cpp_accepts_them(
     }
     with Llama(path, 64, threads=1) as llama:
         assert llama.tokenize("The", special=False)
+
+
+def test_the_facts_are_in_the_keys_of_the_specification(tiny: Tiny, tmp_path: Path) -> None:
+    """As gguf's own reader finds them, and its metadata heuristics, which fill a model card."""
+    result = {"steps": 4, "tokens": 8000, "train_loss": 2.5, "validation_loss": None}
+    source = replace(
+        of_model(gpt()), chat=CHAT, result={**result, "initial": {"tokens": 9000, "steps": 5}}
+    )
+    config = replace(CONFIG, url="https://example.org/tiny", languages=("en", "de"))
+    path, names = tmp_path / "a.gguf", ["numpy 2.4.6", "torch 2.13.0"]
+    gguf.write(source, tiny.tokenizer_folder / "tokenizer.json", path, "f16", config, names)
+    fields = reference.GGUFReader(path).fields
+    general = reference.Keys.General
+    size = reference.size_label(source.load().n_parameters(), 0, 0, 0)
+    for key, value in {
+        general.NAME: "tiny",
+        general.BASENAME: "tiny",
+        general.FINETUNE: "chat",
+        general.SIZE_LABEL: size,
+        general.LICENSE: "mit",
+        general.URL: "https://example.org/tiny",
+        general.LANGUAGES: ["en", "de"],
+        general.TAGS: ["antimatter", "text-generation", "conversational"],
+        general.DATASET_COUNT: 2,
+        general.DATASET_NAME.format(id=1): "torch 2.13.0",
+        "antimatter.result.tokens": "8000",
+        "antimatter.result.train_loss": "2.5",
+        "antimatter.result.initial.tokens": "9000",
+    }.items():
+        assert fields[key].contents() == value, key
+    text = fields[general.DESCRIPTION].contents()
+    assert size in text and "9,000 tokens of text and tuned on 8,000 tokens" in text
+    own = replace(config, description="Mine.", url="")
+    gguf.write(source, tiny.tokenizer_folder / "tokenizer.json", path, "f16", own)
+    fields = reference.GGUFReader(path).fields
+    assert fields[general.DESCRIPTION].contents() == "Mine."
+    assert general.URL not in fields and general.DATASET_COUNT not in fields
+
+
+def test_the_tensors_do_not_depend_on_the_facts(tiny: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    own = replace(CONFIG, description="Mine.")
+    gguf.write(of_model(gpt()), tiny.tokenizer_folder / "tokenizer.json", path, "f16", own)
+    one, other = (reference.GGUFReader(name).tensors for name in (path, tiny.path))
+    for ours, theirs in zip(one, other, strict=True):
+        assert ours.name == theirs.name and np.array_equal(ours.data, theirs.data)

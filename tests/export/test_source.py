@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.gguf_model import CHAT, gpt, save_tokenizer
+from helpers.gguf_model import CHAT, gpt
 
 from antimatter.errors import UserError
-from antimatter.export import huggingface, source
+from antimatter.export import source
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
 
@@ -191,26 +191,6 @@ def test_a_file_of_another_content_is_one_line_that_says_what_it_holds(project: 
         torch.save(content, project / "a.pt")
         with pytest.raises(UserError, match=rf"^[^\n]*a\.pt {error}[^\n]*$"):
             source.open_checkpoint(project / "a.pt")
-
-
-def test_a_folder_for_transformers_is_refused_with_the_fix(tmp_path: Path) -> None:
-    save_tokenizer(tmp_path / "tokenizer")
-    weights.save(gpt(), tmp_path / "ours")
-    theirs = tmp_path / "antimatter-hf"
-    opened = source.open_checkpoint(tmp_path / "ours")
-    huggingface.write(opened, tmp_path / "tokenizer" / "tokenizer.json", theirs)
-    for path, config in (
-        (theirs, None),
-        (theirs / "model.safetensors", None),
-        (tmp_path / "ours", theirs / "config.json"),
-    ):
-        with pytest.raises(UserError) as caught:
-            source.open_checkpoint(path, config)
-        (line,) = str(caught.value).splitlines()
-        assert f"{theirs}" in line and "gpt2" in line and "`antimatter export --type hf`" in line
-    (theirs / "config.json").write_text('{"model_type": "llama", "hidden_size": 64}')
-    with pytest.raises(UserError, match=r"antimatter-hf/config\.json .*\bllama\b"):
-        source.open_checkpoint(theirs)
 
 
 def test_heads_that_do_not_divide_the_channels_name_params_and_the_fix(project: Path) -> None:

@@ -44,6 +44,7 @@ SHAPE = GPTConfig(
 )
 CONFIG = TrainerConfig(
     training=TrainConfig(
+        initial="",
         steps=60, batch_size=8, precision="fp32", compile=False, threads=1, seed=1,
         validate_every=20, validation_tokens=128, log_every=5, save_every=10,
     ),

@@ -23,6 +23,7 @@ from antimatter.model.gpt import GPT
 from antimatter.training import tuning
 from antimatter.training.config import TrainRuntime, TuneConfig
 from antimatter.training.curves import Curves
+from antimatter.training.start import Start
 from antimatter.training.step import Objective, accumulate_gradients
 from antimatter.training.trainer import Trainer
 from antimatter.training.tuning import Conversations
@@ -189,6 +190,17 @@ def test_the_config_is_inherited_from_the_pretraining() -> None:
     assert (inherited["beta1"], inherited["embedding_rate"]) == (0.8, 3.0)
 
 
+def test_a_pretraining_that_continued_another_counts_itself() -> None:
+    """Not the first one, from whose weights it started."""
+    first = {"params": {"optimizer": params.load()["optimizer"]}}
+    rate = {**params.load()["optimizer"], "learning_rate": 0.002}
+    second = {"params": {"optimizer": rate}, "initial": first}
+    tuned = {"params": {"tuned": {}}, "initial": second}
+    for provenance in (second, tuned, {"initial": tuned}):
+        config, _ = tuning.trainer_config(CONFIG, provenance, rows=9, runtime=RUNTIME)
+        assert config.optimizer.learning_rate == pytest.approx(0.5 * 0.002)
+
+
 def test_a_value_that_an_older_provenance_lacks_is_the_one_of_its_time() -> None:
     recorded = dict(params.load()["optimizer"])
     del recorded["embedding_rate"]
@@ -209,9 +221,9 @@ def test_weights_that_do_not_fit_the_conversations_are_named(
     folder: Path, tiny_gpt: GPT, change: dict[str, object], named: str
 ) -> None:
     files.write_json(folder / "index.json", files.read_json(folder / "index.json") | change)
-    provenance = {"data": {"tokenizer": "t"}}
+    start = Start(Path("models/x"), tiny_gpt.config, {"data": {"tokenizer": "t"}})
     with pytest.raises(UserError, match=named):
-        tuning.check_start(Path("models/x"), tiny_gpt.config, provenance, Conversations(folder))
+        tuning.check_start(start, Conversations(folder))
 
 
 def test_damaged_rows_are_named(folder: Path) -> None:

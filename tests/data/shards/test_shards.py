@@ -34,7 +34,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     root = tmp_path_factory.mktemp("tokenizer")
-    config = TokenizerConfig(vocab_size=280, train_mb=1)
+    config = TokenizerConfig(initial="", vocab_size=280, train_mb=1)
     tok.train(corpus(root / "cleaned", TEXTS), root / "tokenizer", config, workers=1)
     return root / "tokenizer"
 
