@@ -178,7 +178,8 @@ def test_an_error_of_the_backend_is_503_before_the_first_piece_and_an_event_afte
         with served.stream(question()) as lines:
             found, _ = events(lines)
         assert text_of(found) == "xxx"
-        assert found[-1] == {"error": {"message": "it broke: ask again", "type": "server_error"}}
+        assert found[-1]["error"].items() >= {("message", "it broke: ask again")}
+        assert found[-1]["error"]["type"] == "server_error"
         assert served.error(question())[0] == 503
 
 
@@ -246,5 +247,5 @@ def test_a_server_that_stops_tells_the_clients_that_read_or_wait() -> None:
         for lines in (first, second):
             found, _ = events([": the rest\n", *lines])
             error = {"message": "the server was stopped", "type": "server_error"}
-            assert found[-1] == {"error": error}
+            assert found[-1]["error"].items() >= error.items()
     assert backend.ended == ["first"]

@@ -3,7 +3,9 @@ browser does with a response.
 
 A page of any web site can make a visitor's browser send requests to 127.0.0.1 and, by DNS
 rebinding, read the responses too. Such a request has the site's name in Host, or another origin in
-Origin, or it is of the simple kind that needs no preflight. Each of the three is refused.
+Origin, or it is of the simple kind that needs no preflight. Each of the three is refused. One kind
+of the third is not, because Ollama's manual has it: that of curl without a Content-Type, if nothing
+shows that a browser sent it.
 """
 
 import base64
@@ -62,6 +64,30 @@ def parse_allowed_host(name: str) -> str:
     if not match or match[0] != (match[1] or match[2]):
         raise UserError(f"--allow-host must be a name alone, as chat.example.org, got {name!r}")
     return name.lower()
+
+
+def check_content_type(
+    headers: Mapping[str, str], content_type: str, charset: str | None, *, curl: bool
+) -> None:
+    """Checks the headers of a request with a body.
+
+    Args:
+        curl: the type that curl gives JSON by default is allowed too. It is also that of a form,
+            and a browser sends one of two further headers with a form: every browser has sent
+            Origin with it since 2020.
+
+    Raises:
+        UserError: the body may be of a form, or is not plain JSON.
+    """
+    is_form = content_type == "application/x-www-form-urlencoded"
+    is_browser = "Origin" in headers or "Sec-Fetch-Site" in headers
+    is_json = content_type == "application/json" or (curl and is_form and not is_browser)
+    is_utf8 = (charset or "utf-8").lower() == "utf-8"
+    if not (is_json and is_utf8) or "Content-Encoding" in headers:
+        raise UserError(
+            "the request must have the header `Content-Type: application/json`, "
+            "and be neither compressed nor in another character set"
+        )
 
 
 def _host_name(netloc: str) -> str | None:
