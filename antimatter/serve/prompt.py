@@ -118,8 +118,9 @@ async def fit(
     if (n_tokens := await tokens(0)) <= room:
         return [*system, *turns], n_tokens
     if (n_tokens := await tokens(last)) > room:
-        limit = f"the model can read {room} and still answer"
-        raise UserError(f"the text has {n_tokens} tokens, {limit}: shorten it")
+        # Clients look for the first words to know that they must send less
+        limit = f"it has {n_tokens} tokens, the model can read {room} and still answer"
+        raise UserError(f"the prompt is too long, {limit}: shorten it")
     low, high = 1, len(starts) - 1
     while low < high:
         middle = (low + high) // 2

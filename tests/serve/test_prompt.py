@@ -112,7 +112,7 @@ def test_a_thousand_turns_are_cut_with_a_dozen_counts() -> None:
 
 
 def test_a_last_turn_that_is_too_long_is_an_error_with_both_numbers() -> None:
-    with pytest.raises(UserError, match=r"text has 12 tokens, .* can read 8 .*: shorten it"):
+    with pytest.raises(UserError, match=r"has 12 tokens, .* can read 8 .*: shorten it"):
         fit([Message("user", "old"), Message("user", "x " * 11)], 8)
 
 

@@ -3,9 +3,8 @@ browser does with a response.
 
 A page of any web site can make a visitor's browser send requests to 127.0.0.1 and, by DNS
 rebinding, read the responses too. Such a request has the site's name in Host, or another origin in
-Origin, or it is of the simple kind that needs no preflight. Each of the three is refused. One kind
-of the third is not, because Ollama's manual has it: that of curl without a Content-Type, if nothing
-shows that a browser sent it.
+Origin, or it is of the simple kind that needs no preflight. Each of the three is refused. Clients
+of Ollama send requests of the simple kind, so its API refuses only those of a browser.
 """
 
 import base64
@@ -67,21 +66,20 @@ def parse_allowed_host(name: str) -> str:
 
 
 def check_content_type(
-    headers: Mapping[str, str], content_type: str, charset: str | None, *, curl: bool
+    headers: Mapping[str, str], content_type: str, charset: str | None, *, any_type: bool
 ) -> None:
-    """Checks the headers of a request with a body.
+    """Checks the headers of a request with a body, which must be JSON.
 
     Args:
-        curl: the type that curl gives JSON by default is allowed too. It is also that of a form,
-            and a browser sends one of two further headers with a form: every browser has sent
-            Origin with it since 2020.
+        any_type: the header may say something else, unless a browser sent the request. By the
+            Fetch standard a browser adds Origin to every POST to another site, and no page can
+            prevent it. The two others are for browsers that are older.
 
     Raises:
-        UserError: the body may be of a form, or is not plain JSON.
+        UserError: the body is something else, or a page of another site may have sent it.
     """
-    is_form = content_type == "application/x-www-form-urlencoded"
-    is_browser = "Origin" in headers or "Sec-Fetch-Site" in headers
-    is_json = content_type == "application/json" or (curl and is_form and not is_browser)
+    is_browser = any(name in headers for name in ("Origin", "Sec-Fetch-Site", "Referer"))
+    is_json = content_type == "application/json" or (any_type and not is_browser)
     is_utf8 = (charset or "utf-8").lower() == "utf-8"
     if not (is_json and is_utf8) or "Content-Encoding" in headers:
         raise UserError(

@@ -173,9 +173,8 @@ class Answers:
                         n_ctx=question.n_ctx,
                     )
                     dropped += len(messages) - len(built.messages)
-                    length = built.generation.max_tokens
                     jobs += [
-                        (built.text, replace(question.seeded(i), max_tokens=length))
+                        (built.text, replace(built.generation, seed=question.seed(i)))
                         for i in range(question.choices)
                     ]
         except TimeoutError:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from antimatter.chat import template
-from antimatter.chat.template import Message
+from antimatter.chat.template import ROLES, Message
 from antimatter.export.ollama import FILE_TYPES, TAG, OllamaConfig, human_number
 from antimatter.llama.header import ChatFacts
 from antimatter.serve.backend import Finish, ModelFile
@@ -70,7 +70,8 @@ _FIXED_OPTIONS: dict[str, list[Any]] = {
 def parse_chat(body: bytes, defaults: OllamaConfig) -> "tuple[Question, Reply]":
     """Raises APIError. No messages means to load the model: there is nothing to answer."""
     given = _read(body, {"messages"}, _FIXED | _OF_CHAT, defaults)
-    prompts = [question.messages(given["messages"])] if given.get("messages") else []
+    # Ollama's Python client leaves an empty content out
+    prompts = [question.messages(given["messages"], ROLES)] if given.get("messages") else []
     reply = Reply(True, given["model"], given.get("keep_alive"))
     return _question(given, prompts, "chat", defaults), reply
 

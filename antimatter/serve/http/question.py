@@ -1,6 +1,6 @@
 """What a client asks for, whichever API it speaks: messages, and how to answer them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -50,29 +50,34 @@ class Question:
     stream: bool
     n_ctx: int | None = None  # tokens of prompt and answer; None: those of the model
 
-    def seeded(self, choice: int) -> Generation:
-        """How the answer `choice` to a prompt is generated: with the seed that many further on."""
+    def seed(self, choice: int) -> int | None:
+        """Of the answer `choice` to a prompt: the seed that is so much higher."""
         seed = self.generation.seed
-        if seed is None:
-            return self.generation
-        return replace(self.generation, seed=_runtime_seed(seed + choice))
+        return None if seed is None else _runtime_seed(seed + choice)
 
 
 def is_served(model: str, defaults: OllamaConfig) -> bool:
     return model in (defaults.name, f"{defaults.name}:{TAG}")
 
 
-def messages(value: Any) -> list[Message]:
-    """A conversation. Raises APIError unless it has at least one message."""
+def messages(value: Any, may_be_empty: Collection[Role] = ("assistant",)) -> list[Message]:
+    """A conversation of at least one message.
+
+    Args:
+        may_be_empty: the roles that need no content.
+
+    Raises:
+        APIError: it is none.
+    """
     if not isinstance(value, list) or not value:
         raise values.wrong("messages", "be a list with at least one message", value)
     if len(value) > MAX_MESSAGES:
         must = f"messages must be at most {MAX_MESSAGES}, got {len(value)}"
         raise APIError(400, must, param="messages")
-    return [_message(message, f"messages[{i}]") for i, message in enumerate(value)]
+    return [_message(some, f"messages[{i}]", may_be_empty) for i, some in enumerate(value)]
 
 
-def _message(value: Any, name: str) -> Message:
+def _message(value: Any, name: str, may_be_empty: Collection[Role]) -> Message:
     if not isinstance(value, dict):
         raise values.wrong(name, 'be an object like {"role": "user", "content": "text"}', value)
     given, content = value.get("role"), value.get("content")
@@ -87,8 +92,8 @@ def _message(value: Any, name: str) -> Message:
     # The model cannot see who of several users speaks
     if value.get("name") is not None:
         values.text(value["name"], f"{name}.name")
-    if content is None and role == "assistant":
-        return Message("assistant", "")
+    if content is None and role in may_be_empty:
+        return Message(role, "")
     if isinstance(content, list):
         return Message(role, _joined(content, f"{name}.content"))
     return Message(role, values.text(content, f"{name}.content"))

@@ -251,9 +251,9 @@ class Server:
         return _json_response(reply.whole())
 
     async def _read(self, request: web.Request) -> bytes:
-        curl, kind = request.path.startswith(_OLLAMA), request.content_type
+        is_ollama, kind = request.path.startswith(_OLLAMA), request.content_type
         try:
-            access.check_content_type(request.headers, kind, request.charset, curl=curl)
+            access.check_content_type(request.headers, kind, request.charset, any_type=is_ollama)
         except UserError as error:
             raise APIError(415, str(error)) from None
         # Before it has arrived
