@@ -52,7 +52,7 @@ _FIXED: dict[str, list[Any]] = {
 def parse_chat(body: bytes, defaults: OllamaConfig) -> "tuple[Question, Reply]":
     """Raises APIError."""
     given = _read(body, "messages", "prompt", defaults)
-    conversation = question.messages(given.get("messages"))
+    conversation = question.messages(given.get("messages"), {"assistant"})
     return _asked(given, [conversation], "chat", defaults)
 
 

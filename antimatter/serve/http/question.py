@@ -60,11 +60,11 @@ def is_served(model: str, defaults: OllamaConfig) -> bool:
     return model in (defaults.name, f"{defaults.name}:{TAG}")
 
 
-def messages(value: Any, may_be_empty: Collection[Role] = ("assistant",)) -> list[Message]:
+def messages(value: Any, may_be_empty: Collection[Role]) -> list[Message]:
     """A conversation of at least one message.
 
     Args:
-        may_be_empty: the roles that need no content.
+        may_be_empty: the roles whose messages need no content.
 
     Raises:
         APIError: it is none.
