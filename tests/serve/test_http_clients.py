@@ -58,6 +58,21 @@ def test_a_client_that_disconnects_during_its_answer_frees_its_slot() -> None:
         assert served.log == []
 
 
+def test_a_client_has_one_slot_for_several_answers_and_frees_it_when_it_disconnects() -> None:
+    backend = ScriptedBackend(repeats=5)
+    with serving(backend, parallel=2) as served:
+        with served.stream(question("several", n=100)) as lines:
+            next(lines)
+            # The other slot is free, and the answers come one after another
+            assert served.post(question("other"))[0] == 200
+            assert backend.running == ["several"]
+            while backend.ended.count("several") < 3:
+                next(lines)
+        eventually(lambda: backend.running == [])
+        assert backend.prompts.count("several") < 100
+        assert served.log == []
+
+
 def test_a_client_that_disconnects_while_its_prompt_is_read_frees_its_slot(tiny: Tiny) -> None:
     release = threading.Event()
 

@@ -96,6 +96,19 @@ def test_an_answer_is_that_of_the_backend_streamed_or_not(
     assert "".join(part.response for part in streamed) == expected
 
 
+def test_both_apis_give_the_same_answer(client: ollama.Client, served: Served) -> None:
+    hot = {"temperature": 2.0, "top_p": 0.9, "top_k": 0, "min_p": 0.01, "repeat_last_n": 20}
+    hot |= {"presence_penalty": 1.0, "frequency_penalty": 0.5, "repeat_penalty": 1.1}
+    texts = set()
+    for seed in range(5):
+        options = hot | {"seed": seed}
+        _, answer = served.post(question(TEXT, **options | {"max_tokens": 8}))
+        texts.add(answer["choices"][0]["message"]["content"])
+        end = client.chat("antimatter", ASKED, options=options | {"num_predict": 8})
+        assert end.message.content == answer["choices"][0]["message"]["content"]
+    assert len(texts) == 5
+
+
 def test_a_stream_is_the_default_and_has_one_object_a_line(served: Served) -> None:
     asked = {"model": "antimatter", "messages": ASKED}
     status, headers, content = served.request("POST", CHAT, asked)
