@@ -174,7 +174,7 @@ def test_keys_that_change_nothing_are_accepted_and_so_are_nulls(served: Served) 
         "metadata": {"a": "b"},
         "store": False,
         "service_tier": "auto",
-        "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True, "include_obfuscation": None},
     }
     lengths = {"max_tokens": 2, "max_completion_tokens": 2}
     # As libraries send a message back

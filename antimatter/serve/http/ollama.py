@@ -40,7 +40,7 @@ _FIXED: dict[str, list[Any]] = {
     "top_logprobs": [0],
     "_debug_render_only": [False],
 }
-# A prompt alone is never cut, so `truncate` changes nothing there
+# Old turns are dropped where they do not fit; the prompt of generate is never cut
 _OF_CHAT: dict[str, list[Any]] = {"truncate": [True]}
 _OF_GENERATE: dict[str, list[Any]] = {
     "context": [[]],

@@ -120,8 +120,9 @@ def _check_stream_options(value: Any) -> None:
     known = {"include_usage", "include_obfuscation"}
     if not isinstance(value, dict) or not value.keys() <= known:
         raise values.wrong("stream_options", 'be like {"include_usage": true}', value)
-    for key in value:
-        values.boolean(value[key], f"stream_options.{key}")
+    for key, option in value.items():
+        if option is not None:
+            values.boolean(option, f"stream_options.{key}")
 
 
 def check_model(model: str, defaults: OllamaConfig) -> None:
