@@ -1,5 +1,5 @@
-"""Ten thousand bad requests to a real `antimatter serve`: no crash, no 5xx except for a full queue,
-no leak, no file disclosed.
+"""Ten thousand bad requests to a real `antimatter serve`: no crash, no 5xx except for a full queue
+and for routes that are not supported, no leak, no file disclosed.
 
     python benchmarks/serve_fuzz.py [--requests 10000] [--seed 0] [--model models/gguf]
 
@@ -21,7 +21,13 @@ from typing import Any
 import serve_process
 from serve_process import Usage
 
-PATHS = "/ /health /favicon.ico /v1/models /v1/chat/completions /v1/completions".split()
+CHATS = ["/v1/chat/completions", "/api/chat"]
+POSTS = [*CHATS, *CHATS, "/v1/completions", "/api/generate", "/api/show"]
+PATHS = """
+/ /health /favicon.ico /v1/models /v1/models/antimatter /api/tags /api/ps /api/version /api/pull
+/api/embed /api/blobs/sha256:0
+""".split()
+PATHS += POSTS
 TRICKS = """
 .. %2e%2e . %00 etc/passwd params.yaml antimatter/serve/http/page.html page.html proc/self/environ
 %2f \\ // é # ;x % %zz * http://evil.com/ v1 models chat completions %c0%ae%c0%ae ~root
@@ -71,14 +77,20 @@ LENGTHS = [
 KEYS = """
 messages prompt model stream temperature top_p top_k repeat_penalty max_tokens
 max_completion_tokens stop seed stream_options n tools logprobs logit_bias user response_format
-presence_penalty é __proto__
+presence_penalty é __proto__ best_of min_p typical_p repeat_last_n reasoning_effort options
+keep_alive format think images system template context raw suffix verbose truncate num_predict
+""".split()
+OPTIONS = """
+temperature top_p top_k min_p typical_p repeat_penalty repeat_last_n presence_penalty
+frequency_penalty num_ctx num_predict seed stop mirostat num_gpu tfs_z é
 """.split()
 KEYS += ["", "\0", "k" * 400]
 VALUES: list[Any] = [
     *(None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, 10**300, 0.5, 1e308, -0.0, 1e-320),
     *("", "x", "\0", "\ud800", "é🙂", "[EOS]", "x" * 3000, "antimatter", "\n"),
     *([], {}, [[]], {"a": {}}, ["a"], [None], [1, "x"]),
-    *({"role": "user", "content": "x"}, {"include_usage": True}),
+    *({"role": "user", "content": "x"}, {"include_usage": True}, [{"type": "text", "text": "x"}]),
+    *(["x", "é"], {"num_ctx": 2}, {"num_predict": -1}, {"temperature": "x"}, "5m", 2, 3, 128),
 ]
 LITERALS = "NaN Infinity -Infinity 1e999 1. 01 'x' undefined \\u00 \"\\ud800\" /*x*/1 [1,]".split()
 LITERALS += ["0x10", '"\x01"', "9" * 5000]
@@ -106,34 +118,47 @@ def request(seed: int, number: int) -> bytes:
 
 
 def _valid(random: Random) -> bytes:
-    return _post(random, json.dumps(_question(random)).encode())
+    path, body = _question(random)
+    return _post(random, json.dumps(body).encode(), path)
 
 
-def _question(random: Random) -> dict[str, Any]:
+def _question(random: Random) -> tuple[str, dict[str, Any]]:
+    """A path and a body that it takes."""
     words = ["The", "function", "returns", "é", "[EOS]", "\n", "🙂", "x" * 50]
-    text = " ".join(random.choices(words, k=random.randint(0, 12)))
-    messages = [
-        {"role": random.choice(["system", "user", "assistant"]), "content": text}
-        for _ in range(random.randint(1, 5))
-    ]
-    stream = random.random() < 0.5
-    return {"messages": messages, "max_tokens": random.randint(1, 3), "stream": stream}
+
+    def text() -> str:
+        return " ".join(random.choices(words, k=random.randint(0, 12)))
+
+    path, length = random.choice(POSTS), random.randint(1, 3)
+    body: dict[str, Any] = {"model": "antimatter", "stream": random.random() < 0.5}
+    if path in CHATS:
+        roles = ["system", "user", "assistant"]
+        turns = range(random.randint(1, 5))
+        body["messages"] = [{"role": random.choice(roles), "content": text()} for _ in turns]
+    else:
+        body["prompt"] = text()
+    if path.startswith("/api/"):
+        return path, body | {"options": {"num_predict": length}}
+    return path, body | {"max_tokens": length}
 
 
 def _values(random: Random) -> bytes:
-    body = _question(random)
+    path, body = _question(random)
     for _ in range(random.randint(1, 3)):
         body[random.choice(KEYS)] = random.choice(VALUES)
+    if isinstance(body.get("options"), dict) and random.random() < 0.7:
+        body["options"] = body["options"] | {random.choice(OPTIONS): random.choice(VALUES)}
     messages = body.get("messages")
     if isinstance(messages, list) and messages and isinstance(messages[0], dict):
-        key = random.choice(["role", "content", "name", "tool_calls", ""])
+        key = random.choice(["role", "content", "content", "name", "tool_calls", "images", ""])
         if random.random() < 0.3:
-            messages[0][key] = random.choice(VALUES)
-    return _post(random, json.dumps(body).encode())
+            body["messages"] = [messages[0] | {key: random.choice(VALUES)}, *messages[1:]]
+    return _post(random, json.dumps(body).encode(), path)
 
 
 def _json(random: Random) -> bytes:
-    text = json.dumps(_question(random))
+    path, value = _question(random)
+    text = json.dumps(value)
     for _ in range(random.randint(1, 4)):
         i = random.randrange(len(text) + 1)
         changes = [
@@ -147,7 +172,7 @@ def _json(random: Random) -> bytes:
     if random.random() < 0.3:
         i = random.randrange(len(body) + 1)
         body = body[:i] + random.choice(NOT_UTF8) + body[i:]
-    return _post(random, body)
+    return _post(random, body, path)
 
 
 def _nested(random: Random) -> bytes:
@@ -186,7 +211,7 @@ def _bytes(random: Random) -> bytes:
 
 
 def _chunked(random: Random) -> bytes:
-    data = _head(random, "POST", random.choice(PATHS[-2:]))
+    data = _head(random, "POST", random.choice(POSTS))
     data += b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     for _ in range(random.randint(1, 4)):
         piece = random.randbytes(random.randint(0, 300))
@@ -204,10 +229,10 @@ def _pipelined(random: Random) -> bytes:
     return data.replace(b"Connection: close\r\n", b"")
 
 
-def _post(random: Random, body: bytes) -> bytes:
+def _post(random: Random, body: bytes, fitting: str | None = None) -> bytes:
     kind = random.choice(TYPES) if random.random() < 0.1 else TYPES[0]
     length = random.choice([len(body)] * 12 + [len(body) + 10, max(len(body) - 10, 0), 10**15])
-    path = random.choice(PATHS[-2:] if random.random() < 0.9 else PATHS)
+    path = (fitting or random.choice(POSTS)) if random.random() < 0.9 else random.choice(PATHS)
     headers = f"Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
     return _head(random, "POST", path) + headers.encode() + body
 
@@ -246,8 +271,11 @@ def attack(model: Path, count: int, seed: int) -> tuple[Counter[str], Usage, Usa
             answer = send(server.port, request(seed, number))
             status = answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/") else "none"
             is_busy = status == "503" and b"clients are waiting already" in answer
-            assert is_busy or not status.startswith("5"), (number, answer)
-            assert not any(secret in answer for secret in SECRETS), (number, answer)
+            is_expected = is_busy or status == "501" or not status.startswith("5")
+            assert is_expected, (number, answer)
+            # The vocabulary, if all of the model is asked for, has some of them as tokens
+            if b'"tokenizer.ggml.tokens":[' not in answer:
+                assert not any(secret in answer for secret in SECRETS), (number, answer)
             return status
 
         # What is built on first use is no leak
@@ -265,7 +293,7 @@ def attack(model: Path, count: int, seed: int) -> tuple[Counter[str], Usage, Usa
 
 def check_alive(port: int) -> None:
     head = b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    for path in (b"GET /health", b"GET /v1/models", b"GET /"):
+    for path in (b"GET /health", b"GET /v1/models", b"GET /api/tags", b"GET /"):
         assert send(port, path + head + b"\r\n", 30).startswith(b"HTTP/1.1 200"), path
     body = b'{"prompt": "x", "max_tokens": 2}'
     head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)

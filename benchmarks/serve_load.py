@@ -131,14 +131,15 @@ def post(path: str, body: dict[str, Any], headers: dict[str, str] | None = None)
 
 def antimatter(port: int) -> Target:
     def request(prompt: str) -> bytes:
-        return post("/v1/completions", {"prompt": prompt, "max_tokens": TOKENS} | SAMPLING)
+        body = {"prompt": prompt, "max_tokens": TOKENS} | SAMPLING
+        return post("/v1/completions", body | {"stream_options": {"include_usage": True}})
 
     return Target(
         "antimatter serve",
         port,
         request,
-        lambda event: bool(event["choices"][0]["text"]),
-        lambda event: event.get("usage", {}).get("completion_tokens", 0),
+        lambda event: any(choice["text"] for choice in event["choices"]),
+        lambda event: (event["usage"] or {}).get("completion_tokens", 0),
     )
 
 

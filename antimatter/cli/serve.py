@@ -23,9 +23,9 @@ MAX_PARALLEL = 256  # LLAMA_MAX_SEQ of llama.cpp
 def add_parser(commands: Commands) -> None:
     command = commands.add_parser(
         "serve",
-        help="the chat page and OpenAI's API over HTTP",
-        description="Serves the chat page at / and OpenAI's API at /v1, on this machine alone"
-        " unless --host says otherwise.",
+        help="the chat page and the APIs of OpenAI and Ollama over HTTP",
+        description="Serves the chat page at /, OpenAI's API at /v1 and Ollama's at /api, on this"
+        " machine alone unless --host says otherwise.",
     )
     options.add_model(command, auto="Ollama if there is one, else the embedded llama.cpp")
     command.add_argument(

@@ -4,7 +4,7 @@ There are two backends: `EmbeddedBackend`, which is llama.cpp in a child process
 `OllamaBackend`, which is a running Ollama.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -18,11 +18,18 @@ class Generation:
 
     temperature: float
     top_p: float
-    top_k: int
+    top_k: int  # 0: all tokens
     repeat_penalty: float
     max_tokens: int
     stop: tuple[str, ...]  # any texts, while those of OllamaConfig must fit into a Modelfile
     seed: int | None = None  # None: the backend chooses one
+    # These are off. Penalties are llama.cpp's, over the last `repeat_last_n` tokens, of which those
+    # of the prompt are some; -1 is the whole context
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_last_n: int = 64
 
     @classmethod
     def of(cls, config: OllamaConfig, seed: int | None = None) -> Self:
@@ -43,9 +50,12 @@ class Generation:
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
-            "min_p": 0.0,
+            "min_p": self.min_p,
+            "typical_p": self.typical_p,
             "repeat_penalty": self.repeat_penalty,
-            "repeat_last_n": 64,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repeat_last_n": self.repeat_last_n,
         }
 
 
@@ -57,6 +67,18 @@ class Finish:
     prompt_tokens: int  # [BOS] included
     completion_tokens: int
     tokens_per_second: float  # of the completion
+    prompt_seconds: float = 0.0  # to read the part of the prompt that was not cached
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The file of the model, for clients that list models."""
+
+    size: int  # bytes
+    digest: str  # sha256; Ollama's is that of the manifest
+    modified: str  # RFC 3339
+    keys: Mapping[str, Any]  # of the GGUF file
+    n_parameters: int
 
 
 class Backend(Protocol):
@@ -80,6 +102,10 @@ class Backend(Protocol):
 
     async def check(self) -> None:
         """Raises BackendError if it cannot answer."""
+        ...
+
+    async def file(self) -> ModelFile:
+        """Raises BackendError if it is not there any more."""
         ...
 
     def close(self) -> None: ...

@@ -29,7 +29,8 @@ async def build(
     messages: Sequence[Message],
     generation: Generation,
     *,
-    continues: bool = False,
+    render: Render | None = None,
+    n_ctx: int | None = None,
 ) -> Prompt:
     """The prompt of a conversation, without the oldest turns if they do not fit.
 
@@ -37,22 +38,27 @@ async def build(
     positions are learned and cannot be shifted.
 
     Args:
-        continues: the messages are a text to continue, whatever the model was tuned for.
+        render: how the messages become text; None: as the model was tuned.
+        n_ctx: tokens of prompt and answer, if fewer than the backend's are to be used.
 
     Raises:
         UserError: the last turn alone is too long.
         BackendError: the backend cannot count the tokens.
     """
-    render = template.continued if continues else renderer(backend.chat)
+    as_text = render or renderer(backend.chat)
+    room = min(n_ctx or backend.n_ctx, backend.n_ctx)
 
     async def count(some: Sequence[Message]) -> int:
-        return await backend.count(render(some))
+        return await backend.count(as_text(some))
 
     # Tokens kept free, so that a long conversation still gets an answer
-    reserved = min(generation.max_tokens, backend.n_ctx // 2)
-    fitting, n_tokens = await fit(messages, backend.n_ctx - reserved, count)
-    max_tokens = min(generation.max_tokens, backend.n_ctx - n_tokens)
-    return Prompt(render(fitting), fitting, replace(generation, max_tokens=max_tokens))
+    reserved = min(generation.max_tokens, room // 2)
+    fitting, n_tokens = await fit(messages, room - reserved, count)
+    max_tokens = min(generation.max_tokens, room - n_tokens)
+    # llama.cpp reserves memory for the number of tokens that it is given
+    last_n = room if generation.repeat_last_n < 0 else min(generation.repeat_last_n, room)
+    fits = replace(generation, max_tokens=max_tokens, repeat_last_n=last_n)
+    return Prompt(as_text(fitting), fitting, fits)
 
 
 def renderer(chat: ChatFacts | None) -> Render:
@@ -112,8 +118,9 @@ async def fit(
     if (n_tokens := await tokens(0)) <= room:
         return [*system, *turns], n_tokens
     if (n_tokens := await tokens(last)) > room:
-        limit = f"the model can read {room} and still answer"
-        raise UserError(f"the text has {n_tokens} tokens, {limit}: shorten it")
+        # Clients look for the first words to know that they must send less
+        limit = f"it has {n_tokens} tokens, the model can read {room} and still answer"
+        raise UserError(f"the prompt is too long, {limit}: shorten it")
     low, high = 1, len(starts) - 1
     while low < high:
         middle = (low + high) // 2

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import ChatFacts
-from antimatter.serve.backend import Backend, Finish, Generation
+from antimatter.serve.backend import Backend, Finish, Generation, ModelFile
 
 T = TypeVar("T")
 CONFIG = OllamaConfig(
@@ -70,6 +70,7 @@ class ScriptedBackend:
     description: str = "scripted"
     # Prompts: of all requests, of those that have ended, and of those in progress
     prompts: list[str] = field(default_factory=list)
+    generations: list[Generation] = field(default_factory=list)  # of all requests
     ended: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
 
@@ -84,6 +85,7 @@ class ScriptedBackend:
         self, prompt: str, generation: Generation
     ) -> AsyncGenerator[str | Finish, None]:
         self.prompts.append(prompt)
+        self.generations.append(generation)
         self.running.append(prompt)
         try:
             for i in range(self.repeats):
@@ -95,5 +97,9 @@ class ScriptedBackend:
         finally:
             self.running.remove(prompt)
             self.ended.append(prompt)
+
+    async def file(self) -> ModelFile:
+        keys = {"general.architecture": "mpt", "general.file_type": 1, "list": [1, 2]}
+        return ModelFile(1000, "0" * 64, "2026-01-01T00:00:00+00:00", keys, 2_500_000)
 
     def close(self) -> None: ...

@@ -59,7 +59,8 @@ def piece(text: str) -> bytes:
 def end(reason: str = "stop", tokens: int = 7, speed: float = 41.25, dropped: int = 0) -> bytes:
     usage = {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": tokens + 5}
     own = {"tokens_per_second": speed, "dropped_turns": dropped}
-    return chunk({}, reason, usage=usage, antimatter=own) + DONE
+    usage_chunk = event({"object": "chat.completion.chunk", "choices": [], "usage": usage})
+    return chunk({}, reason, usage=None, antimatter=own) + usage_chunk + DONE
 
 
 def answer(*texts: str, **options: Any) -> list[Step]:

@@ -33,8 +33,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert self.path == "/api/tags"
-        digest = self.server.digest
-        self._answer({"models": [{"name": name, "digest": digest} for name in self.server.models]})
+        facts = {"digest": self.server.digest, "size": 5, "modified_at": "2026-01-01T00:00:00Z"}
+        self._answer({"models": [{"name": name} | facts for name in self.server.models]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

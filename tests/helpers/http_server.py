@@ -50,7 +50,8 @@ class Served:
     def error(self, body: Any, path: str = CHAT) -> tuple[int, str]:
         """The status and the message of a response that must be an error."""
         status, answer = self.post(body, path)
-        assert set(answer) == {"error"} and set(answer["error"]) == {"message", "type"}
+        assert answer.keys() == {"error"}
+        assert answer["error"].keys() == {"message", "type", "param", "code"}
         message = answer["error"]["message"]
         assert "\n" not in message and len(message) < 400
         return status, message
@@ -146,4 +147,5 @@ def events(lines: Iterable[str]) -> tuple[list[Any], list[str]]:
 def text_of(found: list[Any]) -> str:
     """The answer in the events of a chat completion."""
     chunks = [event for event in found if event != "[DONE]" and "error" not in event]
-    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    return "".join(choice["delta"].get("content", "") for choice in choices)

@@ -119,6 +119,14 @@ def test_foreign_hosts_and_origins_get_403_on_every_route() -> None:
             ("POST", CHAT),
             ("OPTIONS", CHAT),
             ("GET", "/v1/models"),
+            ("GET", "/v1/models/antimatter"),
+            ("GET", "/api/tags"),
+            ("GET", "/api/ps"),
+            ("GET", "/api/version"),
+            ("POST", "/api/chat"),
+            ("POST", "/api/generate"),
+            ("POST", "/api/show"),
+            ("POST", "/api/pull"),
             ("GET", "/absent"),
         ):
             for headers in foreign:
@@ -144,9 +152,12 @@ def test_the_api_needs_the_token_and_the_page_does_not() -> None:
             assert (status, answer["WWW-Authenticate"]) == (401, "Bearer")
             assert json.loads(body)["error"]["type"] == "authentication_error"
         # However the path is written, and whether it exists or not
-        for path in (f"/v1/models?token={TOKEN}", "/%761/models", "/v1/absent"):
+        for path in (f"/v1/models?token={TOKEN}", "/%761/models", "/v1/absent", "/api/tags"):
             assert served.request("GET", path)[0] == 401
-        assert served.request("POST", CHAT, question())[0] == 401
+        for path in ("/v1/models/antimatter", "/api/ps", "/api/version", "/%61pi/tags", "/api/x"):
+            assert served.request("GET", path)[0] == 401
+        for path in (CHAT, "/api/chat", "/api/generate", "/api/show", "/api/pull"):
+            assert served.request("POST", path, question())[0] == 401
         for scheme in ("Bearer", "bearer"):
             headers = {"Authorization": f"{scheme} {TOKEN}"}
             assert served.request("GET", "/v1/models", headers=headers)[0] == 200

@@ -106,7 +106,7 @@ def test_a_line_that_fails_is_named_and_the_others_are_answered(
     # The text before an error ends its own line
     assert output.getvalue() == "one!\ntwo!\nbreak\n"
     third, fifth = capsys.readouterr().err.splitlines()
-    assert third.startswith("line 3: the text has 51 tokens, the model can read 10")
+    assert third.startswith("line 3: the prompt is too long, it has 51 tokens, the model can ")
     assert fifth == "line 5: echo broke off the answer: ask again"
 
 
@@ -183,7 +183,8 @@ def test_a_text_that_is_too_long_is_reported_and_forgotten(
 ) -> None:
     backend = EchoBackend()
     talk(backend, "x " * 50, "two")
-    assert "error: the text has 51 tokens, the model can read 10" in capsys.readouterr().err
+    words = "error: the prompt is too long, it has 51 tokens, the model can read 10"
+    assert words in capsys.readouterr().err
     assert backend.prompts == ["two"]
 
 

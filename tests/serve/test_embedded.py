@@ -1,20 +1,23 @@
 """llama.cpp as a backend."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import gguf_model
 from helpers.backends import GENERATION, complete, count, pieces, run
-from helpers.gguf_model import CHAT, CONTEXT, TEXT, Tiny, of_model
+from helpers.gguf_model import CHAT, CONTEXT, TEXT, VOCAB, Tiny, of_model
 from helpers.processes import children, is_alive
 
-from antimatter.data.special_tokens import EOS, USER
+from antimatter.data.special_tokens import BOS, EOS, USER
 from antimatter.errors import UserError
 from antimatter.export import gguf
 from antimatter.llama.client import BackendError
@@ -98,10 +101,60 @@ def test_parallel_answers_are_those_of_one_alone_each_with_the_whole_context(
 
 def test_the_finish_has_the_reason_and_the_counts(embedded: EmbeddedBackend) -> None:
     _, finish = complete(embedded, PROMPT, replace(GENERATION, max_tokens=7))
-    assert finish == Finish("length", count(embedded, PROMPT), 7, finish.tokens_per_second)
-    assert finish.tokens_per_second > 0
+    speed, seconds = finish.tokens_per_second, finish.prompt_seconds
+    assert finish == Finish("length", count(embedded, PROMPT), 7, speed, seconds)
+    assert speed > 0 and 0 < seconds < 10
     whole, _ = complete(embedded, PROMPT)
     assert complete(embedded, PROMPT, with_stops(GENERATION, whole[6]))[1].reason == "stop"
+
+
+def test_all_tokens_are_candidates_without_a_top_k(embedded: EmbeddedBackend) -> None:
+    flat = replace(GENERATION, temperature=10.0, top_p=1.0, max_tokens=1)
+
+    def first_tokens(top_k: int) -> set[str]:
+        some = [replace(flat, top_k=top_k, seed=seed) for seed in range(100)]
+        return {complete(embedded, PROMPT, generation)[0] for generation in some}
+
+    assert len(first_tokens(5)) <= 5
+    assert len(first_tokens(0)) > 40
+
+
+def test_a_min_p_of_1_leaves_the_likeliest_token_alone(embedded: EmbeddedBackend) -> None:
+    greedy, _ = complete(embedded, PROMPT)
+    assert complete(embedded, PROMPT, replace(HOT, min_p=1.0, seed=1))[0] == greedy
+    assert complete(embedded, PROMPT, replace(HOT, seed=1))[0] != greedy
+
+
+@pytest.mark.parametrize(("presence", "frequency"), [(2.0, 0.0), (0.0, 1.0), (-1.0, 0.5)])
+def test_penalties_are_subtracted_from_the_logits_of_what_was_written(
+    tiny: Tiny, embedded: EmbeddedBackend, presence: float, frequency: float
+) -> None:
+    """The formula of OpenAI's reference, over prompt and answer."""
+    import torch
+
+    ids = [BOS, *tiny.tokenizer.encode(PROMPT)]
+    n_prompt = len(ids)
+    while len(ids) < n_prompt + 15:
+        counts = torch.bincount(torch.tensor(ids), minlength=VOCAB)
+        logits = tiny.model(torch.tensor([ids]))[0, -1]
+        ids.append(int((logits - counts * frequency - (counts > 0) * presence).argmax()))
+    penalties: dict[str, Any] = {
+        "presence_penalty": presence,
+        "frequency_penalty": frequency,
+        "max_tokens": 15,
+    }
+    answer, _ = complete(embedded, PROMPT, replace(GENERATION, repeat_last_n=CONTEXT, **penalties))
+    assert answer == tiny.tokenizer.decode(ids[n_prompt:])
+    assert answer != complete(embedded, PROMPT, replace(GENERATION, max_tokens=15))[0]
+
+
+def test_the_file_of_the_model_is_described(tiny: Tiny, embedded: EmbeddedBackend) -> None:
+    file = run(embedded.file())
+    content = tiny.path.read_bytes()
+    assert (file.size, file.digest) == (len(content), hashlib.sha256(content).hexdigest())
+    assert file.keys["general.architecture"] == "mpt"
+    modified = datetime.fromisoformat(file.modified).timestamp()
+    assert modified == pytest.approx(tiny.path.stat().st_mtime, abs=1e-5)
 
 
 def test_a_seed_repeats_an_answer(embedded: EmbeddedBackend) -> None:

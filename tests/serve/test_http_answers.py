@@ -122,14 +122,26 @@ def test_an_answer_is_that_of_the_backend_streamed_or_not(
     assert answer["antimatter"]["tokens_per_second"] > 0
     with served.stream(question(max_tokens=12)) as lines:
         (first, *chunks, last, done), _ = events(lines)
-    assert text_of(chunks) == expected
+    assert text_of(chunks) == expected and done == "[DONE]"
     delta = {"role": "assistant", "content": ""}
     assert first["choices"] == [{"index": 0, "delta": delta, "finish_reason": None}]
     assert first["antimatter"] == {"dropped_turns": 0}
     assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
-    assert last["usage"] == usage and done == "[DONE]"
     assert {chunk["object"] for chunk in (first, *chunks, last)} == {"chat.completion.chunk"}
     assert len({chunk["id"] for chunk in (first, *chunks, last)}) == 1
+    assert not [chunk for chunk in (first, *chunks, last) if "usage" in chunk]
+
+
+def test_a_stream_has_its_usage_in_a_last_chunk_without_choices_if_asked(served: Served) -> None:
+    """As OpenAI's reference says of stream_options."""
+    _, answer = served.post(question(max_tokens=5))
+    body = question(max_tokens=5, stream_options={"include_usage": True})
+    with served.stream(body) as lines:
+        (*chunks, last, done), _ = events(lines)
+    assert done == "[DONE]"
+    assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+    assert all(len(chunk["choices"]) == 1 for chunk in chunks)
+    assert (last["choices"], last["usage"]) == ([], answer["usage"])
 
 
 def test_a_text_is_continued_the_same_way(served: Served, embedded: EmbeddedBackend) -> None:
@@ -156,13 +168,14 @@ def test_text_held_back_for_a_stop_text_is_sent_streamed_or_not(
     served: Served, embedded: EmbeddedBackend
 ) -> None:
     whole, _ = complete(embedded, TEXT, TWELVE)
-    body = question(stop=f"{whole[-1:]}ZZ", max_tokens=12)
+    usage = {"stream_options": {"include_usage": True}}
+    body = question(stop=f"{whole[-1:]}ZZ", max_tokens=12) | usage
     _, answer = served.post(body)
     assert answer["choices"][0]["message"]["content"] == whole
     with served.stream(body) as lines:
         found, _ = events(lines)
     assert text_of(found) == whole
-    assert found[-2]["choices"][0]["finish_reason"] == "length"
+    assert found[-3]["choices"][0]["finish_reason"] == "length"
     assert found[-2]["usage"] == answer["usage"] and answer["usage"]["completion_tokens"] == 12
 
 
@@ -217,7 +230,9 @@ def test_a_text_that_is_too_long_is_refused_with_both_numbers(served: Served) ->
     for stream in (False, True):
         status, text = served.error(question("many words " * 100, stream=stream))
         assert status == 400
-        assert re.search(r"text has \d+ tokens, .* can read \d+ .*: shorten it", text)
+        # LangChain and LiteLLM look for these words
+        assert "prompt is too long" in text
+        assert re.search(r"has \d+ tokens, .* can read \d+ .*: shorten it", text)
 
 
 def test_more_tokens_than_fit_are_as_many_as_fit(served: Served) -> None:

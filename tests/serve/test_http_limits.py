@@ -90,6 +90,22 @@ def test_a_client_that_waits_for_100_continue_gets_it(served: Served) -> None:
     assert b"HTTP/1.1 413 " in served.raw(head, 5)
 
 
+def test_another_expectation_is_refused_in_json(served: Served) -> None:
+    for path, form in (("/v1/models", {"message", "type", "param", "code"}), ("/api/tags", None)):
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nExpect: tea\r\n\r\n"
+        answer = served.raw(head.encode())
+        assert answer.startswith(b"HTTP/1.1 417 ") and b"\r\nX-Frame-Options: DENY" in answer
+        error = json.loads(answer.split(b"\r\n\r\n")[1])["error"]
+        assert error.keys() == form if form else "Expect" in error
+    # The rules for access come first, and HTTP/1.0 has no expectations
+    foreign = (
+        b"GET /v1/models HTTP/1.1\r\nHost: evil.com\r\nConnection: close\r\nExpect: tea\r\n\r\n"
+    )
+    assert served.raw(foreign).startswith(b"HTTP/1.1 403 ")
+    old = b"GET /v1/models HTTP/1.0\r\nHost: localhost\r\nExpect: tea\r\n\r\n"
+    assert b" 200 " in served.raw(old)[:20]
+
+
 def test_a_body_that_is_shorter_than_announced_does_no_harm(served: Served) -> None:
     for _ in range(5):
         with served.connect() as connection:

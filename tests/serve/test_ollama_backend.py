@@ -80,7 +80,10 @@ def test_it_gets_the_raw_prompt_and_every_option_and_its_answer_comes_out_whole(
                 "top_p": 0.9,
                 "top_k": 40,
                 "min_p": 0.0,
+                "typical_p": 1.0,
                 "repeat_penalty": 1.0,
+                "presence_penalty": 0.0,
+                "frequency_penalty": 0.0,
                 "repeat_last_n": 64,
             },
         }

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from helpers.backends import CONFIG, complete
+from helpers.backends import CONFIG, ScriptedBackend, complete
 from helpers.chat_page import OpenPage, ask, button
+from helpers.fake_api import FakeApi
 from helpers.gguf_model import Tiny
-from helpers.http_server import serving
-from playwright.sync_api import Page, expect
+from helpers.http_server import CHAT, serving
+from playwright.sync_api import Browser, Page, expect
 
 from antimatter.serve.embedded import EmbeddedBackend
 
@@ -71,3 +72,34 @@ def test_without_the_token_the_page_asks_for_it(
         expect(page.get_by_text("embedded llama.cpp")).to_be_visible()
         send(page, "The function")
         expect(page.locator(".note").last).to_have_text(re.compile("tokens/s"))
+
+
+def test_a_page_of_another_site_cannot_make_the_model_answer(
+    browser: Browser, api: FakeApi
+) -> None:
+    """With the requests that need no preflight, of which Ollama's clients send some."""
+    backend = ScriptedBackend(repeats=1)
+    chat = '{"model": "antimatter", "messages": [{"role": "user", "content": "x"}]}'
+    bodies = {CHAT: chat, "/api/chat": chat}
+    bodies["/api/generate"] = '{"model": "antimatter", "prompt": "x"}'
+    with serving(backend) as served:
+        page = browser.new_context(bypass_csp=True).new_page()
+        # Another port is another origin
+        page.goto(api.url)
+        failures: list[str] = []
+        page.on("requestfailed", lambda request: failures.append(str(request.failure)))
+        for path, body in bodies.items():
+            for kind in ("", "text/plain", "application/x-www-form-urlencoded"):
+                page.evaluate(
+                    """([url, body, type]) => fetch(url, {
+                        method: "POST",
+                        mode: "no-cors",
+                        referrerPolicy: "no-referrer",
+                        body: new Blob([body], { type }),
+                    }).catch(() => {})""",
+                    [f"http://127.0.0.1:{served.port}{path}", body, kind],
+                )
+        page.context.close()
+    # The server has answered them all, and the page saw nothing of the answers
+    assert len(failures) == 9 and all("BLOCKED_BY_RESPONSE" in failure for failure in failures)
+    assert backend.prompts == [] and served.log == []

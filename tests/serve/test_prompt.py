@@ -112,7 +112,7 @@ def test_a_thousand_turns_are_cut_with_a_dozen_counts() -> None:
 
 
 def test_a_last_turn_that_is_too_long_is_an_error_with_both_numbers() -> None:
-    with pytest.raises(UserError, match=r"text has 12 tokens, .* can read 8 .*: shorten it"):
+    with pytest.raises(UserError, match=r"has 12 tokens, .* can read 8 .*: shorten it"):
         fit([Message("user", "old"), Message("user", "x " * 11)], 8)
 
 
@@ -151,7 +151,8 @@ FACTS = ChatFacts("Be kind.", "Hello!", ())
 def test_a_text_to_continue_has_no_roles_whatever_the_model_is() -> None:
     backend, messages = ScriptedBackend(chat=FACTS), [Message("user", "one")]
     assert run(prompt.build(backend, messages, GENERATION)).text == "[USER]one[ASSISTANT]"
-    assert run(prompt.build(backend, messages, GENERATION, continues=True)).text == "one"
+    built = run(prompt.build(backend, messages, GENERATION, render=template.continued))
+    assert built.text == "one"
 
 
 def test_a_model_gets_its_system_text_unless_the_messages_have_one() -> None:

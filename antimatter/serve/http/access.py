@@ -3,7 +3,8 @@ browser does with a response.
 
 A page of any web site can make a visitor's browser send requests to 127.0.0.1 and, by DNS
 rebinding, read the responses too. Such a request has the site's name in Host, or another origin in
-Origin, or it is of the simple kind that needs no preflight. Each of the three is refused.
+Origin, or it is of the simple kind that needs no preflight. Each of the three is refused. Clients
+of Ollama send requests of the simple kind, so its API refuses only those of a browser.
 """
 
 import base64
@@ -62,6 +63,29 @@ def parse_allowed_host(name: str) -> str:
     if not match or match[0] != (match[1] or match[2]):
         raise UserError(f"--allow-host must be a name alone, as chat.example.org, got {name!r}")
     return name.lower()
+
+
+def check_content_type(
+    headers: Mapping[str, str], content_type: str, charset: str | None, *, any_type: bool
+) -> None:
+    """Checks the headers of a request with a body, which must be JSON.
+
+    Args:
+        any_type: the header may say something else, unless a browser sent the request. By the
+            Fetch standard a browser adds Origin to every POST to another site, and no page can
+            prevent it. The two others are for browsers that are older.
+
+    Raises:
+        UserError: the body is something else, or a page of another site may have sent it.
+    """
+    is_browser = any(name in headers for name in ("Origin", "Sec-Fetch-Site", "Referer"))
+    is_json = content_type == "application/json" or (any_type and not is_browser)
+    is_utf8 = (charset or "utf-8").lower() == "utf-8"
+    if not (is_json and is_utf8) or "Content-Encoding" in headers:
+        raise UserError(
+            "the request must have the header `Content-Type: application/json`, "
+            "and be neither compressed nor in another character set"
+        )
 
 
 def _host_name(netloc: str) -> str | None:

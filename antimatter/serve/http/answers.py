@@ -1,23 +1,28 @@
 """Computes answers, as many at a time as the backend can. The other clients wait in a queue.
 
+A client has one slot, also if it asks for several answers, which are computed one after another.
+
 A generation runs in a task of its own, so a client that reads slowly does not hold back the
 backend. When a client disconnects or takes too long, its task is cancelled, which closes the
 connection to the backend and frees the slot.
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
+from antimatter.chat import template
 from antimatter.errors import UserError
 from antimatter.llama.client import BackendError
 from antimatter.serve import prompt
-from antimatter.serve.backend import Backend, Finish
-from antimatter.serve.http import api
-from antimatter.serve.http.api import APIError
-from antimatter.serve.prompt import Prompt
+from antimatter.serve.backend import Backend, Finish, Generation
+from antimatter.serve.http.errors import APIError
+from antimatter.serve.http.question import Question
+from antimatter.serve.prompt import Render
 
 # Each thread of llama.cpp that counts the tokens of a large text keeps its memory
 _COUNTS = 2
@@ -44,6 +49,16 @@ class Queued:
 @dataclass(frozen=True)
 class Started:
     dropped_turns: int  # messages that did not fit
+    began: float  # time.monotonic() when the client's turn came
+
+
+@dataclass(frozen=True)
+class Part:
+    choice: int  # which of the answers
+    value: str | Finish
+
+
+Event = Queued | Started | Part
 
 
 class Slots:
@@ -88,69 +103,80 @@ class Answers:
         self._counts = asyncio.Semaphore(_COUNTS)
 
     async def stream(
-        self, request: api.Request, deadline: asyncio.Timeout
-    ) -> AsyncGenerator[Queued | Started | str | Finish, None]:
-        """What happens until the answer is finished. Closing the iterator ends the generation.
+        self, question: Question, deadline: asyncio.Timeout
+    ) -> AsyncGenerator[Event, None]:
+        """What happens until all answers are finished. Closing the iterator ends the generation.
 
         Args:
             deadline: set when the client's turn comes.
 
         Raises:
-            APIError: the queue is full, or the request does not fit the model.
-            BackendError: the backend refused the request, or ended the answer early.
+            APIError: the queue is full, or a prompt does not fit the model.
+            BackendError: the backend refused the request, or ended an answer early.
         """
         slot = self._slots.request()
         generation: asyncio.Task[None] | None = None
         try:
-            built = await self._build(request)
+            jobs, dropped = await self._build(question)
             while not slot.done():
                 await asyncio.wait({slot}, timeout=self._limits.comment_seconds)
                 if not slot.done():
                     yield Queued(self._slots.position(slot))
-            loop = asyncio.get_running_loop()
+            loop, began = asyncio.get_running_loop(), time.monotonic()
             deadline.reschedule(loop.time() + self._limits.answer_seconds)
-            parts: asyncio.Queue[str | Finish | Exception] = asyncio.Queue()
-            generation = asyncio.create_task(self._generate(built, parts))
+            parts: asyncio.Queue[Part | Exception] = asyncio.Queue()
+            generation = asyncio.create_task(self._generate(jobs, parts))
             # The slot is free when the generation ends, however slowly the client reads
             generation.add_done_callback(lambda _: self._slots.release(slot))
-            is_started = False
-            while True:
+            is_started, n_open = False, len(jobs)
+            while n_open:
                 try:
                     async with asyncio.timeout(self._limits.comment_seconds):
-                        text, end = await _next(parts)
+                        arrived = await _next(parts)
                 except TimeoutError:
                     if not is_started:
                         yield Queued(0)
                     continue
-                if not is_started:
+                for part in arrived:
                     # Before anything is sent, an error is a plain response
-                    if isinstance(end, Exception):
-                        raise end
-                    is_started = True
-                    yield Started(len(request.messages) - len(built.messages))
-                if text:
-                    yield text
-                if isinstance(end, Exception):
-                    raise end
-                if end:
-                    yield end
-                    return
+                    if isinstance(part, Exception):
+                        raise part
+                    if not is_started:
+                        is_started = True
+                        yield Started(dropped, began)
+                    n_open -= isinstance(part.value, Finish)
+                    yield part
         finally:
             if generation:
                 generation.cancel()
             else:
                 self._slots.release(slot)
 
-    async def _build(self, request: api.Request) -> Prompt:
-        """The prompt. Counting its tokens may take a while."""
+    async def _build(self, question: Question) -> tuple[list[tuple[str, Generation]], int]:
+        """The prompt and the generation of each answer, and the number of messages that did not
+        fit. Counting the tokens may take a while.
+        """
+        jobs, dropped = list[tuple[str, Generation]](), 0
+        renders: dict[str, Render | None] = {
+            "chat": None,
+            "continued": template.continued,
+            "raw": lambda messages: messages[0].text,
+        }
         try:
             async with asyncio.timeout(self._limits.request_seconds), self._counts:
-                return await prompt.build(
-                    self._backend,
-                    request.messages,
-                    request.generation,
-                    continues=not request.is_chat,
-                )
+                for messages in question.prompts:
+                    built = await prompt.build(
+                        self._backend,
+                        messages,
+                        question.generation,
+                        render=renders[question.style],
+                        n_ctx=question.n_ctx,
+                    )
+                    dropped += len(messages) - len(built.messages)
+                    jobs += [
+                        (built.text, replace(built.generation, seed=question.seed(i)))
+                        for i in range(question.choices)
+                    ]
         except TimeoutError:
             raise BackendError(
                 "the tokens of the prompt could not be counted in time: is the machine busy?"
@@ -158,29 +184,39 @@ class Answers:
         except BackendError:
             raise
         except UserError as error:
-            raise APIError(400, str(error)) from None
+            param = "messages" if question.style == "chat" else "prompt"
+            code = "context_length_exceeded"
+            raise APIError(400, str(error), param=param, code=code) from None
+        return jobs, dropped
 
     async def _generate(
-        self, built: Prompt, parts: "asyncio.Queue[str | Finish | Exception]"
+        self, jobs: Sequence[tuple[str, Generation]], parts: "asyncio.Queue[Part | Exception]"
     ) -> None:
         try:
-            async with aclosing(self._backend.stream(built.text, built.generation)) as stream:
-                async for part in stream:
-                    parts.put_nowait(part)
+            for choice, (text, generation) in enumerate(jobs):
+                async with aclosing(self._backend.stream(text, generation)) as stream:
+                    async for value in stream:
+                        parts.put_nowait(Part(choice, value))
         except Exception as error:
             parts.put_nowait(error)
 
 
-async def _next(
-    parts: "asyncio.Queue[str | Finish | Exception]",
-) -> tuple[str, Finish | Exception | None]:
-    """All text that has arrived, as one piece, so that a busy server writes less often; and the
-    end, if it has arrived too.
+async def _next(parts: "asyncio.Queue[Part | Exception]") -> list[Part | Exception]:
+    """What has arrived, with the text of an answer in one part, so that a busy server writes less
+    often.
     """
-    part, pieces = await parts.get(), list[str]()
-    while isinstance(part, str):
-        pieces.append(part)
-        if parts.empty():
-            return "".join(pieces), None
-        part = parts.get_nowait()
-    return "".join(pieces), part
+    arrived = [await parts.get()]
+    while not parts.empty():
+        arrived.append(parts.get_nowait())
+    joined = list[Part | Exception]()
+    for choice, some in groupby(arrived, _choice_of_text):
+        if choice is None:
+            joined += some
+        else:
+            pieces = [str(part.value) for part in some if isinstance(part, Part)]
+            joined.append(Part(choice, "".join(pieces)))
+    return joined
+
+
+def _choice_of_text(part: Part | Exception) -> int | None:
+    return part.choice if isinstance(part, Part) and isinstance(part.value, str) else None

@@ -1,13 +1,15 @@
-"""The HTTP server of `antimatter serve`: the chat page, and OpenAI's API, in front of one backend.
+"""The HTTP server of `antimatter serve`: the chat page, OpenAI's API and Ollama's, in front of one
+backend.
 
-/v1/chat/completions renders the roles of a model that was tuned to chat, and puts its system text
-first unless the request brings a system message; an empty one means none. With a base model it
-continues the texts of the messages. /v1/completions continues a text, whatever the model.
+A chat, by /v1/chat/completions, /api/chat or /api/generate, renders the roles of a model that was
+tuned to chat, and puts its system text first unless the request brings a system message; an empty
+one means none. With a base model it continues the texts of the messages. /v1/completions continues
+a text, whatever the model, and /api/generate in raw mode leaves it unchanged.
 
 The access rules, the form of errors and the time limit for writing are middleware, so they hold for
 every request that aiohttp can parse, whatever its route. Bytes that are not HTTP get a 400 in plain
 text from aiohttp itself, without the security headers and with its version in `Server`: it has no
-public way to replace that response.
+public way to replace that response. The same holds for an unknown `Expect` at an unknown path.
 """
 
 import asyncio
@@ -23,21 +25,25 @@ from pathlib import Path
 from socket import socket
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
 from antimatter.errors import UserError
 from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.client import BackendError
 from antimatter.serve import prompt
-from antimatter.serve.backend import Backend, Finish
-from antimatter.serve.http import access, api
-from antimatter.serve.http.answers import Answers, Limits, Queued, Started
-from antimatter.serve.http.api import APIError
+from antimatter.serve.backend import Backend
+from antimatter.serve.http import access, ollama, openai, values
+from antimatter.serve.http.answers import Answers, Event, Limits
+from antimatter.serve.http.errors import APIError
+from antimatter.serve.http.question import Question
+from antimatter.serve.ollama import install
 
 PAGE = Path(__file__).with_name("page.html")
 T = TypeVar("T")
-_STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+Reply = openai.Reply | ollama.Reply
+Parse = Callable[[bytes, OllamaConfig], tuple[Question, Reply]]
+_OLLAMA = "/api/"  # where its routes are
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\n"
     b"Content-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
@@ -76,16 +82,7 @@ class Server:
         self._deadlines: set[asyncio.Timeout] = set()
         self._is_stopping = False
         app = web.Application(middlewares=[self._respond], client_max_size=config.limits.body)
-        app.add_routes(
-            [
-                web.get("/", self._chat_page),
-                web.get("/favicon.ico", self._no_icon),
-                web.get("/health", self._health),
-                web.get("/v1/models", self._models),
-                web.post("/v1/chat/completions", partial(self._complete, is_chat=True)),
-                web.post("/v1/completions", partial(self._complete, is_chat=False)),
-            ]
-        )
+        app.add_routes(self._routes())
         app.on_response_prepare.append(self._add_headers)
         self._runner = web.AppRunner(
             app,
@@ -103,6 +100,26 @@ class Server:
             auto_decompress=False,
             shutdown_timeout=self._limits.stop_seconds,
         )
+
+    def _routes(self) -> list[web.RouteDef]:
+        answer, route = self._answer, partial(web.route, expect_handler=self._expect)
+        get, post = partial(web.get, expect_handler=self._expect), partial(route, "POST")
+        return [
+            get("/", self._chat_page),
+            get("/favicon.ico", self._no_icon),
+            get("/health", self._health),
+            get("/v1/models", self._models),
+            get("/v1/models/{id}", self._model),
+            post("/v1/chat/completions", partial(answer, parse=openai.parse_chat)),
+            post("/v1/completions", partial(answer, parse=openai.parse_completion)),
+            post("/api/chat", partial(answer, parse=ollama.parse_chat)),
+            post("/api/generate", partial(answer, parse=ollama.parse_generate)),
+            post("/api/show", self._show),
+            get("/api/tags", self._tags),
+            get("/api/ps", self._running),
+            get("/api/version", self._version),
+            *(route("*", path, self._unsupported) for path in ollama.UNSUPPORTED),
+        ]
 
     async def start(self, listening: socket) -> None:
         await self._runner.setup()
@@ -136,7 +153,9 @@ class Server:
                 raise
             except Exception as error:
                 failure = self._api_error(request, error)
-                response = _json_response(failure.body, failure.status, failure.headers)
+                is_ollama = request.path.startswith(_OLLAMA)
+                body = failure.ollama() if is_ollama else failure.openai()
+                response = _json_response(body, failure.status, failure.headers)
             await self._send(request, response.prepare(request))
             await self._send(request, response.write_eof())
         except ConnectionResetError:
@@ -154,13 +173,29 @@ class Server:
         except UserError as error:
             raise APIError(403, str(error)) from None
         token, given = self._config.token, request.headers.getall("Authorization", [])
-        if token and request.path.startswith("/v1/") and not access.is_authorised(given, token):
+        is_api = request.path.startswith(("/v1/", _OLLAMA))
+        if token and is_api and not access.is_authorised(given, token):
             raise APIError(
                 401,
                 "this needs the header `Authorization: Bearer` with the server's token",
                 "authentication_error",
+                code="invalid_api_key",
                 WWW_Authenticate="Bearer",
             )
+        expected = request.headers.get("Expect", "100-continue")
+        if request.version == HttpVersion11 and expected.lower() != "100-continue":
+            message = f"the header Expect may be 100-continue, got {expected[:20]!a}"
+            raise APIError(417, message)
+
+    async def _expect(self, request: web.Request) -> None:
+        """Tells a client that waits for it to send its body. aiohttp itself would answer another
+        expectation in plain text, before the rules for access.
+        """
+        is_known = request.headers.get("Expect", "").lower() == "100-continue"
+        if request.version == HttpVersion11 and is_known:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # What counts as sent is the response
+            request.writer.output_size = 0
 
     async def _chat_page(self, _: web.Request) -> web.Response:
         return web.Response(body=self._page, content_type="text/html", charset="utf-8")
@@ -173,44 +208,54 @@ class Server:
         return _json_response({"status": "ok"})
 
     async def _models(self, _: web.Request) -> web.Response:
-        backend = self._backend
-        facts = backend.description, backend.n_ctx, backend.chat
-        return _json_response(api.models(self._defaults, *facts))
+        return _json_response({"object": "list", "data": [self._described()]})
 
-    async def _complete(self, request: web.Request, is_chat: bool) -> web.StreamResponse:
-        try:
-            question = api.parse(await self._read(request), is_chat, self._defaults)
-        except LookupError as error:
-            raise APIError(404, str(error)) from None
-        except UserError as error:
-            raise APIError(400, str(error)) from None
-        if is_chat:
-            messages = prompt.prepare(question.messages, self._backend.chat)
-            question = replace(question, messages=messages)
-        answer = api.Answer.new(is_chat, self._defaults.name)
-        if question.stream:
-            return await self._stream(request, question, answer)
-        pieces = list[str]()
-        async with self._events(question) as events:
-            async for event in events:
-                match event:
-                    case Started(dropped):
-                        answer.dropped_turns = dropped
-                    case str(text):
-                        pieces.append(text)
-                    case Finish():
-                        return _json_response(answer.whole("".join(pieces), event))
-        raise AssertionError("an answer ends with a Finish, or an error")
+    async def _model(self, request: web.Request) -> web.Response:
+        openai.check_model(request.match_info["id"], self._defaults)
+        return _json_response(self._described())
+
+    def _described(self) -> dict[str, Any]:
+        backend = self._backend
+        return openai.model(self._defaults, backend.description, backend.n_ctx, backend.chat)
+
+    async def _show(self, request: web.Request) -> web.Response:
+        verbose = ollama.parse_show(await self._read(request), self._defaults)
+        file, backend = await self._backend.file(), self._backend
+        shown = ollama.show(self._defaults, file, backend.chat, backend.n_ctx, verbose)
+        return _json_response(shown)
+
+    async def _tags(self, _: web.Request) -> web.Response:
+        return _json_response(ollama.tags(self._defaults, await self._backend.file()))
+
+    async def _running(self, _: web.Request) -> web.Response:
+        file = await self._backend.file()
+        return _json_response(ollama.running(self._defaults, file, self._backend.n_ctx))
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return _json_response({"version": install.VERSION})
+
+    async def _unsupported(self, request: web.Request) -> web.Response:
+        raise APIError(501, f"{request.path[:80]} is not supported: this server has one model")
+
+    async def _answer(self, request: web.Request, parse: Parse) -> web.StreamResponse:
+        question, reply = parse(await self._read(request), self._defaults)
+        if question.style == "chat":
+            prepared = [prompt.prepare(some, self._backend.chat) for some in question.prompts]
+            question = replace(question, prompts=prepared)
+        if question.stream and question.prompts:
+            return await self._stream(request, question, reply)
+        if question.prompts:
+            async with self._events(question) as events:
+                async for event in events:
+                    reply.add(event)
+        return _json_response(reply.whole())
 
     async def _read(self, request: web.Request) -> bytes:
-        charset = (request.charset or "utf-8").lower()
-        is_json = request.content_type == "application/json" and charset == "utf-8"
-        if not is_json or "Content-Encoding" in request.headers:
-            raise APIError(
-                415,
-                "the request must have the header `Content-Type: application/json`, "
-                "and be neither compressed nor in another character set",
-            )
+        is_ollama, kind = request.path.startswith(_OLLAMA), request.content_type
+        try:
+            access.check_content_type(request.headers, kind, request.charset, any_type=is_ollama)
+        except UserError as error:
+            raise APIError(415, str(error)) from None
         # Before it has arrived
         if (request.content_length or 0) > self._limits.body:
             raise web.HTTPRequestEntityTooLarge(self._limits.body)
@@ -224,44 +269,32 @@ class Server:
             raise APIError(400, "the body is not what the request's headers say") from None
 
     async def _stream(
-        self, request: web.Request, question: api.Request, answer: api.Answer
+        self, request: web.Request, question: Question, reply: Reply
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=_STREAM_HEADERS)
+        headers = {"Content-Type": reply.content_type, "X-Accel-Buffering": "no"}
+        response = web.StreamResponse(headers=headers)
 
         async def write(text: str) -> None:
             # Not earlier: an error before the first event is a plain response
             if not response.prepared:
                 await self._send(request, response.prepare(request))
-            await self._send(request, response.write(f"{text}\n\n".encode()))
+            await self._send(request, response.write(text.encode()))
 
         try:
             async with self._events(question) as events:
                 async for event in events:
-                    match event:
-                        case Queued(0):
-                            await write(": reading the prompt")
-                        case Queued(ahead):
-                            await write(f": waiting, {ahead} before you")
-                        case Started(dropped):
-                            answer.dropped_turns = dropped
-                            await write(_data(answer.first_chunk()))
-                        case str(text):
-                            await write(_data(answer.chunk(text)))
-                        case Finish():
-                            await write(_data(answer.last_chunk(event)))
-                            await write("data: [DONE]")
+                    for text in reply.chunks(event):
+                        await write(text)
         except ConnectionResetError:
             raise
         except Exception as error:
             if not response.prepared:
                 raise
-            await write(_data(self._api_error(request, error).body))
+            await write(reply.failure(self._api_error(request, error)))
         return response
 
     @asynccontextmanager
-    async def _events(
-        self, question: api.Request
-    ) -> AsyncIterator[AsyncGenerator[Queued | Started | str | Finish, None]]:
+    async def _events(self, question: Question) -> AsyncIterator[AsyncGenerator[Event, None]]:
         """The events of an answer. Ends the block with an error when the answer takes too long, and
         when the server stops.
         """
@@ -328,9 +361,5 @@ class _Busy(asyncio.Protocol):
 def _json_response(
     value: Any, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
-    body = api.dumps(value).encode()
+    body = values.dumps(value).encode()
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")
-
-
-def _data(value: Any) -> str:
-    return f"data: {api.dumps(value)}"

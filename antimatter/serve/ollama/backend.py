@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from antimatter import files
@@ -20,7 +20,7 @@ from antimatter.errors import UserError
 from antimatter.export.ollama import TAG, OllamaConfig, manifest_path
 from antimatter.llama.client import BackendError, Client
 from antimatter.llama.header import chat_facts
-from antimatter.serve.backend import Finish, Generation
+from antimatter.serve.backend import Finish, Generation, ModelFile
 from antimatter.serve.stop_texts import StopTexts
 
 STORE = Path("models/ollama/models")  # of stage ollama
@@ -61,6 +61,7 @@ class OllamaBackend:
         self.n_ctx = min(config.num_ctx, self._value(info, key, config.num_ctx))
         self.chat = chat_facts(info)
         self._counter = functools.cache(lambda: _token_counter(info))
+        self._info = info
 
     async def count(self, text: str) -> int:
         # In a thread: a text of 1 MB takes a second
@@ -123,9 +124,26 @@ class OllamaBackend:
     async def check(self) -> None:
         answer = await self._client.request("/api/tags", timeout=_PROBE_SECONDS)
         if self._model not in self._digests(answer):
-            raise BackendError(f"{self._client.name} has no model {self._model} any more")
+            raise self._model_is_gone()
+
+    async def file(self) -> ModelFile:
+        answer = await self._client.request("/api/tags", timeout=_PROBE_SECONDS)
+        digest = self._digests(answer).get(self._model)
+        if digest is None:
+            raise self._model_is_gone()
+        entry = next(model for model in answer["models"] if model["name"] == self._model)
+        return ModelFile(
+            self._value(entry, "size", 0),
+            digest,
+            self._value(entry, "modified_at", ""),
+            self._info,
+            self._value(self._info, "general.parameter_count", 0),
+        )
 
     def close(self) -> None: ...
+
+    def _model_is_gone(self) -> BackendError:
+        return BackendError(f"{self._client.name} has no model {self._model} any more")
 
     def _digests(self, answer: Any) -> dict[str, str]:
         """The sha256 of the manifest of each model, from the answer to /api/tags."""
@@ -160,7 +178,9 @@ class OllamaBackend:
         count = self._value(event, "eval_count", 0)
         nanoseconds = self._value(event, "eval_duration", 0)
         speed = count * 1e9 / nanoseconds if nanoseconds else 0.0
-        return Finish("length" if is_cut else "stop", prompt_tokens, count, speed)
+        prompt_seconds = self._value(event, "prompt_eval_duration", 0) / 1e9
+        reason: Literal["stop", "length"] = "length" if is_cut else "stop"
+        return Finish(reason, prompt_tokens, count, speed, prompt_seconds)
 
     async def _count_finish(self, prompt: str, pieces: Sequence[str], seconds: float) -> Finish:
         """Of an answer that a stop text ended."""
