@@ -24,6 +24,7 @@ from antimatter.cli import (
     preset,
     resume,
     serve,
+    site,
     tune,
     verify,
     watch,
@@ -32,7 +33,7 @@ from antimatter.errors import UserError, one_line
 
 # In the order of --help
 COMMANDS = (
-    *(chat, export, tune, lm_eval, serve, perplexity, inspect, check, resume, preset),
+    *(chat, export, tune, lm_eval, serve, site, perplexity, inspect, check, resume, preset),
     *(plan, ladder, watch, card, plots, verify, kaggle),
 )
 
