@@ -27,6 +27,12 @@ NOTICE = "wllama/NOTICE.txt"
 # The paths that a folder has: what a later build replaces
 NAMES = ("index.html", "*.gguf", NOTICE, *(f"wllama/{name}" for name in wllama.MEMBERS.values()))
 LARGEST = (1 << 31) - 1  # bytes of a model: llama.cpp reads it with ftell() of 32 bits
+LIMITS = (
+    "It can be wrong in every sentence: what it says about the world or about a function is a guess"
+    " from words that it has read. It cannot look anything up, calculate, write programs, or"
+    " remember an earlier conversation."
+)
+CONTINUES = "It continues text: it answers no questions and follows no instructions."
 _META = re.compile(r'<meta http-equiv="Content-Security-Policy" content="[^"]*">')
 _ICON = '<link rel="icon" href="favicon.ico">'
 
@@ -92,8 +98,6 @@ def page(description: Mapping[str, Any]) -> str:
         "img-src data:",
         "base-uri 'none'",
         "form-action 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types default",
     ]
     meta = f'<meta http-equiv="Content-Security-Policy" content="{"; ".join(policy)}">'
     return _replaced(html, _META.findall(html)[0], meta)
@@ -142,17 +146,9 @@ def _header_facts(path: Path, header: Header, n_ctx: int) -> dict[str, str]:
         "Licence": str(header.keys.get("general.license", unknown)),
         "File": f"{path.name}, {kind}, {text.size(path.stat().st_size)}",
         "Context": f"{n_ctx} tokens; it forgets what no longer fits",
-        "What it cannot do": limits,
         "Trained on": unknown,
+        "What it cannot do": limits,
     }
-
-
-LIMITS = (
-    "It can be wrong in every sentence: what it says about the world or about a function is a guess "
-    "from words that it has read. It cannot look anything up, calculate, write programs, or remember "
-    "an earlier conversation."
-)
-CONTINUES = "It continues text: it answers no questions and follows no instructions."
 
 
 def _file(folder: Path, name: str) -> dict[str, Any]:

@@ -10,14 +10,21 @@ const element = (name, text, options = {}) =>
 const site = JSON.parse(document.getElementById("site").textContent);
 const { context_length: context, defaults, kind, system } = site.model;
 const threads = self.crossOriginIsolated
-  ? Math.max(1, Math.floor(navigator.hardwareConcurrency / 2)) : 1;
+  ? Math.min(4, Math.max(1, Math.floor(navigator.hardwareConcurrency / 2))) : 1;
 const FILES = [site.file, threads > 1 ? site.multi : site.single];
 
-// wllama starts its worker from a blob: address. Nothing else may become a script's address, and no
-// text may become markup.
-globalThis.trustedTypes?.createPolicy("default", {
-  createScriptURL: url => url.startsWith(`blob:${location.origin}/`) ? url : null,
-});
+// No text may become markup, and only a blob:, which wllama starts its worker from, the address of
+// a script. With threads that worker starts others and could create no such policy; what remains is
+// the policy of the page, which runs no foreign script.
+if (threads === 1) {
+  globalThis.trustedTypes?.createPolicy("default", {
+    createScriptURL: url => url.startsWith(`blob:${location.origin}/`) ? url : null,
+  });
+  document.head.append(element("meta", "", {
+    httpEquiv: "Content-Security-Policy",
+    content: "require-trusted-types-for 'script'; trusted-types default",
+  }));
+}
 
 // --- The model
 
@@ -77,7 +84,8 @@ async function start(wanted) {
     throw new Failure("A browser loads no model from a file. Run `python -m http.server` in this "
       + "folder and open the address that it prints.");
   }
-  const [model, wasm] = await (blobs ??= downloadAll());
+  blobs ??= downloadAll().catch(error => { blobs = null; throw error; });
+  const [model, wasm] = await blobs;
   const name = `${threads > 1 ? "multi" : "single"}-thread/wllama.wasm`;
   const address = URL.createObjectURL(wasm), silent = () => {};
   const logger = { debug: silent, log: silent, warn: silent, error: silent };
@@ -105,7 +113,7 @@ function load(wanted = -1) {
     await before?.then(wllama => wllama.exit(), () => {});
     return start(wanted);
   })();
-  attempt.catch(() => { blobs = null; if (loaded === attempt) loaded = null; });
+  attempt.catch(() => { if (loaded === attempt) loaded = null; });
   return attempt;
 }
 
@@ -144,8 +152,8 @@ async function fit(wllama, messages, length) {
     const longer = await render(wllama, [...first, ...messages.slice(next)]);
     if (longer.length > room) {
       if (ids) break;
-      throw new Failure(`the text has ${longer.length} tokens, the model can read ${room} and still `
-        + "answer: shorten it");
+      throw new Failure(`the text has ${longer.length} tokens, the model can read ${room} and `
+        + "still answer: shorten it");
     }
     [start, ids] = [next, longer];
   }
@@ -241,7 +249,8 @@ async function* answer(body, signal, waiting) {
 
 function offerFacts() {
   const dialog = element("dialog", "", { id: "about" }), list = element("dl", "");
-  const title = element("h2", "About this model", { id: "about-title" });
+  const focus = { tabIndex: -1, autofocus: true };
+  const title = element("h2", "About this model", { id: "about-title", ...focus });
   dialog.setAttribute("aria-labelledby", title.id);
   for (const [name, text] of site.facts) list.append(element("dt", name), element("dd", text));
   const close = element("button", "Close", { className: "main", type: "button" });

@@ -20,7 +20,10 @@ from antimatter.serve import download
 
 VERSION = "2.3.7"
 # `npm view @wllama/wllama@2.3.7 dist.integrity`: a subresource integrity, in base64
-INTEGRITY = "sha512-T273gBEqEZCHAoyNZDg+X6boQWktaq+efNF6bJo5aHToJr7jS1kCYImKXDdBi2/CccRuBUcMBHHLHiQN4+OfKQ=="
+INTEGRITY = (
+    "sha512-T273gBEqEZCHAoyNZDg+X6boQWktaq+efNF6bJo5aHToJr7jS1kCYImKXDdBi2/CccRuBUcMBHHLHiQN4+OfKQ"
+    "=="
+)
 LLAMA_CPP = "b7179"  # the release of llama.cpp in it
 URL = "https://registry.npmjs.org/@wllama/wllama/-/wllama-{version}.tgz"
 CACHE = Path(".state/wllama")
