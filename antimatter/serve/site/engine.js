@@ -29,6 +29,7 @@ if (threads === 1) {
 // --- The model
 
 let blobs = null; // a promise of the files of FILES
+let cache = "default"; // of the browser; after a failure its content may be the culprit
 let loaded = null; // a promise of a Wllama with the model
 let seed = 0; // it was loaded with this one
 let cached = []; // the tokens in its context
@@ -38,7 +39,7 @@ async function download({ path, bytes, version }, received) {
   let response;
   try {
     // The version keeps a cache from mixing the files of two sites
-    response = await fetch(`${path}?${version}`);
+    response = await fetch(`${path}?${version}`, { cache });
   } catch {
     throw failed("is the network up?");
   }
@@ -84,8 +85,7 @@ async function start(wanted) {
     throw new Failure("A browser loads no model from a file. Run `python -m http.server` in this "
       + "folder and open the address that it prints.");
   }
-  blobs ??= downloadAll().catch(error => { blobs = null; throw error; });
-  const [model, wasm] = await blobs;
+  const [model, wasm] = await (blobs ??= downloadAll());
   const name = `${threads > 1 ? "multi" : "single"}-thread/wllama.wasm`;
   const address = URL.createObjectURL(wasm), silent = () => {};
   const logger = { debug: silent, log: silent, warn: silent, error: silent };
@@ -113,7 +113,10 @@ function load(wanted = -1) {
     await before?.then(wllama => wllama.exit(), () => {});
     return start(wanted);
   })();
-  attempt.catch(() => { if (loaded === attempt) loaded = null; });
+  attempt.catch(() => {
+    [blobs, cache] = [null, "reload"];
+    if (loaded === attempt) loaded = null;
+  });
   return attempt;
 }
 
