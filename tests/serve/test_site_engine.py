@@ -81,8 +81,9 @@ def sites(tiny: Tiny, package: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def chat(sites: dict[str, Path]) -> Iterator[str]:
-    with hosting(sites["chat"]) as address:
-        yield address
+    """The address of the page, in a subfolder of its host."""
+    with hosting(sites["chat"].parent) as address:
+        yield f"{address}chat/"
 
 
 def message(role: str, text: str) -> dict[str, str]:
@@ -164,6 +165,10 @@ def test_a_seed_repeats_an_answer(chat: str, open_page: OpenPage) -> None:
     seeds = (1, 0, 4294967295, 1)
     texts = [page.evaluate(ANSWER, [body | {"seed": seed}, 0])["content"] for seed in seeds]
     assert texts[0] == texts[3] and len(set(texts)) == 3
+    # Without one, the seed is the second of the day
+    free = page.evaluate(ANSWER, [body, 0])["content"]
+    page.wait_for_timeout(1100)
+    assert page.evaluate(ANSWER, [body, 0])["content"] not in (free, *texts)
 
 
 def test_a_stopped_answer_leaves_the_next_one_unchanged(chat: str, open_page: OpenPage) -> None:

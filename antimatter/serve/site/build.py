@@ -146,6 +146,7 @@ def _header_facts(path: Path, header: Header, n_ctx: int) -> dict[str, str]:
         "Licence": str(header.keys.get("general.license", unknown)),
         "File": f"{path.name}, {kind}, {text.size(path.stat().st_size)}",
         "Context": f"{n_ctx} tokens; it forgets what no longer fits",
+        "Your texts": "they do not leave this browser",
         "Trained on": unknown,
         "What it cannot do": limits,
     }

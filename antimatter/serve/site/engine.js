@@ -252,8 +252,7 @@ async function* answer(body, signal, waiting) {
 
 function offerFacts() {
   const dialog = element("dialog", "", { id: "about" }), list = element("dl", "");
-  const focus = { tabIndex: -1, autofocus: true };
-  const title = element("h2", "About this model", { id: "about-title", ...focus });
+  const title = element("h2", "About this model", { id: "about-title", tabIndex: -1 });
   dialog.setAttribute("aria-labelledby", title.id);
   for (const [name, text] of site.facts) list.append(element("dt", name), element("dd", text));
   const close = element("button", "Close", { className: "main", type: "button" });
@@ -262,7 +261,7 @@ function offerFacts() {
   dialog.append(title, list, buttons);
   document.body.append(dialog);
   const open = element("button", "About", { type: "button", ariaHasPopup: "dialog" });
-  open.onclick = () => dialog.showModal();
+  open.onclick = () => { dialog.showModal(); title.focus(); };
   close.onclick = () => dialog.close();
   document.getElementById("open-settings").before(open);
 }
