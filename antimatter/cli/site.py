@@ -8,7 +8,7 @@ from antimatter.cli import options
 from antimatter.cli.options import Commands
 from antimatter.errors import UserError
 
-# Six times as near to the trained model as q4_k_m, faster, and 15% larger (decision 40)
+# Six times as near to the trained model as q4_k_m, and 15% larger (decision 40)
 TYPE = "q8_0"
 
 
