@@ -248,6 +248,25 @@ def test_a_folder_without_its_model_is_one_clear_line(
         answered(page, re.compile("."))
 
 
+def test_a_damaged_llama_cpp_is_one_clear_line(
+    sites: dict[str, Path], tmp_path: Path, browser: Browser
+) -> None:
+    """In a page of its own, as WebAssembly that does not compile is an error in the worker too."""
+    folder = Path(shutil.copytree(sites["chat"], tmp_path / "site"))
+    engine = folder / "wllama" / wllama.SINGLE
+    whole = engine.read_bytes()
+    engine.write_bytes(bytes(len(whole)))
+    page = browser.new_page()
+    with hosting(folder) as address:
+        page.goto(address)
+        expect(status(page)).to_have_text(re.compile("does not start in this browser"))
+        engine.write_bytes(whole)
+        button(page, "Retry").click()
+        ask(page, "Hello")
+        answered(page, re.compile("."))
+        page.close()
+
+
 def test_the_browser_refuses_markup_and_other_hosts(chat: str, browser: Browser) -> None:
     page = browser.new_page()
     page.goto(chat)

@@ -90,7 +90,7 @@ def test_without_a_network_the_error_names_the_option(
     monkeypatch.setattr(wllama, "URL", "http://antimatter.invalid/wllama-{version}.tgz")
     message = refused(cache)
     assert "antimatter.invalid cannot be reached" in message
-    assert f"wllama-{wllama.VERSION}.tgz" in message and "--package" in message
+    assert f"@wllama/wllama@{wllama.VERSION}" in message and "--package" in message
 
 
 def test_a_given_file_needs_no_network_and_must_be_the_pinned_one(

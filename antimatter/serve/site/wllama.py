@@ -37,7 +37,7 @@ MEMBERS: Mapping[str, str] = {
     "package/LICENCE": LICENCE,
 }
 _LARGEST = 100_000_000  # bytes of a member; those of the pinned version have 2 MB
-_OFFLINE = "download wllama-{version}.tgz elsewhere and name it with --package"
+_OFFLINE = "run `npm pack @wllama/wllama@{version}` elsewhere and name its file with --package"
 
 
 def package(given: Path | None, log: Callable[[str], None], cache: Path = CACHE) -> Path:
