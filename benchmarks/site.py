@@ -2,9 +2,10 @@
 whether both give the same greedy answers. Chromium runs one thread, as on a host without headers
 for isolation.
 
-    python benchmarks/site.py [--rounds 5] [--types q8_0 q4_k_m f16]
+    python benchmarks/site.py [--rounds 5] [--questions 20] [--tokens 96] [FILE.gguf ...]
 
-The speeds are those of generation, over all answers of a round.
+The speeds are those of generation, over all answers of a round. The default files are those of
+models/gguf.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -25,7 +27,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from antimatter import params
 from antimatter.chat.template import Message
-from antimatter.export.ollama import OllamaConfig, source_of
+from antimatter.export.ollama import OllamaConfig
 from antimatter.llama.header import read_header
 from antimatter.serve import prompt
 from antimatter.serve.backend import Finish, Generation
@@ -47,8 +49,8 @@ INIT = """Object.defineProperty(globalThis, "createEngine", {
         globalThis.create = (...given) => globalThis.testedEngine = create(...given);
     },
 });"""
-ANSWER = """async content => {
-    const body = { messages: [{ role: "user", content }], temperature: 0 };
+ANSWER = """async ([content, max_tokens]) => {
+    const body = { messages: [{ role: "user", content }], temperature: 0, max_tokens };
     let text = "", last = null;
     for await (const chunk of testedEngine.answer(body, new AbortController().signal, () => {})) {
         text += chunk.choices[0].delta.content ?? "";
@@ -87,9 +89,9 @@ async def ask(
     raise AssertionError("a stream ends with a Finish, or an error")
 
 
-def native(backend: EmbeddedBackend, generation: Generation) -> Round:
+def native(backend: EmbeddedBackend, generation: Generation, questions: Sequence[str]) -> Round:
     async def every() -> list[tuple[str, int, float]]:
-        return [await ask(backend, generation, text) for text in QUESTIONS]
+        return [await ask(backend, generation, text) for text in questions]
 
     result: list[Round] = []
     # In a thread: Playwright runs an event loop in this one
@@ -99,12 +101,14 @@ def native(backend: EmbeddedBackend, generation: Generation) -> Round:
     return result[0]
 
 
-def in_browser(page: Page) -> Round:
-    return Round.of([page.evaluate(ANSWER, text) for text in QUESTIONS])
+def in_browser(page: Page, generation: Generation, questions: Sequence[str]) -> Round:
+    asked = [[text, generation.max_tokens] for text in questions]
+    return Round.of([page.evaluate(ANSWER, question) for question in asked])
 
 
-def measure(browser: Any, config: OllamaConfig, kind: str, rounds: int) -> None:
-    path = source_of(Path("models/gguf"), kind)
+def measure(
+    browser: Any, config: OllamaConfig, path: Path, rounds: int, questions: Sequence[str]
+) -> None:
     header = read_header(path)
     generation = replace(Generation.of(config), temperature=0.0)
     backend = EmbeddedBackend(path, config.num_ctx)
@@ -117,9 +121,12 @@ def measure(browser: Any, config: OllamaConfig, kind: str, rounds: int) -> None:
         page.add_init_script(INIT)
         began = time.monotonic()
         page.goto(f"http://127.0.0.1:{host.server_port}/")
-        page.evaluate(ANSWER, "Hello!")
+        page.evaluate(ANSWER, ["Hello!", 1])
         ready = time.monotonic() - began
-        pairs = [(native(backend, generation), in_browser(page)) for _ in range(rounds)]
+        pairs = [
+            (native(backend, generation, questions), in_browser(page, generation, questions))
+            for _ in range(rounds)
+        ]
         page.close()
         host.shutdown()
     backend.close()
@@ -127,11 +134,11 @@ def measure(browser: Any, config: OllamaConfig, kind: str, rounds: int) -> None:
     speeds = [statistics.median(pair[i].speed for pair in pairs) for i in range(2)]
     ratio = statistics.median(page.speed / embedded.speed for embedded, page in pairs)
     print(
-        f"{kind}: folder {size / 1e6:.1f} MB; first answer after {ready:.2f} s; browser "
-        f"{speeds[1]:.0f} tokens/s, embedded {speeds[0]:.0f}: {ratio:.2f} x; "
-        f"{same} of {len(QUESTIONS)} greedy answers are the same"
+        f"{path.name}: folder {size / 1e6:.1f} MB; first token after {ready:.2f} s; browser "
+        f"{speeds[1]:.1f} tokens/s, embedded {speeds[0]:.1f}: {ratio:.2f} x; "
+        f"{same} of {len(questions)} greedy answers are the same"
     )
-    for a, b, text in zip(pairs[-1][0].texts, pairs[-1][1].texts, QUESTIONS, strict=True):
+    for a, b, text in zip(pairs[-1][0].texts, pairs[-1][1].texts, questions, strict=True):
         if a != b:
             print(f"  {text}\n    embedded: {a}\n    browser:  {b}")
 
@@ -139,15 +146,19 @@ def measure(browser: Any, config: OllamaConfig, kind: str, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--types", nargs="+", default=["q8_0", "q4_k_m", "f16"])
+    parser.add_argument("--questions", type=int, default=len(QUESTIONS))
+    parser.add_argument("--tokens", type=int, default=96)
+    default = sorted(Path("models/gguf").glob("*.gguf"))
+    parser.add_argument("models", type=Path, nargs="*", default=default)
     arguments = parser.parse_args()
-    config = params.read(OllamaConfig, "ollama")
+    config = replace(params.read(OllamaConfig, "ollama"), num_predict=arguments.tokens)
     names = ("chromium-headless-shell", "chromium", "google-chrome")
     executable = next(filter(None, map(shutil.which, names)), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        for kind in arguments.types:
-            measure(browser, config, kind, arguments.rounds)
+        for path in arguments.models:
+            questions = QUESTIONS[: arguments.questions]
+            measure(browser, config, path, arguments.rounds, questions)
         browser.close()
 
 
