@@ -25,6 +25,7 @@ from antimatter.cli import (
     push,
     resume,
     serve,
+    site,
     tune,
     verify,
     watch,
@@ -33,7 +34,7 @@ from antimatter.errors import UserError, one_line
 
 # In the order of --help
 COMMANDS = (
-    *(chat, export, push, tune, lm_eval, serve, perplexity, inspect, check, resume, preset),
+    *(chat, export, push, tune, lm_eval, serve, site, perplexity, inspect, check, resume, preset),
     *(plan, ladder, watch, card, plots, verify, kaggle),
 )
 

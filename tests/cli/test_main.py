@@ -14,19 +14,8 @@ from antimatter.cli import check, main
 from antimatter.errors import UserError
 
 COMMANDS = [
-    *(
-        "chat",
-        "export",
-        "push",
-        "tune",
-        "lm-eval",
-        "serve",
-        "perplexity",
-        "inspect",
-        "check",
-        "resume",
-    ),
-    *("preset", "plan", "ladder", "watch", "card", "plots", "verify", "kaggle"),
+    *("chat", "export", "push", "tune", "lm-eval", "serve", "site", "perplexity", "inspect"),
+    *("check", "resume", "preset", "plan", "ladder", "watch", "card", "plots", "verify", "kaggle"),
 ]
 
 

@@ -58,7 +58,8 @@ def open_page(browser: "Browser") -> "Iterator[OpenPage]":
 
 def _watch(page: "Page", origin: str, problems: list[str]) -> None:
     def on_request(request: Any) -> None:
-        if not request.url.startswith(f"{origin}/"):
+        # A blob: is what the page itself has written
+        if not request.url.removeprefix("blob:").startswith(f"{origin}/"):
             problems.append(f"requests {request.url}")
 
     def on_console(message: Any) -> None:

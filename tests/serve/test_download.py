@@ -9,9 +9,10 @@ import pytest
 from helpers.fake_release import Behaviour, serving
 
 from antimatter.errors import UserError
-from antimatter.serve.ollama import download
+from antimatter.serve import download
 
 CONTENT = os.urandom(600_000)
+OFFLINE = "name a file"
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 def fetch(url: str, path: Path) -> list[str]:
     """Downloads the file whole, and returns what was logged."""
     logged: list[str] = []
-    download.file(url, path, logged.append, lambda _: None)
+    download.file(url, path, logged.append, lambda _: None, OFFLINE)
     assert path.read_bytes() == CONTENT
     return logged
 
@@ -189,7 +190,7 @@ def test_no_network_is_reported_at_once(path: Path) -> None:
         began = time.monotonic()
         message = refused(f"http://{address}/file", path)
     assert message.startswith(address) and "Connection refused" in message
-    assert "--archive" in message and time.monotonic() - began < 20
+    assert OFFLINE in message and time.monotonic() - began < 20
     assert "cannot be reached" in refused("http://antimatter.invalid/file", path)
 
 
@@ -215,7 +216,7 @@ def test_the_caller_learns_the_bytes_to_come_before_they_do(
         raise UserError(f"no room for {remaining}")
 
     with pytest.raises(UserError, match=f"no room for {len(CONTENT) - 1000}"):
-        download.file(url, path, lambda _: None, refuse)
+        download.file(url, path, lambda _: None, refuse, OFFLINE)
     assert path.read_bytes() == CONTENT[:1000]
 
 
@@ -231,8 +232,8 @@ def test_a_small_file_is_text_or_absent(plan: Behaviour, url: str) -> None:
     plan.files |= {"/a/text": b"words\n", "/a/large": bytes(2_000_000)}
     plan.cuts, plan.refusals = [3], [(503, "")]
     address = url.removesuffix("file")
-    assert download.small_file(f"{address}text", print) == "words\n"
+    assert download.small_file(f"{address}text", print, OFFLINE) == "words\n"
     assert len(plan.requests) == 3
-    assert download.small_file(f"{address}absent", print) is None
+    assert download.small_file(f"{address}absent", print, OFFLINE) is None
     with pytest.raises(UserError, match="more than 1 MB"):
-        download.small_file(f"{address}large", print)
+        download.small_file(f"{address}large", print, OFFLINE)

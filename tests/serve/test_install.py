@@ -15,7 +15,8 @@ from helpers import fake_release
 from helpers.fake_release import GPU, NAME, VERSION, Behaviour, Member, member, sums, symlink
 
 from antimatter.errors import UserError
-from antimatter.serve.ollama import download, install
+from antimatter.serve import download
+from antimatter.serve.ollama import install
 
 TGZ = "ollama-linux-amd64.tgz"
 GOOD = fake_release.archive(fake_release.members())

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 from antimatter import files, text
 from antimatter.errors import UserError
-from antimatter.serve.ollama import download, release
+from antimatter.serve import download
+from antimatter.serve.ollama import release
 
 PREFIX = Path(".state/ollama")  # in the project, so no HOME is needed
 VERSION = "0.32.9"
@@ -33,6 +34,7 @@ URL = "https://github.com/ollama/ollama/releases/download/v{version}/{name}"
 SUMS = "sha256sum.txt"  # beside the archives of every release: `<sha256>  ./<name>`
 # Bytes on the disk per byte of the archive, by cpu_only: 0.32.9 unpacks 1.42 GB to 2.25
 _UNPACKED = {True: 0.3, False: 1.7}
+_OFFLINE = "give the archive as a file with --archive"
 _VERSION_TIMEOUT = 20.0  # seconds for `--version`
 _UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT),
@@ -180,7 +182,7 @@ def _download(
         total = partial.stat().st_size + remaining
         _check_space(prefix, remaining + total * _UNPACKED[cpu_only])
 
-    download.file(url, partial, log, make_room)
+    download.file(url, partial, log, make_room, _OFFLINE)
     digest = files.sha256(partial)
     if digest != expected:
         partial.unlink()
@@ -194,7 +196,7 @@ def _download(
 
 def _listed_beside(url: str, name: str, log: Callable[[str], None]) -> str | None:
     """The sha256 that the server lists for its archive, if it does."""
-    sums = download.small_file(f"{url.rpartition('/')[0]}/{SUMS}", log)
+    sums = download.small_file(f"{url.rpartition('/')[0]}/{SUMS}", log, _OFFLINE)
     listed = _listed(sums or "", name)
     if listed:
         log(

@@ -49,9 +49,9 @@ class _Absent(UserError):
 class _Tries:
     """The tries of one request, with the pauses between them."""
 
-    def __init__(self, url: str, log: Log) -> None:
+    def __init__(self, url: str, log: Log, offline: str) -> None:
         self.reached = False  # the server has answered at least once
-        self._url, self._log = url, log
+        self._url, self._log, self._offline = url, log, offline
         self._backoff = retries.Backoff(TRIES, BACKOFF)
 
     def wait(self, error: _Broken, size: int = 0, received: int = 0) -> None:
@@ -68,7 +68,7 @@ class _Tries:
         if not self.reached:
             raise UserError(
                 f"{urlsplit(self._url).netloc} cannot be reached ({error}): without a network, "
-                "give the archive as a file with --archive"
+                f"{self._offline}"
             )
         try:
             pause = self._backoff.pause(error.asked, progressed=received >= PROGRESS)
@@ -84,13 +84,16 @@ class _Tries:
         time.sleep(pause)
 
 
-def small_file(url: str, log: Log) -> str | None:
+def small_file(url: str, log: Log, offline: str) -> str | None:
     """The text of a file of at most 1 MB; None if the server has none (404).
+
+    Args:
+        offline: what to do without a network, for the message.
 
     Raises:
         UserError: the server cannot be reached, or refuses.
     """
-    tries = _Tries(url, log)
+    tries = _Tries(url, log, offline)
     while True:
         content = b""
         try:
@@ -107,7 +110,7 @@ def small_file(url: str, log: Log) -> str | None:
             tries.wait(error)
 
 
-def file(url: str, path: Path, log: Log, make_room: Callable[[int], None]) -> None:
+def file(url: str, path: Path, log: Log, make_room: Callable[[int], None], offline: str) -> None:
     """Downloads to `path`. The bytes that are there already are kept if the server can continue
     after them (Range, RFC 9110, 14.2); otherwise the download starts over.
 
@@ -117,12 +120,13 @@ def file(url: str, path: Path, log: Log, make_room: Callable[[int], None]) -> No
     Args:
         make_room: called with the bytes still to come, if the server says so; raises if they do not
             fit on the disk.
+        offline: what to do without a network, for the message.
 
     Raises:
         UserError: the server cannot be reached, has no such file, or failed too often.
         OSError: the disk is full, or `path` cannot be written.
     """
-    tries, name = _Tries(url, log), urlsplit(url).path.rpartition("/")[2]
+    tries, name = _Tries(url, log, offline), urlsplit(url).path.rpartition("/")[2]
     with StatusLine(keep=True) as status, path.open("ab") as out:
         while True:
             start = out.seek(0, os.SEEK_END)
