@@ -19,7 +19,7 @@ from antimatter.data.special_tokens import ASSISTANT, BOS, EOS, SPECIAL, SYSTEM,
 from antimatter.errors import UserError
 from antimatter.export.ollama import FILE_TYPES, OllamaConfig
 from antimatter.llama.header import Header
-from antimatter.serve.http import access, api, server
+from antimatter.serve.http import access, openai, server
 from antimatter.serve.site import wllama
 
 ENGINE = Path(__file__).with_name("engine.js")
@@ -118,7 +118,7 @@ def _description(
     the stop texts.
     """
     n_ctx = min(config.num_ctx, header.context_length)
-    (described,) = api.models(config, "", n_ctx, header.chat)["data"]
+    described = openai.model(config, "", n_ctx, header.chat)
     return {
         "model": described,
         "file": _file(folder, model),
