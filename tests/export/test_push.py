@@ -228,7 +228,7 @@ def test_the_card_is_that_of_the_last_run_if_the_folder_is(
         "tags": ["antimatter", "gguf", "conversational"],
     }
     # Of files that are not in the repository of the hub
-    assert "](../" not in text and "`metrics/answers/conversations.md`" in text
+    assert "](../" not in text and "`metrics/answers/conversations.yaml`" in text
     config = files.read_json(tmp_path / "hf/config.json")
     files.write_json(tmp_path / "hf/config.json", {**config, "transformers_version": "5"})
     with pytest.raises(UserError, match="does not hold the model of the last run"):
