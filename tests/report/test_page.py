@@ -311,17 +311,22 @@ def test_a_diverged_run_shows_its_finite_part_and_where_it_went_back(
     assert rules.count() == 2
 
 
-def test_a_chart_that_the_page_does_not_know_is_shown_too(
+def test_a_chart_and_a_picture_that_the_page_does_not_know_are_shown_too(
     project: Path, tmp_path: Path, open_page: "Open"
 ) -> None:
     copy = shutil.copytree(project, tmp_path / "copy")
     own = "plots:\n  - my own:\n      x: step\n      y: {plots/checkpoints/validation.csv: loss}\n"
     text = (copy / "dvc.yaml").read_text()
-    (copy / "dvc.yaml").write_text(text.replace("plots:\n  - loss:", f"{own}  - loss:"))
+    shutil.copy(copy / "plots/report/loss.png", copy / "mine.png")
+    (copy / "dvc.yaml").write_text(
+        text.replace("plots:\n  - loss:", f"{own}  - mine.png:\n  - loss:")
+    )
     run(copy, sys.executable, "-m", "dvc", "plots", "show", "--out", str(tmp_path / "page"))
     page = open_page(tmp_path / "page/index.html", charts=len(SHOWN) + 1)
     assert page.get_by_role("heading", name="More").is_visible()
     assert card(page, "my own").is_visible()
+    (source,) = page.locator("img").evaluate_all("all => all.map(it => it.naturalWidth && it.src)")
+    assert source.endswith("mine.png")
 
 
 def test_the_wheel_scrolls_the_page_and_zooms_with_control(
