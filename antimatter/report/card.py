@@ -22,11 +22,9 @@ BASE = (
     "truthful.",
 )
 TUNED = (
-    "A small language model that was tuned for conversations. It says who it is, makes small talk,",
-    "guesses from the name of a function what it may do, and copies an answer from a text in the",
-    "prompt. It knows almost nothing of the world, it can be wrong, and its statements about a",
-    "function are guesses from words that it has read. The figures below show how often each of",
-    "these works.",
+    "A small language model that was tuned for conversations. It says who it is, and answers",
+    "questions like those that it was tuned with. It knows almost nothing of the world, and what",
+    "it says is often wrong. The figures below show how often each of these works.",
 )
 
 
