@@ -14,7 +14,6 @@ from antimatter.data.sources import paths
 from antimatter.data.sources.faults import Fault, Report
 from antimatter.data.sources.json_rows import Row
 from antimatter.data.sources.opened import ERRORS, Source
-from antimatter.errors import UserError
 
 # Names of text columns, the first that rows have is taken
 NAMES = ("text", "content", "body", "article", "document", "story", "raw_content", "markdown")
@@ -37,20 +36,19 @@ def texts(
         column: empty: found by itself, from the first rows.
 
     Raises:
-        UserError: no row has the column, or none is clearly that of the text.
+        Fault: no row has the column, or none is clearly that of the text.
     """
     head, broken = _head(rows)
     objects = [row.value for row in head if isinstance(row.value, dict)]
     setting = paths.column_setting(source.key)
     if objects:
         if not column:
-            column = choose(objects, source.path, setting)
+            column = choose(objects, source, setting)
         elif all(value_at(value, column) is _MISSING for value in objects):
             first = next(row for row in head if isinstance(row.value, dict))
-            known = ", ".join(dict.fromkeys(chain(*map(_leaves, objects)))) or "(it has no columns)"
-            place = f"{source.path}, {first.unit} {first.number}"
-            fix = f"set {setting} to one of {known}"
-            raise UserError(f"{place} has no column `{column}`: {fix}")
+            reason, fix = f"has no column `{column}`", f"set {setting} to one of {_known(objects)}"
+            at = {"line": first.number, "unit": first.unit, "size": source.size}
+            raise Fault(source.path, reason, fix, **at)  # type: ignore[arg-type]
         report.counts[f"column {column}"] += 1
     for row in chain(head, () if broken else rows):
         try:
@@ -122,12 +120,12 @@ def _walk(value: Any, parts: Sequence[str]) -> Any:
     return _MISSING
 
 
-def choose(objects: Sequence[dict[str, Any]], path: str, setting: str) -> str:
+def choose(objects: Sequence[dict[str, Any]], source: Source, setting: str) -> str:
     """The column of the text: the first of NAMES that holds text; or the only column, nested ones
     too, that holds prose in half of its rows.
 
     Raises:
-        UserError: none, or more than one; with all columns.
+        Fault: none, or more than one; with all columns.
     """
     names = {name.lower(): name for row in objects for name in row}
     for name in NAMES:
@@ -138,8 +136,16 @@ def choose(objects: Sequence[dict[str, Any]], path: str, setting: str) -> str:
     if len(found) == 1:
         return found[0]
     which = f"several columns may be it: {', '.join(found)}" if found else "no column is clearly it"
-    fix = f"set {setting} to one of {', '.join(leaves) or '(it has no columns)'}"
-    raise UserError(f"{path} does not say where its text is, {which}: {fix}")
+    reason = f"does not say where its text is, {which}"
+    fix = f"set {setting} to one of {_known(objects)}"
+    raise Fault(source.path, reason, fix, size=source.size)
+
+
+def _known(objects: Sequence[dict[str, Any]]) -> str:
+    """The columns of rows, for people."""
+    known = list(dict.fromkeys(chain(*map(_leaves, objects))))
+    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    return ", ".join(known[:20]) + more or "(it has no columns)"
 
 
 def _leaves(row: dict[str, Any], before: str = "") -> Iterator[str]:

@@ -56,7 +56,7 @@ def read(part: Part, report: Report | None = None) -> Iterator[Document]:
 
     Raises:
         Fault: a file or a record cannot be read, without a report.
-        UserError: a setting is wrong: no file has the text column, or a package is missing.
+        UserError: a package is missing that a member of a .zip file needs.
     """
     report = Strict() if report is None else report
     for path in part.paths:

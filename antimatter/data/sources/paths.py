@@ -95,7 +95,11 @@ def listing(sources: Sequence[FilesConfig], key: str) -> Listing:
     """
     result, seen = Listing(), set[str]()
     for config in sources:
-        names = required(config.pattern, key, result.faults)
+        _check(config.pattern, key)
+        faults = len(result.faults)
+        names = _names(config.pattern, result.faults)
+        if not names:
+            raise next(iter(result.faults[faults:]), _no_match(config.pattern, key))
         is_named = names == [os.path.expanduser(config.pattern)]
         others, known = Counter[str](), 0
         for name in names:
@@ -154,36 +158,45 @@ def roots() -> list[Path]:
     return [here] if main.resolve() == here.resolve() else [here, main]
 
 
-def matches(pattern: str, faults: list[Fault] | None = None) -> list[str]:
+def matches(pattern: str) -> list[str]:
     """The files that a pattern names in any of the roots, sorted: the same names whichever root has
     them.
-
-    Args:
-        faults: receives the folders that cannot be read.
     """
-    faults = [] if faults is None else faults
-    is_absolute = os.path.isabs(os.path.expanduser(pattern))
-    searched = [Path()] if is_absolute else roots()
-    return sorted({name for root in searched for name in _expand(root, pattern, faults)})
+    return [name for name in _names(pattern, []) if located(name).is_file()]
 
 
-def required(pattern: str, key: str, faults: list[Fault] | None = None) -> list[str]:
+def required(pattern: str, key: str) -> list[str]:
     """The files that a pattern names, at least one.
 
     Raises:
         UserError: the pattern is empty, or matches no file.
     """
+    _check(pattern, key)
+    if names := matches(pattern):
+        return names
+    raise _no_match(pattern, key)
+
+
+def _check(pattern: str, key: str) -> None:
     if not pattern:
         raise UserError(f"{key}: a pattern is empty: name a file, a folder or a glob pattern")
-    faults = [] if faults is None else faults
-    before = len(faults)
-    if names := matches(pattern, faults):
-        return names
-    if faults[before:]:
-        raise faults[before]
+
+
+def _no_match(pattern: str, key: str) -> UserError:
     searched = " or ".join(f"in {root.resolve()}" for root in roots())
     fix = "correct the pattern, or put the files there"
-    raise UserError(f"{key}: {pattern} matches no file {searched}: {fix}")
+    return UserError(f"{key}: {pattern} matches no file {searched}: {fix}")
+
+
+def _names(pattern: str, faults: list[Fault]) -> list[str]:
+    """What a pattern names in any of the roots, sorted: files, and pipes and devices too.
+
+    Args:
+        faults: receives the folders that cannot be read.
+    """
+    is_absolute = os.path.isabs(os.path.expanduser(pattern))
+    searched = [Path()] if is_absolute else roots()
+    return sorted({name for root in searched for name in _expand(root, pattern, faults)})
 
 
 def located(name: str) -> Path:
@@ -207,8 +220,7 @@ def find(patterns: Sequence[str], key: str) -> list[tuple[str, bool]]:
             named[name] = True
             continue
         for name in required(pattern, key):
-            if located(name).is_file():
-                named.setdefault(name, False)
+            named.setdefault(name, False)
     return list(named.items())
 
 
