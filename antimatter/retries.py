@@ -1,6 +1,7 @@
 """When a failed request is tried again: exponential backoff and Retry-After (RFC 9110, 10.2.3).
 
-One policy for the hub's HTTP client (data/sources/hub_http.py) and for downloads (serve/download.py).
+One policy for the hub's HTTP client (data/sources/hub_http.py) and for downloads
+(serve/download.py).
 """
 
 import re

@@ -128,7 +128,8 @@ def test_only_the_files_that_the_page_needs_are_written(tmp_path: Path) -> None:
 
 def test_names_in_the_archive_decide_no_path(tmp_path: Path) -> None:
     evil = [
-        *(member("../evil", b"x"), member("/antimatter-evil", b"x"), member("package/../../evil", b"x")),
+        *(member("../evil", b"x"), member("/antimatter-evil", b"x")),
+        member("package/../../evil", b"x"),
         *(symlink("package/esm", "/etc"), member("package/esm/../evil", b"x")),
         *fake_wllama.members(),
         # A second one of a name does not replace the first
