@@ -45,8 +45,9 @@ class File:
 
     @property
     def size(self) -> int:
-        is_path = isinstance(self.content, Path)
-        return self.content.stat().st_size if is_path else len(self.content)  # type: ignore
+        if isinstance(self.content, Path):
+            return self.content.stat().st_size
+        return len(self.content)
 
     def sha256(self) -> str:
         if isinstance(self.content, Path):

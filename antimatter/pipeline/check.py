@@ -145,8 +145,8 @@ def _checks(
     yield "vocabulary", ["tokenizer", "shards"], lambda: _vocabulary(read("tokenizer"))
     served = ["gguf", "ollama"]
     yield "served", served, lambda: _served(*map(read, served))
-    begun = ["tokenizer", "model", "checkpoints"]
-    yield "initial", begun, lambda: _initial(*map(read, begun))
+    begun = ["tokenizer", "model", "checkpoints", "tuned"]
+    yield "initial", begun, lambda: _initial(path.with_name("dvc.yaml"), *map(read, begun))
     texts = ["raw", "cleaned", "evaluation"]
     yield "texts", texts, lambda: _texts(*map(read, texts))
 
@@ -178,8 +178,14 @@ def _vocabulary(tokenizer: Any) -> None:
         )
 
 
-def _initial(tokenizer: Any, model: Any, checkpoints: Any) -> None:
-    """The weights and the tokenizer that a training is to start from are those of its network."""
+def _initial(graph: Path, tokenizer: Any, model: Any, checkpoints: Any, tuned: Any) -> None:
+    """The weights and the tokenizer that a training is to start from are those of its network, and
+    DVC does not delete them before it starts.
+    """
+    if not (tokenizer.initial or checkpoints.initial or tuned.initial):
+        return
+    for stage, config in (("tokenizer", tokenizer), ("checkpoints", checkpoints), ("tuned", tuned)):
+        _check_kept(graph, stage, config.initial)
     if tokenizer.initial:
         path = _named("antimatter.data.sources.paths:located")(tokenizer.initial)
         if not path.exists():
@@ -193,6 +199,20 @@ def _initial(tokenizer: Any, model: Any, checkpoints: Any) -> None:
                 f"checkpoints.initial has {start.shape.vocab_size:,} tokens, but "
                 f"tokenizer.vocab_size is {tokenizer.vocab_size:,}: {fix}"
             )
+
+
+def _check_kept(graph: Path, stage: str, name: str) -> None:
+    """Raises UserError if `initial` of a stage names what this stage or a later one writes."""
+    if not name or not graph.is_file():
+        return
+    stages = params.load(graph)["stages"]
+    later = list(stages)[list(stages).index(stage) :]
+    place = Path(os.path.abspath(name))
+    for out in (out for one in later for out in stages[one].get("outs", [])):
+        if isinstance(out, str) and place.is_relative_to(Path(out).absolute()):
+            fix = "copy it to a folder of another name, such as models/base"
+            reason = f"{out} is an output, which DVC deletes before it is written again"
+            raise UserError(f"{stage}.initial: {name}: {reason}: {fix}")
 
 
 def stale_starts(path: Path = params.PARAMS) -> list[str]:

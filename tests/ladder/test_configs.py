@@ -124,3 +124,12 @@ def test_one_run_per_core_runs_at_a_time(
     assert ladder.parallel_runs(replace(nano, cpu=True), options) == 3
     assert ladder.parallel_runs(replace(nano, cpu=False), options) == 1
     assert ladder.parallel_runs(nano, replace(options, jobs=5)) == 5
+
+
+def test_a_ladder_of_given_weights_is_refused(tmp_path: Path) -> None:
+    values = Path("params.yaml").read_text()
+    assert "checkpoints:\n  initial: ''" in values
+    changed = values.replace("checkpoints:\n  initial: ''", "checkpoints:\n  initial: models/base")
+    (tmp_path / "params.yaml").write_text(changed)
+    with pytest.raises(UserError, match=r"checkpoints\.initial is 'models/base'"):
+        configs.read(tmp_path, before_shards=True)

@@ -17,6 +17,7 @@ from antimatter import files
 from antimatter.cli import main as cli
 from antimatter.export import huggingface
 from antimatter.export.source import open_checkpoint
+from antimatter.pipeline import check
 from antimatter.verify.run import Request, verify
 
 STEPS = 60
@@ -88,9 +89,15 @@ def test_changed_weights_are_another_run_and_the_check_names_them(
     further: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(further)
+    before = first_loss(further)
     dvc(further, "repro", "checkpoints")
     assert cli.main(["check"]) == 0
     assert "has changed" not in capsys.readouterr().err
+    # It began where the first training ended
+    assert first_loss(further) < before - 1
+    origin = files.read_json(further / "models/checkpoints/config.json")["provenance"]
+    assert origin["data"]["initial"] == files.sha256(further / "models/base-hf/model.safetensors")
+    assert origin["initial"]["params"]["checkpoints"]["steps"] == 200
     lock = (further / "dvc.lock").read_bytes()
     shutil.rmtree(further / "models/base-hf")
     huggingface.write(
@@ -108,16 +115,32 @@ def test_changed_weights_are_another_run_and_the_check_names_them(
     assert (further / "dvc.lock").read_bytes() != lock
 
 
-def test_weights_that_do_not_fit_are_refused_before_anything_changes(further: Path) -> None:
-    lock = (further / "dvc.lock").read_bytes()
+def test_weights_that_do_not_fit_are_refused_before_anything_changes(
+    further: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(further)
+    fits = {"model.n_layer": 2, "tokenizer.vocab_size": 400, "tokenizer.initial": "models/base-hf"}
+    deletes = "is an output, which DVC deletes"
     for values, words in (
-        ({"model.n_layer": 3}, "n_layer 2 (params.yaml: 3)"),
-        ({"model.n_layer": 2, "tokenizer.vocab_size": 401}, "has 400 tokens, but tokenizer.vocab"),
-        ({"tokenizer.vocab_size": 400, "tokenizer.initial": "absent"}, "absent is missing"),
+        ({}, ""),
+        ({"tokenizer.vocab_size": 401}, "400 tokens, but tokenizer.vocab_size is 401"),
+        ({"tokenizer.initial": "absent"}, "absent is missing"),
+        ({"tokenizer.initial": "data/tokenizer"}, f"data/tokenizer {deletes}"),
+        ({"checkpoints.initial": "absent"}, "absent is no folder of a model"),
+        ({"checkpoints.initial": "models/checkpoints/"}, f"models/checkpoints {deletes}"),
+        ({"checkpoints.initial": "models/tuned"}, f"models/tuned {deletes}"),
+        ({"checkpoints.initial": "", "tuned.initial": "models/tuned"}, f"models/tuned {deletes}"),
+        # An output of an earlier stage
+        ({"checkpoints.initial": "", "tuned.initial": "models/checkpoints"}, ""),
+        ({"checkpoints.initial": "models/base-hf", "model.n_layer": 3}, "2 (params.yaml: 3)"),
     ):
-        edit(further, values)
-        done = run(further, *DVC, "repro", "checkpoints")
-        (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-        assert done.returncode != 0 and words in error
+        edit(further, fits | values)
+        errors = check.problems(Path("params.yaml"))
+        assert len(errors) == bool(words), errors
+        assert words in "".join(errors)
+    lock = (further / "dvc.lock").read_bytes()
+    done = run(further, *DVC, "repro", "checkpoints")
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert done.returncode != 0 and "n_layer 2 (params.yaml: 3)" in error
     assert (further / "dvc.lock").read_bytes() == lock
     assert (further / "models/checkpoints/final.safetensors").exists()

@@ -18,6 +18,7 @@ import pytest
 from helpers.tiny_pipeline import COLD, DVC, ENVIRONMENT, copy, dvc, keep_stages, run
 from ruamel.yaml import YAML
 
+from antimatter.llama.header import read_header
 from antimatter.pipeline import stage as entry
 
 
@@ -58,6 +59,20 @@ def test_every_artefact_has_its_name(tiny_pipeline: Path) -> None:
         assert (tiny_pipeline / name).exists(), name
     # No work is unfinished, and DVC has recorded all that is finished
     assert [path.name for path in (tiny_pipeline / ".state").iterdir()] == ["checked"]
+
+
+def test_a_gguf_file_has_the_facts_of_its_run(tiny_pipeline: Path) -> None:
+    keys = read_header(tiny_pipeline / "models/gguf/antimatter-f16.gguf").keys
+    tuned = json.loads((tiny_pipeline / "models/tuned/config.json").read_text())["result"]
+    for stage, result in (("tuned", tuned), ("checkpoints", tuned["initial"])):
+        summary = json.loads((tiny_pipeline / f"metrics/{stage}/summary.json").read_text())
+        for key in ("steps", "tokens", "train_loss", "validation_loss"):
+            assert result[key] == summary[key]
+    assert keys["antimatter.result.tokens"] == str(tuned["tokens"])
+    assert keys["antimatter.result.initial.tokens"] == str(200 * 4 * 64)
+    names = [keys[f"general.dataset.{i}.name"] for i in range(keys["general.dataset.count"])]
+    assert names == ["click 8.5.1", "prompt_toolkit 3.0.53"]
+    assert "51,200 tokens of text" in keys["general.description"]
 
 
 @pytest.mark.parametrize(
