@@ -62,5 +62,6 @@ def show_live(revisions: list[str], port: int) -> None:
         charts = live.Charts(revisions)
         # An unknown revision, or a folder without DVC
         charts.refresh()
+        app = live.application(charts)
         print(f"plots at {runner.url(listening, None)}", flush=True)
-        live.serve(charts, listening)
+        live.serve(app, listening)

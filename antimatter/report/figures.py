@@ -11,7 +11,7 @@ from typing import Any
 
 from antimatter import files
 
-# Those that `dvc metrics show` lists
+# Those that measure a model
 STAGES = ("checkpoints", "evaluation", "tuned", "answers")
 # Says how to run, never what to compute
 UNTRACKED = "runtime"

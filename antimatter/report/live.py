@@ -79,8 +79,8 @@ class Charts:
         self.version += 1
 
 
-def serve(charts: Charts, listening: socket) -> None:
-    """Serves the page until SIGTERM or Ctrl-C."""
+def application(charts: Charts) -> web.Application:
+    """The page at /, and its charts at /charts.json."""
     reading = asyncio.Lock()
     text = page.template().replace("{plot_divs}", "").replace("{refresh_tag}", "")
 
@@ -102,6 +102,11 @@ def serve(charts: Charts, listening: socket) -> None:
 
     app = web.Application(middlewares=[_respond])
     app.add_routes([web.get("/", show), web.get("/charts.json", news)])
+    return app
+
+
+def serve(app: web.Application, listening: socket) -> None:
+    """Serves it until SIGTERM or Ctrl-C."""
     web.run_app(app, sock=listening, print=None, access_log=None, shutdown_timeout=1.0)
 
 

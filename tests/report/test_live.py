@@ -154,6 +154,29 @@ def test_the_curve_grows_while_dvc_trains_and_keeps_its_zoom(
     assert (project / "dvc.lock").exists() and not (project / "dvc_plots").exists()
 
 
+def test_figures_of_the_run_before_are_hidden_while_a_training_runs(
+    project: Path, browser: "Browser"
+) -> None:
+    write_curve(project, 3)
+    (project / "plots/report").mkdir()
+    (project / "plots/report/figures.csv").write_text("kind,name,value\ncheckpoints,steps,1000\n")
+    entry = "      - plots/report/figures.csv: {x: value, y: name, template: table}\n"
+    (project / "dvc.yaml").write_text(GRAPH.replace("    plots:\n", f"    plots:\n{entry}"))
+    place = project / "metrics/checkpoints/throughput.json"
+    place.parent.mkdir(parents=True)
+    with served(project) as url, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(url)
+        results = page.get_by_role("heading", name="Results")
+        expect(results).to_be_visible()
+        for state, count in (("training", 0), ("finished", 1)):
+            status = {"state": state, "step": 5, "steps": 20, "updated": time.time()}
+            place.write_text(json.dumps(status))
+            expect(results).to_have_count(count)
+            expect(page.locator("#status")).to_contain_text("step 5/20" if count == 0 else "No")
+        assert page.get_by_role("cell", name="1,000").is_visible()
+
+
 def test_the_page_says_that_the_command_has_ended(project: Path, browser: "Browser") -> None:
     write_curve(project, 3)
     with browser.new_context() as context:

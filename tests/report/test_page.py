@@ -274,6 +274,10 @@ def test_what_differs_comes_first_and_equal_charts_are_folded(
     ]
     assert card(page, "loss").is_visible()
     assert colors(page, "loss") == set(legend(page)) == set(plotting.REVISIONS[:2])
+    # The legend stays in view
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    box = page.locator("#revisions").bounding_box()
+    assert box and box["y"] == 0 and page.evaluate("scrollY") > 100
     equal = page.locator("details:has(.cards) > summary")
     assert equal.inner_text() == f"Equal in all revisions: {len(SHOWN) - 1} charts"
     assert not card(page, "gradient norm").is_visible()
