@@ -130,6 +130,12 @@ def test_csv_has_the_texts_that_pandas_reads(tmp_path: Path, delimiter: str, nam
     assert documents[3].id == f"{path}:4"
 
 
+def test_line_endings_within_rows_are_those_of_linux(tmp_path: Path) -> None:
+    rows = json.dumps([{"text": "one\r\ntwo"}]).encode()
+    own_texts.write(tmp_path, {"a.csv": b'id,text\r\n1,"one\r\ntwo"\r\n', "b.json": rows})
+    assert texts(tmp_path) == ["one\ntwo"] * 2
+
+
 def test_csv_of_one_column_may_hold_any_delimiter(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text\nfirst, second; third\n"quoted, too"\n\nlast\n')
     assert texts(tmp_path / "a.csv") == ["first, second; third", "quoted, too", "last"]
