@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import own_texts
 
 from antimatter.chat import formats
 from antimatter.chat.config import ConversationFiles
@@ -90,6 +91,10 @@ PACKINGS: dict[str, Callable[[list[Any]], bytes]] = {
     "a.jsonl.zst": lambda rows: zstd(lines(rows)),
     "a.json": array,
     "b.json": lines,
+    "c.json": lambda rows: json.dumps(rows, indent=2).encode(),
+    "d.json": lambda rows: json.dumps({"version": 1, "data": rows}).encode(),
+    "e.json": lambda rows: json.dumps(rows).encode("utf-16"),
+    "a.zip": lambda rows: own_texts.archive({"a.jsonl": lines(rows)}),
     "a.json.gz": lambda rows: gzip.compress(array(rows)),
     "a.parquet": parquet,
 }

@@ -1,6 +1,7 @@
 """What is wrong with a user's file, and what a reader does about it."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 from antimatter.errors import UserError
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Faults of a part that are listed; all of them are counted
 LISTED = 100
 
@@ -131,5 +133,5 @@ class Strict(Report):
 
 
 def shown(path: str) -> str:
-    """A path that every encoding can print: names of files may be any bytes."""
-    return os.fsencode(path).decode(errors="replace")
+    """A path that every encoding can print in one line: names of files may be any bytes."""
+    return _CONTROL.sub("?", os.fsencode(path).decode(errors="replace"))

@@ -101,7 +101,7 @@ def _texts(source: Source, part: Part, report: Report) -> Iterator[tuple[str, st
             source,
             report,
         ):
-            cut = list(pieces.split(text, limit))
+            cut = list(pieces.split(plain(text), limit))
             names = [f".{i}" for i in range(1, len(cut) + 1)] if len(cut) > 1 else [""]
             yield from ((f"{number}{name}", piece) for name, piece in zip(names, cut, strict=True))
         return

@@ -46,13 +46,14 @@ def _size(text: str) -> int:
 def _sections(text: str) -> list[str]:
     """A text cut before each heading."""
     paragraphs = _cut(text, _LEVELS[0])
-    sections, is_fenced = [""], False
+    sections: list[list[str]] = [[]]
+    is_fenced = False
     for paragraph in paragraphs:
         if not is_fenced and _HEADING.match(paragraph):
-            sections.append("")
-        sections[-1] += paragraph
+            sections.append([])
+        sections[-1].append(paragraph)
         is_fenced ^= len(_FENCE.findall(paragraph)) % 2 == 1
-    return [section for section in sections if section]
+    return ["".join(section) for section in sections if section]
 
 
 def _cut(text: str, separator: re.Pattern[str]) -> list[str]:

@@ -1,13 +1,13 @@
 """Joins the lines of hard-wrapped prose into paragraphs.
 
 A text is hard-wrapped if most of its line breaks are there because the next word did not fit. Its
-width is the length that 2% of its lines exceed, over the lines that another line follows directly.
+width is the length that 5% of its lines exceed, over the lines that another line follows directly.
 It is wrapped if
 
 - the width is 30 to 140 characters;
 - 80% of the lines are full: with the first word of the next line they exceed 90% of the width;
 - fewer than 40% of the lines end like a sentence, which excludes a sentence a line;
-- fewer than 6% of the characters are digits, brackets and operators, which excludes code and data;
+- fewer than 8% of the characters are digits, brackets and operators, which excludes code and data;
 - fewer than 60% of the lines after one that ends within a sentence begin with a capital letter,
   which excludes verse and plays (German prose has 40%).
 
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 MIN_WIDTH, MAX_WIDTH = 30, 140
 MIN_BREAKS = 3
 FULL, MIN_FULL, MIN_FULL_BLOCK = 0.9, 0.8, 0.75
-MAX_SENTENCE_ENDS, MAX_CAPITALS, MAX_SYMBOLS = 0.4, 0.6, 0.06
+MAX_SENTENCE_ENDS, MAX_CAPITALS, MAX_SYMBOLS = 0.4, 0.6, 0.08
 
 # Headings, quotes, tables, directives, rulers, tags, columns
 _MARKED = re.compile(r"\s*(?:[>|#:]|\.\. |[=~^_*-]{3,}\s*$|<\w)|.*(?:\t| {3,}|\|).*\S")
@@ -55,7 +55,7 @@ def width(text: str) -> int:
     if len(breaks) < MIN_BREAKS:
         return 0
     lengths = sorted(len(line) for line, _ in breaks)
-    found = lengths[math.ceil(0.98 * len(lengths)) - 1]
+    found = lengths[math.ceil(0.95 * len(lengths)) - 1]
     if not MIN_WIDTH <= found <= MAX_WIDTH:
         return 0
     full = sum(_is_full(line, after, found) for line, after in breaks)

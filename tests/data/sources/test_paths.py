@@ -109,7 +109,7 @@ def test_a_file_of_two_patterns_belongs_to_the_first() -> None:
 
 
 def test_a_name_of_any_bytes_is_read(here: Path) -> None:
-    name = os.fsdecode(b"caf\xe9.txt")
+    name = os.fsdecode(b"line\nbreak caf\xe9.txt")
     own_texts.write(here, {f"corpus/{name}": b"text"})
     assert listed("corpus") == [f"corpus/{name}"]
     with pytest.raises(UserError, match=r"corpus/caf\ufffd\.py is of an unknown kind"):
