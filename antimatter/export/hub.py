@@ -213,6 +213,12 @@ class Hub:
                 raise _refusal(error.__cause__, name) from None
             reason = f"{error} {error.__cause__ or ''}".strip()
             raise UserError(f"{reason}: run the command again, nothing was committed") from None
+        # Of hf_xet; that of a file has a number
+        except OSError as error:
+            if error.errno:
+                raise
+            fix = "check the network, or set HF_HUB_DISABLE_XET=1 to send large files over Git LFS"
+            raise UserError(f"the upload failed ({error}), nothing was committed: {fix}") from None
         except ValueError as error:
             raise UserError(f"the hub does not accept it: {error}") from None
 

@@ -12,7 +12,7 @@ from helpers import model_hub
 from helpers.command import ROOT, antimatter
 from helpers.gguf_model import CHAT, Tiny, gpt
 from helpers.model_hub import OTHER_TOKEN, TOKEN, ModelHub, Repository
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 import antimatter as entry
 from antimatter import files
@@ -192,6 +192,20 @@ def test_what_goes_wrong_is_one_line_and_changes_nothing(
 def test_offline_mode_is_named(push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set: unset it" in push("me/tiny").error
+
+
+def test_a_storage_that_cannot_be_reached_is_named(
+    push: Push, server: ModelHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As hf_xet fails, after more than a minute of tries."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("Network error: error sending request")
+
+    monkeypatch.setattr(HfApi, "preupload_lfs_files", fail)
+    error = push("me/tiny").error
+    assert "Network error" in error and "HF_HUB_DISABLE_XET=1" in error
+    assert server.repositories["me/tiny"].branches["main"] == {}
 
 
 def test_a_branch_that_changes_meanwhile_is_not_overwritten(push: Push, server: ModelHub) -> None:
