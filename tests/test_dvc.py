@@ -57,7 +57,9 @@ def parameter(path: str, stage: str) -> str:
     folder, _, name = path.partition("/")
     if folder in ("metrics", "plots") and name in (stage, ""):
         return "report" if path == "plots/report" else folder
-    return "model" if "$" in path else Path(path).stem
+    if "$" in path:
+        return "persona" if "persona" in path else "model"
+    return Path(path).stem
 
 
 def faults(name: str, words: list[str]) -> list[str]:
@@ -67,6 +69,9 @@ def faults(name: str, words: list[str]) -> list[str]:
     # `raw` waits for `checked`, and reads nothing from it
     if name == "raw":
         inputs.remove("data/checked")
+    # The persona that the command line names may be based on this one
+    if name == "conversations":
+        inputs.remove("prompts/persona.yaml")
     outputs = outputs_of(stage)
 
     def covers(word: str, path: str) -> bool:

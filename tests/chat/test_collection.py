@@ -15,7 +15,7 @@ from helpers import gguf_model
 from antimatter import files
 from antimatter.chat import collection, held_out
 from antimatter.chat.collection import Weighted
-from antimatter.chat.config import ConversationsConfig, PersonaConfig, WeightConfig
+from antimatter.chat.config import ConversationsConfig, PassagesConfig, PersonaConfig, WeightConfig
 from antimatter.chat.conversation import Conversation
 from antimatter.chat.persona import Persona
 from antimatter.chat.template import Message
@@ -23,8 +23,9 @@ from antimatter.data.special_tokens import ASSISTANT, BEGINS, BOS, EOS, PAD, SYS
 
 CONTEXT = 128
 CONFIG = ConversationsConfig(
-    persona=PersonaConfig(per_topic=1, weight=1.0, facts={"kind": "a model"}),
+    persona=PersonaConfig(file="who.yaml", per_topic=1, weight=1.0, facts={"kind": "a model"}),
     weights=WeightConfig(dialogues=1.0, questions=1.0, grounded=1.0),
+    passages=PassagesConfig(weight=0.0, words=50, prompts=()),
     files=(),
     hub=(),
     system_share=0.5,

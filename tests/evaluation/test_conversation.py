@@ -67,6 +67,7 @@ def every_kind() -> list[Conversation]:
         talk("What else?", "It finds it.", id="u", **{**recall, "kind": "question"}),
         talk(f"{text} depth mean?", "How deep.", id="g", kind="grounded", expected=("how deep.",)),
         talk(f"{text} x mean?", "The text does not say.", id="r", kind="refusal", **docs),
+        talk("The garden", "Beans grow there.", id="p", kind="passage"),
     ]
 
 
@@ -185,6 +186,8 @@ def test_planted_answers_have_the_figures_that_are_computed_by_hand() -> None:
     texts += ["finds"]
     # Word by word, and a refusal
     texts += ["how  DEEP.", "The text does not say."]
+    # A passage, which is judged by its likelihood alone
+    texts += ["Beans."]
     figures = conversation.answer_figures(every_kind(), [answer(text, 9) for text in texts])
     shares = {name: one.get("share") for name, one in figures.items()}
     assert shares | {"persona_parts": None} == {
@@ -398,7 +401,7 @@ def test_base_and_tuned_have_the_same_figures_side_by_side(ran: Path) -> None:
     figures = files.read_json(ran / "one/metrics/details.json")
     assert list(figures) == ["tuned", "base"]
     assert list(figures["tuned"]) == list(figures["base"])
-    assert figures["tuned"]["greedy"]["ended"]["items"] == 3 + 1 + 3 + 2 + 1 + 1 + 1
+    assert figures["tuned"]["greedy"]["ended"]["items"] == 3 + 1 + 3 + 1 + 2 + 1 + 1 + 1
     # Three open conversations and a script of two turns, with two seeds each
     assert figures["tuned"]["sampled"]["ended"]["items"] == 2 * 3 + 2 * 2
     bits = [figures[name]["likelihood"]["all"]["bits_per_byte"] for name in figures]
@@ -414,7 +417,7 @@ def test_the_page_holds_every_script_and_some_of_each_kind(ran: Path) -> None:
     assert list(page["conversations"]["A greeting"]) == names
     assert {kind.split()[0] for kind in page["held_out"]} == set(conversation.KINDS)
     shown = [text for texts in page["held_out"].values() for text in texts.values()]
-    assert len(shown) == 2 + 1 + 2 + 2 + 1 + 1 + 1
+    assert len(shown) == 2 + 1 + 2 + 1 + 2 + 1 + 1 + 1
     for text in shown:
         assert re.search("^> .*^expected: .*^tuned: .*^base: ", text, re.DOTALL | re.MULTILINE)
 

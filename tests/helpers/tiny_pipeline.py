@@ -26,7 +26,12 @@ TINY = {
     "checkpoints.validate_every": 50,
     "checkpoints.validation_tokens": 1024,
     "checkpoints.save_every": 20,
-    "conversations.persona": {"per_topic": 4, "weight": 1, "facts": {"trained_on": "text"}},
+    "conversations.persona": {
+        "file": "prompts/persona.yaml",
+        "per_topic": 4,
+        "weight": 1,
+        "facts": {"trained_on": "text"},
+    },
     "conversations.weights": {"dialogues": 0, "questions": 0.1, "grounded": 0.2},
     "tuned.epochs": 0.5,
     "tuned.batch_size": 4,

@@ -130,7 +130,7 @@ def test_a_conversation_that_outgrows_the_context_loses_its_oldest_turns(
     assert most is not None and CONTEXT - 16 < len(ids) <= CONTEXT - 8
     shown = tiny.tokenizer.decode(ids)
     assert shown.startswith(CHAT["system"]) and shown.endswith("29aHi")
-    with pytest.raises(UserError, match=r"the text has \d+ tokens"):
+    with pytest.raises(UserError, match=r"the prompt is too long, it has \d+ tokens"):
         chat.chat([{"role": "user", "content": "x = 1\n" * CONTEXT}])
 
 

@@ -44,7 +44,11 @@ def test_the_default_and_every_preset_are_valid() -> None:
     presets = sorted(Path("presets").glob("*.yaml"))
     assert len(presets) > 1
     for path in (Path("params.yaml"), *presets):
-        assert check.problems(path) == [], path
+        # The preset for one's own text lacks only that
+        expected = ["raw.files: corpus matches no file"] if path.stem == "own" else []
+        found = check.problems(path)
+        assert len(found) == len(expected), found
+        assert all(map(str.startswith, found, expected)), found
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,10 @@ def test_every_section_is_checked_with_the_class_that_its_stage_reads() -> None:
     assert {*check.SECTIONS, "runtime"} == set(DEFAULT)
     assert check.SECTIONS.keys() == set(GRAPH["checked"]["params"])
     for stage in GRAPH.values():
-        for section in stage.get("params", []) if stage is not GRAPH["checked"] else ():
+        # `checked` checks all of them, and `report` shows all of them
+        if stage in (GRAPH["checked"], GRAPH["report"]):
+            continue
+        for section in stage.get("params", []):
             module = Path(*check.SECTIONS[section].partition(":")[0].split(".")).with_suffix(".py")
             assert str(module) in stage["deps"], section
     code = "".join(

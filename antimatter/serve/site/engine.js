@@ -155,7 +155,7 @@ async function fit(wllama, messages, length) {
     const longer = await render(wllama, [...first, ...messages.slice(next)]);
     if (longer.length > room) {
       if (ids) break;
-      throw new Failure(`the text has ${longer.length} tokens, the model can read ${room} and `
+      throw new Failure(`the prompt is too long, it has ${longer.length} tokens, the model can read ${room} and `
         + "still answer: shorten it");
     }
     [start, ids] = [next, longer];

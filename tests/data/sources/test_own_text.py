@@ -238,7 +238,7 @@ def test_the_stage_prints_and_records_what_it_read(tmp_path: Path) -> None:
     for name in ("antimatter", "stages"):
         (tmp_path / name).symlink_to(ROOT / name)
     done = subprocess.run(
-        [sys.executable, "-m", "stages.raw", "data/raw", "metrics", "plots"],
+        [sys.executable, "-m", "stages.raw", "corpus", "data/raw", "metrics", "plots"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(tmp_path)},
         capture_output=True,
