@@ -295,10 +295,12 @@ def _set_parameters(
 
 
 def _check_read(names: Sequence[str], graph: Graph, stages: Sequence[str]) -> None:
-    """Raises UserError for a changed parameter that no stage of the run reads."""
+    """Raises UserError for a changed parameter that no stage of the run computes with."""
     read = {"runtime"}
     for stage in stages:
-        read.update(graph.stages[stage].get("params", []))
+        # It lists all of them, and computes with none
+        if stage != "report":
+            read.update(graph.stages[stage].get("params", []))
     for name in names:
         section = name.partition(".")[0]
         if section not in read:

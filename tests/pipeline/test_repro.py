@@ -175,7 +175,7 @@ def ran(output: str) -> list[str]:
     return re.findall(r"Running stage '(\w+)'", output)
 
 
-ARGUMENTS = {"raw": "data/raw m p", "checkpoints": "data/shards models/checkpoints m p"}
+ARGUMENTS = {"raw": "corpus data/raw m p", "checkpoints": "data/shards models/checkpoints m p"}
 
 
 def error_of(

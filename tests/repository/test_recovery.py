@@ -178,7 +178,11 @@ def test_an_incomplete_rwlock_is_removed(a_copy: Path, check: Check) -> None:
     assert run(a_copy, *DVC, "repro").returncode != 0
     status, messages = check(a_copy)
     assert status == 0 and ".dvc/tmp/rwlock was incomplete" in messages
-    assert re.findall(r"Running stage '(\w+)'", dvc(a_copy, "repro")) == ["checked", "ollama"]
+    assert re.findall(r"Running stage '(\w+)'", dvc(a_copy, "repro")) == [
+        "checked",
+        "ollama",
+        "report",
+    ]
     assert json.loads(rwlock.read_text()) == {}
 
 
