@@ -2,12 +2,14 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from helpers.command import ROOT
 from helpers.gguf_model import CHAT, CONTEXT, Tiny, gpt, windows
 from transformers import AutoModelForCausalLM
 
@@ -180,3 +182,10 @@ def test_the_command_takes_every_type(capsys: pytest.CaptureFixture[str]) -> Non
         cli.main(["export", "--type", "q1"])
     choices = capsys.readouterr().err.partition("choose from ")[2]
     assert re.findall(r"\w+", choices) == [*get_args(FileType), "hf"]
+
+
+def test_git_ignores_what_export_writes_into_the_checkout() -> None:
+    written = ["antimatter-q8_0.gguf", "robin-hf/config.json"]
+    command = ["git", "check-ignore", *written]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == written
