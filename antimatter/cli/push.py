@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from antimatter.export import hub
 
+    hub.check_name(arguments.repository)
     folder = arguments.folder or _default_folder()
     content = hub.collect(folder, arguments.gguf, _card(folder, arguments.card))
     total = sum(file.size for file in content)

@@ -18,13 +18,17 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
+    HFValidationError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-# huggingface_hub's own export, which keeps its name when the package behind it changes
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+from huggingface_hub.utils import (
+    # Its own export, which keeps its name when the package behind it changes
+    httpx,  # type: ignore[attr-defined]
+    validate_repo_id,
+)
 
 from antimatter import files
 from antimatter.errors import UserError
@@ -129,6 +133,17 @@ def check_card(text: str) -> None:
         raise UserError(f"the model card must begin with metadata such as {example}")
 
 
+def check_name(repository: str) -> None:
+    """Raises UserError unless the hub accepts a repository of this name, owner/name."""
+    fault = f"the repository must be owner/name, got {repository!r}"
+    if not re.fullmatch(r"[^/]+/[^/]+", repository) or not repository.isascii():
+        raise UserError(fault)
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(f"{fault}: {error}") from None
+
+
 class Hub:
     """The hub, for one repository.
 
@@ -137,8 +152,7 @@ class Hub:
     """
 
     def __init__(self, target: Target) -> None:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", target.repository, re.ASCII):
-            raise UserError(f"the repository must be owner/name, got {target.repository!r}")
+        check_name(target.repository)
         token = huggingface_hub.get_token()
         if not token:
             raise UserError(
