@@ -23,7 +23,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-
 from huggingface_hub.utils import (
     # Its own export, which keeps its name when the package behind it changes
     httpx,  # type: ignore[attr-defined]

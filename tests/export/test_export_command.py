@@ -9,7 +9,6 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from helpers.command import ROOT
 from helpers.gguf_model import CHAT, CONTEXT, Tiny, gpt, windows
 from transformers import AutoModelForCausalLM
 
