@@ -3,7 +3,6 @@
 Separate from the code that uses it, so that values are checked without importing datatrove.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,6 +10,20 @@ from antimatter.data.cleaning.pii import PersonalConfig
 from antimatter.data.sources.paths import FilesConfig, Part, parts
 from antimatter.errors import UserError
 from antimatter.params import Count, Fraction, PositiveInt, Section, Within
+
+# The labels of fastText's lid.176: ISO 639-1 where a language has such a code, else ISO 639-3 or
+# the name of its Wikipedia
+LANGUAGES = frozenset(
+    """
+    af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb
+    co cs cv cy da de diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv
+    he hi hif hr hsb ht hu hy ia id ie ilo io is it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb
+    lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl my myv mzn nah nap nds ne new
+    nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl
+    so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf
+    yi yo yue zh
+    """.split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +45,13 @@ class LanguageConfig(Section):
     min_score: Fraction  # FineWeb: 0.65
 
     def validate(self) -> None:
-        if not re.fullmatch("[a-z]{2,3}", self.code):
+        if self.code not in LANGUAGES | {"any"}:
+            # Not the nearest by letters: that of deu would be eu, which is Basque
+            near = sorted(code for code in LANGUAGES if code[0] == self.code[:1].lower())
+            codes = ", ".join(near or sorted(LANGUAGES))
             raise UserError(
-                f'code must be like en, or any for several languages, got "{self.code}"'
+                f"code must be the language of the text as fastText's lid.176 names it, such as "
+                f'en, or any for another one or several, got "{self.code}"; known: {codes}'
             )
         if self.enabled and self.code == "any":
             fix = "set enabled to false, or code to the language to keep"

@@ -10,11 +10,11 @@ from helpers.languages import TEXTS
 
 from antimatter import params
 from antimatter.data.cleaning import languages
-from antimatter.data.cleaning.config import CleanConfig, RepairConfig
+from antimatter.data.cleaning.config import LANGUAGES, CleanConfig, RepairConfig
 from antimatter.data.cleaning.duplicates import bands, signature
 from antimatter.data.cleaning.junk import Junk
 from antimatter.data.cleaning.languages import traits
-from antimatter.data.cleaning.rules import enabled_rules, first_rejection
+from antimatter.data.cleaning.rules import _language_model, enabled_rules, first_rejection
 from antimatter.errors import UserError
 
 
@@ -145,7 +145,28 @@ def test_stop_words_are_one_word_each_as_the_rule_counts_them(code):
 
 def test_a_language_that_is_none_is_an_error_that_names_the_fix():
     config = params.read(CleanConfig, "cleaned").language
-    with pytest.raises(UserError, match=r"code must be like en.*English"):
+    with pytest.raises(UserError, match=r"code must be .*such as en.*English"):
         dataclasses.replace(config, code="English")
     with pytest.raises(UserError, match=r"code is any.*set enabled to false"):
         dataclasses.replace(config, code="any")
+
+
+def test_the_codes_are_the_labels_of_the_model():
+    labels, _ = _language_model().predict("text", k=1_000, threshold=-1.0)
+    assert {label.removeprefix("__label__") for label in labels} == LANGUAGES
+    assert {*TEXTS, *languages._STOP_WORDS} <= LANGUAGES
+
+
+@pytest.mark.parametrize(
+    ("code", "near"),
+    [
+        ("deu", "known: da, de, diq, dsb, dty, dv$"),
+        ("xx", "known: xal, xmf$"),
+        ("EN", "known: el, eml, en, eo, es, et, eu$"),
+        ("", "known: af, .* zh$"),
+    ],
+)
+def test_a_code_that_the_model_does_not_have_is_refused_with_its_neighbours(code, near):
+    for enabled in (True, False):
+        with pytest.raises(UserError, match=rf'code must be .* got "{code}"; {near}'):
+            rules(code, enabled)
