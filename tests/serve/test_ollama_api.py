@@ -16,6 +16,7 @@ from helpers.backends import CONFIG, GENERATION, ScriptedBackend, complete, coun
 from helpers.gguf_model import CONTEXT, Tiny
 from helpers.http_server import Served, question, serving
 
+from antimatter.export.ollama import human_number
 from antimatter.llama.client import BackendError
 from antimatter.llama.header import ChatFacts, read_header
 from antimatter.serve.embedded import EmbeddedBackend
@@ -75,7 +76,9 @@ def test_the_model_is_listed_shown_and_running(
     keys, size = read_header(tiny.path).keys, sum(p.numel() for p in tiny.model.parameters())
     assert shown.modelinfo["tokenizer.ggml.tokens"] is None
     assert shown.modelinfo["mpt.context_length"] == keys["mpt.context_length"]
-    assert shown.modelinfo["general.parameter_count"] >= size
+    # Those of the network, not the values of the file
+    assert shown.modelinfo["general.parameter_count"] == size < read_header(tiny.path).n_parameters
+    assert listed.details and listed.details.parameter_size == human_number(size)
 
 
 def test_an_answer_is_that_of_the_backend_streamed_or_not(
@@ -314,7 +317,8 @@ def test_our_own_client_of_ollama_gets_the_same_answers_as_from_the_backend(
     config = replace(CONFIG, num_ctx=2048)
     ours = OllamaBackend(f"http://127.0.0.1:{served.port}", config)
     assert (ours.n_ctx, ours.chat) == (embedded.n_ctx, embedded.chat)
-    assert run(ours.file()).n_parameters == run(embedded.file()).n_parameters
+    recorded = run(embedded.file()).keys["antimatter.parameters"]
+    assert str(run(ours.file()).n_parameters) == recorded
     for text in (TEXT, "a[EOS]b", "é 🙂 [USER]x"):
         assert count(ours, text) == count(embedded, text)
         generation = replace(GENERATION, max_tokens=12, stop=())
@@ -327,6 +331,8 @@ def test_the_backend_may_be_ollama_itself(tiny: Tiny) -> None:
     durations = {"prompt_eval_duration": 3_000_000, "eval_duration": 4_000_000}
     last = {"response": "", "done": True, "done_reason": "stop", **counts, **durations}
     info = read_header(tiny.path).keys | {"general.parameter_count": 1_600_000}
+    # As in a file of another program
+    del info["antimatter.parameters"]
     events = [{"response": "o"}, {"response": "k"}, last]
     with (
         fake_ollama.running(["antimatter:latest"], info, events) as upstream,

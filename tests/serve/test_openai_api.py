@@ -51,6 +51,21 @@ def scripted() -> Iterator[tuple[ScriptedBackend, openai.OpenAI]]:
             yield backend, client
 
 
+def test_an_empty_prompt_is_for_base_models(
+    scripted: tuple[ScriptedBackend, openai.OpenAI], client: openai.OpenAI
+) -> None:
+    """A chat model repeats [BOS] there, which is no text."""
+    backend, chat = scripted
+    empty: list[Any] = ["", ["Hello", ""]]
+    for prompt in empty:
+        with pytest.raises(openai.BadRequestError, match=r"empty.*: write the beg") as caught:
+            chat.completions.create(model="antimatter", prompt=prompt)
+        assert caught.value.param == "prompt"
+    assert not backend.prompts
+    answer = client.completions.create(model="antimatter", prompt="", temperature=0)
+    assert answer.choices[0].text
+
+
 def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
     (model,) = client.models.list()
     assert model.id == "antimatter"

@@ -155,7 +155,15 @@ class Answers:
     async def _build(self, question: Question) -> tuple[list[tuple[str, Generation]], int]:
         """The prompt and the generation of each answer, and the number of messages that did not
         fit. Counting the tokens may take a while.
+
+        Raises:
+            APIError: a prompt is too long, or it is empty and the model was tuned to chat.
         """
+        is_bare = any(not message.text for messages in question.prompts for message in messages)
+        if question.style == "continued" and self._backend.chat and is_bare:
+            # Tuning has no answer at the start of a text, where greedy decoding repeats [BOS]
+            problem = "prompt is empty, and a chat model has no beginning of its own"
+            raise APIError(400, f"{problem}: write the beginning of a text", param="prompt")
         jobs, dropped = list[tuple[str, Generation]](), 0
         renders: dict[str, Render | None] = {
             "chat": None,

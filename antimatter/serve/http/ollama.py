@@ -6,6 +6,7 @@ API, so both give the same answer. Routes that manage models are refused.
 Source: docs/api.md, api/types.go and server/routes.go of github.com/ollama/ollama.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -256,7 +257,7 @@ def show(
         "template": template.GO if chat else template.CONTINUED_GO,
         "system": chat.system if chat else "",
         "details": _details(file),
-        "model_info": info | {"general.parameter_count": file.n_parameters},
+        "model_info": info | {"general.parameter_count": _parameters(file)},
         "capabilities": ["completion"],
         "modified_at": file.modified,
     }
@@ -280,9 +281,17 @@ def _details(file: ModelFile) -> dict[str, Any]:
         "format": "gguf",
         "family": family,
         "families": [family],
-        "parameter_size": human_number(file.n_parameters),
+        "parameter_size": human_number(_parameters(file)),
         "quantization_level": FILE_TYPES.get(file.keys.get("general.file_type", 0), "unknown"),
     }
+
+
+def _parameters(file: ModelFile) -> int:
+    """Those of the model. A file of ours records them, as it has more values: its feed-forward
+    networks are rewritten.
+    """
+    recorded = str(file.keys.get("antimatter.parameters", ""))
+    return int(recorded) if re.fullmatch("[0-9]{1,15}", recorded) else file.n_parameters
 
 
 def _line(value: Any) -> str:
