@@ -19,10 +19,13 @@ from antimatter.errors import UserError
 SLOT = re.compile(r"<([^<>]*)>")
 
 _FILE_KEYS = ("system", "greeting", "starters", "facts", "slots", "topics")
-_TOPIC_KEYS = ("id", "part", "ask", "held_out", "answer", "expect")
-_OPTIONAL_KEYS = ("after",)
+_TOPIC_KEYS = ("id", "part", "ask", "held_out", "answer")
+_OPTIONAL_KEYS = ("expect", "after")
 # Of a file that changes another one
 _BASE_KEYS = ("based_on", "without")
+# The only file that others may be based on: dvc.yaml names it, so DVC sees its edits
+BASE = "persona.yaml"
+_TWICE = "two topics have this id: rename one of them"
 _STARTERS = 3  # as many as fit on the chat page
 
 _ALTERNATIVES = re.compile(r"\(([^()]*)\)")
@@ -119,8 +122,17 @@ def read(path: Path, facts: Mapping[str, str]) -> Persona:
         UserError: the file is missing or is not a persona; one line names the file, the topic, the
             value and the fix.
     """
-    values = _merged(path)
-    _check_keys(str(path), values, _FILE_KEYS, ("often",))
+    base = _base(path)
+    try:
+        return _read(path, _merged(path), facts)
+    except UserError:
+        if base is not None:
+            _read(base, params.load(base), facts)  # raises for a fault of that file
+        raise
+
+
+def _read(path: Path, values: dict[str, Any], facts: Mapping[str, str]) -> Persona:
+    _check_keys(str(path), values, _FILE_KEYS, ("often", *_BASE_KEYS))
     checker = _Checker(facts={}, slots={})
     for key, value in _mapping(f"{path}: facts", values["facts"]).items():
         checker.facts[key] = checker.text(f"{path}: facts.{key}", value)
@@ -147,15 +159,26 @@ def read(path: Path, facts: Mapping[str, str]) -> Persona:
 
 def files_of(path: Path) -> list[Path]:
     """The file, and the one that it is based on, if any."""
-    base = params.load(path).get("based_on")
-    return [path] if base is None else [path, _base(path, base)]
+    base = _base(path)
+    return [path] if base is None else [path, base]
 
 
-def _base(path: Path, name: Any) -> Path:
-    base = path.parent / name if isinstance(name, str) else Path()
-    if base.is_file():
-        return base
-    raise UserError(f"{path}: based_on must name a persona file beside it, got {name!r}")
+def _base(path: Path) -> Path | None:
+    """The file that a file is based on."""
+    values = params.load(path)
+    if "based_on" not in values:
+        if "without" in values:
+            raise UserError(f"{path}: without needs another file: add `based_on: {BASE}`")
+        return None
+    base, name = path.parent / BASE, values["based_on"]
+    if name != BASE or path.name == BASE:
+        fix = f"put the file beside {BASE} under another name, or remove the key"
+        raise UserError(f"{path}: based_on must be {BASE}, in the same folder, got {name!r}: {fix}")
+    if not base.is_file():
+        raise UserError(f"{path}: based_on names {base}, which is missing: copy it there")
+    if "based_on" in params.load(base):
+        raise UserError(f"{base}: based_on is not for the file that others are based on: remove it")
+    return base
 
 
 def _merged(path: Path) -> dict[str, Any]:
@@ -163,17 +186,14 @@ def _merged(path: Path) -> dict[str, Any]:
     and slots are added to those of that file, its topics replace those with the same id, and
     `without` names topics and parts to leave out.
     """
-    own = params.load(path)
-    if "based_on" not in own:
+    own, base_path = params.load(path), _base(path)
+    if base_path is None:
         return own
-    base_path = _base(path, own["based_on"])
     base = params.load(base_path)
-    if "based_on" in base:
-        raise UserError(f"{path}: {own['based_on']} is based on another file: name that one")
     values = {**base, **{key: own[key] for key in own if key not in _BASE_KEYS}}
     for key in ("facts", "slots"):
         added = _mapping(f"{path}: {key}", own.get(key, {}))
-        values[key] = {**_mapping(f"{path}: {key} of the base", base.get(key, {})), **added}
+        values[key] = {**_mapping(f"{base_path}: {key}", base.get(key, {})), **added}
     topics = _by_id(base_path, base)
     names = topics.keys() | {topic.get("part") for topic in topics.values()}
     without = own.get("without", [])
@@ -181,23 +201,31 @@ def _merged(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: without must be a list of topics and parts, got {without!r}")
     for name in without:
         if name not in names:
-            raise UserError(
-                f"{path}: without names `{name}`, no topic or part of {own['based_on']}: remove it"
-            )
+            fault = f"without names `{name}`, no topic or part of {base_path}"
+            raise UserError(f"{path}: {fault}: remove it")
+    left_out = {id for id, topic in topics.items() if {id, topic.get("part")} & {*without}}
     for id, topic in _by_id(path, own).items():
-        topics[id] = {**topics.get(id, {}), **topic}
-    kept = [topic for topic in topics.values() if not {topic["id"], topic.get("part")} & {*without}]
-    return values | {"topics": kept}
+        if id in left_out | {*without}:
+            raise UserError(f"{path}: topic `{id}` is also left out by without: remove one of them")
+        replaced = topics.get(id, {})
+        # What is expected of the old answers says nothing of new ones
+        kept = {key: replaced[key] for key in replaced if key != "expect" or "answer" not in topic}
+        topics[id] = {**kept, **topic}
+    return values | {"topics": [topic for id, topic in topics.items() if id not in left_out]}
 
 
 def _by_id(path: Path, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     topics = values.get("topics", [])
     if not isinstance(topics, list):
         raise UserError(f"{path}: topics must be a list of topics, got {topics!r:.60}")
+    by_id: dict[str, dict[str, Any]] = {}
     for topic in topics:
         if not isinstance(topic, dict) or not isinstance(topic.get("id"), str):
             raise UserError(f"{path}: a topic must have an id, got {topic!r:.60}")
-    return {topic["id"]: topic for topic in topics}
+        if topic["id"] in by_id:
+            raise UserError(f"{path}: topic `{topic['id']}`: {_TWICE}")
+        by_id[topic["id"]] = topic
+    return by_id
 
 
 @dataclass(frozen=True)
@@ -258,19 +286,24 @@ def _topic(
     _check_keys(where, entry, _TOPIC_KEYS, _OPTIONAL_KEYS)
     id = checker.text(f"{where}: id", entry["id"])
     if id in above:
-        raise UserError(f"{where}: two topics have this id: rename one of them")
+        raise UserError(f"{where}: {_TWICE}")
     after = checker.texts(f"{where}: after", entry["after"]) if "after" in entry else ()
     for name in after:
         if name not in above:
             raise UserError(f"{where}: after names `{name}`: write the id of a topic above it")
     patterns = checker.texts(f"{where}: ask", entry["ask"])
+    answers = checker.texts(f"{where}: answer", entry["answer"])
+    # An answer itself, with or without the mark at its end
+    expect = tuple(text.rstrip(".!?") or text for text in answers)
+    if "expect" in entry:
+        expect = checker.texts(f"{where}: expect", entry["expect"])
     topic = Topic(
         id=id,
         part=checker.text(f"{where}: part", entry["part"]),
         ask=tuple(alternatives(f"{where}: ask", pattern) for pattern in patterns),
         held_out=checker.texts(f"{where}: held_out", entry["held_out"]),
-        answers=checker.texts(f"{where}: answer", entry["answer"]),
-        expect=tuple(text.lower() for text in checker.texts(f"{where}: expect", entry["expect"])),
+        answers=answers,
+        expect=tuple(text.lower() for text in expect),
         after=after,
     )
     for text in (*topic.held_out, *topic.answers):
