@@ -23,11 +23,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import (
-    # Its own export, which keeps its name when the package behind it changes
-    httpx,  # type: ignore[attr-defined]
-    validate_repo_id,
-)
+
+# `httpx` is the hub's own export, which keeps its name when the package behind it changes
+from huggingface_hub.utils import httpx, validate_repo_id  # type: ignore[attr-defined]
 
 from antimatter import files
 from antimatter.errors import UserError

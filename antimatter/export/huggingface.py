@@ -30,14 +30,17 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / f"{name}-hf"
 
 
-def check_output(folder: Path) -> None:
+def check_output(folder: Path, option: str = "--output") -> None:
     """Checks that write() would replace nothing but what it wrote.
+
+    Args:
+        option: what named the folder, for messages.
 
     Raises:
         UserError: the folder holds something else, or was saved by transformers, perhaps after
             more training.
     """
-    outputs.check_folder(folder, "--output", NAMES)
+    outputs.check_folder(folder, option, NAMES)
     config = folder / "config.json"
     if config.exists() and "transformers_version" in files.read_json(config):
         raise UserError(f"{folder} was saved by transformers: name another folder, or move it")

@@ -141,11 +141,16 @@ def _load_torch(path: Path, only: str | None) -> dict[str, Tensor]:
         # torch's warnings repeat what the errors below say
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    # The message of torch has dozens of lines
-    except pickle.UnpicklingError:
-        fix = "save `model.state_dict()` instead of the model"
-        raise UserError(f"{path} holds Python objects, and those could run code: {fix}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError):
+    # The message of torch has dozens of lines. A text is a pickle of any fault
+    except Exception as error:
+        # A file of torch before 1.6 begins like any other pickle, with its protocol
+        is_pickle = mmap or _begin(path) == b"\x80"
+        if isinstance(error, pickle.UnpicklingError) and is_pickle:
+            fault = "holds Python objects, and those could run code"
+            fix = "save `model.state_dict()` instead of the model"
+            raise UserError(f"{path} {fault}: {fix}") from None
+        if isinstance(error, MemoryError):
+            raise
         fix = "name a checkpoint folder, a .safetensors or a .pt file"
         raise UserError(f"{path} is damaged, or was not written by torch.save: {fix}") from None
     for name in _INSIDE:
@@ -157,6 +162,11 @@ def _load_torch(path: Path, only: str | None) -> dict[str, Tensor]:
         fix = "save `model.state_dict()`"
         raise UserError(f"{path} holds {what}, not the state dict of a GPT: {fix}")
     return dict(content)
+
+
+def _begin(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 def _is_named_tensor(pair: tuple[Any, Any]) -> bool:

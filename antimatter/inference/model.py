@@ -1,8 +1,10 @@
 """A trained model in a Python program. `antimatter.load` returns one."""
 
 import codecs
+import re
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -53,7 +55,13 @@ class Generation:
 
     @classmethod
     def of(cls, options: Options) -> "Generation":
-        """Raises UserError for a value outside of its interval."""
+        """Raises UserError for an unknown option, or a value of another type or outside of its
+        interval.
+        """
+        unknown = sorted(options.keys() - Options.__annotations__.keys())
+        if unknown:
+            known = ", ".join(Options.__annotations__)
+            raise UserError(f"{unknown[0]} is not an option: remove it; known: {known}")
         given: dict[str, Any] = {
             "max_new_tokens": 96,
             "temperature": 0.3,
@@ -62,10 +70,24 @@ class Generation:
             **options,
         }
         seed, stop = given.pop("seed", None), given.pop("stop", ())
-        texts = (stop,) if isinstance(stop, str) else tuple(stop)
+        for name in ("max_new_tokens", "top_k"):
+            _require(isinstance(given[name], Integral), name, "a whole number", given[name])
+        for name in ("temperature", "top_p"):
+            _require(isinstance(given[name], Real), name, "a number", given[name])
+        is_seed = seed is None or (isinstance(seed, Integral) and -(2**63) <= seed < 2**64)
+        _require(is_seed, "seed", "None or a whole number of 64 bits", seed)
+        texts = (stop,) if isinstance(stop, str) else stop
+        is_texts = isinstance(texts, list | tuple) and all(isinstance(one, str) for one in texts)
+        _require(is_texts, "stop", "a text or a list of texts", stop)
         if "" in texts:
             raise UserError("stop must not have an empty text: every answer begins with it")
-        return cls(Sampling(**given), seed, texts)
+        return cls(Sampling(**given), None if seed is None else int(seed), tuple(texts))
+
+
+def _require(is_valid: bool, name: str, kind: str, value: object) -> None:
+    # True is a whole number for Python, but no user means it
+    if not is_valid or isinstance(value, bool):
+        raise UserError(f"{name} must be {kind}, got {value!r:.60}")
 
 
 class Model:
@@ -99,8 +121,13 @@ class Model:
 
     def stream_generate(self, text: str, **options: Unpack[Options]) -> Iterator[str]:
         """As generate(), piece by piece."""
-        ids = [BOS, *self.tokenizer.encode(text)]
-        return self._stream(ids, Generation.of(options))
+        generation = Generation.of(options)
+        _require(isinstance(text, str), "text", "a text", text)
+        if self.chat_facts is not None and not text:
+            # Tuning has no answer at the start of a text, where greedy decoding repeats [BOS]
+            problem = "the text is empty, and a chat model has no beginning of its own"
+            raise UserError(f"{problem}: write the beginning of a text, or call chat()")
+        return self._stream([BOS, *self.tokenizer.encode(text)], generation)
 
     def chat(self, messages: Messages, **options: Unpack[Options]) -> str:
         """The answer to a conversation.
@@ -148,6 +175,8 @@ class Model:
         """
         context = self.network.config.block_size
         stride = context // 2 if stride is None else stride
+        _require(isinstance(text, str), "text", "a text", text)
+        _require(isinstance(stride, Integral), "stride", "a whole number", stride)
         if not 1 <= stride <= context:
             raise UserError(f"stride must lie in [1, {context}], got {stride}")
         ids = np.array([BOS, *self.tokenizer.encode(plain(text))])
@@ -167,7 +196,7 @@ class Model:
         Raises:
             UserError: the folder has something else in it, which would be lost.
         """
-        huggingface.check_output(Path(folder))
+        huggingface.check_output(Path(folder), "to_hf():")
         huggingface.write(self._source, self._tokenizer_file, Path(folder))
         return Path(folder)
 
@@ -213,6 +242,11 @@ def load(
     device: str = "auto",
 ) -> Model:
     """See antimatter.load."""
+    for name, value in (("path", path), ("tokenizer", tokenizer), ("config", config)):
+        is_path = isinstance(value, str | Path) or (value is None and name != "path")
+        _require(is_path, name, "a path", value)
+    if device not in ("auto", "cpu") and not re.fullmatch(r"cuda(:\d+)?", str(device)):
+        raise UserError(f"device must be auto, cpu or cuda, got {device!r:.60}")
     checkpoint = Path(path)
     source = open_checkpoint(checkpoint, Path(config) if config is not None else None)
     file = find_tokenizer(checkpoint) if tokenizer is None else Path(tokenizer)

@@ -161,6 +161,15 @@ def test_a_whole_model_is_refused_with_the_fix(project: Path) -> None:
         source.open_checkpoint(project / "a.pt")
 
 
+@pytest.mark.parametrize(
+    "content", [b"# Title\n\nText", b'{"a": 1}\n', b"root:x:0:0:root:/root:/bin/bash\n", b"", b"."]
+)
+def test_a_text_is_not_said_to_hold_objects(project: Path, content: bytes) -> None:
+    (project / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.txt is damaged, or was not written by torch\.save"):
+        source.open_checkpoint(project / "a.txt")
+
+
 def test_a_missing_or_damaged_file_is_one_line_that_names_it(project: Path) -> None:
     (project / "text.pt").write_bytes(b"hello" * 100)
     (project / "text.safetensors").write_bytes(b"hello" * 10)

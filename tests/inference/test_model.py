@@ -24,6 +24,19 @@ from antimatter.model import weights
 from antimatter.model.config import Sampling
 from antimatter.model.sampling import generate
 
+WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
+    ({"temperature": None}, "temperature must be a number, got None"),
+    ({"top_p": [1]}, r"top_p must be a number, got \[1\]"),
+    ({"top_k": 1.5}, "top_k must be a whole number, got 1.5"),
+    ({"max_new_tokens": 1.5}, "max_new_tokens must be a whole number, got 1.5"),
+    ({"max_new_tokens": True}, "max_new_tokens must be a whole number, got True"),
+    ({"seed": "a"}, "seed must be None or a whole number of 64 bits, got 'a'"),
+    ({"seed": 2**64}, "seed must be None or a whole number of 64 bits"),
+    ({"stop": 3}, "stop must be a text or a list of texts, got 3"),
+    ({"stop": [3]}, r"stop must be a text or a list of texts, got \[3\]"),
+    ({"heat": 1}, "heat is not an option: remove it; known: max_new_tokens, temperature"),
+]
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -168,7 +181,7 @@ def test_a_pt_file_and_a_folder_for_transformers_are_the_same_model(
     assert loaded.chat(HI, temperature=0) == answer
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"notes\.txt, which this command does not write"):
+    with pytest.raises(UserError, match=r"^to_hf\(\): .*has notes\.txt, which"):
         chat.to_hf(tmp_path / "mine")
 
 
@@ -192,6 +205,18 @@ def test_what_does_not_fit_is_one_line_that_names_it(
         (lambda: chat.chat([*HI, {"role": "user"}]), r"messages\[1\] must have a role"),
         (lambda: base.generate("a", temperature=-1), "temperature must be at least 0, got -1"),
         (lambda: base.generate("a", max_new_tokens=0), "max_new_tokens must"),
+        *(
+            (lambda option=option: base.generate("a", **option), error)
+            for option, error in WRONG_OPTIONS
+        ),
+        (lambda: base.generate(3), "text must be a text, got 3"),  # type: ignore[arg-type]
+        (lambda: base.score(3), "text must be a text, got 3"),  # type: ignore[arg-type]
+        (lambda: chat.generate(""), "the text is empty, and a chat model"),
+        (lambda: antimatter.load(3), "path must be a path, got 3"),  # type: ignore[arg-type]
+        (
+            lambda: antimatter.load(project / "models/tuned", device="gpu"),
+            "device must be auto, cpu or cuda, got 'gpu'",
+        ),
         (lambda: base.generate("a", stop=[""]), "stop must not have an empty text"),
         (lambda: base.score(""), "the text is empty"),
         (lambda: base.score("a", stride=0), r"stride must lie in \[1, 64\], got 0"),
