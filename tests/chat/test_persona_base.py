@@ -101,6 +101,7 @@ def test_the_example_of_the_documentation_is_a_persona(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(example)
     base, mine = (persona.read(tmp_path / name, FACTS) for name in ("persona.yaml", "mine.yaml"))
     assert mine.greeting.startswith("Hello! I am Robin")
+    assert "my family" in mine.system and "Antimatter" not in mine.system
     assert mine.by_id["abilities"].expect == ("i know a little of the text of my owner",)
     left_out = {topic.id for topic in base.topics if topic.part == "library"}
     assert left_out and base.by_id.keys() - mine.by_id.keys() == left_out
