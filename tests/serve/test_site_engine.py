@@ -240,9 +240,16 @@ def test_a_folder_without_its_model_is_one_clear_line(
         model.write_bytes(content[:-1])
         button(page, "Retry").click()
         expect(status(page)).to_have_text(re.compile(f"has {len(content) - 1} bytes instead of"))
-        model.write_bytes(bytes(len(content)))
-        button(page, "Retry").click()
-        expect(status(page)).to_have_text(re.compile("does not start in this browser"))
+        zeros = bytes(len(content))
+        for damaged in (zeros, b"GGUF" + zeros[4:]):
+            model.write_bytes(damaged)
+            button(page, "Retry").click()
+            words = f"{model.name} cannot be read by llama.cpp: it is damaged"
+            expect(status(page)).to_have_text(re.compile(re.escape(words)))
+            # A retry removes the words, so those of the next one are new
+            model.write_bytes(content[:-1])
+            button(page, "Retry").click()
+            expect(status(page)).to_have_text(re.compile("bytes instead of"))
         model.write_bytes(content)
         ask(page, "Hello")
         answered(page, re.compile("."))

@@ -96,6 +96,11 @@ async function start(wanted) {
     await wllama.loadModel([model], options);
     return wllama;
   } catch (error) {
+    // wllama's words for an answer that is none: llama.cpp runs, and could not load the file
+    if (/^Invalid (magic|version|typed array)/.test(error?.message)) {
+      throw new Failure(`${site.file.path} cannot be read by llama.cpp: it is damaged, or larger `
+        + "than the memory of this browser. Copy the file again.");
+    }
     throw new Failure("The model does not start in this browser: a current Chrome, Firefox or "
       + `Safari can run it (${error?.message ?? error}).`);
   } finally {
