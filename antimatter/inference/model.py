@@ -74,7 +74,7 @@ class Generation:
             _require(isinstance(given[name], Integral), name, "a whole number", given[name])
         for name in ("temperature", "top_p"):
             _require(isinstance(given[name], Real), name, "a number", given[name])
-        is_seed = seed is None or (isinstance(seed, Integral) and -(2**63) <= seed < 2**64)
+        is_seed = seed is None or (isinstance(seed, Integral) and -(2**63) <= int(seed) < 2**64)
         _require(is_seed, "seed", "None or a whole number of 64 bits", seed)
         texts = (stop,) if isinstance(stop, str) else stop
         is_texts = isinstance(texts, list | tuple) and all(isinstance(one, str) for one in texts)
