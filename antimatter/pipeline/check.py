@@ -147,6 +147,11 @@ def _checks(
     yield "served", served, lambda: _served(*map(read, served))
     begun = ["tokenizer", "model", "checkpoints", "tuned"]
     yield "initial", begun, lambda: _initial(path.with_name("dvc.yaml"), *map(read, begun))
+    yield (
+        f"persona {_persona_digest(values)}",
+        ["conversations"],
+        lambda: _persona(read("conversations")),
+    )
     texts = ["raw", "cleaned", "evaluation"]
     yield "texts", texts, lambda: _texts(*map(read, texts))
 
@@ -242,6 +247,29 @@ def _served(gguf: Any, ollama: Any) -> None:
     if ollama.type not in gguf.types:
         types = ", ".join(gguf.types)
         raise UserError(f"ollama.type must be one of gguf.types ({types}), got {ollama.type!r}")
+
+
+def _persona_digest(values: Mapping[str, Any]) -> str:
+    """Of the files of the persona, so that an edit of them is checked too."""
+    section = values.get("conversations")
+    persona = section.get("persona") if isinstance(section, dict) else None
+    path = Path(str(persona.get("file"))) if isinstance(persona, dict) else Path()
+    parts = [path, path.with_name("persona.yaml")] if path.name else []
+    return " ".join(files.sha256(part)[:16] if part.is_file() else "none" for part in parts)
+
+
+def _persona(conversations: Any) -> None:
+    """The file can be read, with facts in place of those that a model must be there for."""
+    path = Path(conversations.persona.file)
+    if not path.is_file():
+        raise UserError(f"conversations.persona.file: {path} is missing: correct it, or write it")
+    facts = {"parameters": "0 million", "context": "0 tokens", **conversations.persona.facts}
+    _named("antimatter.chat.persona:read")(path, facts)
+    watched = Path("prompts/persona.yaml")
+    for base in _named("antimatter.chat.persona:files_of")(path)[1:]:
+        if base.resolve() != watched.resolve():
+            fix = f"move both files, or give {path} all keys and no based_on"
+            raise UserError(f"{path} is based on {base}, but DVC watches only {watched}: {fix}")
 
 
 def _texts(raw: Any, cleaned: Any, evaluation: Any) -> None:

@@ -218,6 +218,7 @@ def test_the_command_names_all_and_fails(tmp_path: Path) -> None:
     text = Path("params.yaml").read_text()
     text = text.replace("stride: 128", "stride: 0").replace("num_ctx: 2048", "num_ctx: all")
     (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "prompts").symlink_to(Path("prompts").resolve())
     done = subprocess.run(
         [sys.executable, "-m", "antimatter.cli", "check"],
         cwd=tmp_path,
@@ -228,3 +229,50 @@ def test_the_command_names_all_and_fails(tmp_path: Path) -> None:
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert [line.startswith("error: params.yaml: ") for line in lines] == [True, True]
+
+
+def persona_values(path: Path) -> dict[str, Any]:
+    return {"conversations__persona": DEFAULT["conversations"]["persona"] | {"file": str(path)}}
+
+
+def test_the_persona_is_read_before_anything_runs(tmp_path: Path, change: Any) -> None:
+    path = tmp_path / "robin.yaml"
+    (found,) = check.problems(change(**persona_values(path)))
+    assert found == f"conversations.persona.file: {path} is missing: correct it, or write it"
+    good = params.load(Path("prompts/persona.yaml"))
+    for values, words in (
+        (good | {"sistem": "x"}, "unknown key `sistem`: remove it"),
+        (good | {"topics": [good["topics"][0] | {"answer": ["x"]}]}, "contains no `expect`"),
+        (good | {"system": "I have {weights}"}, "unknown fact `weights`"),
+        ({"based_on": "nobody.yaml"}, "based_on must be persona.yaml"),
+    ):
+        path.write_text(json.dumps(values))
+        (found,) = check.problems(change(**persona_values(path)))
+        assert found.startswith(str(path)) and words in found
+    path.write_text("a: [")
+    (found,) = check.problems(change(**persona_values(path)))
+    assert str(path) in found
+
+
+def test_an_edit_of_the_persona_or_its_base_is_checked_again(tmp_path: Path, change: Any) -> None:
+    path, base = tmp_path / "persona.yaml", Path("prompts/persona.yaml").read_text("utf-8")
+    path.write_text(base)
+    changed = change(**persona_values(path))
+    check.check_once(changed)
+    path.write_text(base.replace("starters:", "stoppers:", 1))
+    with pytest.raises(UserError, match="unknown key `stoppers`"):
+        check.check_once(changed)
+
+
+def test_the_base_of_the_persona_is_the_one_that_dvc_watches(tmp_path: Path, change: Any) -> None:
+    (tmp_path / "persona.yaml").write_bytes(Path("prompts/persona.yaml").read_bytes())
+    (tmp_path / "robin.yaml").write_text("based_on: persona.yaml")
+    (found,) = check.problems(change(**persona_values(tmp_path / "robin.yaml")))
+    assert "but DVC watches only prompts/persona.yaml: move both files" in found
+    assert "prompts/persona.yaml" in GRAPH["conversations"]["deps"]
+
+
+def test_reading_the_persona_imports_nothing_slow() -> None:
+    code = "import sys, antimatter.chat.persona; print({'torch', 'pyarrow'} & {*sys.modules})"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
