@@ -60,7 +60,7 @@ def read(part: Part, report: Report | None = None) -> Iterator[Document]:
     """
     report = Strict() if report is None else report
     for path in part.paths:
-        before = report.counts["documents"] + report.counts["faults"]
+        before = _outcomes(report)
         try:
             for source in opened.sources(path, located(path), part.key, report):
                 yield from _documents(source, part, report)
@@ -68,14 +68,28 @@ def read(part: Part, report: Report | None = None) -> Iterator[Document]:
             report.skip(fault)
         except opened.ERRORS as error:
             report.skip(opened.unreadable(path, error, part.key, 0))
-        if before == report.counts["documents"] + report.counts["faults"]:
-            fix = f"delete it, or take it out of {part.key}"
-            report.skip(Fault(path, "is empty", fix))
+        if before == _outcomes(report):
+            report.skip(_nothing(path, located(path).stat().st_size, part.key))
+
+
+def _outcomes(report: Report) -> int:
+    return report.counts["documents"] + report.counts["faults"]
+
+
+def _nothing(path: str, size: int, key: str) -> Fault:
+    """The fault of a file from which nothing was read.
+
+    Args:
+        size: bytes on disk, all of which are lost.
+    """
+    reason = "holds no text" if size else "is empty"
+    return Fault(path, reason, f"delete it, or take it out of {key}", size=size)
 
 
 def _documents(source: Source, part: Part, report: Report) -> Iterator[Document]:
     kind, config = source.kind.name, part.config
     report.counts[f"files {kind}"] += 1
+    before = _outcomes(report)
     try:
         for name, text in _texts(source, part, report):
             if not text.strip():
@@ -85,6 +99,9 @@ def _documents(source: Source, part: Part, report: Report) -> Iterator[Document]
             report.counts[f"documents {kind}"] += 1
             report.counts[f"bytes {kind}"] += len(text.encode())
             yield Document(f"{shown(source.path)}:{name}", text, config.pattern, config.licence)
+        # A packed member has a few bytes even if it is empty
+        if source.located is None and before == _outcomes(report):
+            report.skip(_nothing(source.path, source.size, part.key))
     except Fault as fault:
         report.skip(fault)
     except opened.ERRORS as error:
