@@ -12,7 +12,10 @@ may learn to write; only front matter is left out.
 
 import io
 import re
+import tomllib
 from collections.abc import Iterator
+
+import yaml
 
 from antimatter.data.documents import Document
 from antimatter.data.sources import (
@@ -36,8 +39,11 @@ from antimatter.data.sources.paths import Part, located
 BLOCK = 1 << 23
 # ... and if it may not
 MAX_TEXT = 1 << 29
-# YAML between lines of `---`, or TOML between lines of `+++`
-_FRONT_MATTER = re.compile(r"\A(---|\+\+\+) *\n(?:.*\n){0,200}?(?:\1|\.\.\.) *(?:\n|\Z)")
+# What may be YAML between lines of `---`, or TOML between lines of `+++`
+_FRONT_MATTER = re.compile(r"\A(---|\+\+\+) *\n((?:.*\n){0,200}?)(?:\1|\.\.\.) *(?:\n|\Z)")
+_KEY = re.compile(r"[\w.-]+")
+# A line of front matter that is not quite YAML: `title: Part 1: The ferry`
+_ENTRY = re.compile(r"[a-z][\w-]*:(?: .*)?|- .*|  +\S.*")
 
 
 def plain(text: str) -> str:
@@ -45,6 +51,25 @@ def plain(text: str) -> str:
     ending. `cleaned` removes both too.
     """
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def without_front_matter(text: str) -> str:
+    """A text of Markdown without the fields before it. A text may also begin with a ruler (`---`),
+    and have others further on: what is between them is text if it is no mapping of keys.
+    """
+    found = _FRONT_MATTER.match(text)
+    if not found:
+        return text
+    try:
+        value = tomllib.loads(found[2]) if found[1] == "+++" else yaml.safe_load(found[2])
+        is_mapping = isinstance(value, dict) and all(_KEY.fullmatch(str(key)) for key in value)
+        # A comment of TOML alone may be a heading
+        is_mapping = (is_mapping and bool(value)) or not found[2].strip()
+    # ValueError alone is that of a date such as 2020-02-30
+    except (yaml.YAMLError, ValueError, RecursionError):
+        lines = found[2].splitlines()
+        is_mapping = found[1] == "---" and all(_ENTRY.fullmatch(line) for line in lines)
+    return text[found.end() :].lstrip("\n") if is_mapping else text
 
 
 def read(part: Part, report: Report | None = None) -> Iterator[Document]:
@@ -167,7 +192,7 @@ def _plain_text(source: Source, part: Part, report: Report) -> Iterator[str]:
             if to is None:
                 to = _width(block, part)
                 if source.kind.name == "markdown":
-                    block = _FRONT_MATTER.sub("", block).lstrip("\n")
+                    block = without_front_matter(block.lstrip("\n"))
             yield encodable(wrapping.join(block, to) if to else block)
 
 
