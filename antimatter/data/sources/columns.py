@@ -11,6 +11,7 @@ from itertools import chain, islice
 from typing import Any
 
 from antimatter.data.sources import paths
+from antimatter.data.sources.csv_form import MAX_NAME
 from antimatter.data.sources.faults import Fault, Report
 from antimatter.data.sources.json_rows import Row
 from antimatter.data.sources.opened import ERRORS, Source
@@ -49,7 +50,7 @@ def texts(
             reason, fix = f"has no column `{column}`", f"set {setting} to one of {_known(objects)}"
             at = {"line": first.number, "unit": first.unit, "size": source.size}
             raise Fault(source.path, reason, fix, **at)  # type: ignore[arg-type]
-        report.counts[f"column {column}"] += 1
+        report.counts[f"column {column[:MAX_NAME]}"] += 1
     for row in chain(head, () if broken else rows):
         try:
             text = _text(row.value, column, setting)

@@ -159,7 +159,7 @@ def _rows(source: Source, column: str, report: Report) -> Iterator[json_rows.Row
         return json_rows.rows(source, report)
     if source.kind.name == "parquet":
         return tables.parquet_rows(source, column)
-    return tables.csv_rows(source, report)
+    return tables.csv_rows(source, report, column, columns.NAMES)
 
 
 def _prose(source: Source, part: Part, report: Report) -> Iterator[str]:
