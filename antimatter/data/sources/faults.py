@@ -12,6 +12,7 @@ from antimatter.errors import UserError
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Faults of a part that are listed; all of them are counted
 LISTED = 100
+NOTES = 5  # that are printed
 
 
 class Fault(UserError):
@@ -56,6 +57,7 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[dict[str, object]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)  # of the same faults, for people
+    notes: list[str] = field(default_factory=list)
 
     def skip(self, fault: Fault) -> None:
         self.counts["faults"] += 1
@@ -64,11 +66,17 @@ class Report:
             self.faults.append(fault.row())
             self.messages.append(str(fault))
 
+    def note(self, text: str) -> None:
+        """What a user should know that is no fault."""
+        if len(self.notes) < LISTED:
+            self.notes.append(text)
+
     def add(self, other: "Report") -> None:
         self.counts.update(other.counts)
         room = LISTED - len(self.faults)
         self.faults += other.faults[:room]
         self.messages += other.messages[:room]
+        self.notes += other.notes[: LISTED - len(self.notes)]
 
     def share(self) -> float:
         """The skipped share of the bytes that could have been text."""
@@ -92,7 +100,9 @@ class Report:
             "listed": self.faults,
         }
         encodings, columns = self._labelled("encoding"), self._labelled("column")
-        return {"kinds": kinds, "encodings": encodings, "columns": columns, "skipped": skipped}
+        notes = {"notes": self.notes} if self.notes else {}
+        figures = {"kinds": kinds, "encodings": encodings, "columns": columns, "skipped": skipped}
+        return figures | notes
 
     def lines(self) -> Iterator[str]:
         """The same for people."""
@@ -105,6 +115,9 @@ class Report:
             yield f"encodings besides UTF-8: {_listed(legacy)}"
         if others := self._labelled("other"):
             yield f"not read, of other kinds: {_listed(others)}"
+        yield from self.notes[:NOTES]
+        if len(self.notes) > NOTES:
+            yield f"and {len(self.notes) - NOTES} more such notes in metrics/raw/summary.json"
         if faults := self.counts["faults"]:
             named = "metrics/raw/summary.json names them"
             yield f"skipped {self.share():.2%} of the bytes, faults: {faults:,}; {named}"

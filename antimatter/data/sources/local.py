@@ -1,7 +1,7 @@
 """Text in a user's files, as documents. The modules beside this one read each kind:
 
     text, Markdown, rst     encodings (as text), wrapping (paragraphs), pieces (documents)
-    JSON, CSV, parquet      json_rows and tables (rows), columns (the text of a row)
+    JSON, CSV, parquet      json_rows and tables (rows), columns (the text of a row), chats
     HTML, EPUB, PDF         webpage, books
     .gz, .zip and others    opened
 
@@ -20,6 +20,7 @@ import yaml
 from antimatter.data.documents import Document
 from antimatter.data.sources import (
     books,
+    chats,
     columns,
     encodings,
     json_rows,
@@ -156,7 +157,8 @@ def _texts(source: Source, part: Part, report: Report) -> Iterator[tuple[str, st
 
 def _rows(source: Source, column: str, report: Report) -> Iterator[json_rows.Row]:
     if source.kind.name == "json":
-        return json_rows.rows(source, report)
+        rows = json_rows.rows(source, report)
+        return rows if column else chats.joined(rows)
     if source.kind.name == "parquet":
         return tables.parquet_rows(source, column)
     return tables.csv_rows(source, report, column, columns.NAMES)
