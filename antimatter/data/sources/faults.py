@@ -108,8 +108,8 @@ class Report:
         """The same for people."""
         for kind in self._labelled("files"):
             files, documents = self.counts[f"files {kind}"], self.counts[f"documents {kind}"]
-            size = self.counts[f"bytes {kind}"] / 1e6
-            yield f"{kind}: files {files:,}, documents {documents:,}, {size:,.1f} MB"
+            size = megabytes(self.counts[f"bytes {kind}"])
+            yield f"{kind}: files {files:,}, documents {documents:,}, {size}"
         legacy = {name: n for name, n in self._labelled("encoding").items() if name != "UTF-8"}
         if legacy:
             yield f"encodings besides UTF-8: {_listed(legacy)}"
@@ -143,6 +143,13 @@ class Strict(Report):
 
     def skip(self, fault: Fault) -> None:
         raise fault
+
+
+def megabytes(size: int) -> str:
+    """A size for people: MB, or a smaller unit where it were 0.0 MB."""
+    if size < 1000:
+        return f"{size} bytes"
+    return f"{size / 1e6:,.1f} MB" if size >= 50_000 else f"{size / 1e3:,.1f} kB"
 
 
 def shown(path: str) -> str:

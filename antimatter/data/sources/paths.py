@@ -196,7 +196,9 @@ def _names(pattern: str, faults: list[Fault]) -> list[str]:
     """
     is_absolute = os.path.isabs(os.path.expanduser(pattern))
     searched = [Path()] if is_absolute else roots()
-    return sorted({name for root in searched for name in _expand(root, pattern, faults)})
+    names = {name for root in searched for name in _expand(root, pattern, faults)}
+    # DVC writes `books.dvc` beside the folder books: no text of a user
+    return sorted(name for name in names if name == pattern or not name.endswith(".dvc"))
 
 
 def located(name: str) -> Path:
