@@ -6,8 +6,9 @@
 3. Bytes that are valid UTF-8 to the end are UTF-8.
 4. Otherwise one window around the first byte that is not UTF-8 decides. It is damaged UTF-8 if it
    has ten times as many valid characters as invalid bytes; no text if it has many control
-   characters; or what charset-normalizer finds among the encodings in LEGACY. Windows-1252 has
-   precedence over Windows-1250, which shares most of its letters.
+   characters; or the code page whose text is a language that it is for (code_pages.py); or, if the
+   text is too short for that, what charset-normalizer finds among the encodings in LEGACY.
+   Windows-1252 has precedence over Windows-1250 there, which shares most of its letters.
 """
 
 import codecs
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 import charset_normalizer
+
+from antimatter.data.sources.code_pages import by_language
 
 LEGACY = (
     *("cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1256"),
@@ -129,6 +132,8 @@ def _legacy(window: bytes) -> Encoding | None:
     if best is None:
         return None
     names = {name for match in found for name in match.could_be_from_charset}
+    if codec := by_language(window):
+        return Encoding(codec, codec, "replace")
     codec = best.encoding
     if codec == "cp1250" and "cp1252" in names:
         codec = "cp1252"
