@@ -58,6 +58,7 @@ class Report:
     faults: list[dict[str, object]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)  # of the same faults, for people
     notes: list[str] = field(default_factory=list)
+    guesses: list[str] = field(default_factory=list)  # files and their encodings
 
     def skip(self, fault: Fault) -> None:
         self.counts["faults"] += 1
@@ -71,12 +72,18 @@ class Report:
         if len(self.notes) < LISTED:
             self.notes.append(text)
 
+    def guess(self, file: str) -> None:
+        """A file whose encoding is a guess, with the encoding."""
+        if len(self.guesses) < LISTED:
+            self.guesses.append(file)
+
     def add(self, other: "Report") -> None:
         self.counts.update(other.counts)
         room = LISTED - len(self.faults)
         self.faults += other.faults[:room]
         self.messages += other.messages[:room]
         self.notes += other.notes[: LISTED - len(self.notes)]
+        self.guesses += other.guesses[: LISTED - len(self.guesses)]
 
     def share(self) -> float:
         """The skipped share of the bytes that could have been text."""
@@ -101,6 +108,7 @@ class Report:
         }
         encodings, columns = self._labelled("encoding"), self._labelled("column")
         notes = {"notes": self.notes} if self.notes else {}
+        notes |= {"guessed_encodings": self.guesses} if self.guesses else {}
         figures = {"kinds": kinds, "encodings": encodings, "columns": columns, "skipped": skipped}
         return figures | notes
 
@@ -113,6 +121,10 @@ class Report:
         legacy = {name: n for name, n in self._labelled("encoding").items() if name != "UTF-8"}
         if legacy:
             yield f"encodings besides UTF-8: {_listed(legacy)}"
+        if self.guesses:
+            more = " and more" if len(self.guesses) > NOTES else ""
+            fix = "name another as in `{pattern: a.txt, encoding: cp1250}` of raw.files"
+            yield f"guessed by their text: {', '.join(self.guesses[:NOTES])}{more}; {fix}"
         if others := self._labelled("other"):
             yield f"not read, of other kinds: {_listed(others)}"
         yield from self.notes[:NOTES]

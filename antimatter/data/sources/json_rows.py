@@ -46,10 +46,7 @@ def rows(source: Source, report: Report) -> Iterator[Row]:
     Raises:
         Fault: the file is no text, or no JSON from some place on.
     """
-    encoding = encodings.detect(source.open)
-    if encoding is None:
-        raise no_text(source)
-    report.counts[f"encoding {encoding.label}"] += 1
+    encoding = encodings.of(source, report)
     # So that a damaged byte costs its line only
     errors = "surrogateescape" if encoding.codec == "utf-8" else encoding.errors
 
@@ -66,11 +63,6 @@ def rows(source: Source, report: Report) -> Iterator[Row]:
             yield from _unwrapped(_of_lines(stream, source, report), len(head) == 1, source, report)
         else:
             yield from _unwrapped(_whole(stream, source), True, source, report)
-
-
-def no_text(source: Source) -> Fault:
-    fix = f"take it out of {source.key}, or give it the ending of its kind"
-    return Fault(source.path, "is not text", fix, size=source.size)
 
 
 def _is_value(line: str) -> bool:

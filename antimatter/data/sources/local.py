@@ -88,7 +88,9 @@ def read(part: Part, report: Report | None = None) -> Iterator[Document]:
     for path in part.paths:
         before = _outcomes(report)
         try:
-            for source in opened.sources(path, located(path), part.key, report):
+            for source in opened.sources(
+                path, located(path), part.key, report, part.config.encoding
+            ):
                 yield from _documents(source, part, report)
         except Fault as fault:
             report.skip(fault)
@@ -173,20 +175,17 @@ def _prose(source: Source, part: Part, report: Report) -> Iterator[str]:
         text = encodable(books.pdf(source))
         yield wrapping.join(text, to) if (to := _width(text, part)) else text
     elif kind == "html":
-        page = webpage.decoded(opened.whole(source, webpage.MAX_PAGE))
+        page = webpage.decoded(opened.whole(source, webpage.MAX_PAGE), source.encoding)
         if page is None:
-            raise json_rows.no_text(source)
-        report.counts[f"encoding {page[1].label}"] += 1
+            raise encodings.no_text(source)
+        encodings.counted(page[1], source, report)
         yield encodable(webpage.text_of(page[0]))
     else:
         yield from _plain_text(source, part, report)
 
 
 def _plain_text(source: Source, part: Part, report: Report) -> Iterator[str]:
-    encoding = encodings.detect(source.open)
-    if encoding is None:
-        raise json_rows.no_text(source)
-    report.counts[f"encoding {encoding.label}"] += 1
+    encoding = encodings.of(source, report)
     to = None
     # With newline=None each kind of line ending is read as "\n"
     with io.TextIOWrapper(source.open(), encoding.codec, encoding.errors) as stream:

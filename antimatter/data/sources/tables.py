@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from antimatter.data.sources import csv_form, encodings
 from antimatter.data.sources.csv_form import SAMPLE, Form, are_stray
 from antimatter.data.sources.faults import Fault, Report
-from antimatter.data.sources.json_rows import Row, no_text
+from antimatter.data.sources.json_rows import Row
 from antimatter.data.sources.opened import Source, whole
 
 MAX_FIELD = 1 << 23  # characters of a field of CSV, which takes four bytes for each
@@ -34,10 +34,7 @@ def csv_rows(
     Raises:
         Fault: the file is no text.
     """
-    encoding = encodings.detect(source.open)
-    if encoding is None:
-        raise no_text(source)
-    report.counts[f"encoding {encoding.label}"] += 1
+    encoding = encodings.of(source, report)
     csv.field_size_limit(MAX_FIELD)
 
     def opened() -> TextIO:

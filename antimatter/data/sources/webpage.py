@@ -43,10 +43,15 @@ _META = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"'
 _SPACE = re.compile(r"\s+")
 
 
-def decoded(data: bytes) -> tuple[str, Encoding] | None:
+def decoded(data: bytes, encoding: str = "") -> tuple[str, Encoding] | None:
     """A page as text, and its encoding: UTF-8 if it is valid, else what the page declares, else as
     for any text. None if it is no text.
+
+    Args:
+        encoding: that of the page, if it is known.
     """
+    if encoding:
+        return data.decode(encoding, "replace"), Encoding(encoding, encoding, "replace")
     found = encodings.decode(data)
     declared = _META.search(data[:2048])
     if found and declared and found[1].label not in ("UTF-8", "UTF-8, damaged"):

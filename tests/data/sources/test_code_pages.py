@@ -3,7 +3,12 @@
 from pathlib import Path
 
 import pytest
-from helpers.own_reader import texts
+from helpers.own_reader import read, texts
+
+from antimatter.data.sources import local, paths
+from antimatter.data.sources.faults import Report
+from antimatter.data.sources.paths import FilesConfig
+from antimatter.errors import UserError
 
 SENTENCES = {
     "hu": (
@@ -52,11 +57,13 @@ SENTENCES = {
         "racontaient des histoires, et les enfants jetaient des cailloux dans l'eau."
     ),
     "ja": (
-        "川のほとりに小さな村があり、人々は朝早く起きて畑で働いていました。夕方になると大"
+        "川のほとりに小さな村があり、人々は朝早く起きて畑で働いていました。夕方になる"
+        "と大"
         "きな木の下に座って物語を語り、子どもたちは水に石を投げていました。"
     ),
     "ko": (
-        "강가에 작은 마을이 있었는데 사람들은 일찍 일어나 들에서 일했습니다. 저녁이면 큰 나무 아래에 앉아 이야기를 나누고 아이들은 물에 돌을 "
+        "강가에 작은 마을이 있었는데 사람들은 일찍 일어나 들에서 일했습니다."
+        " 저녁이면 큰 나무 아래에 앉아 이야기를 나누고 아이들은 물에 돌을 "
         "던졌습니다."
     ),
     "uk": (
@@ -91,3 +98,37 @@ def test_a_text_is_read_by_its_language(tmp_path: Path, language: str, codec: st
     far = "plain words\n" * 9000 + f"{text}\n" * 50 + "more words\n" * 9000
     (tmp_path / "a.txt").write_bytes(far.encode(codec))
     assert texts(tmp_path) == [far]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json", "a.html"])
+def test_a_named_encoding_decides(tmp_path: Path, name: str) -> None:
+    text = "Ő és űr in a good long text of two words that are not English"
+    content = {
+        "a.txt": text,
+        "a.csv": f"id,text\n1,{text}\n",
+        "a.json": f'{{"text": "{text}"}}',
+        "a.html": f"<meta charset=koi8-r><p>{text}</p>",
+    }[name]
+    (tmp_path / name).write_bytes(content.encode("iso8859-2"))
+    config = FilesConfig(pattern=str(tmp_path), text_column="", licence="", encoding="iso8859-2")
+    (part,) = paths.parts([config], 1, "k")
+    report = Report()
+    assert [document.text for document in local.read(part, report)] == [text]
+    assert report.summary()["encodings"] == {"iso8859-2": 1} and not report.guesses
+
+
+def test_files_with_a_guessed_encoding_are_named(tmp_path: Path) -> None:
+    for n in range(7):
+        (tmp_path / f"{n}.txt").write_bytes(SENTENCES["hu"].encode("cp1250"))
+    (tmp_path / "8.txt").write_text(SENTENCES["hu"], encoding="utf-8-sig")
+    _, report = read(tmp_path)
+    names = [f"{tmp_path}/{n}.txt (cp1250)" for n in range(7)]
+    assert report.summary()["guessed_encodings"] == names
+    (line,) = [line for line in report.lines() if "guessed" in line]
+    assert ", ".join(names[:5]) + " and more; " in line and names[5] not in line
+
+
+@pytest.mark.parametrize("encoding", ["cp9999", "base64"])
+def test_an_unknown_encoding_is_an_error(encoding: str) -> None:
+    with pytest.raises(UserError, match=f"encoding '{encoding}' is unknown: name one"):
+        FilesConfig(pattern="a", text_column="", licence="", encoding=encoding)
