@@ -11,6 +11,7 @@ from itertools import chain, islice
 from typing import Any
 
 from antimatter.data.sources import paths
+from antimatter.data.sources.csv_form import MAX_NAME
 from antimatter.data.sources.faults import Fault, Report
 from antimatter.data.sources.json_rows import Row
 from antimatter.data.sources.opened import ERRORS, Source
@@ -49,7 +50,7 @@ def texts(
             reason, fix = f"has no column `{column}`", f"set {setting} to one of {_known(objects)}"
             at = {"line": first.number, "unit": first.unit, "size": source.size}
             raise Fault(source.path, reason, fix, **at)  # type: ignore[arg-type]
-        report.counts[f"column {column}"] += 1
+        report.counts[f"column {column[:MAX_NAME]}"] += 1
     for row in chain(head, () if broken else rows):
         try:
             text = _text(row.value, column, setting)
@@ -95,21 +96,35 @@ def _text(row: Any, column: str, setting: str) -> str:
         except UnicodeDecodeError:
             raise ValueError(f"has no UTF-8 in `{column}`", correct) from None
     listed = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, str | None) for one in listed):
+    # A picture or a number among texts costs none of them
+    if listed and not any(isinstance(one, str | None) for one in listed):
         raise ValueError(f"has no text in `{column}`, but {value!r:.60}", correct)
-    return encodable("\n\n".join(one for one in listed if one))
+    return encodable("\n\n".join(one for one in listed if one and isinstance(one, str)))
 
 
 def value_at(row: dict[str, Any], path: str) -> Any:
     """The value at a path; a list if the path leads through one."""
     if path in row:
-        return row[path]
+        return in_parts(row[path])
     return _walk(row, path.replace("[]", "").split("."))
+
+
+def in_parts(value: Any) -> Any:
+    """A text that is a list of texts and of objects with one, such as a link within a sentence, as
+    one text; any other value as it is.
+    """
+    if not isinstance(value, list):
+        return value
+    texts = [one.get("text") if isinstance(one, dict) else one for one in value]
+    if not any(isinstance(one, dict) and isinstance(one.get("text"), str) for one in value):
+        return value
+    between = "" if any(isinstance(one, str) for one in value) else "\n\n"
+    return between.join(text for text in texts if isinstance(text, str))
 
 
 def _walk(value: Any, parts: Sequence[str]) -> Any:
     if not parts:
-        return value
+        return in_parts(value)
     if isinstance(value, list):
         inner = [_walk(one, parts) for one in value]
         found = [one for one in inner if one is not _MISSING]

@@ -6,8 +6,9 @@
 3. Bytes that are valid UTF-8 to the end are UTF-8.
 4. Otherwise one window around the first byte that is not UTF-8 decides. It is damaged UTF-8 if it
    has ten times as many valid characters as invalid bytes; no text if it has many control
-   characters; or what charset-normalizer finds among the encodings in LEGACY. Windows-1252 has
-   precedence over Windows-1250, which shares most of its letters.
+   characters; or the code page whose text is a language that it is for (code_pages.py); or, if the
+   text is too short for that, what charset-normalizer finds among the encodings in LEGACY.
+   Windows-1252 has precedence over Windows-1250 there, which shares most of its letters.
 """
 
 import codecs
@@ -17,6 +18,10 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 import charset_normalizer
+
+from antimatter.data.sources.code_pages import by_language
+from antimatter.data.sources.faults import Fault, Report, shown
+from antimatter.data.sources.opened import Source
 
 LEGACY = (
     *("cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1256"),
@@ -41,6 +46,7 @@ class Encoding(NamedTuple):
     codec: str
     label: str  # for people and metrics
     errors: str  # as codecs take it: replace, if the file is known to be damaged
+    is_guess: bool = False  # by the language or the bytes, not by a mark or a declaration
 
 
 UTF8 = Encoding("utf-8", "UTF-8", "strict")
@@ -79,6 +85,32 @@ def detect(open_file: Callable[[], BinaryIO]) -> Encoding | None:
         except UnicodeDecodeError:
             return _legacy(before)
     return UTF8
+
+
+def of(source: Source, report: Report) -> Encoding:
+    """The encoding of a file, which is counted: the one that params.yaml names, or what is found.
+
+    Raises:
+        Fault: it is no text.
+    """
+    named = source.encoding
+    encoding = Encoding(named, named, "replace") if named else detect(source.open)
+    if encoding is None:
+        raise no_text(source)
+    counted(encoding, source, report)
+    return encoding
+
+
+def counted(encoding: Encoding, source: Source, report: Report) -> None:
+    """Counts an encoding, and names a file whose encoding is a guess."""
+    report.counts[f"encoding {encoding.label}"] += 1
+    if encoding.is_guess:
+        report.guess(f"{shown(source.path)} ({encoding.label})")
+
+
+def no_text(source: Source) -> Fault:
+    fix = f"take it out of {source.key}, or give it the ending of its kind"
+    return Fault(source.path, "is not text", fix, size=source.size)
 
 
 def decode(data: bytes) -> tuple[str, Encoding] | None:
@@ -129,6 +161,8 @@ def _legacy(window: bytes) -> Encoding | None:
     if best is None:
         return None
     names = {name for match in found for name in match.could_be_from_charset}
+    if codec := by_language(window):
+        return Encoding(codec, codec, "replace", is_guess=True)
     codec = best.encoding
     if codec == "cp1250" and "cp1252" in names:
         codec = "cp1252"
@@ -136,4 +170,4 @@ def _legacy(window: bytes) -> Encoding | None:
     if codec == "euc_kr" and "euc_jp" in names:
         japanese = window.decode("euc_jp", "replace")
         codec = "euc_jp" if len(_KANA.findall(japanese)) > 0.1 * len(japanese) else codec
-    return Encoding(codec, codec, "replace")
+    return Encoding(codec, codec, "replace", is_guess=True)

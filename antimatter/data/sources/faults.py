@@ -12,6 +12,7 @@ from antimatter.errors import UserError
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Faults of a part that are listed; all of them are counted
 LISTED = 100
+NOTES = 5  # that are printed
 
 
 class Fault(UserError):
@@ -56,6 +57,8 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[dict[str, object]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)  # of the same faults, for people
+    notes: list[str] = field(default_factory=list)
+    guesses: list[str] = field(default_factory=list)  # files and their encodings
 
     def skip(self, fault: Fault) -> None:
         self.counts["faults"] += 1
@@ -64,11 +67,23 @@ class Report:
             self.faults.append(fault.row())
             self.messages.append(str(fault))
 
+    def note(self, text: str) -> None:
+        """What a user should know that is no fault."""
+        if len(self.notes) < LISTED:
+            self.notes.append(text)
+
+    def guess(self, file: str) -> None:
+        """A file whose encoding is a guess, with the encoding."""
+        if len(self.guesses) < LISTED:
+            self.guesses.append(file)
+
     def add(self, other: "Report") -> None:
         self.counts.update(other.counts)
         room = LISTED - len(self.faults)
         self.faults += other.faults[:room]
         self.messages += other.messages[:room]
+        self.notes += other.notes[: LISTED - len(self.notes)]
+        self.guesses += other.guesses[: LISTED - len(self.guesses)]
 
     def share(self) -> float:
         """The skipped share of the bytes that could have been text."""
@@ -92,19 +107,29 @@ class Report:
             "listed": self.faults,
         }
         encodings, columns = self._labelled("encoding"), self._labelled("column")
-        return {"kinds": kinds, "encodings": encodings, "columns": columns, "skipped": skipped}
+        notes = {"notes": self.notes} if self.notes else {}
+        notes |= {"guessed_encodings": self.guesses} if self.guesses else {}
+        figures = {"kinds": kinds, "encodings": encodings, "columns": columns, "skipped": skipped}
+        return figures | notes
 
     def lines(self) -> Iterator[str]:
         """The same for people."""
         for kind in self._labelled("files"):
             files, documents = self.counts[f"files {kind}"], self.counts[f"documents {kind}"]
-            size = self.counts[f"bytes {kind}"] / 1e6
-            yield f"{kind}: files {files:,}, documents {documents:,}, {size:,.1f} MB"
+            size = megabytes(self.counts[f"bytes {kind}"])
+            yield f"{kind}: files {files:,}, documents {documents:,}, {size}"
         legacy = {name: n for name, n in self._labelled("encoding").items() if name != "UTF-8"}
         if legacy:
             yield f"encodings besides UTF-8: {_listed(legacy)}"
+        if self.guesses:
+            more = " and more" if len(self.guesses) > NOTES else ""
+            fix = "name another as in `{pattern: a.txt, encoding: cp1250}` of raw.files"
+            yield f"guessed by their text: {', '.join(self.guesses[:NOTES])}{more}; {fix}"
         if others := self._labelled("other"):
             yield f"not read, of other kinds: {_listed(others)}"
+        yield from self.notes[:NOTES]
+        if len(self.notes) > NOTES:
+            yield f"and {len(self.notes) - NOTES} more such notes in metrics/raw/summary.json"
         if faults := self.counts["faults"]:
             named = "metrics/raw/summary.json names them"
             yield f"skipped {self.share():.2%} of the bytes, faults: {faults:,}; {named}"
@@ -130,6 +155,13 @@ class Strict(Report):
 
     def skip(self, fault: Fault) -> None:
         raise fault
+
+
+def megabytes(size: int) -> str:
+    """A size for people: MB, or a smaller unit where it were 0.0 MB."""
+    if size < 1000:
+        return f"{size} bytes"
+    return f"{size / 1e6:,.1f} MB" if size >= 50_000 else f"{size / 1e3:,.1f} kB"
 
 
 def shown(path: str) -> str:

@@ -13,14 +13,16 @@ from itertools import islice
 from typing import Any, NamedTuple, TextIO
 
 from antimatter.data.sources import encodings
-from antimatter.data.sources.faults import Fault, Report
+from antimatter.data.sources.faults import Fault, Report, shown
 from antimatter.data.sources.opened import Source
 
 MAX_RECORD = 1 << 25  # characters of one value
 MAX_OBJECT = 1 << 28  # characters of one object that is a whole file
+MIN_PROSE = 40  # characters of a text that is no title, name or date
 CHUNK = 1 << 20  # characters of a JSON array that are read at a time
 
 _SPACE = re.compile(r"\s*")
+_ADDRESS = re.compile(r"\w+://")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 # An error in these last characters of a chunk may come from the cut alone: "\ud83d\ude00" is the
 # longest token of JSON, apart from a string
@@ -44,10 +46,7 @@ def rows(source: Source, report: Report) -> Iterator[Row]:
     Raises:
         Fault: the file is no text, or no JSON from some place on.
     """
-    encoding = encodings.detect(source.open)
-    if encoding is None:
-        raise no_text(source)
-    report.counts[f"encoding {encoding.label}"] += 1
+    encoding = encodings.of(source, report)
     # So that a damaged byte costs its line only
     errors = "surrogateescape" if encoding.codec == "utf-8" else encoding.errors
 
@@ -61,14 +60,9 @@ def rows(source: Source, report: Report) -> Iterator[Row]:
         if first.startswith("["):
             yield from _array(stream, source)
         elif len(head) < 2 or _is_value(first) or head[1][1].lstrip().startswith(('{"', "{'")):
-            yield from _unwrapped(_of_lines(stream, source, report), len(head) == 1)
+            yield from _unwrapped(_of_lines(stream, source, report), len(head) == 1, source, report)
         else:
-            yield from _unwrapped(_whole(stream, source), True)
-
-
-def no_text(source: Source) -> Fault:
-    fix = f"take it out of {source.key}, or give it the ending of its kind"
-    return Fault(source.path, "is not text", fix, size=source.size)
+            yield from _unwrapped(_whole(stream, source), True, source, report)
 
 
 def _is_value(line: str) -> bool:
@@ -180,35 +174,72 @@ def _whole(stream: TextIO, source: Source) -> Iterator[Row]:
         raise Fault(source.path, reason, fix, line=line, size=lost) from None
 
 
-def _unwrapped(found: Iterator[Row], may_hold_all: bool) -> Iterator[Row]:
+def _unwrapped(
+    found: Iterator[Row], may_hold_all: bool, source: Source, report: Report
+) -> Iterator[Row]:
     """Rows; or, if there is a single one, the objects that it holds.
 
     Args:
         may_hold_all: whether there may be a single row.
     """
     first = next(found, None) if may_hold_all else None
-    inner = _list_in(first.value) if first else None
-    second = next(found, None) if inner else None
-    if inner and second is None:
-        for number, value in enumerate(inner, 1):
+    lists = _lists_in(first.value) if first else {}
+    second = next(found, None) if lists else None
+    if lists and second is None:
+        key, *others = lists
+        if others:
+            kept = "write each list to a file"
+            report.note(f"{shown(source.path)}: read `{key}`, not `{'`, `'.join(others)}`: {kept}")
+        for number, value in enumerate(lists[key], 1):
             yield Row(number, "row", value, 0)
         return
     yield from (row for row in (first, second) if row is not None)
     yield from found
 
 
-def _list_in(value: Any) -> list[Any] | None:
-    """The one list of objects in an object that holds no text itself, such as that of
-    {"version": 2, "data": [{...}]}. Messages belong to one conversation.
+def _lists_in(value: Any) -> dict[str, list[Any]]:
+    """The lists of objects in an object that is no text itself, such as that of {"version": 2,
+    "data": [{...}]}: those with texts, the longest first, or the only one. Also the objects of
+    {"id 1": {...}, "id 2": {...}}, which have keys in common. Messages belong to one conversation.
     """
-    if not isinstance(value, dict) or _OWN_TEXT & value.keys():
-        return None
-    if any(isinstance(one, str) and len(one) >= 40 for one in value.values()):
-        return None
-    lists = [
-        one
-        for one in value.values()
-        if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)
-    ]
-    has_roles = lists and all({"role", "from"} & row.keys() for row in lists[0])
-    return lists[0] if len(lists) == 1 and not has_roles else None
+    if not isinstance(value, dict) or "messages" in value or "mapping" in value:
+        return {}
+    # Of Telegram
+    if isinstance(value.get("chats"), dict):
+        return {}
+    if any(isinstance(value.get(key), str) for key in _OWN_TEXT) or "role" in value:
+        return {}
+    inner = list(value.values())
+    if len(inner) > 1 and all(isinstance(row, dict) and row for row in inner):
+        shared = set.intersection(*map(set, inner))
+        return {"": inner} if any(_is_text_key(key, inner) for key in shared) else {}
+    lists = {
+        key: rows
+        for key, rows in value.items()
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    }
+    lists = {
+        key: rows
+        for key, rows in lists.items()
+        if not all({"role", "from"} & row.keys() for row in rows)
+    }
+    sizes = {key: _prose(rows) for key, rows in lists.items()}
+    own = sum(_prose(one) for key, one in value.items() if key not in lists)
+    if not any(sizes.values()):
+        return lists if len(lists) == 1 and not own else {}
+    if own > max(sizes.values()):
+        return {}
+    return {key: lists[key] for key in sorted(lists, key=lambda key: -sizes[key]) if sizes[key]}
+
+
+def _is_text_key(key: str, rows: list[dict[str, Any]]) -> bool:
+    """Whether objects have their texts there."""
+    return key.lower() in _OWN_TEXT or 2 * sum(_prose(row[key]) > 0 for row in rows) >= len(rows)
+
+
+def _prose(value: Any) -> int:
+    """The characters of longer texts in a value."""
+    if isinstance(value, str):
+        return len(value) if len(value) >= MIN_PROSE and not _ADDRESS.match(value) else 0
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_prose, inner))

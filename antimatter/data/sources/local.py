@@ -1,7 +1,7 @@
 """Text in a user's files, as documents. The modules beside this one read each kind:
 
     text, Markdown, rst     encodings (as text), wrapping (paragraphs), pieces (documents)
-    JSON, CSV, parquet      json_rows and tables (rows), columns (the text of a row)
+    JSON, CSV, parquet      json_rows and tables (rows), columns (the text of a row), chats
     HTML, EPUB, PDF         webpage, books
     .gz, .zip and others    opened
 
@@ -12,11 +12,15 @@ may learn to write; only front matter is left out.
 
 import io
 import re
+import tomllib
 from collections.abc import Iterator
+
+import yaml
 
 from antimatter.data.documents import Document
 from antimatter.data.sources import (
     books,
+    chats,
     columns,
     encodings,
     json_rows,
@@ -36,8 +40,11 @@ from antimatter.data.sources.paths import Part, located
 BLOCK = 1 << 23
 # ... and if it may not
 MAX_TEXT = 1 << 29
-# YAML between lines of `---`, or TOML between lines of `+++`
-_FRONT_MATTER = re.compile(r"\A(---|\+\+\+) *\n(?:.*\n){0,200}?(?:\1|\.\.\.) *(?:\n|\Z)")
+# What may be YAML between lines of `---`, or TOML between lines of `+++`
+_FRONT_MATTER = re.compile(r"\A(---|\+\+\+) *\n((?:.*\n){0,200}?)(?:\1|\.\.\.) *(?:\n|\Z)")
+_KEY = re.compile(r"[\w.-]+")
+# A line of front matter that is not quite YAML: `title: Part 1: The ferry`
+_ENTRY = re.compile(r"[a-z][\w-]*:(?: .*)?|- .*|  +\S.*")
 
 
 def plain(text: str) -> str:
@@ -45,6 +52,25 @@ def plain(text: str) -> str:
     ending. `cleaned` removes both too.
     """
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def without_front_matter(text: str) -> str:
+    """A text of Markdown without the fields before it. A text may also begin with a ruler (`---`),
+    and have others further on: what is between them is text if it is no mapping of keys.
+    """
+    found = _FRONT_MATTER.match(text)
+    if not found:
+        return text
+    try:
+        value = tomllib.loads(found[2]) if found[1] == "+++" else yaml.safe_load(found[2])
+        is_mapping = isinstance(value, dict) and all(_KEY.fullmatch(str(key)) for key in value)
+        # A comment of TOML alone may be a heading
+        is_mapping = (is_mapping and bool(value)) or not found[2].strip()
+    # ValueError alone is that of a date such as 2020-02-30
+    except (yaml.YAMLError, ValueError, RecursionError):
+        lines = found[2].splitlines()
+        is_mapping = found[1] == "---" and all(_ENTRY.fullmatch(line) for line in lines)
+    return text[found.end() :].lstrip("\n") if is_mapping else text
 
 
 def read(part: Part, report: Report | None = None) -> Iterator[Document]:
@@ -60,22 +86,38 @@ def read(part: Part, report: Report | None = None) -> Iterator[Document]:
     """
     report = Strict() if report is None else report
     for path in part.paths:
-        before = report.counts["documents"] + report.counts["faults"]
+        before = _outcomes(report)
         try:
-            for source in opened.sources(path, located(path), part.key, report):
+            for source in opened.sources(
+                path, located(path), part.key, report, part.config.encoding
+            ):
                 yield from _documents(source, part, report)
         except Fault as fault:
             report.skip(fault)
         except opened.ERRORS as error:
             report.skip(opened.unreadable(path, error, part.key, 0))
-        if before == report.counts["documents"] + report.counts["faults"]:
-            fix = f"delete it, or take it out of {part.key}"
-            report.skip(Fault(path, "is empty", fix))
+        if before == _outcomes(report):
+            report.skip(_nothing(path, located(path).stat().st_size, part.key))
+
+
+def _outcomes(report: Report) -> int:
+    return report.counts["documents"] + report.counts["faults"]
+
+
+def _nothing(path: str, size: int, key: str) -> Fault:
+    """The fault of a file from which nothing was read.
+
+    Args:
+        size: bytes on disk, all of which are lost.
+    """
+    reason = "holds no text" if size else "is empty"
+    return Fault(path, reason, f"delete it, or take it out of {key}", size=size)
 
 
 def _documents(source: Source, part: Part, report: Report) -> Iterator[Document]:
     kind, config = source.kind.name, part.config
     report.counts[f"files {kind}"] += 1
+    before = _outcomes(report)
     try:
         for name, text in _texts(source, part, report):
             if not text.strip():
@@ -85,6 +127,9 @@ def _documents(source: Source, part: Part, report: Report) -> Iterator[Document]
             report.counts[f"documents {kind}"] += 1
             report.counts[f"bytes {kind}"] += len(text.encode())
             yield Document(f"{shown(source.path)}:{name}", text, config.pattern, config.licence)
+        # A packed member has a few bytes even if it is empty
+        if source.located is None and before == _outcomes(report):
+            report.skip(_nothing(source.path, source.size, part.key))
     except Fault as fault:
         report.skip(fault)
     except opened.ERRORS as error:
@@ -114,10 +159,11 @@ def _texts(source: Source, part: Part, report: Report) -> Iterator[tuple[str, st
 
 def _rows(source: Source, column: str, report: Report) -> Iterator[json_rows.Row]:
     if source.kind.name == "json":
-        return json_rows.rows(source, report)
+        rows = json_rows.rows(source, report)
+        return rows if column else chats.joined(rows)
     if source.kind.name == "parquet":
         return tables.parquet_rows(source, column)
-    return tables.csv_rows(source, report)
+    return tables.csv_rows(source, report, column, columns.NAMES)
 
 
 def _prose(source: Source, part: Part, report: Report) -> Iterator[str]:
@@ -129,20 +175,17 @@ def _prose(source: Source, part: Part, report: Report) -> Iterator[str]:
         text = encodable(books.pdf(source))
         yield wrapping.join(text, to) if (to := _width(text, part)) else text
     elif kind == "html":
-        page = webpage.decoded(opened.whole(source, webpage.MAX_PAGE))
+        page = webpage.decoded(opened.whole(source, webpage.MAX_PAGE), source.encoding)
         if page is None:
-            raise json_rows.no_text(source)
-        report.counts[f"encoding {page[1].label}"] += 1
+            raise encodings.no_text(source)
+        encodings.counted(page[1], source, report)
         yield encodable(webpage.text_of(page[0]))
     else:
         yield from _plain_text(source, part, report)
 
 
 def _plain_text(source: Source, part: Part, report: Report) -> Iterator[str]:
-    encoding = encodings.detect(source.open)
-    if encoding is None:
-        raise json_rows.no_text(source)
-    report.counts[f"encoding {encoding.label}"] += 1
+    encoding = encodings.of(source, report)
     to = None
     # With newline=None each kind of line ending is read as "\n"
     with io.TextIOWrapper(source.open(), encoding.codec, encoding.errors) as stream:
@@ -150,7 +193,7 @@ def _plain_text(source: Source, part: Part, report: Report) -> Iterator[str]:
             if to is None:
                 to = _width(block, part)
                 if source.kind.name == "markdown":
-                    block = _FRONT_MATTER.sub("", block).lstrip("\n")
+                    block = without_front_matter(block.lstrip("\n"))
             yield encodable(wrapping.join(block, to) if to else block)
 
 

@@ -43,6 +43,7 @@ class Source:
     open: Callable[[], BinaryIO]  # without packing
     key: str  # where params.yaml names it
     located: Path | None  # where it is on the disk; None: within an archive
+    encoding: str  # that params.yaml names; empty: found by itself
 
 
 class _Bounded(io.RawIOBase):
@@ -74,8 +75,13 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
-def sources(path: str, located: Path, key: str, report: Report) -> Iterator[Source]:
+def sources(
+    path: str, located: Path, key: str, report: Report, encoding: str = ""
+) -> Iterator[Source]:
     """A file, or the members of a .zip file that can be read, by their names.
+
+    Args:
+        encoding: of the text; empty: found by itself.
 
     Raises:
         Fault: the file has disappeared, or its archive cannot be read.
@@ -88,7 +94,7 @@ def sources(path: str, located: Path, key: str, report: Report) -> Iterator[Sour
         def open_file() -> BinaryIO:
             return unpacked(located.open("rb"), kind.packing, size)
 
-        yield Source(path, kind, size, open_file, key, located)
+        yield Source(path, kind, size, open_file, key, located, encoding)
         return
     try:
         archive = zipfile.ZipFile(located)
@@ -97,11 +103,16 @@ def sources(path: str, located: Path, key: str, report: Report) -> Iterator[Sour
         raise zipfile.BadZipFile(str(error)) from None
     with archive:
         for member in sorted(archive.infolist(), key=lambda info: info.filename):
-            yield from _member(archive, member, path, key, report)
+            yield from _member(archive, member, path, key, report, encoding)
 
 
 def _member(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str, key: str, report: Report
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    path: str,
+    key: str,
+    report: Report,
+    encoding: str,
 ) -> Iterator[Source]:
     name = member.filename
     is_hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
@@ -122,7 +133,7 @@ def _member(
         stream = unpacked(archive.open(member), "", size)
         return unpacked(stream, kind.packing, size) if kind.packing else stream
 
-    yield Source(inside, kind, size, open_member, key, None)
+    yield Source(inside, kind, size, open_member, key, None, encoding)
 
 
 def unpacked(file: Any, packing: str, size: int) -> BinaryIO:

@@ -31,6 +31,15 @@ class FilesConfig:
     pattern: str  # file, folder or glob pattern
     text_column: str  # of JSON, CSV and parquet: the field of the text; empty: found by itself
     licence: str  # goes with each document
+    encoding: str = ""  # of text, JSON, CSV and HTML, as Python names it; empty: found by itself
+
+    def __post_init__(self) -> None:
+        try:
+            "".encode(self.encoding or "utf-8")
+        except LookupError:
+            known = "utf-8, cp1250, cp1252, iso8859-2, koi8-r"
+            fix = f"name one as Python does ({known}), or leave it out"
+            raise UserError(f"encoding {self.encoding!r} is unknown: {fix}") from None
 
     @staticmethod
     def expand(value: Any) -> Any:
@@ -40,7 +49,7 @@ class FilesConfig:
         if isinstance(value, str):
             value = {"pattern": value}
         if isinstance(value, dict):
-            return {"text_column": "", "licence": "unknown"} | value
+            return {"text_column": "", "licence": "unknown", "encoding": ""} | value
         return value
 
 
@@ -196,7 +205,9 @@ def _names(pattern: str, faults: list[Fault]) -> list[str]:
     """
     is_absolute = os.path.isabs(os.path.expanduser(pattern))
     searched = [Path()] if is_absolute else roots()
-    return sorted({name for root in searched for name in _expand(root, pattern, faults)})
+    names = {name for root in searched for name in _expand(root, pattern, faults)}
+    # DVC writes `books.dvc` beside the folder books: no text of a user
+    return sorted(name for name in names if name == pattern or not name.endswith(".dvc"))
 
 
 def located(name: str) -> Path:

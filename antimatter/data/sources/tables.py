@@ -4,49 +4,64 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterator
-from typing import Any, TextIO
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from antimatter.data.sources import encodings
+from antimatter.data.sources import csv_form, encodings
+from antimatter.data.sources.csv_form import SAMPLE, Form, are_stray
 from antimatter.data.sources.faults import Fault, Report
-from antimatter.data.sources.json_rows import Row, no_text
+from antimatter.data.sources.json_rows import Row
 from antimatter.data.sources.opened import Source, whole
 
-DELIMITERS = ",;\t|"
 MAX_FIELD = 1 << 23  # characters of a field of CSV, which takes four bytes for each
 MAX_TABLE = 1 << 30  # bytes of a parquet file within a .zip file
 BATCH_ROWS = 256
 
 
-def csv_rows(source: Source, report: Report) -> Iterator[Row]:
-    """The rows of a CSV file as {column: text}. The first line names the columns; the delimiter is
-    the one that gives it the most columns, a tab for .tsv. Rows that do not fit are reported.
+def csv_rows(
+    source: Source, report: Report, column: str = "", known: Sequence[str] = ()
+) -> Iterator[Row]:
+    """The rows of a CSV file as {column: text}. The first row names the columns, unless it is a row
+    of text itself; then they are 1, 2 and so on. Rows that do not fit are reported.
+
+    Args:
+        column: of the text, if its name is known.
+        known: usual names of columns, in lower case.
 
     Raises:
         Fault: the file is no text.
     """
-    encoding = encodings.detect(source.open)
-    if encoding is None:
-        raise no_text(source)
-    report.counts[f"encoding {encoding.label}"] += 1
+    encoding = encodings.of(source, report)
     csv.field_size_limit(MAX_FIELD)
-    with io.TextIOWrapper(source.open(), encoding.codec, "replace", newline="") as stream:
-        first = stream.readline(MAX_FIELD)
-    with io.TextIOWrapper(source.open(), encoding.codec, "replace", newline="") as stream:
-        counted = _Lines(stream)
+
+    def opened() -> TextIO:
+        return io.TextIOWrapper(source.open(), encoding.codec, "replace", newline="")
+
+    with opened() as stream:
+        form = csv_form.form(stream.read(SAMPLE), source.kind.name == "tsv", column, known)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+    if form.delimiter == "\t":
+        with opened() as stream:
+            quoting = csv.QUOTE_NONE if are_stray(stream, 2 * MAX_FIELD) else csv.QUOTE_MINIMAL
+    with opened() as stream:
+        for _ in range(form.skipped):
+            stream.readline(MAX_FIELD)
+        counted = _Lines(stream, form.has_escapes)
         # Strict: otherwise a quote that is never closed makes the rest of the file one text
-        reader = csv.reader(counted, delimiter=_delimiter(first, source), strict=True)
-        yield from _records(reader, counted, source, report)
+        reader = csv.reader(counted, delimiter=form.delimiter, quoting=quoting, strict=True)
+        yield from _records(reader, counted, source, report, form)
 
 
-def _records(reader: Any, counted: "_Lines", source: Source, report: Report) -> Iterator[Row]:
-    header: list[str] = []
+def _records(
+    reader: Any, counted: "_Lines", source: Source, report: Report, form: Form
+) -> Iterator[Row]:
+    header = list(form.names)
     number, fix = 0, f"correct it, or take the file out of {source.key}"
     while True:
-        line, begun = reader.line_num + 1, counted.characters
+        line, begun = form.skipped + reader.line_num + 1, counted.characters
         try:
             fields = next(reader)
         except StopIteration:
@@ -63,7 +78,7 @@ def _records(reader: Any, counted: "_Lines", source: Source, report: Report) -> 
             continue
         number += 1
         if len(fields) > len(header) and any(fields[len(header) :]):
-            reason = f"has {len(fields)} fields, and the first line names {len(header)} columns"
+            reason = f"has {len(fields)} fields, and the first row has {len(header)}"
             report.skip(Fault(source.path, reason, fix, line=line, size=size))
             continue
         yield Row(number, "row", dict(zip(header, fields, strict=False)), size)
@@ -74,8 +89,8 @@ class _Lines:
     that csv refuses it.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self.characters = stream, 0
+    def __init__(self, stream: TextIO, has_escapes: bool) -> None:
+        self._stream, self._has_escapes, self.characters = stream, has_escapes, 0
 
     def __iter__(self) -> "_Lines":
         return self
@@ -89,22 +104,7 @@ class _Lines:
             more = self._stream.readline(MAX_FIELD)
             self.characters += len(more)
         self.characters += len(line)
-        return line
-
-
-def _delimiter(header: str, source: Source) -> str:
-    if source.kind.name == "tsv":
-        return "\t"
-
-    def columns(delimiter: str) -> int:
-        try:
-            return len(next(csv.reader([header], delimiter=delimiter), []))
-        except csv.Error:
-            return 0
-
-    best = max(DELIMITERS, key=columns)
-    # One column, whose texts may hold any of them
-    return best if columns(best) > 1 else "\x1f"
+        return csv_form.doubled(line) if self._has_escapes else line
 
 
 def parquet_rows(source: Source, column: str = "") -> Iterator[Row]:

@@ -89,7 +89,7 @@ FAULTS = [
     ("a.jsonl", b"[" * 100_000, r"row 1 is not JSON"),
     ("a.jsonl", "größe".encode() * 9 + b"\xff\n" + GOOD, r"a\.jsonl, line 1 is not UTF-8"),
     ("a.jsonl", b"", r"a\.jsonl is empty"),
-    ("a.txt", b" \n", r"a\.txt is empty"),
+    ("a.txt", b" \n", r"a\.txt holds no text"),
     ("a.txt", bytes(range(128, 256)), r"a\.txt is not text"),
     ("a.jsonl.gz", b"no gzip at all", r"a\.jsonl\.gz cannot be read"),
     ("a.parquet", b"no parquet at all", r"a\.parquet cannot be read"),

@@ -67,6 +67,16 @@ def test_a_glob_matches_what_glob_matches(here: Path) -> None:
         assert paths.matches(pattern) == sorted(found), pattern
 
 
+@pytest.mark.usefixtures("corpus")
+@pytest.mark.parametrize("pattern", ["corpus", "corpus/*", "corpus/**"])
+def test_what_dvc_writes_beside_the_texts_is_passed_over(here: Path, pattern: str) -> None:
+    own_texts.write(here, {"corpus/sub.dvc": b"outs:", "corpus/code.py": b"x"})
+    config = FilesConfig(pattern=pattern, text_column="", licence="")
+    assert paths.listing([config], "raw.files").others == {".py": 1}
+    with pytest.raises(UserError, match=r"corpus/sub\.dvc is of an unknown kind"):
+        listed("corpus/sub.dvc")
+
+
 def test_a_name_that_exists_has_precedence_over_its_reading_as_a_pattern(here: Path) -> None:
     names = ["my [draft] texts/a [1].txt", "my [draft] texts/a 1.txt", "my d texts/b.txt", "*.txt"]
     own_texts.write(here, dict.fromkeys(names, b"text"))

@@ -1,5 +1,6 @@
 """Hard-wrapped prose becomes paragraphs again; what ends its lines by meaning does not change."""
 
+import re
 import textwrap
 
 import pytest
@@ -18,7 +19,9 @@ def unwrapped(text: str) -> str:
 
 @pytest.mark.parametrize("width", [40, 60, 72, 80, 120])
 @pytest.mark.parametrize(
-    "text", [PROSE, ENGLISH, GERMAN, ARABIC, f"{GERMAN}\n\n{RUSSIAN} {RUSSIAN}"], ids=len
+    "text",
+    [PROSE, ENGLISH, GERMAN, " ".join([ARABIC] * 3), f"{GERMAN}\n\n{RUSSIAN} {RUSSIAN}"],
+    ids=len,
 )
 def test_wrapping_is_undone(text: str, width: int) -> None:
     wrapped = "\n\n".join(
@@ -39,6 +42,57 @@ def test_chinese_lines_are_joined_without_a_space() -> None:
     text = CHINESE * 3
     lines = [text[start : start + 35] for start in range(0, len(text), 35)]
     assert unwrapped("\n".join(lines)) == text
+
+
+def test_chinese_with_numbers_and_names_is_joined_without_a_space() -> None:
+    text = (CHINESE + "到了2020年，Antimatter 的作者说：“好。”然后他走了。") * 3
+    lines = [text[start : start + 36] for start in range(0, len(text), 36)]
+    assert "".join(unwrapped("\n".join(lines)).split("\n")) == text
+
+
+def even_lines(words: str, width: int, mark: str = "") -> str:
+    """Verse whose lines are of nearly the same length, by its words alone."""
+    letters = re.sub(r"[^\w\s]", "", words)
+    return "\n".join(f"{line}{mark}" for line in textwrap.wrap(letters, width))
+
+
+HINDI = (
+    "नदी के किनारे एक छोटा सा गाँव था जहाँ लोग सुबह जल्दी उठते थे और खेतों में काम करते थे "
+    "शाम को वे पेड़ के नीचे बैठकर कहानियाँ सुनते थे और बच्चे पानी में कंकड़ फेंकते थे "
+)
+PERSIAN = (
+    "در کنار رودخانه دهکده‌ای بود که مردمش صبح زود برمی‌خاستند و در باغ‌ها کار می‌کردند "
+    "شب‌ها زیر درخت می‌نشستند و قصه می‌گفتند و کودکان سنگ در آب می‌انداختند "
+)
+THAI = "แม่น้ำสายเล็กไหลผ่านหมู่บ้านที่ผู้คนตื่นแต่เช้าและออกไปทำงานในทุ่งนาทุกวัน"
+
+
+@pytest.mark.parametrize("width", [32, 38, 60])
+@pytest.mark.parametrize("mark", ["", "،", "۔", "।"])
+@pytest.mark.parametrize("words", [ARABIC * 3, HINDI * 4, PERSIAN * 4, ENGLISH.lower()], ids=len)
+def test_verse_without_capitals_keeps_its_lines(words: str, mark: str, width: int) -> None:
+    verse = even_lines(words, width, mark)
+    assert unwrapped(verse) == verse
+    stanzas = "\n\n".join([verse] * 4)
+    assert unwrapped(stanzas) == stanzas
+
+
+def test_verse_within_a_wrapped_book_keeps_its_lines() -> None:
+    verse = even_lines(PERSIAN * 2, 72)
+    assert verse.count("\n") >= 3
+    wrapped = "\n\n".join(textwrap.fill(text, 72) for text in PROSE.split("\n\n"))
+    assert unwrapped(f"{wrapped}\n\n{verse}") == f"{PROSE}\n\n{verse}"
+
+
+def test_a_list_of_titles_keeps_its_lines() -> None:
+    titles = [re.sub(r"[^\w ]", "", text)[:44].lower() for text in own_texts.prose(60)]
+    assert unwrapped("\n".join(titles)) == "\n".join(titles)
+
+
+def test_thai_lines_never_get_a_space() -> None:
+    wrapped = "\n\n".join(textwrap.fill(text, 40) for text in PROSE.split("\n\n"))
+    text = unwrapped(f"{wrapped}\n\n{THAI[:39]}\n{THAI[39:]}")
+    assert " " not in text.split("\n\n")[-1]
 
 
 def test_indented_first_lines_begin_paragraphs() -> None:
