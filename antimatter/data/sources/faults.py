@@ -123,8 +123,8 @@ class Report:
             yield f"encodings besides UTF-8: {_listed(legacy)}"
         if self.guesses:
             more = " and more" if len(self.guesses) > NOTES else ""
-            fix = "name another as in `{pattern: a.txt, encoding: cp1250}` of raw.files"
-            yield f"guessed by their text: {', '.join(self.guesses[:NOTES])}{more}; {fix}"
+            fix = "if one is wrong, name it as in `{pattern: a.txt, encoding: cp1250}` of raw.files"
+            yield f"guessed encodings: {', '.join(self.guesses[:NOTES])}{more}; {fix}"
         if others := self._labelled("other"):
             yield f"not read, of other kinds: {_listed(others)}"
         yield from self.notes[:NOTES]

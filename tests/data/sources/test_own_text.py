@@ -250,7 +250,7 @@ def test_the_stage_prints_and_records_what_it_read(tmp_path: Path) -> None:
     assert "raw: csv: files 1, documents 4, 1.7 kB" in lines
     assert "raw: epub: files 1, documents 1, 3 bytes" in lines
     assert "raw: encodings besides UTF-8: 1 UTF-16 LE, 1 cp1252" in lines
-    assert any(line.startswith("raw: guessed by their text: corpus/notes") for line in lines)
+    assert any(line.startswith("raw: guessed encodings: corpus/notes") for line in lines)
     assert "raw: not read, of other kinds: 1 .png" in lines
     assert any(line.startswith("raw: skipped 0.00% of the bytes, faults: 1; ") for line in lines)
     metrics = json.loads((tmp_path / "metrics/summary.json").read_text())
