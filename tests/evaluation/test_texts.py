@@ -192,9 +192,9 @@ def test_standard_input_is_a_text(
     [
         ("absent.txt", None, r"the command line: absent.txt matches no file in "),
         ("no/*.txt", None, r"the command line: no/*.txt matches no file in "),
-        ("empty.txt", b" \n", "empty.txt is empty: "),
+        ("empty.txt", b" \n", "empty.txt holds no text: "),
         ("empty.jsonl", b"", "empty.jsonl is empty: "),
-        ("blank.jsonl", b'{"text": ""}\n', "blank.jsonl is empty: "),
+        ("blank.jsonl", b'{"text": ""}\n', "blank.jsonl holds no text: "),
         ("rubbish", bytes(range(128, 256)), "rubbish is not UTF-8 text: "),
         ("zeros.txt", b"\0" * 50, "zeros.txt is not text: "),
         ("half", "é".encode()[:1], "half is not UTF-8 text: "),

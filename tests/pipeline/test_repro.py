@@ -284,6 +284,7 @@ def test_a_truncated_shard_stops_training_before_it_begins(
     shutil.copytree(tiny_pipeline / "data/shards", tmp_path / "shards")
     for name in ("params.yaml", "LICENSE"):
         shutil.copy2(tiny_pipeline / name, tmp_path)
+    shutil.copytree(tiny_pipeline / "prompts", tmp_path / "prompts")
     path = tmp_path / "shards/train-00000.npy"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1000])

@@ -235,7 +235,7 @@ def test_the_stage_prints_and_records_what_it_read(tmp_path: Path) -> None:
     values = params.load(ROOT / "params.yaml")
     values["raw"]["source"] = "files"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    for name in ("antimatter", "stages"):
+    for name in ("antimatter", "prompts", "stages"):
         (tmp_path / name).symlink_to(ROOT / name)
     done = subprocess.run(
         [sys.executable, "-m", "stages.raw", "corpus", "data/raw", "metrics", "plots"],

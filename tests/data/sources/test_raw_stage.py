@@ -33,7 +33,7 @@ def start(server: Hub, folder: Path, workers: int) -> "subprocess.Popen[str]":
     environment = {name: os.environ[name] for name in names}
     environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "home")}
     # The folder of unfinished work is named after the code, as seen from the folder of the call
-    for name in ("antimatter", "stages"):
+    for name in ("antimatter", "prompts", "stages"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     return subprocess.Popen(
