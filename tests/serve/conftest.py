@@ -7,12 +7,34 @@ from helpers import gguf_model
 if TYPE_CHECKING:
     from helpers.chat_page import OpenPage
     from helpers.fake_api import FakeApi
+    from helpers.http_server import Served
     from playwright.sync_api import Browser, BrowserContext, Page
+
+    from antimatter.serve.embedded import EmbeddedBackend
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> gguf_model.Tiny:
     return gguf_model.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def embedded(tiny: gguf_model.Tiny) -> "Iterator[EmbeddedBackend]":
+    from antimatter.serve.embedded import EmbeddedBackend
+
+    backend = EmbeddedBackend(tiny.path, 2048, parallel=4)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def served(embedded: "EmbeddedBackend") -> "Iterator[Served]":
+    """A server of the embedded llama.cpp that has logged nothing at the end."""
+    from helpers.http_server import serving
+
+    with serving(embedded, parallel=4) as served:
+        yield served
+        assert served.log == []
 
 
 @pytest.fixture

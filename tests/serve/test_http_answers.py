@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -24,20 +23,6 @@ from antimatter.serve.ollama.backend import OllamaBackend
 TEXT = "The function returns"
 TWELVE = replace(GENERATION, max_tokens=12)
 FACTS = ChatFacts("Be kind.", "Hello!", ("Who are you?", "What can you do?", "Bye!"))
-
-
-@pytest.fixture(scope="module")
-def embedded(tiny: Tiny) -> Iterator[EmbeddedBackend]:
-    backend = EmbeddedBackend(tiny.path, 2048, parallel=4)
-    yield backend
-    backend.close()
-
-
-@pytest.fixture(scope="module")
-def served(embedded: EmbeddedBackend) -> Iterator[Served]:
-    with serving(embedded, parallel=4) as served:
-        yield served
-        assert served.log == []
 
 
 def test_the_page_comes_with_a_policy_that_allows_only_its_own_script_and_style(

@@ -9,7 +9,6 @@ from typing import Any
 import openai
 import pytest
 from helpers.backends import GENERATION, ScriptedBackend, complete, count
-from helpers.gguf_model import Tiny
 from helpers.http_server import COMPLETE, Served, events, question, serving
 
 from antimatter.llama.header import ChatFacts
@@ -19,20 +18,6 @@ TEXT = "The function returns"
 ASKED: list[Any] = [{"role": "user", "content": TEXT}]
 HOT: dict[str, Any] = {"temperature": 2, "top_p": 1, "max_tokens": 8}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
-
-
-@pytest.fixture(scope="module")
-def embedded(tiny: Tiny) -> Iterator[EmbeddedBackend]:
-    backend = EmbeddedBackend(tiny.path, 2048, parallel=4)
-    yield backend
-    backend.close()
-
-
-@pytest.fixture(scope="module")
-def served(embedded: EmbeddedBackend) -> Iterator[Served]:
-    with serving(embedded, parallel=4) as served:
-        yield served
-        assert served.log == []
 
 
 @pytest.fixture(scope="module")
