@@ -5,7 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 
 def size(count: float) -> str:
-    """Bytes as MB or GB (powers of 1,000)."""
+    """Bytes in the unit that shows at least one digit: kB, MB or GB (powers of 1,000)."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    if count < 50_000:
+        return f"{count / 1e3:,.1f} kB"
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 

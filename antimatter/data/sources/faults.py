@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from antimatter import text
 from antimatter.errors import UserError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -67,10 +68,10 @@ class Report:
             self.faults.append(fault.row())
             self.messages.append(str(fault))
 
-    def note(self, text: str) -> None:
+    def note(self, line: str) -> None:
         """What a user should know that is no fault."""
         if len(self.notes) < LISTED:
-            self.notes.append(text)
+            self.notes.append(line)
 
     def guess(self, file: str) -> None:
         """A file whose encoding is a guess, with the encoding."""
@@ -116,7 +117,7 @@ class Report:
         """The same for people."""
         for kind in self._labelled("files"):
             files, documents = self.counts[f"files {kind}"], self.counts[f"documents {kind}"]
-            size = megabytes(self.counts[f"bytes {kind}"])
+            size = text.size(self.counts[f"bytes {kind}"])
             yield f"{kind}: files {files:,}, documents {documents:,}, {size}"
         legacy = {name: n for name, n in self._labelled("encoding").items() if name != "UTF-8"}
         if legacy:
@@ -155,13 +156,6 @@ class Strict(Report):
 
     def skip(self, fault: Fault) -> None:
         raise fault
-
-
-def megabytes(size: int) -> str:
-    """A size for people: MB, or a smaller unit where it were 0.0 MB."""
-    if size < 1000:
-        return f"{size} bytes"
-    return f"{size / 1e6:,.1f} MB" if size >= 50_000 else f"{size / 1e3:,.1f} kB"
 
 
 def shown(path: str) -> str:

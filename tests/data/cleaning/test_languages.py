@@ -9,12 +9,13 @@ from datatrove.data import Document
 from helpers.languages import TEXTS
 
 from antimatter import params
+from antimatter.data import language_model
 from antimatter.data.cleaning import languages
 from antimatter.data.cleaning.config import LANGUAGES, CleanConfig, RepairConfig
 from antimatter.data.cleaning.duplicates import bands, signature
 from antimatter.data.cleaning.junk import Junk
 from antimatter.data.cleaning.languages import traits
-from antimatter.data.cleaning.rules import _language_model, enabled_rules, first_rejection
+from antimatter.data.cleaning.rules import enabled_rules, first_rejection
 from antimatter.errors import UserError
 
 
@@ -152,7 +153,7 @@ def test_a_language_that_is_none_is_an_error_that_names_the_fix():
 
 
 def test_the_codes_are_the_labels_of_the_model():
-    labels, _ = _language_model().predict("text", k=1_000, threshold=-1.0)
+    labels, _ = language_model.load().predict("text", k=1_000, threshold=-1.0)
     assert {label.removeprefix("__label__") for label in labels} == LANGUAGES
     assert {*TEXTS, *languages._STOP_WORDS} <= LANGUAGES
 
