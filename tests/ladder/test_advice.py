@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from antimatter import params
 from antimatter.errors import UserError
 from antimatter.ladder import advice, configs
 from antimatter.ladder.configs import Base
 from antimatter.ladder.fit import Target, read_target
 from antimatter.ladder.runner import Result
+from antimatter.training.schedule import ScheduleConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +32,9 @@ def test_a_target_reads_the_text_of_the_hub_in_passes(target: Target, tmp_path: 
     read = target.plan.tokens * 4.47
     assert target.passes == pytest.approx(read / 38e9) == pytest.approx(4.0, abs=0.01)
     assert target.data_bytes == pytest.approx(3.73 * 38e9, rel=0.005)
+    warmup = params.read(ScheduleConfig, "schedule", ROOT / "presets/300m.yaml").warmup_steps
+    # The seed's 2,000 steps
+    assert warmup == 2000 and warmup / target.plan.training.steps < 0.1
     text = (ROOT / "presets/300m.yaml").read_text().replace("source: hub", "source: files", 1)
     (tmp_path / "files.yaml").write_text(text)
     base = replace(configs.read(ROOT, before_shards=True), train_tokens=4, train_bytes=15)
