@@ -17,6 +17,7 @@ import numpy as np
 from antimatter import params
 from antimatter.ladder import scaling
 from antimatter.ladder.fit import BYTES_PER_TOKEN, KEPT
+from antimatter.model.config import LossConfig
 from antimatter.planning import plan
 from antimatter.training.config import OptimizerConfig
 
@@ -39,9 +40,12 @@ TUNED_ADAMW = [
     *((537e6, 21.5e9, 3.023), (537e6, 42.9e9, 2.958), (537e6, 85.9e9, 2.913)),
 ]
 # There, at 134 M parameters, 6e-4 in place of 8e-3 needs twice the text, and half of the best rate
-# about 5% more: text counts 2^-(octaves / 3.74)^2 as much. The best rate at 1,024 channels is 4e-3
+# about 5% more: text counts 2^-(octaves / OCTAVES)^2 as much. At 1,024 channels 4e-3 is the best
 OCTAVES = math.log2(8e-3 / 6e-4)
 BEST_RATE = 4e-3
+# Of the rare-token balance by its power, nats per token: 0.5 and 1 were measured on the default
+# corpus (0.027 and 0.062, docs/log.md), 0.25 is a parabola through them
+BALANCE = {0.0: 0.0, 0.25: 0.012, 0.5: 0.027}
 
 
 @dataclass(frozen=True)
@@ -162,10 +166,12 @@ def main() -> None:
         print(f"x {one.length[0]:.3f} ± {one.length[1]:.3f} for longer tokens\n")
     preset = plan.read(PRESET, devices=1, mfu=0.4)
     rate = params.read(OptimizerConfig, "optimizer", PRESET).learning_rate
+    power = params.read(LossConfig, "loss", PRESET).rare_token_power
     unique = 45e9 * KEPT / BYTES_PER_TOKEN[50257]
-    report("before", 8300 * 2**20, 6e-4, unique, 0.027)
-    report("before, at the new rate", 8300 * 2**20, rate, unique, 0.027)
-    report("the preset", preset.tokens, rate, unique, 0.027)
+    report("before", 8300 * 2**20, 6e-4, unique, BALANCE[0.5])
+    report("before, at the new rate", 8300 * 2**20, rate, unique, BALANCE[0.5])
+    report("four passes at the new rate", preset.tokens, rate, unique, BALANCE[0.5])
+    report("the preset", preset.tokens, rate, unique, BALANCE[power])
     report("and without the balance", preset.tokens, rate, unique, 0.0)
     report("and six passes", 6 * unique, rate, unique, 0.0)
 

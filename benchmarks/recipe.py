@@ -13,6 +13,9 @@ Besides the keys of params.yaml there are:
 - `text.tokens`: reads only that many tokens of train, so a long run reads them several times;
 - `warmup`: the warm-up as a share of the steps, in place of schedule.warmup_steps.
 
+With `--law presets/300m.yaml` the best setting of each shape and budget is a rung of a ladder, and
+the law through them forecasts that run (antimatter/ladder).
+
 The interval of a difference is Student's t over the seeds, 90%, with the deviation pooled over all
 settings of the table: two seeds alone know nothing about their own spread.
 """
@@ -36,9 +39,14 @@ import yaml
 
 from antimatter import params
 from antimatter.data.shards.reader import Shards
+from antimatter.data.sources.config import RawConfig
 from antimatter.errors import UserError
+from antimatter.ladder import scaling
+from antimatter.ladder.fit import BYTES_PER_TOKEN, KEPT
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
+from antimatter.model.flops import matmul_weights
 from antimatter.model.gpt import GPT
+from antimatter.planning import plan
 from antimatter.training.config import OptimizerConfig, TrainConfig, TrainerConfig, TrainRuntime
 from antimatter.training.curves import Curves
 from antimatter.training.data import TextData
@@ -54,6 +62,7 @@ COLUMNS = (
     "train_loss",
     "tokens",
     "parameters",
+    "weights",
     "backtracks",
     "seconds",
 )
@@ -157,6 +166,7 @@ class Bench:
             "train_loss": f"{losses[1]:.5f}",
             "tokens": config.training.steps * config.training.batch_size * model.block_size,
             "parameters": gpt.n_parameters(),
+            "weights": matmul_weights(gpt.config),
             "backtracks": backtracks,
             "seconds": f"{time.perf_counter() - start:.1f}",
         }
@@ -214,6 +224,29 @@ def table(losses: Mapping[str, Sequence[float]]) -> list[str]:
     return lines
 
 
+def law(rows: Sequence[Mapping[str, str]], bench: Bench, file: Path) -> list[str]:
+    """The scaling law through the lowest loss of each size and budget, and its forecast."""
+    lowest: dict[tuple[int, int], float] = {}
+    for row in rows:
+        rung = int(row["weights"]), int(row["tokens"])
+        lowest[rung] = min(lowest.get(rung, math.inf), float(row["validation_loss"]))
+    bytes_per_token = bench.shards.bytes("train") / bench.shards.tokens("train")
+    weights = [weight for weight, _ in lowest]
+    data = [tokens * bytes_per_token for _, tokens in lowest]
+    fitted = scaling.fit(weights, data, [loss / bytes_per_token for loss in lowest.values()])
+    lines = [f"{len(lowest)} rungs; the law in nats per byte"]
+    for name in ("E", "alpha", "beta"):
+        lines.append(f"{name:6} {scaling.Interval.of(getattr(fitted, name)).text()}")
+    planned = plan.read(file, devices=1, mfu=0.4)
+    raw = params.read(RawConfig, "raw", file)
+    target_bytes = BYTES_PER_TOKEN[planned.model.vocab_size]
+    new = scaling.worth(planned.tokens * target_bytes, raw.hub.total_mb * 1e6 * KEPT)
+    losses = fitted.losses(matmul_weights(planned.model), new) * target_bytes
+    perplexity = scaling.Interval.of(np.exp(losses))
+    below = float((np.exp(losses) < 20).mean())
+    return [*lines, f"{file.stem}: perplexity {perplexity.text('.1f')}, below 20 with {below:.0%}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("settings", nargs="+", help="the values that differ, space-separated")
@@ -222,6 +255,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="values of all settings")
     parser.add_argument("--seeds", default="1,2")
     parser.add_argument("--csv", type=Path, default=Path("recipe.csv"))
+    parser.add_argument("--law", type=Path, help="the parameters of a run to forecast")
     arguments = parser.parse_args()
     bench = Bench(arguments.shards, arguments.params, arguments.csv)
     common = next(expand(" ".join(arguments.set)))
@@ -229,14 +263,19 @@ def main() -> None:
     settings = [values for setting in arguments.settings for values in expand(setting)]
     names = {describe(values) or "baseline": {**common, **values} for values in settings}
     losses: dict[str, list[float]] = {name: [] for name in names}
+    rows = []
     for seed in seeds:
         for name, values in names.items():
             row = bench.result(values, seed)
+            rows.append(row)
             losses[name].append(float(row["validation_loss"]))
             print(
                 f"seed {seed}: {row['validation_loss']} in {row['seconds']} s: {name}", flush=True
             )
     print(f"\n{describe(common)}\n" + "\n".join(table(losses)))
+
+    if arguments.law:
+        print("\n" + "\n".join(law(rows, bench, arguments.law)))
 
 
 if __name__ == "__main__":
