@@ -31,6 +31,7 @@ config = GPTConfig(
     block_size=256,
     vocab_size=4096,
     negative_slope=0.01,
+    residual_scale=1.0,
     dropout=0.0,
     tied_embeddings=True,
     seed=1,

@@ -95,6 +95,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> None:
         n_embd=arguments.channels,
         block_size=2048,
         negative_slope=0.01,
+        residual_scale=1.0,
         dropout=0.0,
         tied_embeddings=True,
         seed=1,

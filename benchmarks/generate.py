@@ -24,6 +24,7 @@ CONFIG = GPTConfig(
     block_size=256,
     vocab_size=8192,
     negative_slope=0.01,
+    residual_scale=1.0,
     dropout=0.0,
     tied_embeddings=True,
     seed=1,

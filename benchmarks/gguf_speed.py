@@ -57,6 +57,7 @@ def write(folder: Path, arguments: argparse.Namespace) -> dict[str, Path]:
         block_size=arguments.context,
         vocab_size=arguments.vocabulary,
         negative_slope=0.01,
+        residual_scale=1.0,
         dropout=0.0,
         tied_embeddings=True,
         seed=1,

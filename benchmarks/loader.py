@@ -31,6 +31,7 @@ PRESET = GPTConfig(
     block_size=BLOCK,
     vocab_size=50257,
     negative_slope=0.01,
+    residual_scale=1.0,
     dropout=0.0,
     tied_embeddings=True,
     seed=1,

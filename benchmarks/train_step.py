@@ -41,7 +41,13 @@ from antimatter.training import optimizer as adamw
 from antimatter.training.config import OptimizerConfig
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
 
-COMMON = {"negative_slope": 0.01, "dropout": 0.0, "tied_embeddings": True, "seed": 1}
+COMMON = {
+    "negative_slope": 0.01,
+    "residual_scale": 1.0,
+    "dropout": 0.0,
+    "tied_embeddings": True,
+    "seed": 1,
+}
 SHAPES = {
     "tiny": GPTConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, vocab_size=512, **COMMON),
     "nano": GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192, **COMMON),

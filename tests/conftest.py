@@ -107,6 +107,7 @@ def tiny_config() -> GPTConfig:
         n_embd=32,
         block_size=16,
         negative_slope=0.01,
+        residual_scale=1.0,
         dropout=0.0,
         tied_embeddings=True,
         seed=1,

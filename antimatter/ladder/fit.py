@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from antimatter import params
+from antimatter.data.sources.config import RawConfig
 from antimatter.errors import UserError
 from antimatter.ladder.configs import Base, RunConfig
 from antimatter.ladder.runner import Result
-from antimatter.ladder.scaling import LEAST, Interval, Law, fit
+from antimatter.ladder.scaling import LEAST, Interval, Law, fit, worth
 from antimatter.model.flops import flops_per_token, matmul_weights
 from antimatter.planning import plan
 from antimatter.training.config import OptimizerConfig
@@ -20,6 +21,8 @@ LN2 = math.log(2)
 # Bytes of text per token, by size of the vocabulary, for targets with another vocabulary than the
 # ladder's. 50,257: measured on 285 MB of C4 and RefinedWeb (docs/log.md).
 BYTES_PER_TOKEN = {50257: 4.47}
+# The share of the text of the hub that cleaning keeps: of 45 GB 38 GB, by the seed document
+KEPT = 38 / 45
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Target:
     plan: plan.Plan
     bytes_per_token: float
     learning_rate: float
+    unique_bytes: float | None  # of text without repetition; None: unknown, so all of it is new
 
     @property
     def weights(self) -> int:
@@ -37,7 +41,16 @@ class Target:
 
     @property
     def data_bytes(self) -> float:
-        return self.plan.tokens * self.bytes_per_token
+        """The text that it reads, in new text of the same worth."""
+        read = self.plan.tokens * self.bytes_per_token
+        return read if self.unique_bytes is None else worth(read, self.unique_bytes)
+
+    @property
+    def passes(self) -> float | None:
+        """How often it reads its text."""
+        if self.unique_bytes is None:
+            return None
+        return self.plan.tokens * self.bytes_per_token / self.unique_bytes
 
     @property
     def batch_tokens(self) -> int:
@@ -125,11 +138,13 @@ def read_target(path: Path, base: Base, devices: int, mfu: float) -> Target:
             f"{path}: bytes per token is unknown for its vocabulary of {size:,}: make its shards,"
             " and run the ladder on them"
         )
+    raw = params.read(RawConfig, "raw", path)
     return Target(
         name=path.stem,
         plan=planned,
         bytes_per_token=bytes_per_token,
         learning_rate=params.read(OptimizerConfig, "optimizer", path).learning_rate,
+        unique_bytes=raw.hub.total_mb * 1e6 * KEPT if raw.source == "hub" else None,
     )
 
 

@@ -90,6 +90,12 @@ def _forecast(ladder: Ladder) -> list[str]:
         f"            least loss for as much: N {count(best.median)}"
         f" ({count(best.low)} to {count(best.high)})",
     ]
+    if target.passes is not None and target.passes > 1:
+        new = target.data_bytes / target.plan.tokens / target.bytes_per_token
+        lines.append(
+            f"            {target.passes:.1f} passes over its text, as good as"
+            f" {new * target.passes:.1f} times as much new text (Muennighoff et al. 2023)"
+        )
     if target.plan.model.vocab_size != base.model.vocab_size:
         lines += [
             "            This is about text like the ladder's own, cut by another tokenizer. For"

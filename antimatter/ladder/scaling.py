@@ -9,6 +9,7 @@ the sample.
 Shapes: S laws in the sample, G points of the grid of exponents, P products N x D.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,19 @@ GRID = np.exp(SPREAD * np.linspace(-3, 3, 41))
 NOISE, NOISE_RUNS = 0.005, 4.0
 DRAWS = 20_000
 LEAST = 4  # runs
+# Of repeated text: after this many repetitions another one is worth 1/e of new text (R*_D of
+# Muennighoff et al. 2023)
+REPETITIONS = 15.39
+
+
+def worth(data: float, unique: float) -> float:
+    """The amount of new text that is worth as much as `data`, read from `unique` of it in several
+    passes: U + U·R*·(1 - exp(-R/R*)) with R = data / unique - 1 repetitions (Muennighoff et al.
+    2023, Scaling Data-Constrained Language Models).
+    """
+    repetitions = max(0.0, data / unique - 1)
+    first = min(data, unique)
+    return first + unique * REPETITIONS * -math.expm1(-repetitions / REPETITIONS)
 
 
 @dataclass(frozen=True)

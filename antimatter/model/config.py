@@ -17,6 +17,9 @@ from antimatter.params import (
     Within,
 )
 
+# The values of options that earlier models did not have: what they were made with
+EARLIER_VALUES = {"residual_scale": 1.0}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
@@ -27,6 +30,9 @@ class ModelConfig(Section):
     negative_slope: Fraction  # of the Leaky ReLU; 0 is ReLU, 1 is linear
     dropout: BelowOne
     tied_embeddings: bool  # the head shares its matrix with the token embedding
+    # Of the initial deviation of the matrices that write into the residual path, as a multiple of
+    # that of the others. GPT-2 has 1 / sqrt(2 * n_layer)
+    residual_scale: NonNegative
     seed: Count  # of the initial weights
 
     def validate(self) -> None:

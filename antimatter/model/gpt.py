@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from antimatter.model.config import GPTConfig
 
-# Every matrix and embedding starts as N(0, INIT_STD^2). GPT-2 also divides the deviation of the
-# projections into the residual stream by sqrt(2 * n_layer); here it is the same for all
+# Every matrix and embedding starts as N(0, INIT_STD^2), those that write into the residual stream
+# with residual_scale times that deviation
 INIT_STD = 0.02
+RESIDUAL = ("attn.proj.weight", "ffn.down.weight")
 # Up to this many tokens a CPU computes attention faster with the whole (T, S) matrix in memory
 # (benchmarks/train_step.py)
 SHORT = 512
@@ -186,7 +187,8 @@ class GPT(nn.Module):
             return
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                nn.init.normal_(parameter, mean=0.0, std=INIT_STD, generator=generator)
+                scale = self.config.residual_scale if name.endswith(RESIDUAL) else 1.0
+                nn.init.normal_(parameter, mean=0.0, std=scale * INIT_STD, generator=generator)
             # The weights of norms stay at one, as nn.LayerNorm has set them
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)

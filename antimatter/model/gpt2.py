@@ -44,6 +44,8 @@ _FIXED = {
     "add_cross_attention": False,
 }
 _SHAPE = ("n_layer", "n_head", "n_embd", "vocab_size")
+# Keys of ours under OWN
+_OWN = ("negative_slope", "residual_scale", "seed")
 
 
 def leaky_form(
@@ -184,7 +186,7 @@ def to_config(config: GPTConfig, own: Mapping[str, Any]) -> dict[str, Any]:
         "layer_norm_epsilon": EPSILON,
         **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), config.dropout),
         "tie_word_embeddings": config.tied_embeddings,
-        OWN: {"negative_slope": config.negative_slope, "seed": config.seed, **own},
+        OWN: {**{key: getattr(config, key) for key in _OWN}, **own},
     }
 
 

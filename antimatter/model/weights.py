@@ -20,7 +20,7 @@ from torch import Tensor
 from antimatter import files
 from antimatter.errors import UserError
 from antimatter.model import gpt2
-from antimatter.model.config import GPTConfig
+from antimatter.model.config import EARLIER_VALUES, GPTConfig
 from antimatter.model.gpt import GPT
 
 FINAL = "final.safetensors"
@@ -187,6 +187,7 @@ def _check_chat(chat: Any) -> None:
 def _shape(values: dict[str, Any]) -> GPTConfig:
     """Raises UserError if a key is missing or unknown, or has a value of another type."""
     types = get_type_hints(GPTConfig)
+    values = EARLIER_VALUES | values
     for key in [*types, *values]:
         if key not in values:
             raise UserError(f"{key} is missing")

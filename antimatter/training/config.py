@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from antimatter.errors import UserError
+from antimatter.model import config as model
 from antimatter.model import devices
 from antimatter.model.config import LossConfig
 from antimatter.params import (
@@ -24,6 +25,7 @@ from antimatter.training.spikes import SpikeConfig
 Precision = Literal["fp32", "bf16", "fp16"]
 # The values of options that an earlier training did not have, by section: what it computed with
 EARLIER_VALUES: dict[str, dict[str, Any]] = {
+    "model": model.EARLIER_VALUES,
     "optimizer": {"embedding_rate": 1.0},
     "checkpoints": {"initial": ""},
 }

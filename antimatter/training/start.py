@@ -16,8 +16,8 @@ from antimatter.model.config import GPTConfig, ModelConfig
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import provenance
 
-# Keys of `model:` that may differ from those of the weights: the initial values come from no seed
-FREE = ("seed", "dropout")
+# Keys of `model:` that may differ from those of the weights, which are not drawn
+FREE = ("seed", "residual_scale", "dropout")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Start:
         return files.sha256(weights.path_of(self.folder))
 
     def load(self, shape: GPTConfig) -> GPT:
-        """The model, with the seed and the dropout of `shape`."""
+        """The model, with the keys FREE of `shape`."""
         state = weights.load(self.folder).state_dict()
         if shape.tied_embeddings:
             del state["head.weight"]

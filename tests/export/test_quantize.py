@@ -37,6 +37,7 @@ def model_of_plain_numbers() -> GPT:
         n_embd=256,
         block_size=CONTEXT,
         negative_slope=0.0,
+        residual_scale=1.0,
         dropout=0.0,
         tied_embeddings=True,
         seed=1,

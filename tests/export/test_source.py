@@ -18,6 +18,7 @@ PARAMS = """model:
   n_embd: 8
   block_size: 8
   negative_slope: 0.1
+  residual_scale: 1
   dropout: 0.0
   tied_embeddings: true
   seed: 1

@@ -104,6 +104,7 @@ def gpt(
         n_embd=n_embd,
         block_size=CONTEXT,
         negative_slope=slope,
+        residual_scale=1.0,
         dropout=0.0,
         tied_embeddings=tied,
         seed=seed,

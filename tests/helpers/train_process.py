@@ -37,6 +37,7 @@ SHAPE = GPTConfig(
     n_embd=32,
     block_size=16,
     negative_slope=0.01,
+    residual_scale=1.0,
     dropout=0.1,
     tied_embeddings=True,
     seed=1,

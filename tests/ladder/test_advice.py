@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from antimatter import params
 from antimatter.errors import UserError
 from antimatter.ladder import advice, configs
 from antimatter.ladder.configs import Base
 from antimatter.ladder.fit import Target, read_target
 from antimatter.ladder.runner import Result
+from antimatter.training.schedule import ScheduleConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +24,22 @@ def nano() -> Base:
 @pytest.fixture(scope="module")
 def target(nano: Base) -> Target:
     return read_target(ROOT / "presets/300m.yaml", nano, devices=1, mfu=0.4)
+
+
+def test_a_target_reads_the_text_of_the_hub_in_passes(target: Target, tmp_path: Path) -> None:
+    """Of 45 GB cleaning keeps 38. Other text is of unknown size, so all of it counts as new."""
+    assert target.unique_bytes == pytest.approx(38e9)
+    read = target.plan.tokens * 4.47
+    assert target.passes == pytest.approx(read / 38e9) == pytest.approx(4.0, abs=0.01)
+    assert target.data_bytes == pytest.approx(3.73 * 38e9, rel=0.005)
+    warmup = params.read(ScheduleConfig, "schedule", ROOT / "presets/300m.yaml").warmup_steps
+    # The seed's 2,000 steps
+    assert warmup == 2000 and warmup / target.plan.training.steps < 0.1
+    text = (ROOT / "presets/300m.yaml").read_text().replace("source: hub", "source: files", 1)
+    (tmp_path / "files.yaml").write_text(text)
+    base = replace(configs.read(ROOT, before_shards=True), train_tokens=4, train_bytes=15)
+    other = read_target(tmp_path / "files.yaml", base, devices=1, mfu=0.4)
+    assert (other.passes, other.data_bytes) == (None, read)
 
 
 def results(base: Base, bend: float, slope: float = 1.0) -> list[Result]:
@@ -65,7 +83,7 @@ def test_more_noise_is_a_wider_interval_and_too_much_is_no_advice(
 def test_a_batch_that_is_far_from_the_ladders_gets_no_rate(nano: Base, target: Target) -> None:
     text = "\n".join(advice.lines(results(nano, bend=0.2), 0.005, target))
     assert "5.3 x the widest rung" in text
-    assert "1,024 x as large: the ladder cannot judge its 0.0006" in text
+    assert "1,024 x as large: the ladder cannot judge its 0.002" in text
     training = replace(target.plan.training, batch_size=2)
     near = replace(target, plan=replace(target.plan, training=training))
     text = "\n".join(advice.lines(results(nano, bend=0.2), 0.005, near))

@@ -38,7 +38,8 @@ def test_a_ladder_is_fitted_and_reported_and_the_next_call_finds_all_of_it(
     assert first.stderr.startswith("6 of 6 runs to go, 6 at a time")
     assert experiments(project).keys() == NAMES
     assert re.search(r"^check +32x2-500 from the others: ", first.stdout, re.MULTILINE)
-    assert re.search(r"^forecast +300m: N 353 M, 8\.70 B tokens", first.stdout, re.MULTILINE)
+    assert re.search(r"^forecast +300m: N 353 M, 33\.97 B tokens", first.stdout, re.MULTILINE)
+    assert "4.0 passes over its text, as good as 3.7 times as much new text" in first.stdout
     assert "H100" in first.stdout
     rows = (project / "ladder/rungs.csv").read_text().splitlines()
     assert len(rows) == 7

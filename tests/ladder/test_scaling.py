@@ -29,6 +29,21 @@ def test_a_ladder_without_noise_gives_its_own_losses_and_law_back() -> None:
     assert large.median == pytest.approx(truth(*LARGE), rel=0.2)
 
 
+def test_repeated_text_is_worth_less_with_each_pass() -> None:
+    """Muennighoff et al. 2023: four passes are nearly as good as new text, and after 16 the gain
+    ends.
+    """
+    assert scaling.worth(0.5, 1) == 0.5 and scaling.worth(1, 1) == 1
+    passes = np.array([scaling.worth(read, 1) for read in range(1, 100)])
+    gains = np.diff(passes)
+    assert (gains > 0).all() and (np.diff(gains) < 0).all()
+    assert gains[17] / gains[2] == pytest.approx(np.exp(-15 / 15.39))
+    assert passes[3] == pytest.approx(3.73, abs=0.005)
+    assert scaling.worth(1e9, 1) == pytest.approx(1 + 15.39)
+    # In any unit
+    assert scaling.worth(4e9, 1e9) == pytest.approx(1e9 * scaling.worth(4, 1))
+
+
 def test_the_largest_rung_follows_from_the_others() -> None:
     truth = law(0.4, 0.5, 0.36, 0.6, 0.31)
     noise = 1 + 0.004 * np.random.default_rng(5).standard_normal(12)

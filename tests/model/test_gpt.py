@@ -84,15 +84,38 @@ def test_the_seed_decides_the_initial_weights(tiny_config: GPTConfig) -> None:
     assert not torch.equal(one.token_embedding.weight, other.token_embedding.weight)
 
 
-def test_every_matrix_starts_with_the_same_deviation_and_zero_mean(tiny_config: GPTConfig) -> None:
-    """Also the projections into the residual stream, where GPT-2 scales it by depth."""
-    model = GPT(replace(tiny_config, n_embd=256, block_size=256, vocab_size=512))
+@pytest.mark.parametrize("residual_scale", [1.0, 0.5, 0.0])
+def test_every_matrix_starts_with_zero_mean_and_its_deviation(
+    tiny_config: GPTConfig, residual_scale: float
+) -> None:
+    """0.02, with the scale only in what writes into the residual stream."""
+    large = replace(tiny_config, n_embd=256, block_size=256, vocab_size=512)
+    model = GPT(replace(large, residual_scale=residual_scale))
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
-            assert parameter.std().item() == pytest.approx(0.02, rel=0.02), name
+            scale = residual_scale if name.endswith(("proj.weight", "down.weight")) else 1
+            assert parameter.std().item() == pytest.approx(0.02 * scale, rel=0.02), name
             assert parameter.mean().item() == pytest.approx(0, abs=3e-4), name
         else:
             assert parameter.unique().tolist() == [float("norm.weight" in name)], name
+
+
+def test_a_residual_scale_multiplies_these_matrices_and_changes_no_other_value(
+    tiny_config: GPTConfig,
+) -> None:
+    """As GPT-2 in transformers does it, with 1 / sqrt(2 n_layer)."""
+    plain = GPT(tiny_config).state_dict()
+    scale = (2 * tiny_config.n_layer) ** -0.5
+    scaled = GPT(replace(tiny_config, residual_scale=scale)).state_dict()
+    for name, value in plain.items():
+        writes = name.endswith(("attn.proj.weight", "ffn.down.weight"))
+        torch.testing.assert_close(scaled[name], value * scale if writes else value)
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=16, n_embd=256, n_head=4))
+    large = GPT(replace(tiny_config, n_layer=12, n_embd=256, residual_scale=24**-0.5))
+    for ours, other in (("attn.proj", "attn.c_proj"), ("ffn.down", "mlp.c_proj")):
+        expected = theirs.transformer.h[0].get_submodule(other).weight.std().item()
+        deviation = large.blocks[0].get_submodule(ours).weight.std().item()
+        assert deviation == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize(("tied", "millions"), [(True, 355.9), (False, 407.3)])
@@ -105,6 +128,7 @@ def test_the_300m_preset_has_the_number_of_parameters_in_the_readme(
         n_embd=1024,
         block_size=2048,
         negative_slope=0.01,
+        residual_scale=1.0,
         dropout=0.0,
         tied_embeddings=tied,
         seed=1,
@@ -163,6 +187,7 @@ def test_with_a_cache_the_logits_are_those_without(
         ({"n_layer": 0}, "n_layer"),
         ({"negative_slope": 2.0}, "negative_slope"),
         ({"dropout": 1.0}, "dropout"),
+        ({"residual_scale": -0.1}, "residual_scale"),
     ],
 )
 def test_an_impossible_shape_is_refused(

@@ -87,6 +87,7 @@ VALUES: dict[str, list[object]] = {
     "block_size": [16, "x", None, 16.0, math.nan, True, [], {}, -1, 0, 2**70],
     "vocab_size": [64, "x", None, 64.0, math.nan, True, [], {}, -1, 0, 2**70],
     "negative_slope": [0, "x", None, 2.0, math.nan, True, [], {}, -1],
+    "residual_scale": [0.5, "x", None, math.nan, True, [], {}, -1],
     "dropout": [0, "x", None, 2.0, math.nan, True, [], {}, -1],
     "tied_embeddings": [True, "x", None, 1, 1.0, [], {}],
     "seed": [1, "x", None, 1.0, math.nan, True, [], {}, 2**70],

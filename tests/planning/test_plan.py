@@ -31,7 +31,7 @@ def test_the_preset_has_the_sizes_that_the_readme_names(preset: plan.Plan) -> No
     assert sum(counts.values()) / 1e6 == pytest.approx(355.9, abs=0.05)
     untied = plan.parameters(replace(preset.model, tied_embeddings=False))
     assert sum(untied.values()) / 1e6 == pytest.approx(407.3, abs=0.05)
-    assert preset.tokens == 8300 * 512 * 2048
+    assert preset.tokens == 32400 * 512 * 2048
 
 
 def kept_by_autograd(config: GPTConfig, micro_batch: int, half: bool) -> int:
@@ -103,11 +103,11 @@ def test_a_card_that_is_too_small_gets_the_largest_power_of_two_that_fits(
 
 def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
     [h100] = gpus.choose("h100", price=2.0)
-    # 8.704e9 tokens x 2.7246e9 FLOPs / (989e12 x 0.4) = 59,945 s
-    assert plan.hours(preset, h100) == pytest.approx(16.65, abs=0.01)
+    # 3.3974e10 tokens x 2.7246e9 FLOPs / (989e12 x 0.4) = 233,990 s
+    assert plan.hours(preset, h100) == pytest.approx(65.0, abs=0.01)
     four = plan.read(PRESET, devices=4, mfu=0.4)
     assert 4 * plan.hours(four, h100) == pytest.approx(plan.hours(preset, h100))
-    assert plan.report(four, [h100])[13].split() == "H100 80 GB 32 989 4.2 2.00 33.30".split()
+    assert plan.report(four, [h100])[13].split() == "H100 80 GB 32 989 16.2 2.00 130.00".split()
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         n_embd=256,
         block_size=ENDLESS,
         negative_slope=0.1,
+        residual_scale=1.0,
         dropout=0.0,
         tied_embeddings=False,
         seed=1,
