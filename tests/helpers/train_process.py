@@ -45,7 +45,7 @@ SHAPE = GPTConfig(
 CONFIG = TrainerConfig(
     training=TrainConfig(
         initial="",
-        steps=60, batch_size=8, precision="fp32", compile=False, threads=1, seed=1,
+        steps=60, batch_size=8, precision="fp32", portable=False, compile=False, threads=1, seed=1,
         validate_every=20, validation_tokens=128, log_every=5, save_every=10,
     ),
     loss=LossConfig(rare_token_power=0.0, rare_token_limit=3.0, rare_token_decay=0.9),
