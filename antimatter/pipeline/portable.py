@@ -46,7 +46,13 @@ def in_effect() -> bool:
     return all(os.environ.get(name) == value for name, value in SETTINGS.items())
 
 
-def check(device_type: str, cpu_info: Path = CPU_INFO) -> None:
+def has_avx2() -> bool:
+    """Whether this is an x86-64 processor with AVX2, as far as the system says."""
+    known = CPU_INFO.read_text().split() if CPU_INFO.is_file() else ["avx2"]
+    return platform.machine() in ("x86_64", "AMD64") and "avx2" in known
+
+
+def check(device_type: str) -> None:
     """Raises UserError if the machine cannot compute portably."""
     fix = "set checkpoints.portable to false"
     if device_type != "cpu":
@@ -54,9 +60,8 @@ def check(device_type: str, cpu_info: Path = CPU_INFO) -> None:
             f"checkpoints.portable is for a CPU, but this training runs on {device_type}: set "
             f"runtime.device to cpu, or {fix}"
         )
-    known = cpu_info.read_text().split() if cpu_info.is_file() else ["avx2"]
-    if platform.machine() not in ("x86_64", "AMD64") or "avx2" not in known:
+    if not has_avx2():
         raise UserError(
-            f"checkpoints.portable needs an x86-64 processor with AVX2, this {platform.machine()} "
-            f"one has none: {fix}"
+            "checkpoints.portable needs an x86-64 processor with AVX2, which this "
+            f"{platform.machine()} machine lacks: {fix}"
         )
