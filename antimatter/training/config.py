@@ -19,6 +19,7 @@ from antimatter.params import (
     Section,
     Within,
 )
+from antimatter.pipeline import portable
 from antimatter.training.schedule import ScheduleConfig
 from antimatter.training.spikes import SpikeConfig
 
@@ -27,7 +28,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 EARLIER_VALUES: dict[str, dict[str, Any]] = {
     "model": model.EARLIER_VALUES,
     "optimizer": {"embedding_rate": 1.0},
-    "checkpoints": {"initial": ""},
+    "checkpoints": {"initial": "", "portable": False},
 }
 
 
@@ -49,6 +50,7 @@ class TrainConfig(Section):
     steps: PositiveInt
     batch_size: PositiveInt  # sequences in a step, over all devices and micro-batches
     precision: Precision  # of the matrix products; weights and their sums are float32
+    portable: bool  # the same bytes on every x86-64 processor with AVX2 (pipeline/portable.py)
     compile: bool  # torch.compile: fuses operations, so it changes the rounding
     # On a CPU; sums are split by it, so it changes the rounding
     threads: Annotated[int, Within("[1, 1024]")]
@@ -57,6 +59,13 @@ class TrainConfig(Section):
     validation_tokens: PositiveInt  # from the start of the validation split
     log_every: PositiveInt  # steps in a row of plots/checkpoints/training.csv
     save_every: PositiveInt  # steps between two saved states
+
+    def validate(self) -> None:
+        if self.portable and (self.precision != "fp32" or self.compile):
+            raise UserError(
+                "portable needs precision fp32 without compile, as half precision and compiled "
+                f"code differ by processor; got precision {self.precision}, compile {self.compile}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +104,8 @@ class TrainerConfig:
     runtime: TrainRuntime
 
     def __post_init__(self) -> None:
+        if self.training.portable:
+            portable.check(self.runtime.device_type())
         steps, warmup = self.training.steps, self.schedule.warmup_steps
         if warmup >= steps:
             raise UserError(

@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 
+from antimatter.errors import UserError
+from antimatter.pipeline import portable
 from antimatter.training.config import Precision
 
+# What portable processes have in place of the vendor of their processor
+PORTABLE = "x86-64 AVX2, portable"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -32,16 +36,29 @@ def describe_hardware(device_type: str, precision: Precision) -> tuple[str, Prec
     """What of this machine decides the bits of a result.
 
     Returns:
-        The name of the GPU, or the vector instructions and the vendor of the CPU; and the precision
-        in which it computes when the configuration asks for `precision`.
+        The name of the GPU, or the vector instructions and the vendor of the CPU, or PORTABLE; and
+        the precision in which it computes when the configuration asks for `precision`.
     """
     native = native_precision(torch.device(device_type), precision)
     if device_type == "cuda":
         return torch.cuda.get_device_name(), native
+    instructions = torch.backends.cpu.get_cpu_capability()
+    if portable.in_effect() and instructions == "AVX2":
+        return PORTABLE, native
     cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     lines = [line for line in cpu.splitlines() if line.startswith("vendor_id")]
     vendor = lines[0].split(":")[1].strip() if lines else platform.machine()
-    return f"{torch.backends.cpu.get_cpu_capability()}, {vendor}", native
+    return f"{instructions}, {vendor}", native
+
+
+def check_portable() -> None:
+    """Raises UserError if this process does not compute as checkpoints.portable promises."""
+    kind, _ = describe_hardware("cpu", "fp32")
+    if kind != PORTABLE:
+        raise UserError(
+            f"checkpoints.portable is true, but torch was loaded without its settings ({kind}): "
+            "start the stage by `dvc repro` or `python -m stages.checkpoints`"
+        )
 
 
 def tune_malloc() -> None:

@@ -61,6 +61,8 @@ def run(
     micro_batch = config.micro_batch(size)
     decisive = {name: value for name, value in asdict(config).items() if name != "runtime"}
     identity = {**identity, **decisive}
+    if config.training.portable:
+        numerics.check_portable()
     kind, precision = numerics.describe_hardware(device, config.training.precision)
     machine = {"kind": kind, "devices": size, "micro_batch": micro_batch, "precision": precision}
     # Now, because files may be edited during the training

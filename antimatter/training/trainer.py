@@ -243,6 +243,12 @@ class Trainer:
     def apply_gradient(self, stats: StepStats) -> None:
         """Updates the weights."""
         step.update(self.optimizer, self.scaler)
+        # Only in fp16; otherwise the step has failed
+        if not math.isfinite(stats.norm):
+            number, scale = self.state.step + 1, self.scaler.get_scale()
+            self.observer.log(
+                f"step {number:,} is skipped, as its gradient overflowed: loss scale {scale:g}"
+            )
         if self.balance is not None:
             self.balance.update(stats.bin_losses, stats.bin_counts)
 

@@ -108,6 +108,11 @@ def trainer_config(
         rows: R, in the training split.
     """
     pretraining = _section(TrainConfig, "checkpoints", provenance)
+    # How this process computes was decided by params.yaml, before torch was imported
+    if params.read(TrainConfig, "checkpoints").portable:
+        pretraining = replace(pretraining, portable=True, precision="fp32", compile=False)
+    else:
+        pretraining = replace(pretraining, portable=False)
     loss = _section(LossConfig, "loss", provenance)
     optimizer = _section(OptimizerConfig, "optimizer", provenance)
     spikes = _section(SpikeConfig, "spikes", provenance)
@@ -122,6 +127,7 @@ def trainer_config(
         "epsilon": optimizer.epsilon,
         "grad_clip": optimizer.grad_clip,
         "precision": pretraining.precision,
+        "portable": pretraining.portable,
         "threads": pretraining.threads,
         "compile": pretraining.compile,
         "rare_token_power": loss.rare_token_power,

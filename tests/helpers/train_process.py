@@ -46,7 +46,7 @@ SHAPE = GPTConfig(
 CONFIG = TrainerConfig(
     training=TrainConfig(
         initial="",
-        steps=60, batch_size=8, precision="fp32", compile=False, threads=1, seed=1,
+        steps=60, batch_size=8, precision="fp32", portable=False, compile=False, threads=1, seed=1,
         validate_every=20, validation_tokens=128, log_every=5, save_every=10,
     ),
     loss=LossConfig(rare_token_power=0.0, rare_token_limit=3.0, rare_token_decay=0.9),
@@ -80,7 +80,8 @@ class Spoilt(Trainer):
     """A trainer in which chosen steps fail, as often as they are computed and in each process."""
 
     # Entries (step, backtracks, kind): "nan" and "high" are losses, "overflow" is a gradient that
-    # is not finite; the step belongs to a run after that many backtracks
+    # is not finite, "overflow in 1" that of process 1 alone, before the exchange; the step belongs
+    # to a run after that many backtracks
     spoilt: tuple[tuple[int, int, str], ...] = ()
     # Seconds to sleep in each step
     seconds = 0.0
@@ -90,14 +91,21 @@ class Spoilt(Trainer):
         return self.training.precision if self.emulates else super().native_precision()
 
     def compute_gradient(self, batch: Batch) -> Gradient:
+        kinds = [
+            kind
+            for step, backtracks, kind in self.spoilt
+            if torch.equal(batch.inputs, self._inputs(step, backtracks))
+        ]
+        own = next(self.model.parameters())
+        hook = own.register_hook(lambda gradient: gradient.fill_(torch.inf))
+        if "overflow in 1" not in kinds or self.group.rank != 1:
+            hook.remove()
         gradient = super().compute_gradient(batch)
-        for step, backtracks, kind in self.spoilt:
-            if torch.equal(batch.inputs, self._inputs(step, backtracks)):
-                if kind == "overflow":
-                    gradient_of_first(self).view(-1)[0] = torch.inf
-                else:
-                    factor = {"nan": torch.nan, "high": 100.0}[kind]
-                    gradient = replace(gradient, loss=gradient.loss * factor)
+        hook.remove()
+        if "overflow" in kinds:
+            gradient_of_first(self).view(-1)[0] = torch.inf
+        for factor in ({"nan": torch.nan, "high": 100.0}.get(kind, 1.0) for kind in kinds):
+            gradient = replace(gradient, loss=gradient.loss * factor)
         return gradient
 
     def apply_gradient(self, stats: StepStats) -> None:

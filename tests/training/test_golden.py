@@ -2,11 +2,16 @@
 them as they are, to the bit.
 
 They belong to one kind of machine. On another kind float32 sums have another order, which 30 steps
-at a high learning rate amplify, so there the losses must agree within 2%. After a change that must
-change results, or to add a kind of machine: python tests/training/test_golden.py
+at a high learning rate amplify, so there the losses must agree within 2%. Those of portable
+arithmetic belong to every x86-64 processor with AVX2. After a change that must change results, or
+to add a kind of machine: python tests/training/test_golden.py, and again with --portable
 """
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ import torch
 from helpers import train_process
 
 from antimatter import files
+from antimatter.pipeline import portable
 from antimatter.training import numerics
 from antimatter.training.config import TrainerConfig
 
@@ -40,6 +46,11 @@ def variants() -> dict[str, tuple[dict[str, object], TrainerConfig]]:
         "one micro-batch": (
             {"dropout": 0.0},
             replace(config, runtime=replace(config.runtime, micro_batch=8)),
+        ),
+        # Large enough that PyTorch and MKL divide the work
+        "two threads": (
+            {"dropout": 0.0, "n_embd": 128, "block_size": 64},
+            replace(config, training=replace(config.training, steps=10, threads=2)),
         ),
     }
 
@@ -85,11 +96,42 @@ def test_the_losses_are_golden(tmp_path: Path, name: str) -> None:
         assert result == recorded[machine()][name]
 
 
-if __name__ == "__main__":
-    import tempfile
+@pytest.fixture(scope="module")
+def portable_runs() -> dict[str, Any]:
+    """All trainings in a process that has the variables before it imports torch."""
+    if not portable.has_avx2():
+        pytest.skip("portable needs AVX2")
+    paths = os.pathsep.join([".", "tests"])
+    environment = {**os.environ, **portable.SETTINGS, "PYTHONPATH": paths}
+    command = [sys.executable, __file__, "--print"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    runs: dict[str, Any] = json.loads(done.stdout)
+    return runs
 
-    written = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+
+def test_portable_losses_are_golden_on_every_processor(portable_runs: dict[str, Any]) -> None:
+    version = torch.__version__.split("+")[0]
+    kind = f"torch {version}, {numerics.PORTABLE}"
+    recorded = json.loads(GOLDEN.read_text())
+    if kind not in recorded:
+        pytest.skip(f"no portable losses are recorded for torch {version}")
+    assert portable_runs == {kind: recorded[kind]}
+
+
+def all_runs() -> dict[str, Any]:
+    runs = {}
     for name in variants():
         with tempfile.TemporaryDirectory() as folder:
-            written.setdefault(machine(), {})[name] = golden(name, Path(folder))
-    files.write_text(GOLDEN, json.dumps(written, indent=1) + "\n")
+            runs[name] = golden(name, Path(folder))
+    return {machine(): runs}
+
+
+if __name__ == "__main__":
+    if "--print" in sys.argv:
+        print(json.dumps(all_runs()))
+    elif "--portable" in sys.argv and not portable.in_effect():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | portable.SETTINGS)
+    else:
+        written = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+        files.write_text(GOLDEN, json.dumps(written | all_runs(), indent=1) + "\n")

@@ -21,7 +21,7 @@ from antimatter.errors import UserError
 from antimatter.model import weights
 from antimatter.model.gpt import GPT
 from antimatter.training import tuning
-from antimatter.training.config import TrainRuntime, TuneConfig
+from antimatter.training.config import Precision, TrainRuntime, TuneConfig
 from antimatter.training.curves import Curves
 from antimatter.training.start import Start
 from antimatter.training.step import Objective, accumulate_gradients
@@ -137,12 +137,20 @@ def test_selected_states_equal_those_of_all_positions(tiny_gpt: GPT) -> None:
         torch.testing.assert_close(states, tiny_gpt.hidden(ids)[selected], rtol=1e-5, atol=1e-5)
 
 
+class Emulating(Trainer):
+    """Computes in the precision that it is asked for, also where the machine only emulates it."""
+
+    def native_precision(self) -> Precision:
+        return self.training.precision
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_paused_tuning_ends_in_the_same_weights(
-    tmp_path: Path, folder: Path, tiny_gpt: GPT
+    tmp_path: Path, folder: Path, tiny_gpt: GPT, precision: Precision
 ) -> None:
     data = Conversations(folder).data(CONFIG, end=EOS, role=ASSISTANT)
     config, _ = tuning.trainer_config(CONFIG, {}, len(data.train), RUNTIME)
-    config = replace(config, training=replace(config.training, precision="fp32", threads=1))
+    config = replace(config, training=replace(config.training, precision=precision, threads=1))
     start = {name: value.clone() for name, value in tiny_gpt.state_dict().items()}
 
     def run(folder: Path, pause_at: int) -> dict[str, torch.Tensor]:
@@ -154,7 +162,7 @@ def test_a_paused_tuning_ends_in_the_same_weights(
 
         model = GPT(tiny_gpt.config)
         model.load_state_dict(start)
-        Trainer(model, data, config, folder, Curves(folder), report=report).run()
+        Emulating(model, data, config, folder, Curves(folder), report=report).run()
         return model.state_dict()
 
     whole = run(tmp_path / "whole", pause_at=-1)
