@@ -41,6 +41,10 @@ def variants() -> dict[str, tuple[dict[str, object], TrainerConfig]]:
             {"dropout": 0.0},
             replace(config, runtime=replace(config.runtime, micro_batch=8)),
         ),
+        "muon": (
+            {"dropout": 0.0},
+            replace(config, optimizer=replace(config.optimizer, kind="muon")),
+        ),
     }
 
 
