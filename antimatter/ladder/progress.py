@@ -18,7 +18,7 @@ from antimatter.model.gpt import GPT
 from antimatter.progress import StatusLine
 from antimatter.text import clock
 from antimatter.training import numerics
-from antimatter.training import optimizer as adamw
+from antimatter.training import optimizer as optimizers
 from antimatter.training.config import TrainRuntime
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
 
@@ -40,7 +40,7 @@ def _trial(base: Base, run: RunConfig, runtime: TrainRuntime) -> float:
     device = torch.device(runtime.device_type())
     numerics.set_deterministic(run.threads)
     model = GPT(run.model).to(device).train()
-    optimizer = adamw.build(model, base.optimizer)
+    optimizer = optimizers.build(model, base.optimizer)
     precision = numerics.native_precision(device, base.training.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     context = run.model.block_size

@@ -11,11 +11,11 @@ from antimatter import files, params, text
 from antimatter.data.tokenizer_config import TokenizerConfig
 from antimatter.errors import UserError
 from antimatter.model.config import GPTConfig, ModelConfig
-from antimatter.model.flops import flops_per_token, matmul_weights, peak_flops
+from antimatter.model.flops import flops_per_token, matmul_weights, muon_flops, peak_flops
 from antimatter.model.loss import LOGITS
 from antimatter.planning.gpus import CARDS, PRICED, Card
 from antimatter.text import size
-from antimatter.training.config import TrainConfig, TuneConfig
+from antimatter.training.config import OptimizerConfig, TrainConfig, TuneConfig
 from antimatter.training.numerics import DTYPES
 
 CONVERSATIONS = Path("data/conversations/index.json")
@@ -42,6 +42,7 @@ class PlanRuntime:
 class Plan:
     model: GPTConfig
     training: TrainConfig
+    optimizer: OptimizerConfig
     runtime: PlanRuntime
     tuning: TuneConfig
     conversations: int | None  # rows to tune on; None if the stage `conversations` has not run
@@ -79,6 +80,15 @@ class Plan:
         """The tokens of the whole run."""
         return self.training.steps * self.training.batch_size * self.model.block_size
 
+    @property
+    def flops(self) -> int:
+        """The FLOPs of the whole run, over all devices."""
+        flops = self.tokens * flops_per_token(self.model)
+        if self.optimizer.kind == "muon":
+            # Each device updates all matrices
+            flops += self.training.steps * self.devices * muon_flops(self.model)
+        return flops
+
 
 def read(path: Path, devices: int, mfu: float) -> Plan:
     """The plan of a params.yaml. Raises UserError if one of the arguments is wrong."""
@@ -86,6 +96,7 @@ def read(path: Path, devices: int, mfu: float) -> Plan:
     return Plan(
         model=GPTConfig(**asdict(params.read(ModelConfig, "model", path)), vocab_size=vocab_size),
         training=params.read(TrainConfig, "checkpoints", path),
+        optimizer=params.read(OptimizerConfig, "optimizer", path),
         runtime=params.read(PlanRuntime, "runtime", path, part=True),
         tuning=params.read(TuneConfig, "tuned", path),
         conversations=_rows(path.parent / CONVERSATIONS),
@@ -110,6 +121,12 @@ def parameters(config: GPTConfig) -> dict[str, int]:
         "head": 0 if config.tied_embeddings else config.vocab_size * C,
         "norm": 2 * C,
     }
+
+
+def moment_bytes(plan: Plan) -> int:
+    """Bytes of the moments: two of each parameter, but one of a hidden matrix under Muon."""
+    n, hidden = sum(parameters(plan.model).values()), 12 * plan.model.n_layer * plan.model.n_embd**2
+    return 8 * n - (4 * hidden if plan.optimizer.kind == "muon" else 0)
 
 
 def activation_bytes(config: GPTConfig, tokens: int, width: int) -> int:
@@ -150,7 +167,7 @@ def memory(plan: Plan, micro_batch: int) -> dict[str, int]:
     return {
         "weights": 4 * n,
         "gradients": 4 * n,
-        "AdamW's moments": 8 * n,
+        "moments": moment_bytes(plan),
         # Made by autocast
         f"{plan.training.precision} copies": 2 * matmul_weights(config) if is_half else 0,
         "activations": activation_bytes(config, tokens, width),
@@ -179,7 +196,7 @@ def hours(plan: Plan, card: Card) -> float:
     """
     peak = peak_flops(card.device)
     assert peak, f"{card.device} has no peak in flops.py"
-    return plan.tokens * flops_per_token(plan.model) / (plan.devices * peak * plan.mfu) / 3600
+    return plan.flops / (plan.devices * peak * plan.mfu) / 3600
 
 
 def report(plan: Plan, shown: Sequence[Card]) -> list[str]:
@@ -199,13 +216,13 @@ def report(plan: Plan, shown: Sequence[Card]) -> list[str]:
         f"run         {training.steps:,} steps x {step_tokens:,} tokens "
         f"= {_millions(plan.tokens)} tokens",
         f"            {plan.tokens / n:.1f} tokens a parameter (Chinchilla's optimum: 20)",
-        f"FLOPs       {flops:.3g} a token ({matrices}), {plan.tokens * flops:.3g} in all",
+        f"FLOPs       {flops:.3g} a token ({matrices}), {plan.flops:.3g} in all",
         f"memory      {size(sum(needed.values()))} a device at micro-batch {plan.micro_batch}, "
         "without torch.compile, which needs less:",
         f"            {', '.join(parts[:3])},",
         f"            {', '.join(parts[3:])}",
-        f"disk        {size(12 * n)} a saved state, about 3 at once; {size(2 * plan.tokens)} of "
-        "shards to read no token twice",
+        f"disk        {size(4 * n + needed['moments'])} a saved state, about 3 at once; "
+        f"{size(2 * plan.tokens)} of shards to read no token twice",
         _tuning(plan),
         "",
         *table(plan, shown),

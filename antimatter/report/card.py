@@ -163,13 +163,17 @@ def _origin(run: RunRecord) -> str:
 def _training(run: RunRecord) -> Iterator[str]:
     summary, how = run.summary("checkpoints"), run.provenance["params"]
     adamw, schedule, power = how["optimizer"], how["schedule"], how["loss"]["rare_token_power"]
+    muon = ""
+    # Older weights were trained without the choice
+    if adamw.get("kind") == "muon":
+        muon = f"Muon, momentum {adamw['momentum']:g}, for the matrices of layers; otherwise "
     tokens = summary["tokens"]
     epochs = tokens / run.summary("shards")["train"]["tokens"]
     rows = {
         "tokens": f"{tokens:,}: the training text {epochs:.2f} times, "
         f"{tokens / summary['parameters']:.1f} per parameter",
         "steps": f"{summary['steps']:,} of {how['checkpoints']['batch_size']:,} sequences",
-        "optimizer": f"AdamW, betas {adamw['beta1']:g} and {adamw['beta2']:g}, weight decay "
+        "optimizer": f"{muon}AdamW, betas {adamw['beta1']:g} and {adamw['beta2']:g}, weight decay "
         f"{adamw['weight_decay']:g}, gradient norm at most {adamw['grad_clip']:g}",
         "learning rate": f"{adamw['learning_rate']:g} after {schedule['warmup_steps']:,} steps, "
         f"then {schedule['decay']} to {schedule['final_fraction']:g} of it; that of the token "

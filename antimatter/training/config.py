@@ -27,17 +27,19 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # The values of options that an earlier training did not have, by section: what it computed with
 EARLIER_VALUES: dict[str, dict[str, Any]] = {
     "model": model.EARLIER_VALUES,
-    "optimizer": {"embedding_rate": 1.0},
+    "optimizer": {"kind": "adamw", "embedding_rate": 1.0, "momentum": 0.95},
     "checkpoints": {"initial": "", "portable": False},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Section):
+    kind: Literal["adamw", "muon"]  # muon: of the matrices in the layers; adamw: of all else
     learning_rate: Positive  # the peak of the schedule
     embedding_rate: Positive  # of the token embedding, as a multiple of the others'
     beta1: BelowOne
     beta2: BelowOne
+    momentum: BelowOne  # of Muon
     epsilon: Positive
     weight_decay: NonNegative
     grad_clip: Positive  # largest global norm of the gradient

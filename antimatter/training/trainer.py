@@ -16,8 +16,7 @@ from antimatter.data.batches import Batch, Prefetcher
 from antimatter.errors import UserError
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance, sum_losses
-from antimatter.training import numerics, step
-from antimatter.training import optimizer as adamw
+from antimatter.training import numerics, optimizer, step
 from antimatter.training.checkpoint import Checkpoints
 from antimatter.training.config import Precision, TrainerConfig
 from antimatter.training.curves import Curves
@@ -117,7 +116,7 @@ class Trainer:
         numerics.set_deterministic(self.training.threads)
         numerics.tune_malloc()
         model.to(self.device).train().requires_grad_(True)
-        self.optimizer = adamw.build(model, config.optimizer)
+        self.optimizer = optimizer.build(model, config.optimizer)
         self.scaler = self.new_scaler()
         self.balance: RareTokenBalance | None = None
         if config.loss.rare_token_power:
@@ -198,7 +197,7 @@ class Trainer:
         """Sets the learning rate of the next step, and returns it."""
         factor = rate_factor(self.state.step + 1, self.training.steps, self.config.schedule)
         rate = self.config.optimizer.learning_rate * self.state.rate_scale * factor
-        adamw.set_learning_rate(self.optimizer, rate)
+        optimizer.set_learning_rate(self.optimizer, rate)
         return rate
 
     def compute_gradient(self, batch: Batch) -> Gradient:

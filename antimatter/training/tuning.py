@@ -120,10 +120,12 @@ def trainer_config(
     warmup = min(steps - 1, round(config.warmup_fraction * steps))
     rate = config.learning_rate * optimizer.learning_rate
     inherited = {
+        "optimizer": optimizer.kind,
         "peak of the pretraining": optimizer.learning_rate,
         "embedding_rate": optimizer.embedding_rate,
         "beta1": optimizer.beta1,
         "beta2": optimizer.beta2,
+        "momentum": optimizer.momentum,
         "epsilon": optimizer.epsilon,
         "grad_clip": optimizer.grad_clip,
         "precision": pretraining.precision,

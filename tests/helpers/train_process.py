@@ -51,8 +51,8 @@ CONFIG = TrainerConfig(
     ),
     loss=LossConfig(rare_token_power=0.0, rare_token_limit=3.0, rare_token_decay=0.9),
     optimizer=OptimizerConfig(
-        learning_rate=1e-2, embedding_rate=1.0, beta1=0.9, beta2=0.95, epsilon=1e-8,
-        weight_decay=0.1, grad_clip=1.0,
+        kind="adamw", learning_rate=1e-2, embedding_rate=1.0, beta1=0.9, beta2=0.95,
+        momentum=0.95, epsilon=1e-8, weight_decay=0.1, grad_clip=1.0,
     ),
     schedule=ScheduleConfig(warmup_steps=5, final_fraction=0.1, decay="cosine"),
     spikes=SpikeConfig(factor=3.0, window=10, rate_factor=0.5, max_backtracks=2),

@@ -196,7 +196,7 @@ def error_of(
 @pytest.mark.parametrize(
     ("stage", "old", "new", "error"),
     [
-        ("checkpoints", "optimizer:", "optimizer:\n  momentum: 0.9", r"optimizer\.momentum is not"),
+        ("checkpoints", "optimizer:", "optimizer:\n  nesterov: 0.9", r"optimizer\.nesterov is not"),
         ("checkpoints", "grad_clip: 1.0", "grad_clip: high", r"optimizer\.grad_clip .* got 'high'"),
         ("checkpoints", "beta2: 0.999", "beta2: 1.5", r"optimizer\.beta2 .* got 1\.5"),
         ("raw", "source: embedded", "source: web", r"raw\.source must be one of .* got 'web'"),

@@ -85,7 +85,7 @@ def test_activations_are_what_autograd_keeps(
 def test_memory_of_weights_and_optimizer_is_16_bytes_a_parameter(preset: plan.Plan) -> None:
     parts = plan.memory(preset, 1)
     n = sum(plan.parameters(preset.model).values())
-    assert parts["weights"] + parts["gradients"] + parts["AdamW's moments"] == 16 * n
+    assert parts["weights"] + parts["gradients"] + parts["moments"] == 16 * n
     # All but biases, norms and positions
     assert parts["bf16 copies"] == 2 * (n - 24 * 13 * 1024 - 2048 * 1024 - 2048)
 

@@ -52,6 +52,10 @@ def variants() -> dict[str, tuple[dict[str, object], TrainerConfig]]:
             {"dropout": 0.0, "n_embd": 128, "block_size": 64},
             replace(config, training=replace(config.training, steps=10, threads=2)),
         ),
+        "muon": (
+            {"dropout": 0.0},
+            replace(config, optimizer=replace(config.optimizer, kind="muon")),
+        ),
     }
 
 

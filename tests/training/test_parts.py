@@ -19,10 +19,12 @@ from antimatter.training.schedule import ScheduleConfig, rate_factor
 from antimatter.training.spikes import SpikeConfig, is_spike
 
 OPTIMIZER = OptimizerConfig(
+    kind="adamw",
     learning_rate=0.1,
     embedding_rate=1.0,
     beta1=0.9,
     beta2=0.95,
+    momentum=0.95,
     epsilon=1e-8,
     weight_decay=0.1,
     grad_clip=1.0,
