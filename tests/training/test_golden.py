@@ -3,93 +3,29 @@ them as they are, to the bit.
 
 They belong to one kind of machine. On another kind float32 sums have another order, which 30 steps
 at a high learning rate amplify, so there the losses must agree within 2%. After a change that must
-change results, or to add a kind of machine: python tests/training/test_golden.py
+change results, or to add a kind of machine: PYTHONPATH=.:tests python -m helpers.golden, with
+`--device cuda` for a GPU.
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from helpers import train_process
+from helpers.golden import GOLDEN, golden, is_comparable, machine, variants
 
-from antimatter import files
-from antimatter.training import numerics
-from antimatter.training.config import TrainerConfig
-
-GOLDEN = Path("tests/golden/losses.json")
-STEPS = 30
-
-
-def variants() -> dict[str, tuple[dict[str, object], TrainerConfig]]:
-    """The trainings: changes of the model, and the configuration."""
-    config = replace(
-        train_process.CONFIG,
-        training=replace(train_process.CONFIG.training, steps=STEPS, log_every=1),
-    )
-    return {
-        "plain": ({"dropout": 0.0}, config),
-        "dropout, untied head": ({"dropout": 0.1, "tied_embeddings": False}, config),
-        "rare-token balance": (
-            {"dropout": 0.0},
-            replace(config, loss=replace(config.loss, rare_token_power=0.5)),
-        ),
-        "one micro-batch": (
-            {"dropout": 0.0},
-            replace(config, runtime=replace(config.runtime, micro_batch=8)),
-        ),
-    }
-
-
-def machine() -> str:
-    kind, _ = numerics.describe_hardware("cpu", "fp32")
-    return f"torch {torch.__version__.split('+')[0]}, {kind}"
-
-
-def golden(name: str, folder: Path) -> dict[str, Any]:
-    """Loss and gradient norm of each step and the validation losses, to six digits, and a digest of
-    all bits of the weights.
-    """
-    random = np.random.default_rng(0)
-    tokens = np.zeros(3000, dtype=np.uint16)
-    for i in range(1, len(tokens)):
-        tokens[i] = (tokens[i - 1] * 5 + 3) % 64 if random.random() < 0.9 else random.integers(64)
-    # One token is frequent, the others are rare
-    np.save(folder / "tokens.npy", np.where(tokens < 32, tokens, 7))
-    change, config = variants()[name]
-    shape = replace(train_process.SHAPE, **change)  # type: ignore[arg-type]
-    train_process.run(folder / "tokens.npy", folder / "run", config, shape=shape)
-    rows = [
-        np.loadtxt(folder / "run" / file, delimiter=",", skiprows=1)
-        for file in ("training.csv", "validation.csv")
-    ]
-    columns = {"losses": rows[0][:, 1], "norms": rows[0][:, 3], "validation": rows[1][:, 1]}
-    return {
-        **{name: column.tolist() for name, column in columns.items()},
-        "weights": files.sha256(folder / "run/final.safetensors"),
-    }
+from antimatter.model import devices
 
 
 @pytest.mark.usefixtures("torch_as_before")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", variants())
-def test_the_losses_are_golden(tmp_path: Path, name: str) -> None:
-    recorded, result = json.loads(GOLDEN.read_text()), golden(name, tmp_path)
+def test_the_losses_are_golden(tmp_path: Path, name: str, device: str) -> None:
+    if device == "cuda" and not devices.has_gpu():
+        pytest.skip("no GPU")
+    recorded, result = json.loads(GOLDEN.read_text()), golden(name, tmp_path, device)
     assert len(recorded) > 0
     for kind, runs in recorded.items():
-        for curve in ("losses", "validation"):
+        for curve in ("losses", "validation") if is_comparable(name, kind, device) else ():
             assert result[curve] == pytest.approx(runs[name][curve], rel=0.02), kind
-    if machine() in recorded:
-        assert result == recorded[machine()][name]
-
-
-if __name__ == "__main__":
-    import tempfile
-
-    written = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
-    for name in variants():
-        with tempfile.TemporaryDirectory() as folder:
-            written.setdefault(machine(), {})[name] = golden(name, Path(folder))
-    files.write_text(GOLDEN, json.dumps(written, indent=1) + "\n")
+    if machine(device) in recorded:
+        assert result == recorded[machine(device)][name]
