@@ -61,7 +61,7 @@ def _softmax_gradient_by_blocks(
 ) -> tuple[Tensor, Tensor]:
     """The same, a block of rows at a time: each operation finds the block in the cache."""
     target_logits = logits.gather(1, targets)
-    minus_one = torch.full(targets.shape, -1.0)
+    minus_one = torch.full(targets.shape, -1.0, device=logits.device)
     largest, largest_p = [], []  # each (rows, 1)
     rows = max(1, BLOCK // logits.shape[1])
     for start in range(0, len(logits), rows):
