@@ -5,6 +5,10 @@ the peak, memory.
     python benchmarks/train_step.py --nanogpt path/to/nanoGPT/model.py
     python benchmarks/train_step.py --nanogpt path/to/nanoGPT/model.py --device cuda
     python benchmarks/train_step.py --levers
+    # Where the time of a step on this CPU goes
+    python benchmarks/train_step.py --profile
+    # The shape, micro-batch and precision of a preset
+    python benchmarks/train_step.py --preset presets/300m.yaml --device cuda
 
 Each contender has its own process, so that allocators and compilers do not affect each other. Only
 one computes at a time: a round is one step of each. nanoGPT runs its recipe: on a CPU float32 and
@@ -13,7 +17,7 @@ clipping at 1.0.
 
 The step is forward, backward, clip and AdamW on a batch in memory. The peak is on a CPU that of a
 product of two 2048 x 2048 matrices in the contender's type, measured in its process beforehand; on
-a GPU the dense bf16 of the data sheet. FLOPs are those of antimatter/model/flops.py for both.
+a GPU the dense bf16 of the data sheet. FLOPs are those of antimatter/model/flops.py.
 """
 
 import argparse
@@ -21,8 +25,11 @@ import importlib.util
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,9 +37,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from antimatter import params
 from antimatter.data.batches import Batch
 from antimatter.model import gpt, loss
-from antimatter.model.config import GPTConfig, LossConfig
+from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, peak_flops
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance
@@ -65,6 +73,20 @@ OPTIMIZER = OptimizerConfig(
     grad_clip=1.0,
 )
 WARM_UP = 6
+LEVERS = {
+    "cpu": ["memory given back", "SDPA's attention", "torch.compile"],
+    "cuda": ["eager", "vocabulary not padded"],
+}
+# The kinds of operations in --profile, by the end of their name in PyTorch; copies are casts and
+# changes of the layout
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm"),
+    "softmax": ("_softmax", "_softmax_backward_data", "amax"),
+    "casts and copies": ("copy_", "cat", "stack"),
+    "norms": ("native_layer_norm", "native_layer_norm_backward"),
+    "Leaky ReLU": ("leaky_relu", "leaky_relu_", "leaky_relu_backward"),
+    "sums of gradients, residuals": ("sum", "add", "add_", "mul"),
+}
 Step = Callable[[], None]
 Contenders = dict[str, tuple[Callable[..., Step], torch.dtype]]
 
@@ -166,7 +188,7 @@ def nanogpt(
 def contender(
     pipe: Connection,
     make: Callable[..., Step],
-    shape: str,
+    config: GPTConfig,
     device_name: str,
     batch_size: int,
     micro_batch: int,
@@ -176,10 +198,7 @@ def contender(
     """The process of a contender. It makes a step for each message and answers with its seconds."""
     torch.set_num_threads(threads)
     device = torch.device(device_name)
-    config = SHAPES[shape]
-    random = torch.Generator().manual_seed(0)
-    both = torch.randint(config.vocab_size, (2, batch_size, config.block_size), generator=random)
-    batch = Batch(*both.to(device))
+    batch = random_batch(config, batch_size, device)
     is_gpu = device.type == "cuda"
     wait = torch.cuda.synchronize if is_gpu else lambda: None
     pipe.send(peak_flops(torch.cuda.get_device_name(device)) if is_gpu else product(dtype))
@@ -194,6 +213,12 @@ def contender(
         pipe.send(torch.cuda.max_memory_allocated())
     else:
         pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def random_batch(config: GPTConfig, size: int, device: torch.device) -> Batch:
+    random = torch.Generator().manual_seed(0)
+    both = torch.randint(config.vocab_size, (2, size, config.block_size), generator=random)
+    return Batch(*both.to(device))
 
 
 def product(dtype: torch.dtype, n: int = 2048) -> float:
@@ -214,30 +239,60 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=SHAPES, help="default: nano on a CPU, 300m on a GPU")
-    parser.add_argument("--batch", type=int, default=16, help="sequences in a step")
-    parser.add_argument("--micro-batch", type=int, default=16)
+    parser.add_argument("--preset", type=Path, help="a params.yaml, in place of --shape")
+    parser.add_argument("--batch", type=int, help="sequences in a step; default: 16")
+    parser.add_argument("--micro-batch", type=int, help="default: 16")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--levers", action="store_true")
+    parser.add_argument("--levers", nargs="*", metavar="NAME", help="default: all")
+    parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
-    is_gpu = arguments.device == "cuda"
-    shape = arguments.shape or ("300m" if is_gpu else "nano")
-    contenders = choose(arguments.nanogpt, arguments.levers, is_gpu)
-    if is_gpu and len(contenders) > 2:
+    device = arguments.device
+    shape = arguments.shape or ("300m" if device == "cuda" else "nano")
+    config, batch_size, micro_batch = SHAPES[shape], 16, 16
+    contenders = choose(arguments.nanogpt, arguments.levers, device)
+    if arguments.preset:
+        config, batch_size, micro_batch, contenders = of_preset(arguments.preset, device)
+    arguments.batch = arguments.batch or batch_size
+    arguments.micro_batch = arguments.micro_batch or micro_batch
+    if arguments.profile:
+        profile(config, arguments)
+    elif device == "cuda" and len(contenders) > 2:
         # One GPU does not hold all of them at a time
         for name in list(contenders)[1:]:
             pair = {"antimatter": contenders["antimatter"], name: contenders[name]}
-            race(pair, shape, arguments)
+            race(pair, config, arguments)
     else:
-        race(contenders, shape, arguments)
+        race(contenders, config, arguments)
 
 
-def choose(path: Path | None, levers: bool, is_gpu: bool) -> Contenders:
+def of_preset(path: Path, device: str) -> tuple[GPTConfig, int, int, Contenders]:
+    """Shape, batch, micro-batch and way to compute of a params.yaml.
+
+    The batch is four micro-batches at most, so that a step takes seconds.
+    """
+    values = params.load(path)
+    model = params.read(ModelConfig, "model", path)
+    config = GPTConfig(**asdict(model), vocab_size=values["tokenizer"]["vocab_size"])
+    training, micro_batch = values["checkpoints"], values["runtime"]["micro_batch"]
+    precision = numerics.native_precision(torch.device(device), training["precision"])
+    lever = ""
+    if training["compile"] != (device == "cuda"):
+        lever = "torch.compile" if training["compile"] else "eager"
+    step = partial(ours, precision=precision, lever=lever)
+    dtype = numerics.DTYPES.get(precision, torch.float32)
+    batch_size = min(training["batch_size"], 4 * micro_batch)
+    return config, batch_size, micro_batch, {"antimatter": (step, dtype)}
+
+
+def choose(path: Path | None, levers: list[str] | None, device: str) -> Contenders:
     """The steps to compare, by name. Each with the type of its matrix products.
 
     Args:
         path: nanoGPT's model.py.
+        levers: the names of those to measure; empty: all; None: none.
     """
+    is_gpu = device == "cuda"
     bf16, fp32 = torch.bfloat16, torch.float32
     contenders: Contenders = {"antimatter": (ours, bf16)}
     if path:
@@ -245,28 +300,27 @@ def choose(path: Path | None, levers: bool, is_gpu: bool) -> Contenders:
         contenders["nanoGPT"] = (peer, bf16 if is_gpu else fp32)
         if not is_gpu:
             contenders["nanoGPT, malloc tuned"] = (partial(peer, keep=True), fp32)
-    if levers:
-        names = ["whole logits", "rare-token balance", "without determinism"]
-        if is_gpu:
-            names += ["eager", "vocabulary not padded"]
-        else:
-            names += ["memory given back", "SDPA's attention", "torch.compile"]
-        contenders |= {name: (partial(ours, lever=name), bf16) for name in names}
-        contenders["float32"] = (partial(ours, precision="fp32"), fp32)
-        # Most CPUs emulate fp16, a thousand times slower
-        if is_gpu:
-            contenders["fp16"] = (partial(ours, precision="fp16"), torch.float16)
-    return contenders
+    if levers is None:
+        return contenders
+    names = ["whole logits", "rare-token balance", "without determinism", *LEVERS[device]]
+    known: Contenders = {name: (partial(ours, lever=name), bf16) for name in names}
+    known["float32"] = (partial(ours, precision="fp32"), fp32)
+    # Most CPUs emulate fp16, a thousand times slower
+    if is_gpu:
+        known["fp16"] = (partial(ours, precision="fp16"), torch.float16)
+    if unknown := set(levers) - set(known):
+        sys.exit(f"--levers: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return contenders | {name: known[name] for name in levers or known}
 
 
-def race(contenders: Contenders, shape: str, arguments: argparse.Namespace) -> None:
+def race(contenders: Contenders, config: GPTConfig, arguments: argparse.Namespace) -> None:
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     peaks: dict[str, float | None] = {}
     for name, (make, dtype) in contenders.items():
         pipes[name], theirs = context.Pipe()
         sizes = (arguments.batch, arguments.micro_batch, arguments.threads)
-        values = (theirs, make, shape, arguments.device, *sizes, dtype)
+        values = (theirs, make, config, arguments.device, *sizes, dtype)
         context.Process(target=contender, args=values, daemon=True).start()
         theirs.close()
         peaks[name] = pipes[name].recv()
@@ -279,17 +333,16 @@ def race(contenders: Contenders, shape: str, arguments: argparse.Namespace) -> N
     for name, pipe in pipes.items():
         pipe.send(False)
         memory[name] = pipe.recv()
-    report(shape, arguments.batch, seconds, peaks, memory)
+    report(config, arguments.batch, seconds, peaks, memory)
 
 
 def report(
-    shape: str,
+    config: GPTConfig,
     batch_size: int,
     seconds: dict[str, list[float]],
     peaks: dict[str, float | None],
     memory: dict[str, int],
 ) -> None:
-    config = SHAPES[shape]
     tokens = batch_size * config.block_size
     print(
         f"{'':24}{'ms a step':>10}{'tokens/s':>10}{'of peak':>9}{'peak GFLOP/s':>14}{'memory':>10}"
@@ -305,6 +358,46 @@ def report(
             f"{name:24}{1e3 * median:10.1f}{tokens / median:10,.0f}{share:9.0%}"
             f"{(peak or 0) / 1e9:14,.0f}{memory[name] / 1e9:7.2f} GB{times[0]:7.1f}s{ratio:10.2f} x"
         )
+
+
+def profile(config: GPTConfig, arguments: argparse.Namespace) -> None:
+    """Prints the milliseconds of a step by kind of operation, on a CPU."""
+    torch.set_num_threads(arguments.threads)
+    peak, rounds = product(torch.bfloat16), arguments.rounds
+    batch = random_batch(config, arguments.batch, torch.device("cpu"))
+    step = ours(config, batch, arguments.micro_batch)
+    for _ in range(WARM_UP):
+        step()
+    with torch.profiler.profile() as profiler:
+        for _ in range(rounds):
+            step()
+    spent: Counter[str] = Counter()
+    for event in profiler.events():
+        spent[kind(event)] += event.self_cpu_time_total / 1e3 / rounds
+    total = sum(spent.values())
+    for name, milliseconds in spent.most_common():
+        print(f"{name:40}{milliseconds:9.1f} ms{milliseconds / total:7.1%}")
+    flops = batch.inputs.numel() * flops_per_token(config)
+    products = sum(time for name, time in spent.items() if "matrix products" in name)
+    print(f"{'total':40}{total:9.1f} ms, with the overhead of the profiler")
+    print(
+        f"matrix products {products / total:.0%} of it, at {flops / products / 1e6:,.0f} GFLOP/s; "
+        f"a plain one {peak / 1e9:,.0f}"
+    )
+
+
+def kind(event: "torch.autograd.profiler_util.FunctionEvent") -> str:
+    """What an operation belongs to."""
+    names, outer = [], event
+    while outer is not None:
+        names.append(outer.name)
+        outer = outer.cpu_parent
+    if any("Optimizer" in name or "_foreach" in name for name in names):
+        return "optimizer and clipping"
+    operation = event.name.removeprefix("aten::")
+    found = next((kind for kind, members in KINDS.items() if operation in members), "other")
+    is_head = any("_HeadAndLoss" in name for name in names)
+    return f"head and loss: {found}" if is_head else found
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from antimatter.model.gpt import GPT
 
 # Logits in memory at once: as many as a CPU's cache holds, or enough rows to keep a GPU busy
 LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
+# Logits of which a CPU computes losses and gradient at once: their float32 values and
+# probabilities are what the caches of two cores hold
+BLOCK = 1 << 19
 # The head is padded to a multiple of it: a GPU multiplies by 50,304 columns faster than by 50,257
 ALIGNED = 128
 
@@ -39,19 +42,44 @@ def softmax_gradient(
         weights: (N, 1), or None for 1.
 
     Returns:
-        Losses, (N,) float32, and the gradient, (N, V) in the type of the logits.
+        Losses, (N,) float32, and the gradient, (N, V) in the type of the logits; on a CPU in their
+        place.
     """
+    if not logits.is_cuda:
+        return _softmax_gradient_by_blocks(logits, targets, weights)
     # In bf16 the sum over V terms would keep three digits only
     p = logits.softmax(-1, dtype=torch.float32)
+    largest, largest_p = logits.amax(-1, keepdim=True), p.amax(-1, keepdim=True)
+    losses = _losses(largest, largest_p, logits.gather(1, targets))
+    # A deterministic scatter sorts its indices; a comparison is one more fused operation
+    gradient = p - (torch.arange(p.shape[1], device=p.device) == targets)
+    return losses, (gradient if weights is None else gradient.mul_(weights)).to(logits.dtype)
+
+
+def _softmax_gradient_by_blocks(
+    logits: Tensor, targets: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same, a block of rows at a time: each operation finds the block in the cache."""
+    target_logits = logits.gather(1, targets)
+    minus_one = torch.full(targets.shape, -1.0, device=logits.device)
+    largest, largest_p = [], []  # each (rows, 1)
+    rows = max(1, BLOCK // logits.shape[1])
+    for start in range(0, len(logits), rows):
+        block = logits[start : start + rows]
+        values = block.float()
+        p = values.softmax(-1)
+        largest.append(values.amax(-1, keepdim=True))
+        largest_p.append(p.amax(-1, keepdim=True))
+        p.scatter_add_(1, targets[start : start + rows], minus_one[start : start + rows])
+        block.copy_(p if weights is None else p.mul_(weights[start : start + rows]))
+    return _losses(torch.cat(largest), torch.cat(largest_p), target_logits), logits
+
+
+def _losses(largest: Tensor, largest_p: Tensor, of_targets: Tensor) -> Tensor:
+    """Of logits, their softmax and those of the targets, each (N, 1) -> (N,)."""
     # log(sum(exp(logits))) by way of the largest p: it is at least 1 / V, so its log is exact
-    log_sum = logits.amax(-1, keepdim=True).float() - p.amax(-1, keepdim=True).log()
-    losses = log_sum - logits.gather(1, targets).float()  # (N, 1)
-    # On a GPU a deterministic scatter sorts its indices; a comparison is one more fused operation
-    if p.is_cuda:
-        gradient = p - (torch.arange(p.shape[1], device=p.device) == targets)
-    else:
-        gradient = p.scatter_add_(1, targets, p.new_full(targets.shape, -1.0))
-    return losses[:, 0], (gradient if weights is None else gradient.mul_(weights)).to(logits.dtype)
+    log_sum = largest.float() - largest_p.log()
+    return (log_sum - of_targets.float())[:, 0]
 
 
 class _HeadAndLoss(torch.autograd.Function):

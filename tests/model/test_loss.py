@@ -19,10 +19,15 @@ from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance, frequency_bins, linear_cross_entropy, sum_losses
 
 
-@pytest.fixture(params=[64, 1 << 22], ids=["many chunks", "one chunk"])
+@pytest.fixture(
+    params=[(64, 1 << 19), (1 << 22, 1 << 19), (1 << 22, 400)],
+    ids=["many chunks", "one chunk", "many blocks"],
+)
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    # With 64 a chunk is three rows of 21 logits
-    monkeypatch.setitem(loss.LOGITS, "cpu", request.param)
+    # With 64 a chunk is three rows of 21 logits; with 400 a block is three rows of 128
+    chunk, block = request.param
+    monkeypatch.setitem(loss.LOGITS, "cpu", chunk)
+    monkeypatch.setattr(loss, "BLOCK", block)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
