@@ -253,9 +253,8 @@ def table(plan: Plan, shown: Sequence[Card]) -> list[str]:
     remarks = [_remark(plan, card) for card in shown]
     rows = [_row(plan, card, not remark) for card, remark in zip(shown, remarks, strict=True)]
     top, *lines = text.table([header, *rows], right=range(1, len(header)))
-    source = "of this project" if plan.mfu is None else "of --mfu"
     return [
-        f"On {text.plural(plan.devices, 'GPU')}, at the MFU that is named, an assumption {source}:",
+        f"On {text.plural(plan.devices, 'GPU')}, at the MFU of each line, which is assumed:",
         top,
         *(f"{line}  {remark}".rstrip() for line, remark in zip(lines, remarks, strict=True)),
         "micro-batch: runtime.micro_batch, or the largest power of two that fits, or none.",
