@@ -80,11 +80,12 @@ def _losses(compared: "list[Preset]") -> dict[str, tuple[str, str]]:
     for preset in compared:
         if law and (one := law.of(preset.plan)):
             bits = f"{one.bits_per_byte.median:.2f}"
-            losses[preset.name] = bits, one.perplexity.text(".0f")
+            low, high = one.perplexity.low, one.perplexity.high
+            losses[preset.name] = bits, f"{one.perplexity.median:,.0f} ({low:,.0f}-{high:,.0f})"
         path = PRESETS / f"{preset.name}.yaml"
         is_run = params.PARAMS.is_file() and path.read_bytes() == params.PARAMS.read_bytes()
         if is_run and SUMMARY.is_file():
             summary = files.read_json(SUMMARY)
             bits = f"{summary['bits_per_byte']:.2f}"
-            losses[preset.name] = bits, f"{summary['perplexity']:.0f} (measured)"
+            losses[preset.name] = bits, f"{summary['perplexity']:,.0f} measured"
     return losses

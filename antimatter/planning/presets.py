@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import wrap
 
 from antimatter import text
 from antimatter.errors import UserError
@@ -18,7 +19,7 @@ USUAL = ("T4", "RTX 4090", "H100")
 CPU = 0.3e12
 LONGEST = 48 * 3600  # seconds that somebody may let a CPU run
 HEADER = (
-    *("preset", "params", "tokens", "bits/byte", "perplexity", "on"),
+    *("preset", "params", "tokens", "bits", "perplexity", "on"),
     *("batch", "memory", "training", "tuning", "US$"),
 )
 LEFT = ("preset", "perplexity", "on")
@@ -86,7 +87,8 @@ def _on_gpus(preset: Preset, card: Card, devices: int) -> list[str]:
     training = plan.seconds(shared, card, shared.tokens)
     tuning = plan.seconds(shared, card, _tuning_tokens(preset))
     cost = (training + tuning) / 3600 * devices * card.price
-    return [name, str(batch), needed, duration(training), duration(tuning), f"{cost:,.2f}"]
+    money = f"{cost:,.2f}" if cost < 1000 else f"{cost:,.0f}"
+    return [name, str(batch), needed, duration(training), duration(tuning), money]
 
 
 def _on_cpu(preset: Preset) -> list[str]:
@@ -106,10 +108,13 @@ def _tuning_tokens(preset: Preset) -> float:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min` or `9.5 h`."""
+    """`45 s`, `12 min`, `9.5 h` or `127 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def _data_seconds(preset: Preset) -> float:
@@ -121,7 +126,7 @@ def _legend(presets: Sequence[Preset], cards: Sequence[tuple[Card, int]]) -> lis
     shown = list(dict.fromkeys(card for card, _ in cards))
     given = presets[0].plan.mfu
     shares = ", ".join(f"{card.name} {100 * card.mfu:.0f}%" for card in shown)
-    mfu = f"an assumption: {shares}, less below {plan.WIDE} channels" if given is None else "--mfu"
+    assumed = f"an assumption: {shares}; less below {plan.WIDE} channels"
     on_cpu = [one for one in presets if _cpu_seconds(one, one.plan.tokens) < LONGEST]
     speeds = [f"{one.name} {CPU / flops_per_token(one.plan.model):,.0f}" for one in on_cpu]
     home = budget.HOME
@@ -129,13 +134,15 @@ def _legend(presets: Sequence[Preset], cards: Sequence[tuple[Card, int]]) -> lis
         f"{one.name} {duration(_data_seconds(one))}" for one in presets if one.reads.raw_bytes
     ]
     notes = {
-        "perplexity": "median (90%) of the ladder's law, for text like its own; per token of the"
-        " vocabulary",
+        "bits": "per byte of text, and perplexity, per token of the vocabulary: median (90%) of the"
+        " ladder's law, for text like its own",
         "batch": "the micro-batch that fits; no share: the devices do not divide the batch",
-        "MFU": mfu if given is None else f"{100 * given:.3g}%, {mfu}",
+        "MFU": assumed if given is None else f"{100 * given:.3g}%, of --mfu",
         "CPU": f"{CPU / 1e12:g} TFLOP/s (four cores with AVX2); tokens/s: {', '.join(speeds)}",
-        "data": f"besides, on {home.cores} cores at {home.network:g} MB/s: {', '.join(before)}",
-        "besides": "installation, validation, evaluation, answers, export",
+        "data": f"not included; {home.cores} cores, {home.network:g} MB/s: {', '.join(before)}",
+        "others": "not included: installation, validation, evaluation, answers, export",
     }
-    lines = [f"{name:<12}{note}" for name, note in notes.items()]
-    return [*lines, *([f"{'prices':<12}{PRICED}"] if set(shown) <= set(CARDS) else [])]
+    if set(shown) <= set(CARDS):
+        notes["prices"] = PRICED
+    texts = [f"{name:<9}{note}" for name, note in notes.items()]
+    return [line for one in texts for line in wrap(one, 100, subsequent_indent=" " * 9)]

@@ -177,6 +177,18 @@ def test_the_table_has_each_preset_on_each_gpu(
     assert "T4 20%, H100 40%, RTX 4090 40%" in output and "0.3 TFLOP/s" in output
 
 
+@pytest.mark.parametrize("options", [["--price", "100"], ["--mfu", "0.001"], []])
+def test_the_table_of_every_gpu_fits_a_terminal(
+    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    every = ",".join(card.name for card in gpus.CARDS)
+    assert cli.main(["plan", "--gpu", every, "--devices", "4", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.startswith("prices ") for line in lines) == ("--price" not in options)
+
+
 def test_by_default_the_table_has_the_two_t4_of_kaggle(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
