@@ -196,6 +196,6 @@ def test_presets_have_the_same_keys() -> None:
 
     default = params.load(Path("params.yaml"))
     presets = sorted(Path("presets").glob("*.yaml"))
-    assert {"300m", "nano"} <= {path.stem for path in presets}
+    assert {"10m", "125m", "300m", "kaggle", "nano"} <= {path.stem for path in presets}
     for preset in presets:
         assert keys(params.load(preset)) == keys(default), preset

@@ -180,18 +180,29 @@ def load_tokenizer(arguments: argparse.Namespace) -> "Tokenizer":
     return Tokenizer.load(tokenizer_file(arguments, arguments.checkpoint))
 
 
-def add_gpus(group: "argparse._ActionsContainer") -> None:
-    """The GPUs for which a run is planned."""
+def add_gpus(group: "argparse._ActionsContainer", mfu: float | None = None) -> None:
+    """The GPUs for which a run is planned.
+
+    Args:
+        mfu: the default of --mfu; None: an assumption for each GPU.
+    """
     group.add_argument(
         "--devices", type=integer(1), default=1, help="GPUs that share the batch (default: 1)"
     )
+    default = "an assumption for each GPU" if mfu is None else f"{mfu:g}"
     group.add_argument(
         "--mfu",
         type=number("(0, 1]"),
-        default=0.4,
-        help="share of the GPU's peak that the training reaches (default: 0.4)",
+        default=mfu,
+        help=f"share of the GPU's peak that the training reaches (default: {default})",
     )
-    group.add_argument("--gpu", help="show only this one")
+    group.add_argument(
+        "--gpu",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="show only this one; may be repeated, or name several with commas",
+    )
     group.add_argument(
         "--price", type=float, help="US$ per GPU-hour of your provider, for all GPUs"
     )

@@ -11,9 +11,13 @@ from antimatter.errors import UserError
 
 def add_parser(commands: Commands) -> None:
     command = commands.add_parser(
-        "preset", help="replace params.yaml by a preset, and show the difference"
+        "preset", help="list the presets, or replace params.yaml by one and show the difference"
     )
-    command.add_argument("name", help=f"the name of a file in {PRESETS}/, without .yaml")
+    command.add_argument(
+        "name",
+        nargs="?",
+        help=f"the name of a file in {PRESETS}/, without .yaml; without it, all are listed",
+    )
     command.add_argument(
         "--force",
         action="store_true",
@@ -27,6 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     from antimatter import files, params
 
+    if arguments.name is None:
+        sys.stdout.writelines(f"{line}\n" for line in _list())
+        return
     names = sorted(path.stem for path in _presets())
     if arguments.name not in names:
         known = ", ".join(names) or f"none ({PRESETS}/ is empty or missing)"
@@ -66,11 +73,35 @@ def _presets() -> list[Path]:
         raise UserError(f"{PRESETS}/ is not readable ({error.strerror}): {fix}") from None
 
 
+def _list() -> list[str]:
+    """A line for each preset, with what its first comment says that it is for. The one that
+    params.yaml equals has a star.
+    """
+    from antimatter import params
+
+    paths = sorted(_presets())
+    if not paths:
+        raise UserError(f"{PRESETS}/ has no preset: run from the root of the repository")
+    # A damaged file equals no other
+    current = _text(params.PARAMS) if params.PARAMS.is_file() else None
+    width = max(len(path.stem) for path in paths)
+    lines = []
+    for path in paths:
+        first = _text(path).partition("\n")[0]
+        purpose = first.removeprefix("#").strip() if first.startswith("#") else ""
+        mark = "*" if _text(path) == current else " "
+        lines.append(f"{mark} {path.stem:<{width}}  {purpose}".rstrip())
+    return [*lines, "", "antimatter preset NAME replaces params.yaml; * is there now."]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _is_saved(text: str) -> bool:
     """Whether this params.yaml is that of the last commit, or a preset."""
     from antimatter import params
     from antimatter.repository import git
 
     # A damaged one equals no params.yaml
-    presets = [path.read_text(encoding="utf-8", errors="replace") for path in _presets()]
-    return text in presets or text == git.query("show", f"HEAD:./{params.PARAMS}")
+    return text in map(_text, _presets()) or text == git.query("show", f"HEAD:./{params.PARAMS}")

@@ -22,6 +22,12 @@ CONVERSATIONS = Path("data/conversations/index.json")
 # The share of a device's memory that is usable. The rest is for the CUDA context, fragmentation,
 # and the gradients that backward passes from layer to layer
 USABLE = 0.92
+# Channels from which on a GPU's matrix products are large enough for the MFU of gpus.CARDS; below,
+# the assumed MFU falls in proportion to the width
+WIDE = 768
+# Seconds of a pass forward and backward in a layer that no GPU goes below: about 100 kernels, which
+# Python starts one by one
+LAUNCH = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +53,13 @@ class Plan:
     tuning: TuneConfig
     conversations: int | None  # rows to tune on; None if the stage `conversations` has not run
     devices: int
-    mfu: float  # assumed: the share of a GPU's peak that the training reaches
+    # Assumed: the share of a GPU's peak that the training reaches; None: that of gpus.CARDS
+    mfu: float | None
 
     def __post_init__(self) -> None:
         if self.devices < 1:
             raise UserError(f"--devices must be at least 1, got {self.devices}")
-        if not 0 < self.mfu <= 1:
+        if self.mfu is not None and not 0 < self.mfu <= 1:
             raise UserError(f"--mfu must lie in (0, 1], got {self.mfu:g}: 0.4 is 40% of the peak")
         batch = self.training.batch_size
         if batch % self.devices:
@@ -80,17 +87,17 @@ class Plan:
         """The tokens of the whole run."""
         return self.training.steps * self.training.batch_size * self.model.block_size
 
-    @property
-    def flops(self) -> int:
-        """The FLOPs of the whole run, over all devices."""
-        flops = self.tokens * flops_per_token(self.model)
+    def flops(self, tokens: float) -> float:
+        """The FLOPs of steps of the pretraining with that many tokens, over all devices."""
+        flops = tokens * flops_per_token(self.model)
         if self.optimizer.kind == "muon":
             # Each device updates all matrices
-            flops += self.training.steps * self.devices * muon_flops(self.model)
+            steps = tokens / (self.training.batch_size * self.model.block_size)
+            flops += steps * self.devices * muon_flops(self.model)
         return flops
 
 
-def read(path: Path, devices: int, mfu: float) -> Plan:
+def read(path: Path, devices: int, mfu: float | None) -> Plan:
     """The plan of a params.yaml. Raises UserError if one of the arguments is wrong."""
     vocab_size = params.read(TokenizerConfig, "tokenizer", path).vocab_size
     return Plan(
@@ -189,14 +196,30 @@ def fitting(plan: Plan, card: Card) -> int | None:
     return None
 
 
-def hours(plan: Plan, card: Card) -> float:
-    """Hours of training alone, without validation and saving.
+def mfu(plan: Plan, card: Card) -> float:
+    """The share of its peak that a card is assumed to reach."""
+    return card.mfu * min(1.0, plan.model.n_embd / WIDE) if plan.mfu is None else plan.mfu
 
-    More GPUs divide the hours, and do not change the price as long as they reach the same MFU.
+
+def seconds(plan: Plan, card: Card, tokens: float) -> float:
+    """Seconds of training on that many tokens alone, without validation and saving.
+
+    More GPUs divide them, and do not change the price as long as they reach the same MFU.
     """
     peak = peak_flops(card.device)
     assert peak, f"{card.device} has no peak in flops.py"
-    return plan.flops / (plan.devices * peak * plan.mfu) / 3600
+    model = plan.model
+    arithmetic = plan.flops(tokens) / (plan.devices * peak * mfu(plan, card))
+    batch = fitting(plan, card)
+    if plan.mfu is not None or batch is None:
+        return arithmetic
+    passes = tokens / (plan.devices * batch * model.block_size)
+    return max(arithmetic, passes * model.n_layer * LAUNCH)
+
+
+def hours(plan: Plan, card: Card) -> float:
+    """Hours of the pretraining, as seconds() has them."""
+    return seconds(plan, card, plan.tokens) / 3600
 
 
 def report(plan: Plan, shown: Sequence[Card]) -> list[str]:
@@ -216,7 +239,7 @@ def report(plan: Plan, shown: Sequence[Card]) -> list[str]:
         f"run         {training.steps:,} steps x {step_tokens:,} tokens "
         f"= {_millions(plan.tokens)} tokens",
         f"            {plan.tokens / n:.1f} tokens a parameter (Chinchilla's optimum: 20)",
-        f"FLOPs       {flops:.3g} a token ({matrices}), {plan.flops:.3g} in all",
+        f"FLOPs       {flops:.3g} a token ({matrices}), {plan.flops(plan.tokens):.3g} in all",
         f"memory      {size(sum(needed.values()))} a device at micro-batch {plan.micro_batch}, "
         "without torch.compile, which needs less:",
         f"            {', '.join(parts[:3])},",
@@ -243,13 +266,12 @@ def _tuning(plan: Plan) -> str:
 
 def table(plan: Plan, shown: Sequence[Card]) -> list[str]:
     """Hours and money on each of the cards."""
-    header = ("GPU", "memory", "micro-batch", "peak TFLOP/s", "hours", "US$/GPU-hour", "US$")
+    header = ("GPU", "memory", "micro-batch", "peak TFLOP/s", "MFU", "hours", "US$/GPU-hour", "US$")
     remarks = [_remark(plan, card) for card in shown]
     rows = [_row(plan, card, not remark) for card, remark in zip(shown, remarks, strict=True)]
     top, *lines = text.table([header, *rows], right=range(1, len(header)))
-    mfu = f"{100 * plan.mfu:.3g}% (torchtitan: 33-39%, Llama 8B on H100; tiny models far less)"
     return [
-        f"On {text.plural(plan.devices, 'GPU')}, at an assumed MFU of {mfu}:",
+        f"On {text.plural(plan.devices, 'GPU')}, at the MFU of each line, which is assumed:",
         top,
         *(f"{line}  {remark}".rstrip() for line, remark in zip(lines, remarks, strict=True)),
         "micro-batch: runtime.micro_batch, or the largest power of two that fits, or none.",
@@ -274,10 +296,11 @@ def _remark(plan: Plan, card: Card) -> str:
 def _row(plan: Plan, card: Card, is_possible: bool) -> list[str]:
     row = [card.name, f"{card.memory} GB", f"{fitting(plan, card) or '-'}"]
     if not is_possible:
-        return [*row, *[""] * 4]
+        return [*row, *[""] * 5]
     time, peak = hours(plan, card), (peak_flops(card.device) or 0) / 1e12
     price, cost = f"{card.price:.2f}", _decimal(time * plan.devices * card.price, 2)
-    return [*row, f"{peak:,.0f}", _decimal(time, 1), price, cost]
+    share = f"{100 * mfu(plan, card):.2g}%"
+    return [*row, f"{peak:,.0f}", share, _decimal(time, 1), price, cost]
 
 
 def _decimal(value: float, places: int) -> str:

@@ -139,6 +139,6 @@ def test_help_that_cannot_be_written_has_no_traceback(
 
 
 def test_messages_are_utf_8_in_any_locale(project: Path) -> None:
-    done = antimatter(project, "plan", "--gpu", "T4")
+    done = antimatter(project, "plan", "params.yaml", "--gpu", "T4")
     assert (done.returncode, done.stderr) == (0, b"")
     assert "12·L·C·T".encode() in done.stdout

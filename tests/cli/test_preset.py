@@ -29,6 +29,23 @@ def test_a_preset_replaces_the_parameters_and_shows_the_difference(
     assert capsys.readouterr().out == "params.yaml is presets/300m.yaml already\n"
 
 
+def test_without_a_name_all_presets_are_listed_with_what_they_are_for(
+    presets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    big = presets / "presets" / "300m.yaml"
+    big.write_text(f"# a large GPU\n\n{big.read_text()}")
+    before = (presets / "params.yaml").read_bytes()
+    assert cli.main(["preset"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # params.yaml is nano
+    assert lines[:3] == ["  300m  a large GPU", "  bad", "* nano"]
+    assert (presets / "params.yaml").read_bytes() == before
+    for path in (presets / "presets").iterdir():
+        path.unlink()
+    assert cli.main(["preset"]) == 1
+    assert "presets/ has no preset" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [("301m", "300m, bad, nano"), ("../params", "'../params'"), ("bad", "presets/bad.yaml")],

@@ -49,8 +49,12 @@ class Machine:
     def attach(self, source: Path, name: str) -> Path:
         return shutil.copytree(source, self.input / name)
 
-    def start(self, folder: Path, **environment: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, str(folder / "run.py")]
+    def start(
+        self, folder: Path, starter: Path | None = None, **environment: str
+    ) -> "subprocess.Popen[str]":
+        """Runs the kernel, if there is a `starter` by this program."""
+        programs = [str(path) for path in (starter, folder / "run.py") if path]
+        command = [sys.executable, *programs]
         if IS_ROOT:
             namespaces = ["unshare", "--net", "--mount"]
             command = [*namespaces, sys.executable, "-c", CONFINE, str(self.working), *command]
@@ -73,8 +77,10 @@ class Machine:
             text=True,
         )
 
-    def run(self, folder: Path, status: int = 0, **environment: str) -> str:
-        with self.start(folder, **environment) as process:
+    def run(
+        self, folder: Path, status: int = 0, starter: Path | None = None, **environment: str
+    ) -> str:
+        with self.start(folder, starter, **environment) as process:
             output, _ = process.communicate(timeout=300)
         assert process.returncode == status, output
         return output

@@ -102,12 +102,12 @@ def test_a_card_that_is_too_small_gets_the_largest_power_of_two_that_fits(
 
 
 def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
-    [h100] = gpus.choose("h100", price=2.0)
+    [h100] = gpus.choose(["h100"], price=2.0)
     # 3.3974e10 tokens x 2.7246e9 FLOPs / (989e12 x 0.4) = 233,990 s
     assert plan.hours(preset, h100) == pytest.approx(65.0, abs=0.01)
     four = plan.read(PRESET, devices=4, mfu=0.4)
     assert 4 * plan.hours(four, h100) == pytest.approx(plan.hours(preset, h100))
-    assert plan.report(four, [h100])[13].split() == "H100 80 GB 32 989 16.2 2.00 130.00".split()
+    assert plan.report(four, [h100])[13].split() == "H100 80 GB 32 989 40% 16.2 2.00 130.00".split()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
 )
 def test_a_t4_computes_in_fp16_only(preset: plan.Plan, precision: str, end: str) -> None:
     changed = replace(preset, training=replace(preset.training, precision=precision))
-    assert plan.report(changed, gpus.choose("T4", None))[13].endswith(end)
+    assert plan.report(changed, gpus.choose(["T4"], None))[13].endswith(end)
 
 
 @pytest.mark.parametrize("preset_file", ["params.yaml", "presets/300m.yaml"])
@@ -136,6 +136,7 @@ def test_the_report_fits_a_terminal(
         ("--devices", "3", "must divide checkpoints.batch_size (512), got 3"),
         ("--price", "-1", "must be 0 or more US$ per GPU-hour, got -1"),
         ("--gpu", "H101", "'H101' is not known: take one of T4, RTX 4090, L4, L40S, A100, H100, "),
+        ("--gpu", "T4,", "'' is not known: take one of T4, "),
     ],
 )
 def test_a_bad_option_is_one_line(
