@@ -60,7 +60,8 @@ def main() -> None:
         folder = Path(name).resolve()
         prepare(folder, arguments.large)
         begin = time.monotonic()
-        assert start(folder, "whole").wait() == 0
+        if start(folder, "whole").wait():
+            sys.exit((folder / "whole.log").read_text())
         whole = time.monotonic() - begin
         print(f"without a kill: {whole:.1f} s", flush=True)
         longest = 0.0 if arguments.large else 2 * whole / max(1, arguments.kills) + 2
@@ -132,7 +133,7 @@ def prepare(folder: Path, large: bool) -> None:
     index = {"vocab_size": 512, "bos": 1, "eos": 2, "splits": splits}
     files.write_json(shards / "index.json", index)
     files.write_json(shards / "texts.json", [f" {id}" for id in range(512)])
-    for name in ("antimatter", "stages"):
+    for name in ("antimatter", "stages", "prompts"):
         shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 

@@ -62,7 +62,8 @@ def _softmax_gradient_by_blocks(
     """The same, a block of rows at a time: each operation finds the block in the cache."""
     target_logits = logits.gather(1, targets)
     minus_one = torch.full(targets.shape, -1.0, device=logits.device)
-    largest, largest_p = [], []  # each (rows, 1)
+    largest: list[Tensor] = []  # of a block, (rows, 1)
+    largest_p: list[Tensor] = []
     rows = max(1, BLOCK // logits.shape[1])
     for start in range(0, len(logits), rows):
         block = logits[start : start + rows]
