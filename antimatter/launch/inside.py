@@ -1,0 +1,51 @@
+"""What a process of a training knows when a cluster has started it, and what it reports.
+
+The process that submitted the training is on another machine. The two share nothing but the folder
+of the attempt, in .state.
+"""
+
+import os
+from pathlib import Path
+
+from antimatter import files
+from antimatter.errors import UserError
+
+# In the environment of a process that a cluster has started: the folder of the attempt, and the
+# name of the resume directory that the submitting process expects
+ATTEMPT, TRAINING = "ANTIMATTER_ATTEMPT", "ANTIMATTER_TRAINING"
+
+
+def is_launched() -> bool:
+    """Whether a cluster has started this process. It must train, and never submit again."""
+    return ATTEMPT in os.environ
+
+
+def report(status: int) -> None:
+    """Records how this process ends: with 0, 1 (an error of the user) or 130 (paused).
+
+    A process that was killed, or that lost another one, reports nothing.
+    """
+    if is_launched():
+        rank = os.environ.get("RANK", "0")
+        files.write_text(Path(os.environ[ATTEMPT]) / f"status-{rank}", f"{status}\n")
+
+
+def statuses(attempt: Path) -> dict[str, int]:
+    """What the processes of an attempt have reported, by rank."""
+    found = {}
+    for path in attempt.glob("status-*"):
+        found[path.name.removeprefix("status-")] = int(path.read_text(encoding="utf-8"))
+    return found
+
+
+def check(states: Path) -> None:
+    """Raises UserError if this is not the training that was submitted.
+
+    A job may wait in the queue for hours, and params.yaml may be edited in between.
+    """
+    expected = os.environ.get(TRAINING, states.name)
+    if states.name != expected:
+        raise UserError(
+            "params.yaml, the code or the data changed after this job was submitted: "
+            "run `dvc repro` again for the new values, or undo the change"
+        )
