@@ -108,7 +108,8 @@ class SlurmCluster(Cluster):
     def waiting_for(self) -> str:
         if self.state != "PENDING":
             return ""
-        return f"{self.stage}: job {self.number} waits in the queue ({self.why})"
+        why = f" ({self.why})" if self.why != "None" else ""
+        return f"{self.stage}: job {self.number} waits in the queue{why}"
 
     def pause(self) -> None:
         if self.job is not None:
