@@ -108,6 +108,7 @@ def process_group(size: int, device_type: str) -> Iterator[ProcessGroup]:
             # The submitting process starts the job again, and so needs no traceback
             reason = str(error).splitlines()[0]
             print(f"process {rank} lost another one ({reason})", file=sys.stderr, flush=True)
+            inside.report(inside.LOST)
             os._exit(1)
         time.sleep(1)
         if (failure := _failure(others)) is None:

@@ -1,8 +1,10 @@
 """A checkout in which `python -m stages.checkpoints` trains a small model on a few tokens."""
 
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ def make(folder: Path, tokens: np.ndarray, parameters: Mapping[str, object]) -> 
         tokens: of the shards, (N,) uint16 below VOCABULARY.
     """
     folder.mkdir()
-    for name in ("antimatter", "stages"):
+    for name in ("antimatter", "prompts", "stages"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
     edit(folder, {**PARAMETERS, **parameters})
@@ -60,6 +62,25 @@ def make(folder: Path, tokens: np.ndarray, parameters: Mapping[str, object]) -> 
     index = {"vocab_size": VOCABULARY, "bos": 1, "splits": splits}
     (shards / "index.json").write_text(json.dumps(index))
     return folder
+
+
+def run(folder: Path, *, watch: Callable[[], None] = lambda: None) -> str:
+    """Runs the stage to its end and returns what it printed.
+
+    Args:
+        watch: called while it runs.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # DVC would keep the resume directory
+    for name in ("DVC_STAGE", "PYTHONPATH"):
+        environment.pop(name, None)
+    with subprocess.Popen(
+        COMMAND, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    ) as stage:
+        watch()
+        _, errors = stage.communicate(timeout=300)
+    assert stage.returncode == 0, errors
+    return errors
 
 
 def outputs(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,6 @@ on one machine. Slurm is a substitute; the stage and its processes are real.
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,22 +12,6 @@ import numpy as np
 from helpers import small_checkout
 
 STEPS = 60
-
-
-def run(folder: Path, *, watch: Callable[[], None] = lambda: None) -> str:
-    """Runs the stage to its end and returns what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # DVC would keep the resume directory
-    environment.pop("DVC_STAGE", None)
-    environment.pop("PYTHONPATH", None)
-    command = list(small_checkout.COMMAND)
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
-    ) as stage:
-        watch()
-        _, errors = stage.communicate(timeout=300)
-    assert stage.returncode == 0, errors
-    return errors
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -44,7 +27,7 @@ def test_two_machines_one_of_them_lost_leave_the_bytes_of_two_processes(
     tokens = token_file(3000)
     parameters = {"checkpoints.steps": STEPS}
     here = small_checkout.make(tmp_path / "here", tokens, parameters | {"runtime.devices": 2})
-    run(here)
+    small_checkout.run(here)
     nodes = {"runtime.executor": "slurm", "runtime.nodes": 2}
     there = small_checkout.make(tmp_path / "there", tokens, parameters | nodes)
 
@@ -53,7 +36,7 @@ def test_two_machines_one_of_them_lost_leave_the_bytes_of_two_processes(
         _, second = (slurm / "jobs/1/tasks").read_text().split()
         os.kill(int(second), signal.SIGKILL)
 
-    output = run(there, watch=lose_the_second)
+    output = small_checkout.run(there, watch=lose_the_second)
     assert small_checkout.outputs(there) == small_checkout.outputs(here)
     assert "(FAILED): starting again from step" in output and "resuming from step" in output
     assert "process 0 lost another one" in output and "Traceback" not in output
