@@ -1,15 +1,15 @@
 """A checkout in which `python -m stages.checkpoints` trains a small model on a few tokens."""
 
 import json
-import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from helpers.tiny_pipeline import edit
+from helpers.tiny_pipeline import ENVIRONMENT, edit
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = 64
@@ -64,23 +64,31 @@ def make(folder: Path, tokens: np.ndarray, parameters: Mapping[str, object]) -> 
     return folder
 
 
-def run(folder: Path, *, watch: Callable[[], None] = lambda: None) -> str:
-    """Runs the stage to its end and returns what it printed.
-
-    Args:
-        watch: called while it runs.
-    """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":
+    """Starts the stage, with further variables in its environment."""
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", **variables}
     # DVC would keep the resume directory
-    for name in ("DVC_STAGE", "PYTHONPATH"):
-        environment.pop(name, None)
-    with subprocess.Popen(
-        COMMAND, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
-    ) as stage:
-        watch()
+    environment.pop("DVC_STAGE", None)
+    return subprocess.Popen(COMMAND, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(stage: "subprocess.Popen[str]") -> str:
+    """Waits for the end of a stage that must succeed, and returns what it printed."""
+    with stage:
         _, errors = stage.communicate(timeout=300)
     assert stage.returncode == 0, errors
     return errors
+
+
+def train_with_two_processes(folder: Path) -> None:
+    """As torchrun would, and no code of ours."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    stages = [start(folder, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
+    for stage in stages:
+        finish(stage)
 
 
 def outputs(folder: Path) -> dict[str, bytes]:

@@ -128,21 +128,21 @@ def test_a_machine_that_is_lost_and_comes_back_changes_no_byte(
     tmp_path: Path, real_slurm: Slurm, token_file: Callable[..., np.ndarray]
 ) -> None:
     tokens, parameters = token_file(3000), {"checkpoints.steps": 150}
-    here = small_checkout.make(tmp_path / "here", tokens, parameters | {"runtime.devices": 2})
-    small_checkout.run(here)
+    here = small_checkout.make(tmp_path / "here", tokens, parameters)
+    small_checkout.train_with_two_processes(here)
     nodes = {"runtime.executor": "slurm", "runtime.nodes": 2}
     there = small_checkout.make(tmp_path / "there", tokens, parameters | nodes)
 
-    def lose_a_machine() -> None:
-        until(lambda: list(there.glob(".state/checkpoints-*/step-00000010.pt")))
-        training = second_process(there)
-        for process in (real_slurm.second, training.parent(), training):
-            process.send_signal(signal.SIGKILL)
-        (log,) = there.glob(".state/launch/*/1/log")
-        until(lambda: "process 0 lost another one" in log.read_text())
-        real_slurm.start_node("n2")
-
-    output = small_checkout.run(there, watch=lose_a_machine)
+    stage = small_checkout.start(there)
+    until(lambda: list(there.glob(".state/checkpoints-*/step-00000010.pt")))
+    training = second_process(there)
+    for process in (real_slurm.second, training.parent(), training):
+        process.send_signal(signal.SIGKILL)
+    (log,) = there.glob(".state/launch/*/1/log")
+    until(lambda: "process 0 lost another one" in log.read_text())
+    # Before Slurm would notice that it was lost
+    real_slurm.start_node("n2")
+    output = small_checkout.finish(stage)
     assert small_checkout.outputs(there) == small_checkout.outputs(here)
     assert re.search(r"the job ended \(\w+\): starting again from step [1-9]", output)
     queue = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True)

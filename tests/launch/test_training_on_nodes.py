@@ -26,17 +26,16 @@ def test_two_machines_one_of_them_lost_leave_the_bytes_of_two_processes(
 ) -> None:
     tokens = token_file(3000)
     parameters = {"checkpoints.steps": STEPS}
-    here = small_checkout.make(tmp_path / "here", tokens, parameters | {"runtime.devices": 2})
-    small_checkout.run(here)
+    here = small_checkout.make(tmp_path / "here", tokens, parameters)
+    small_checkout.train_with_two_processes(here)
     nodes = {"runtime.executor": "slurm", "runtime.nodes": 2}
     there = small_checkout.make(tmp_path / "there", tokens, parameters | nodes)
 
-    def lose_the_second() -> None:
-        until(lambda: list(there.glob(".state/checkpoints-*/step-00000010.pt")))
-        _, second = (slurm / "jobs/1/tasks").read_text().split()
-        os.kill(int(second), signal.SIGKILL)
-
-    output = small_checkout.run(there, watch=lose_the_second)
+    stage = small_checkout.start(there)
+    until(lambda: list(there.glob(".state/checkpoints-*/step-00000010.pt")))
+    _, second = (slurm / "jobs/1/tasks").read_text().split()
+    os.kill(int(second), signal.SIGKILL)
+    output = small_checkout.finish(stage)
     assert small_checkout.outputs(there) == small_checkout.outputs(here)
     assert "(FAILED): starting again from step" in output and "resuming from step" in output
     assert "process 0 lost another one" in output and "Traceback" not in output
