@@ -99,14 +99,15 @@ def run(stage: str, states: Path, job: Job, outputs: Sequence[Path], cluster: Cl
 
 def _begin(cluster: Cluster, job: Job, stage: str, line: StatusLine) -> tuple[Job, bool]:
     """Starts an attempt, or finds the one that a killed call has left. Returns whether it did."""
-    numbers = [int(path.name) for path in job.folder.glob("[0-9]*")]
-    if cluster.find(job):
-        if numbers:
+    newest = max((int(path.name) for path in job.folder.glob("[0-9]*")), default=0)
+    last = replace(job, folder=job.folder / str(newest))
+    if cluster.find(last):
+        if newest:
             line.log(f"{stage}: a job of this training still runs, following it")
-            return replace(job, folder=job.folder / str(max(numbers))), True
+            return last, True
         # Its folder was deleted
         cluster.cancel()
-    attempt = replace(job, folder=job.folder / str(max(numbers, default=0) + 1))
+    attempt = replace(job, folder=job.folder / str(newest + 1))
     attempt.folder.mkdir(parents=True)
     cluster.start(attempt)
     return attempt, False

@@ -1,6 +1,7 @@
 """A checkout in which `python -m stages.checkpoints` trains a small model on a few tokens."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.tiny_pipeline import ENVIRONMENT, edit
+from helpers.tiny_pipeline import ENVIRONMENT, WARM, edit
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = 64
@@ -64,9 +65,15 @@ def make(folder: Path, tokens: np.ndarray, parameters: Mapping[str, object]) -> 
     return folder
 
 
+def warm() -> dict[str, str]:
+    """The variables with which stages run in warm processes."""
+    return {name: ENVIRONMENT[name] for name in WARM if name in ENVIRONMENT}
+
+
 def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":
     """Starts the stage, with further variables in its environment."""
-    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", **variables}
+    # The PATH of this test, which may have a Slurm
+    environment = {**os.environ, **warm(), "OMP_NUM_THREADS": "1", **variables}
     # DVC would keep the resume directory
     environment.pop("DVC_STAGE", None)
     return subprocess.Popen(COMMAND, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)

@@ -283,6 +283,16 @@ def test_the_job_of_a_killed_call_is_found_and_followed(training, submitted, cap
     assert "a job of this training still runs, following it" in error and "step 2/2" in error
 
 
+def test_the_job_of_a_killed_call_that_fails_starts_again(training, submitted, capfd):
+    script = "[ $attempt = 2 ] || { sleep 0.5; kill -9 $$; }; [ $RANK = 1 ] || finish"
+    job = training.job(script)
+    (job.folder / "1").mkdir(parents=True)
+    SlurmCluster("checkpoints", RUNTIME).start(replace(job, folder=job.folder / "1"))
+    training.run(script)
+    assert len(submitted()) == 2
+    assert "following it" in capfd.readouterr().err
+
+
 def test_a_job_with_other_values_ends_first(training, submitted, capfd):
     """Two trainings would write the same outputs."""
     other = training.job("trap 'touch paused; exit' TERM; while true; do sleep 0.02; done")
