@@ -17,6 +17,7 @@ from antimatter.pipeline import closure
 # A package may import from those before it, and the modules beside the packages from no package
 FLOW = [
     *(
+        "launch",
         "pipeline",
         "tasks",
         "data",

@@ -242,6 +242,13 @@ def test_observers_are_few_and_no_stage_depends_on_them(code: Path) -> None:
     assert sorted(closure.OBSERVERS) == [
         "antimatter/__init__.py",
         "antimatter/errors.py",
+        "antimatter/launch/attempts.py",
+        "antimatter/launch/cluster.py",
+        "antimatter/launch/config.py",
+        "antimatter/launch/inside.py",
+        "antimatter/launch/launch.py",
+        "antimatter/launch/ray.py",
+        "antimatter/launch/slurm.py",
         "antimatter/pipeline/check.py",
         "antimatter/pipeline/recorded.py",
         "antimatter/pipeline/resume.py",

@@ -47,6 +47,7 @@ RUNTIME = (
     "antimatter.tasks.config:TasksRuntime",
     "antimatter.data.tokenizer_config:TokenizerRuntime",
     "antimatter.training.config:TrainRuntime",
+    "antimatter.launch.config:LaunchRuntime",
     "antimatter.evaluation.config:EvaluationRuntime",
 )
 # In .state: the digests of values that were found valid before
@@ -170,6 +171,13 @@ def _training(path: Path, *sections: Any) -> None:
     names = ("training", "loss", "optimizer", "schedule", "spikes")
     parts = dict(zip(names, sections, strict=True))
     config = _named("antimatter.training.config:TrainerConfig")(**parts, runtime=runtime)
+    where = params.read(
+        _named("antimatter.launch.config:LaunchRuntime"), "runtime", path, part=True
+    )
+    if _named("antimatter.launch.launch:is_elsewhere")(where):
+        # This machine need not have the devices
+        config.micro_batch(where.world_size)
+        return
     count = _named("antimatter.model.devices:count")
     config.micro_batch(count(runtime.devices, runtime.device_type()))
 

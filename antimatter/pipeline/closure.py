@@ -20,6 +20,13 @@ OBSERVERS = frozenset(
     {
         "antimatter/__init__.py",
         "antimatter/errors.py",
+        "antimatter/launch/attempts.py",
+        "antimatter/launch/cluster.py",
+        "antimatter/launch/config.py",
+        "antimatter/launch/inside.py",
+        "antimatter/launch/launch.py",
+        "antimatter/launch/ray.py",
+        "antimatter/launch/slurm.py",
         "antimatter/pipeline/check.py",
         "antimatter/pipeline/recorded.py",
         "antimatter/pipeline/resume.py",

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from antimatter import files
+from antimatter import files, params
+from antimatter.launch import inside, launch
+from antimatter.launch.config import LaunchRuntime
 from antimatter.model import devices, weights
 from antimatter.model.gpt import GPT
 from antimatter.pipeline import provenance, resume
@@ -18,6 +20,9 @@ from antimatter.training.console import Console
 from antimatter.training.curves import Curves
 from antimatter.training.data import TextData
 from antimatter.training.trainer import Result, Trainer
+
+# The last file that a training writes
+PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ def run(
     more: Mapping[str, Any] | None = None,
     before: Mapping[str, Any] | None = None,
 ) -> None:
-    """Trains the model that `build` returns and writes all outputs. Every process of a distributed
-    training calls it.
+    """Trains the model that `build` returns, here or on the cluster of `runtime`, and writes all
+    outputs. Every process of a distributed training calls it.
 
     Args:
         sections: the sections of params.yaml on which the stage depends, for the provenance.
@@ -55,12 +60,20 @@ def run(
         more: further entries of the provenance.
         before: the result of the training that the model began with (weights.RESULT).
     """
+    decisive = {name: value for name, value in asdict(config).items() if name != "runtime"}
+    identity = {**identity, **decisive}
+    states = resume.path_of(stage, **identity)
+    where = params.read(LaunchRuntime, "runtime", part=True)
+    if launch.is_elsewhere(where):
+        config.micro_batch(where.world_size)
+        written = [outputs.model, outputs.metrics / PROVENANCE]
+        launch.train(stage, states, where, config.training.threads, written)
+        return
+    inside.check(states)
     device = config.runtime.device_type()
     size = devices.count(config.runtime.devices, device)
     # Before any process starts, as it may raise a UserError
     micro_batch = config.micro_batch(size)
-    decisive = {name: value for name, value in asdict(config).items() if name != "runtime"}
-    identity = {**identity, **decisive}
     if config.training.portable:
         numerics.check_portable()
     kind, precision = numerics.describe_hardware(device, config.training.precision)
@@ -69,7 +82,7 @@ def run(
     origin = provenance.of(stage, sections, digests, machine) | dict(more or {})
     is_main = distributed.is_main()
     directory = resume.directory(stage, [outputs.model], **identity)
-    with directory if is_main else nullcontext(resume.path_of(stage, **identity)) as states:
+    with directory if is_main else nullcontext(states):
         model = build()
         parameters, summary = model.n_parameters(), outputs.metrics / "summary.json"
 
@@ -98,9 +111,10 @@ def run(
             )
             result = trainer.run()
         if is_main:
+            curves.complete()
             origin |= resume.adopted(states)
             weights.save(model, outputs.model, origin, chat, _measured(result, before))
-            files.write_json(outputs.metrics / "provenance.json", origin)
+            files.write_json(outputs.metrics / PROVENANCE, origin)
 
 
 def _measured(result: Result, before: Mapping[str, Any] | None) -> dict[str, Any]:
