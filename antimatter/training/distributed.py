@@ -17,9 +17,8 @@ import torch
 import torch.distributed as dist
 
 from antimatter.errors import UserError
+from antimatter.launch.inside import PARENT
 
-# Marks a process that process_group() has started
-PARENT = "ANTIMATTER_PARENT"
 # Seconds for the main process to find out by itself why another one ended
 GRACE = 10.0
 
@@ -76,14 +75,14 @@ def process_group(size: int, device_type: str) -> Iterator[ProcessGroup]:
     Raises:
         UserError: another process has failed.
     """
+    if PARENT in os.environ:
+        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     if size == 1:
         yield SINGLE_PROCESS
         return
     others: list[subprocess.Popen[bytes]] = []
     if "RANK" not in os.environ:
         others = _start_others(size, [sys.executable, *sys.orig_argv[1:]])
-    elif PARENT in os.environ:
-        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     group = ProcessGroup(rank, size, local_rank)
     if device_type == "cuda":
