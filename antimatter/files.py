@@ -12,6 +12,7 @@ import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -253,7 +254,7 @@ def is_locked(path: Path) -> bool:
 
 
 @contextmanager
-def lock(path: Path, holder: str) -> Iterator[None]:
+def lock(path: Path, holder: str, wait: float = 0.0) -> Iterator[None]:
     """Holds an exclusive lock on `path` for the block.
 
     The kernel releases it when the process ends, so even SIGKILL leaves no stale lock. The block
@@ -261,18 +262,21 @@ def lock(path: Path, holder: str) -> Iterator[None]:
 
     Args:
         holder: what holds the lock, for the message of the error.
+        wait: seconds to wait for another process.
 
     Raises:
         Locked: another process holds it.
+        UserError: the file system has no locks.
     """
-    with _locked(path, holder) as file:
+    deadline = time.monotonic() + wait
+    with _locked(path, holder, deadline) as file:
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} on {platform.node()}")
         file.flush()
         yield
 
 
-def _locked(path: Path, holder: str) -> TextIO:
+def _locked(path: Path, holder: str, deadline: float) -> TextIO:
     """Opens and locks the file.
 
     Between the two its last holder may delete it, and a lock on a deleted file excludes nobody. So
@@ -291,8 +295,16 @@ def _locked(path: Path, holder: str) -> TextIO:
             file.seek(0)
             process = file.read().strip()
             file.close()
+            if time.monotonic() < deadline:
+                time.sleep(1)
+                continue
             fix = "wait for it or end it, then run again"
             raise Locked(f"{holder} is already running as process {process}: {fix}") from None
+        except OSError as error:
+            file.close()
+            # As Lustre is, if it is mounted without the option `flock`
+            fix = "mount it with locks, or move the checkout to another one"
+            raise UserError(f"{path}: its file system has no locks ({error}): {fix}") from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from antimatter import params
 from antimatter.data.special_tokens import ASSISTANT, EOS
+from antimatter.launch import inside
 from antimatter.pipeline import stage
 from antimatter.training import distributed, tuning
 from antimatter.training.config import TrainRuntime, TuneConfig
@@ -25,7 +26,8 @@ def main(conversations: Path, checkpoints: Path, tuned: Path, metrics: Path, plo
     tuning.check_start(start, packed)
     data = packed.data(config, end=EOS, role=ASSISTANT)
     trainer_config, inherited = tuning.trainer_config(config, origin, len(data.train), runtime)
-    if distributed.is_main():
+    # The process that submits a job has printed it
+    if distributed.is_main() and not inside.is_launched():
         values = ", ".join(f"{name} {value}" for name, value in inherited.items())
         print(f"tuned: from {start.folder}, which gives {values}", file=sys.stderr)
         epochs = f"{config.epochs:g} epoch{'s' * (config.epochs != 1)}"

@@ -5,7 +5,6 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from shutil import which
 
@@ -25,6 +24,7 @@ HOPELESS = {
     *("PartitionTimeLimit", "QOSNotAllowed"),
 }
 POLL_SECONDS = 2.0  # while jobs of another training end
+PATIENCE = 60.0  # seconds for a controller that does not answer
 # The exit status of a machine that does not see the folder of the attempt
 UNSEEN = 66
 
@@ -38,15 +38,15 @@ class SlurmCluster(Cluster):
         workspace = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
         self.prefix = f"antimatter-{stage}-{workspace}-"
         self.runtime, self.stage = runtime, stage
-        self.number = self.state = self.why = ""
+        self.number = self.state = self.why = self.fault = ""
         self.job: Job | None = None
         if which("sbatch") is None:
             fix = "run on a login node of the cluster, or set runtime.executor to local"
             raise UserError(f"runtime.executor slurm needs sbatch on the PATH: {fix}")
 
     def find(self, job: Job) -> bool:
-        name, others = self._name(job), []
-        for number, _, _, other in self._queue():
+        name, others, self.number = self._name(job), [], ""
+        for number, _, _, other in self._answered_queue():
             if other == name:
                 self.number, self.job = number, job
             elif other.startswith(self.prefix):
@@ -56,7 +56,7 @@ class SlurmCluster(Cluster):
             _ask(number)
         while others:
             time.sleep(POLL_SECONDS)
-            queued = {number for number, *_ in self._queue()}
+            queued = {number for number, *_ in self._answered_queue()}
             others = [number for number in others if number in queued]
         return bool(self.number)
 
@@ -88,7 +88,11 @@ class SlurmCluster(Cluster):
         print(f"{self.stage}: job {self.number}, {each}; its log is {job.log}", flush=True)
 
     def is_running(self) -> bool:
-        for number, state, why, _ in self._queue():
+        queue = self._queue()
+        if queue is None:
+            # It has not lost the job
+            return True
+        for number, state, why, _ in queue:
             if number == self.number:
                 self.state, self.why = state, why
                 if self.state == "PENDING" and self.why in HOPELESS:
@@ -158,17 +162,27 @@ class SlurmCluster(Cluster):
         # Last, as the last value of an option counts
         return [*options, *runtime.sbatch]
 
-    def _queue(self) -> Sequence[Sequence[str]]:
+    def _queue(self) -> list[list[str]] | None:
         """Number, state, reason and name of each job of this user.
 
-        While the controller does not answer, this job counts as running.
+        None if the controller does not answer.
         """
         fields = "%i|%T|%r|%j"
         command = ["squeue", "--noheader", f"--user={os.getuid()}", f"--format={fields}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            return [(self.number, "PENDING", "the controller does not answer", "")]
+            self.fault = " ".join(done.stderr.split())
+            return None
         return [line.split("|", 3) for line in done.stdout.splitlines()]
+
+    def _answered_queue(self) -> list[list[str]]:
+        """As _queue(). A controller may be restarting just when a machine was lost."""
+        deadline = time.monotonic() + PATIENCE
+        while (queue := self._queue()) is None:
+            if time.monotonic() > deadline:
+                raise UserError(f"squeue does not answer ({self.fault}): is this a login node?")
+            time.sleep(POLL_SECONDS)
+        return queue
 
 
 def _ask(number: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from antimatter import files
+from antimatter.launch import inside
 from antimatter.pipeline import closure, recorded
 
 IDENTITY = "identity.json"
@@ -21,6 +22,8 @@ CODE = "code.json"
 ADOPTED = "adopted.json"
 FINISHED = "finished.json"
 LOCK = "lock"
+# Seconds for which a file server holds the locks of a machine that was lost: 90 in NFS of Linux
+LEASE = 120.0
 
 
 @contextmanager
@@ -46,7 +49,8 @@ def directory(stage: str, outputs: Sequence[Path], **identity: Any) -> Iterator[
     """
     text = _identity(stage, identity)
     place = path_of_identity(stage, text)
-    with files.lock(place / LOCK, holder=f"the stage {stage} with these parameters"):
+    wait = LEASE if inside.is_launched() else 0
+    with files.lock(place / LOCK, f"the stage {stage} with these parameters", wait):
         if (place / FINISHED).exists():
             print(
                 f"note: {stage} had finished, but DVC did not record it: its results come from "

@@ -69,7 +69,10 @@ class SlurmExecutor(TaskExecutor, SlurmPipelineExecutor):
         """Nothing: executor.run() adds up the counts."""
 
     def get_launch_file_contents(self, sbatch_args: dict[str, Any], run_script: str) -> str:
-        """The job script. datatrove does not quote the path of the pickled executor."""
+        """The job script. datatrove does not quote the path of the pickled executor, and names an
+        empty partition, which Slurm refuses.
+        """
+        sbatch_args = {name: value for name, value in sbatch_args.items() if value != ""}
         path = self.logging_dir.resolve_paths("executor.pik")
         quoted = run_script.replace(path, shlex.quote(path))
         return super().get_launch_file_contents(sbatch_args, quoted)

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 
@@ -13,9 +14,8 @@ class CSVLogger:
     """
 
     def __init__(self, path: Path | None, header: Sequence[str]) -> None:
-        self.path = path
+        self.path, self.text = path, ""
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             # Never write through a hard link into DVC's cache
             path.unlink(missing_ok=True)
             self._write(path, header)
@@ -27,16 +27,22 @@ class CSVLogger:
             self._write(self.path, row)
 
     def snapshot(self) -> str:
-        return self.path.read_text(encoding="utf-8") if self.path is not None else ""
+        return self.text
 
     def restore(self, snapshot: str) -> None:
         if self.path is not None:
+            self.text = snapshot
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(snapshot, encoding="utf-8")
 
-    @staticmethod
-    def _write(path: Path, row: Sequence[object]) -> None:
+    def _write(self, path: Path, row: Sequence[object]) -> None:
+        line = StringIO(newline="")
+        csv.writer(line, lineterminator="\n").writerow(row)
+        self.text += line.getvalue()
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(row)
+            # `dvc repro` deletes it if it starts again while its job on a cluster still trains
+            file.write(line.getvalue() if file.tell() else self.text)
 
 
 class Curves:

@@ -1,5 +1,5 @@
 """One process per device. On one machine the main process starts the others; on several machines
-torchrun starts all of them.
+the cluster of `runtime` or torchrun starts all of them.
 """
 
 import os
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from antimatter.errors import UserError
+from antimatter.launch import inside
 from antimatter.launch.inside import PARENT
 
 # Seconds for the main process to find out by itself why another one ended
@@ -69,8 +70,9 @@ def is_main() -> bool:
 def process_group(size: int, device_type: str) -> Iterator[ProcessGroup]:
     """Joins the processes that share a batch, for the block.
 
-    Without torchrun this process becomes rank 0 and starts the others. So the process that a user
-    or DVC has started, and can end, is the trainer itself; the others end with it.
+    If no cluster and no torchrun has started them, this process becomes rank 0 and starts the
+    others. So the process that a user or DVC has started, and can end, is the trainer itself; the
+    others end with it.
 
     Raises:
         UserError: another process has failed.
@@ -98,7 +100,13 @@ def process_group(size: int, device_type: str) -> Iterator[ProcessGroup]:
     except RuntimeError as error:
         # It may be an exchange that fails because another process is gone. Then the main process
         # says what happened.
-        if PARENT in os.environ and re.search(r"peer|remote|socket|NCCL", str(error)):
+        is_lost = re.search(r"peer|remote|socket|NCCL", str(error)) is not None
+        if PARENT in os.environ and is_lost:
+            os._exit(1)
+        if inside.is_launched() and is_lost:
+            # The submitting process starts the job again, and so needs no traceback
+            reason = str(error).splitlines()[0]
+            print(f"process {rank} lost another one ({reason})", file=sys.stderr, flush=True)
             os._exit(1)
         time.sleep(1)
         if (failure := _failure(others)) is None:
