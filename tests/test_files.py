@@ -1,5 +1,6 @@
 """Atomic writes, links and locks, with processes that are killed in the middle."""
 
+import errno
 import fcntl
 import os
 import stat
@@ -216,6 +217,29 @@ with files.lock(Path({str(path)!r}), "it"):
             pass
         holder.kill()
     with files.lock(path, "a training"):
+        pass
+
+
+def test_a_lock_can_be_waited_for(tmp_path: Path) -> None:
+    """A file server releases the locks of a machine that was lost only after a while."""
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN)).start()
+        with files.lock(path, "it", wait=10):
+            assert files.is_locked(path)
+
+
+def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch) -> None:
+    def refuse(file: object, how: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(UserError, match=r"lock: its file system has no locks .*not implemented"),
+        files.lock(tmp_path / "lock", "it"),
+    ):
         pass
 
 

@@ -35,10 +35,10 @@ class LaunchRuntime(Section):
         super().validate()
         if self.trains_here:
             if self.nodes > 1:
-                where = "executor ray without an address" if self.executor == "ray" else "local"
+                where = "ray without an address" if self.executor == "ray" else "local"
                 raise UserError(
-                    f"nodes is {self.nodes}, but executor {where.removeprefix('executor ')} trains "
-                    "on this machine: set it to 1, or executor to slurm or ray"
+                    f"nodes is {self.nodes}, but executor {where} trains on this machine: set it "
+                    "to 1, or executor to slurm or ray"
                 )
             return
         if self.device != "cpu" and self.devices == 0:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 from shutil import which
@@ -52,7 +53,7 @@ class SlurmCluster(Cluster):
             elif other.startswith(self.prefix):
                 others.append(number)
         for number in others:
-            print(f"{self.stage}: ending job {number}, which trains with other values", flush=True)
+            _log(f"{self.stage}: ending job {number}, which trains with other values")
             _ask(number)
         while others:
             time.sleep(POLL_SECONDS)
@@ -85,7 +86,7 @@ class SlurmCluster(Cluster):
         self.state = self.why = ""
         gpus = "" if self.runtime.device == "cpu" else " with a GPU each"
         each = f"{job.nodes} x {job.processes} processes{gpus}"
-        print(f"{self.stage}: job {self.number}, {each}; its log is {job.log}", flush=True)
+        _log(f"{self.stage}: job {self.number}, {each}; its log is {job.log}")
 
     def is_running(self) -> bool:
         queue = self._queue()
@@ -107,7 +108,8 @@ class SlurmCluster(Cluster):
     def waiting_for(self) -> str:
         if self.state != "PENDING":
             return ""
-        return f"{self.stage}: job {self.number} waits in the queue ({self.why})"
+        why = f" ({self.why})" if self.why != "None" else ""
+        return f"{self.stage}: job {self.number} waits in the queue{why}"
 
     def pause(self) -> None:
         if self.job is not None:
@@ -183,6 +185,10 @@ class SlurmCluster(Cluster):
                 raise UserError(f"squeue does not answer ({self.fault}): is this a login node?")
             time.sleep(POLL_SECONDS)
         return queue
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _ask(number: str) -> None:

@@ -43,4 +43,7 @@ def _status(main: Callable[..., None]) -> int:
         status = 130
     # Any other exception is no report, as it may be the loss of another process
     inside.report(status)
+    if status == 130 and inside.is_launched():
+        # The report says it. At another status Slurm would end the processes that are still saving
+        return 0
     return status

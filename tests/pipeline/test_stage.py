@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from antimatter.launch import inside
+
 
 @pytest.mark.parametrize(
     ("body", "status", "stderr"),
@@ -28,6 +30,30 @@ def test_a_stage_fails_in_one_line(body: str, status: int, stderr: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, "a/b"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (status, stderr)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "report"),
+    [
+        ("pass", 0, "0"),
+        ("raise UserError('x')", 1, "1"),
+        # Slurm ends all processes of a job when one ends with another status than 0
+        ("raise InterruptedError('paused')", 0, "130"),
+        # Perhaps the loss of another process, after which the job starts again
+        ("raise RuntimeError('connection closed by peer')", 1, None),
+    ],
+)
+def test_a_process_of_a_job_reports_how_it_ends(tmp_path, body, status, report) -> None:
+    code = (
+        "from antimatter.errors import UserError\nfrom antimatter.pipeline import stage\n"
+        f"def main():\n    {body}\nstage.run(main)"
+    )
+    environment = {**os.environ, inside.ATTEMPT: str(tmp_path), "RANK": "3"}
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == status
+    written = tmp_path / "status-3"
+    assert (written.read_text().strip() if written.exists() else None) == report
+    assert inside.statuses(tmp_path) == ({} if report is None else {"3": int(report)})
 
 
 @pytest.mark.parametrize("bug", ["1 / 0", "int('a')"])

@@ -49,6 +49,18 @@ def test_a_curve_can_be_put_back(tmp_path: Path) -> None:
     assert (tmp_path / "loss.csv").read_text() == "step,loss\n1,2.12346\n2,1.5\n"
 
 
+def test_a_curve_that_was_deleted_is_whole_again(tmp_path: Path) -> None:
+    """`dvc repro` deletes it when it starts again while a job on a cluster still trains."""
+    path = tmp_path / "plots/loss.csv"
+    curve = CSVLogger(path, ["step", "loss"])
+    curve.add(1, 2.5)
+    path.unlink()
+    path.parent.rmdir()
+    curve.add(2, 1.5)
+    curve.add(3, 1.0)
+    assert path.read_text() == curve.snapshot() == "step,loss\n1,2.5\n2,1.5\n3,1\n"
+
+
 def test_progress_has_loss_speed_and_time_left(tokens: Path, clock: list[float]) -> None:
     stream = io.StringIO()
     watcher = observer(tokens, 100, stream=stream)

@@ -1,0 +1,289 @@
+"""A training as a Slurm job, seen from `dvc repro`: what it submits, shows, repeats and ends.
+
+The processes of these trainings are shell scripts; the jobs run in a substitute for Slurm.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from antimatter.errors import UserError
+from antimatter.launch import attempts
+from antimatter.launch.cluster import Job
+from antimatter.launch.config import LaunchRuntime
+from antimatter.launch.slurm import SlurmCluster
+
+RUNTIME = LaunchRuntime(
+    executor="slurm", nodes=2, device="cpu", devices=1, address="", partition="", sbatch=(),
+    time_limit="",
+)  # fmt: skip
+# What each process does first: the number of its attempt, and ways to end
+BEGIN = """
+attempt=${ANTIMATTER_ATTEMPT##*/}
+report() { echo $1 > "$ANTIMATTER_ATTEMPT/status-$RANK"; exit $1; }
+finish() { touch model; report 0; }
+"""
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(attempts, "LOG_SECONDS", 0.02)
+    monkeypatch.setattr(attempts, "VISIBLE_SECONDS", 0.2)
+    monkeypatch.setattr("antimatter.launch.slurm.POLL_SECONDS", 0.05)
+
+
+class Training:
+    """A training whose processes run a script in its checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.states = folder / ".state/checkpoints-0123456789abcdef"
+        self.states.mkdir(parents=True)
+
+    def job(self, script: str, runtime: LaunchRuntime = RUNTIME) -> Job:
+        return Job(
+            command=("bash", "-c", BEGIN + script),
+            workspace=self.folder,
+            folder=self.states.parent / "launch" / self.states.name,
+            training=self.states.name,
+            nodes=runtime.nodes,
+            processes=runtime.processes,
+            cpus=3,
+        )
+
+    def run(self, script: str, runtime: LaunchRuntime = RUNTIME) -> None:
+        job, cluster = self.job(script, runtime), SlurmCluster("checkpoints", runtime)
+        attempts.run("checkpoints", self.states, job, [self.folder / "model"], cluster)
+
+
+@pytest.fixture
+def training(tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
+    """In a folder whose name the job script must quote."""
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return Training(folder)
+
+
+@pytest.fixture
+def submitted(slurm: Path) -> Callable[[], list[dict[str, Any]]]:
+    """The options of the jobs that were submitted, by name."""
+
+    def read() -> list[dict[str, Any]]:
+        paths = sorted(slurm.glob("jobs/*/options"), key=lambda path: int(path.parent.name))
+        return [json.loads(path.read_text()) for path in paths]
+
+    return read
+
+
+def left() -> str:
+    """The jobs that are still in the queue."""
+    command = ["squeue", "--noheader", "--format=%i|%T|%r|%j"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def signal_when(condition: Callable[[], bool], *times: float) -> None:
+    """Sends SIGTERM to this process when the condition holds, and again after some seconds."""
+
+    def wait() -> None:
+        while not condition():
+            time.sleep(0.02)
+        for seconds in times:
+            time.sleep(seconds)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_each_process_has_its_place_and_the_first_prints(training, capfd):
+    runtime = replace(RUNTIME, devices=2)
+    training.run(
+        "echo $RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT > place-$RANK; "
+        "[ $RANK = 0 ] && echo step 1/1 && finish; exit 0",
+        runtime,
+    )
+    places = [(training.folder / f"place-{rank}").read_text().split() for rank in range(4)]
+    assert [place[:3] for place in places] == [[str(rank), str(rank % 2), "4"] for rank in range(4)]
+    # One address for all, where the system gives no port to clients
+    assert len({tuple(place[3:]) for place in places}) == 1
+    assert places[0][3] == "127.0.0.1" and 1024 < int(places[0][4]) < 32768
+    assert "step 1/1\n" in capfd.readouterr().err
+    assert left() == "" and not list((training.folder / ".state/launch").iterdir())
+
+
+def test_options_follow_from_runtime_and_those_of_the_user_are_last(training, submitted):
+    runtime = replace(
+        RUNTIME, device="auto", devices=1, partition="gpu", time_limit="02:00:00",
+        sbatch=("--account=physics", "--mem=0", "--cpus-per-task=9"),
+    )  # fmt: skip
+    training.run("[ $RANK = 1 ] || finish", runtime)
+    (options,) = submitted()
+    expected = {
+        "--nodes": "2",
+        "--ntasks-per-node": "1",
+        "--gpus-per-node": "1",
+        "--partition": "gpu",
+        "--time": "02:00:00",
+        "--signal": "TERM@300",
+        "--dependency": "singleton",
+        "--no-requeue": "",
+        "--account": "physics",
+        "--cpus-per-task": "9",
+    }
+    assert expected.items() <= options.items()
+
+
+def test_a_user_who_names_gpus_replaces_those_of_devices(training, submitted):
+    runtime = replace(RUNTIME, device="cuda", devices=1, sbatch=("--gres=gpu:a100:1",))
+    training.run("[ $RANK = 1 ] || finish", runtime)
+    (options,) = submitted()
+    assert options["--gres"] == "gpu:a100:1" and "--gpus-per-node" not in options
+
+
+def test_after_a_killed_process_the_training_starts_again_from_its_last_state(
+    training, submitted, capfd
+):
+    training.run(
+        f"[ $attempt = 1 ] && touch {training.states.relative_to(training.folder)}/step-00000010.pt"
+        " && [ $RANK = 1 ] && kill -9 $$; [ $attempt = 1 ] && sleep 60; [ $RANK = 1 ] || finish"
+    )
+    assert len(submitted()) == 2
+    assert "(FAILED): starting again from step 10" in capfd.readouterr().err
+    assert left() == ""
+
+
+def test_attempts_that_save_nothing_end_with_an_error(training, submitted):
+    with pytest.raises(UserError, match=r"3 jobs .* no further state, .*: FAILED\. .*/3/log"):
+        training.run("kill -9 $$")
+    assert len(submitted()) == attempts.LIMIT
+
+
+def test_attempts_that_get_further_have_no_limit(training, submitted):
+    states = training.states.relative_to(training.folder)
+    training.run(f"touch {states}/step-0000000$attempt.pt; [ $attempt = 5 ] && finish; kill -9 $$")
+    assert len(submitted()) == 5
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_the_training_is_shown_and_not_repeated(training, submitted, capfd, rank):
+    with pytest.raises(SystemExit) as ended:
+        training.run(
+            f"[ $RANK = {rank} ] && echo error: the disk is full >&2 && report 1; sleep 60"
+        )
+    assert ended.value.code == 1 and len(submitted()) == 1
+    assert "error: the disk is full\n" in capfd.readouterr().err
+
+
+def test_a_job_that_paused_by_itself_starts_again(training, submitted, capfd):
+    """Slurm sends SIGTERM before the time limit, and when another job takes the machines."""
+    training.run("[ $attempt = 1 ] && report 130; [ $RANK = 1 ] || finish")
+    assert len(submitted()) == 2
+    assert "(paused): starting again" in capfd.readouterr().err
+
+
+def test_a_job_without_its_outputs_starts_again(training, submitted):
+    """DVC has deleted them: the job ended while another `dvc repro` began."""
+    training.run("[ $attempt = 1 ] && report 0; [ $RANK = 1 ] || finish")
+    assert len(submitted()) == 2
+
+
+def test_a_signal_pauses_the_training_and_leaves_no_job(training, submitted):
+    signal_when((training.folder / "ready").exists, 0)
+    with pytest.raises(InterruptedError, match=r"no job is left, .* resume from the beginning"):
+        training.run("trap 'report 130' TERM; touch ready; while true; do sleep 0.05; done")
+    assert len(submitted()) == 1 and left() == ""
+
+
+def test_a_second_signal_ends_the_job_at_once(training):
+    signal_when((training.folder / "ready").exists, 0, 0.5)
+    with pytest.raises(InterruptedError):
+        training.run("trap '' TERM; touch ready; while true; do sleep 0.05; done")
+    assert left() == ""
+
+
+def test_a_signal_removes_a_job_that_waits(training, slurm, capfd, monkeypatch):
+    (slurm / "pending").write_text("Resources")
+    monkeypatch.setattr("antimatter.progress.StatusLine.is_due", lambda line: True)
+    signal_when(lambda: (slurm / "jobs/1/reason").exists(), 0.3)
+    with pytest.raises(InterruptedError):
+        training.run("finish")
+    assert "checkpoints: job 1 waits in the queue (Resources)" in capfd.readouterr().err
+    assert left() == ""
+
+
+def test_a_job_that_can_never_run_is_an_error(training, slurm):
+    (slurm / "pending").write_text("PartitionNodeLimit")
+    with pytest.raises(UserError, match=r"job 1 \(PartitionNodeLimit\): correct nodes"):
+        training.run("finish")
+    assert left() == ""
+
+
+def test_a_job_that_somebody_cancels_is_an_error(training):
+    with pytest.raises(UserError, match=r"job 1 was cancelled: run again to resume"):
+        training.run("scancel 1; sleep 60")
+
+
+def test_a_job_that_slurm_refuses_is_an_error_with_its_reason(training, slurm):
+    (slurm / "refuse").write_text("Requested node configuration is not available")
+    with pytest.raises(
+        UserError, match=r"refused the job \(Requested node configuration .* runtime\.nodes"
+    ):
+        training.run("finish")
+
+
+def test_a_machine_that_does_not_see_the_checkout_is_an_error(training, slurm, submitted, capfd):
+    (slurm / "blind").touch()
+    with pytest.raises(SystemExit) as ended:
+        training.run("finish")
+    assert ended.value.code == 1 and len(submitted()) == 1
+    assert "does not see /not/shared: all machines must" in capfd.readouterr().err
+
+
+def test_a_controller_that_does_not_answer_has_not_lost_the_job(training, slurm, submitted):
+    def silence() -> None:
+        (slurm / "silent").touch()
+        time.sleep(0.5)
+        (slurm / "silent").unlink()
+
+    threading.Timer(0.3, silence).start()
+    training.run("sleep 0.6; [ $RANK = 1 ] || finish")
+    assert len(submitted()) == 1
+
+
+def test_the_job_of_a_killed_call_is_found_and_followed(training, submitted, capfd):
+    script = "while [ ! -e go ]; do sleep 0.02; done; echo step 2/2; [ $RANK = 1 ] || finish"
+    job = training.job(script)
+    (job.folder / "1").mkdir(parents=True)
+    SlurmCluster("checkpoints", RUNTIME).start(replace(job, folder=job.folder / "1"))
+    threading.Timer(0.3, (training.folder / "go").touch).start()
+    training.run(script)
+    assert len(submitted()) == 1
+    error = capfd.readouterr().err
+    assert "a job of this training still runs, following it" in error and "step 2/2" in error
+
+
+def test_a_job_with_other_values_ends_first(training, submitted, capfd):
+    """Two trainings would write the same outputs."""
+    other = training.job("trap 'touch paused; exit' TERM; while true; do sleep 0.02; done")
+    other = replace(other, folder=training.states.parent / "other", training="checkpoints-other")
+    other.folder.mkdir()
+    SlurmCluster("checkpoints", RUNTIME).start(other)
+    training.run("[ -e paused ] || exit 3; [ $RANK = 1 ] || finish")
+    assert len(submitted()) == 2 and left() == ""
+    assert "ending job 1, which trains with other values" in capfd.readouterr().err
+
+
+def test_without_slurm_there_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"runtime\.executor slurm needs sbatch on the PATH"):
+        SlurmCluster("checkpoints", RUNTIME)
