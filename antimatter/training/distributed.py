@@ -101,12 +101,12 @@ def process_group(size: int, device_type: str) -> Iterator[ProcessGroup]:
         # It may be an exchange that fails because another process is gone. Then the main process
         # says what happened.
         is_lost = re.search(r"peer|remote|socket|NCCL", str(error)) is not None
-        if PARENT in os.environ and is_lost:
-            os._exit(1)
         if inside.is_launched() and is_lost:
             # The submitting process starts the job again, and so needs no traceback
             reason = str(error).splitlines()[0]
             print(f"process {rank} lost another one ({reason})", file=sys.stderr, flush=True)
+            os._exit(1)
+        if PARENT in os.environ and is_lost:
             os._exit(1)
         time.sleep(1)
         if (failure := _failure(others)) is None:
