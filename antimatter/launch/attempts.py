@@ -24,6 +24,8 @@ LOG_SECONDS, POLL_SECONDS = 0.5, 5.0
 VISIBLE_SECONDS = 60.0
 # For a training to save its state after a request to pause
 GRACE = 900.0
+# For a job to end after its training has
+LINGER = 60.0
 
 
 class Requests:
@@ -65,7 +67,7 @@ def run(stage: str, states: Path, job: Job, outputs: Sequence[Path], cluster: Cl
             before = _saved(states)
             attempt, found = _begin(cluster, job, stage, line)
             try:
-                _wait(cluster, attempt, requests, line, skip=found)
+                has_lingered = _wait(cluster, attempt, requests, line, skip=found)
             except BaseException:
                 cluster.cancel()
                 raise
@@ -79,8 +81,8 @@ def run(stage: str, states: Path, job: Job, outputs: Sequence[Path], cluster: Cl
             if requests.count:
                 raise InterruptedError(f"{stage}: no job is left, run again to resume from {step}")
             reason = "paused" if status == 130 else "without its outputs"
-            if status is None:
-                reason = cluster.reason()
+            if status in (None, inside.LOST):
+                reason = "a process was lost" if has_lingered else cluster.reason()
             idle = idle + 1 if _saved(states) <= before else 0
             if idle == LIMIT:
                 raise UserError(
@@ -97,29 +99,36 @@ def run(stage: str, states: Path, job: Job, outputs: Sequence[Path], cluster: Cl
 
 def _begin(cluster: Cluster, job: Job, stage: str, line: StatusLine) -> tuple[Job, bool]:
     """Starts an attempt, or finds the one that a killed call has left. Returns whether it did."""
-    numbers = [int(path.name) for path in job.folder.glob("[0-9]*")]
-    if cluster.find(job):
-        if numbers:
+    newest = max((int(path.name) for path in job.folder.glob("[0-9]*")), default=0)
+    last = replace(job, folder=job.folder / str(newest))
+    if cluster.find(last):
+        if newest:
             line.log(f"{stage}: a job of this training still runs, following it")
-            return replace(job, folder=job.folder / str(max(numbers))), True
+            return last, True
         # Its folder was deleted
         cluster.cancel()
-    attempt = replace(job, folder=job.folder / str(max(numbers, default=0) + 1))
+    attempt = replace(job, folder=job.folder / str(newest + 1))
     attempt.folder.mkdir(parents=True)
     cluster.start(attempt)
     return attempt, False
 
 
-def _wait(cluster: Cluster, job: Job, requests: Requests, line: StatusLine, *, skip: bool) -> None:
+def _wait(cluster: Cluster, job: Job, requests: Requests, line: StatusLine, *, skip: bool) -> bool:
     """Shows the log of a job until it has ended.
 
     The first signal asks the training to pause, the second one ends it at once.
 
     Args:
         skip: show only what the job writes from now on.
+
+    Returns:
+        Whether it was cancelled because it did not end after its training. Slurm's srun waits
+        forever for a process whose machine is back before Slurm has noticed that it was lost.
     """
     position = job.log.stat().st_size if skip and job.log.exists() else 0
     asked, deadline, polled = 0, float("inf"), -float("inf")
+    over_since: float | None = None
+    has_lingered = False
     while True:
         if requests.count and not asked:
             line.log("asking the training to save its state; once more ends it at once")
@@ -129,14 +138,18 @@ def _wait(cluster: Cluster, job: Job, requests: Requests, line: StatusLine, *, s
             cluster.cancel()
             asked, polled = 2, -float("inf")
         is_over = False
-        if time.monotonic() - polled > POLL_SECONDS:
-            is_over = not cluster.is_running()
-            polled = time.monotonic()
+        if (now := time.monotonic()) - polled > POLL_SECONDS:
+            is_over, polled = not cluster.is_running(), now
             if waiting := cluster.waiting_for():
                 line.show(waiting)
+            if over_since is None and inside.is_over(job.folder):
+                over_since = now
+            if not has_lingered and now - (over_since or now) > LINGER:
+                has_lingered = True
+                cluster.cancel()
         position = _show(job.log, position, line, whole=is_over)
         if is_over:
-            return
+            return has_lingered
         time.sleep(LOG_SECONDS)
 
 
@@ -160,8 +173,8 @@ def _show(log: Path, position: int, line: StatusLine, *, whole: bool) -> int:
 
 
 def _status(attempt: Path) -> int | None:
-    """How the training ended: 0, 1 (an error of a process), 130 (paused), or None: it was killed or
-    lost a process.
+    """How the training ended: 0, 1 (an error of a process), 130 (paused), LOST, or None if its
+    processes were killed.
     """
     deadline = time.monotonic() + min(VISIBLE_SECONDS, 2 * POLL_SECONDS)
     while True:

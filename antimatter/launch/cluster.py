@@ -46,6 +46,9 @@ class Cluster(ABC):
         """Whether a job of this training still runs, which a call that was killed has submitted.
 
         Then the other methods are about that job. Ends other jobs of this checkout and stage.
+
+        Args:
+            job: the last attempt.
         """
         return False
 

@@ -15,6 +15,8 @@ from antimatter.errors import UserError
 ATTEMPT, TRAINING = "ANTIMATTER_ATTEMPT", "ANTIMATTER_TRAINING"
 # In the environment of a process that must end with the one that started it: the id of that one
 PARENT = "ANTIMATTER_PARENT"
+# The report of a process that has lost another one
+LOST = 75
 
 
 def is_launched() -> bool:
@@ -23,9 +25,9 @@ def is_launched() -> bool:
 
 
 def report(status: int) -> None:
-    """Records how this process ends: with 0, 1 (an error of the user) or 130 (paused).
+    """Records how this process ends: with 0, 1 (an error of the user), 130 (paused) or LOST.
 
-    A process that was killed, or that lost another one, reports nothing.
+    A process that was killed reports nothing.
     """
     if is_launched():
         rank = os.environ.get("RANK", "0")
@@ -38,6 +40,13 @@ def statuses(attempt: Path) -> dict[str, int]:
     for path in attempt.glob("status-*"):
         found[path.name.removeprefix("status-")] = int(path.read_text(encoding="utf-8"))
     return found
+
+
+def is_over(attempt: Path) -> bool:
+    """Whether the reports say that the training has ended, whatever other processes still do."""
+    found = statuses(attempt)
+    # Others end before the first one, which still writes the outputs
+    return "0" in found or bool({1, LOST} & {*found.values()})
 
 
 def check(states: Path) -> None:

@@ -35,6 +35,11 @@ class CSVLogger:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(snapshot, encoding="utf-8")
 
+    def complete(self) -> None:
+        """Writes the file again if it was deleted."""
+        if self.path is not None and not self.path.exists():
+            self.restore(self.text)
+
     def _write(self, path: Path, row: Sequence[object]) -> None:
         line = StringIO(newline="")
         csv.writer(line, lineterminator="\n").writerow(row)
@@ -63,6 +68,11 @@ class Curves:
         self.validation = logger("validation", "step", "loss")
         self.backtracks = logger("backtracks", "step", "loss", "back_to", "rate_scale")
         self.throughput = logger("throughput", "step", "tokens_per_second")
+
+    def complete(self) -> None:
+        """Writes the files again that were deleted while the training ran."""
+        for curve in vars(self).values():
+            curve.complete()
 
     def snapshot(self) -> dict[str, str]:
         return {name: curve.snapshot() for name, curve in vars(self).items()}

@@ -105,6 +105,7 @@ def process_group(size: int, device_type: str) -> Iterator[ProcessGroup]:
             # The submitting process starts the job again, and so needs no traceback
             reason = str(error).splitlines()[0]
             print(f"process {rank} lost another one ({reason})", file=sys.stderr, flush=True)
+            inside.report(inside.LOST)
             os._exit(1)
         if PARENT in os.environ and is_lost:
             os._exit(1)

@@ -109,6 +109,7 @@ def run(
             )
             result = trainer.run()
         if is_main:
+            curves.complete()
             origin |= resume.adopted(states)
             weights.save(model, outputs.model, origin, chat, _measured(result, before))
             files.write_json(outputs.metrics / PROVENANCE, origin)

@@ -136,9 +136,10 @@ def scancel(*arguments: str) -> int:
     elif is_pending:
         end(job, "CANCELLED")
     elif "--state" not in options:
+        # First, as this process may belong to the job
+        end(job, "CANCELLED")
         with suppress(ProcessLookupError):
             os.killpg(int((job / "pid").read_text()), signal.SIGKILL)
-        end(job, "CANCELLED")
     return 0
 
 

@@ -1,13 +1,16 @@
 """A checkout in which `python -m stages.checkpoints` trains a small model on a few tokens."""
 
 import json
+import os
+import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from helpers.tiny_pipeline import edit
+from helpers.tiny_pipeline import ENVIRONMENT, WARM, edit
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = 64
@@ -44,7 +47,7 @@ def make(folder: Path, tokens: np.ndarray, parameters: Mapping[str, object]) -> 
         tokens: of the shards, (N,) uint16 below VOCABULARY.
     """
     folder.mkdir()
-    for name in ("antimatter", "stages"):
+    for name in ("antimatter", "prompts", "stages"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
     edit(folder, {**PARAMETERS, **parameters})
@@ -60,6 +63,39 @@ def make(folder: Path, tokens: np.ndarray, parameters: Mapping[str, object]) -> 
     index = {"vocab_size": VOCABULARY, "bos": 1, "splits": splits}
     (shards / "index.json").write_text(json.dumps(index))
     return folder
+
+
+def warm() -> dict[str, str]:
+    """The variables with which stages run in warm processes."""
+    return {name: ENVIRONMENT[name] for name in WARM if name in ENVIRONMENT}
+
+
+def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":
+    """Starts the stage, with further variables in its environment."""
+    # The PATH of this test, which may have a Slurm
+    environment = {**os.environ, **warm(), "OMP_NUM_THREADS": "1", **variables}
+    # DVC would keep the resume directory
+    environment.pop("DVC_STAGE", None)
+    return subprocess.Popen(COMMAND, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(stage: "subprocess.Popen[str]") -> str:
+    """Waits for the end of a stage that must succeed, and returns what it printed."""
+    with stage:
+        _, errors = stage.communicate(timeout=300)
+    assert stage.returncode == 0, errors
+    return errors
+
+
+def train_with_two_processes(folder: Path) -> None:
+    """As torchrun would, and no code of ours."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    stages = [start(folder, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
+    for stage in stages:
+        finish(stage)
 
 
 def outputs(folder: Path) -> dict[str, bytes]:

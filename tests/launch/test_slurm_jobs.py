@@ -174,6 +174,17 @@ def test_attempts_that_get_further_have_no_limit(training, submitted):
     assert len(submitted()) == 5
 
 
+def test_a_job_that_does_not_end_after_a_loss_is_ended(training, submitted, monkeypatch, capfd):
+    """Slurm's srun waits forever for a process whose slurmd is killed and back within seconds."""
+    monkeypatch.setattr(attempts, "LINGER", 0.3)
+    training.run(
+        '[ $RANK = 1 ] && [ $attempt = 1 ] && echo 75 > "$ANTIMATTER_ATTEMPT/status-1"; '
+        "[ $attempt = 1 ] && sleep 600; [ $RANK = 1 ] || finish"
+    )
+    assert len(submitted()) == 2 and left() == ""
+    assert "(a process was lost): starting again" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_of_the_training_is_shown_and_not_repeated(training, submitted, capfd, rank):
     with pytest.raises(SystemExit) as ended:
@@ -270,6 +281,16 @@ def test_the_job_of_a_killed_call_is_found_and_followed(training, submitted, cap
     assert len(submitted()) == 1
     error = capfd.readouterr().err
     assert "a job of this training still runs, following it" in error and "step 2/2" in error
+
+
+def test_the_job_of_a_killed_call_that_fails_starts_again(training, submitted, capfd):
+    script = "[ $attempt = 2 ] || { sleep 0.5; kill -9 $$; }; [ $RANK = 1 ] || finish"
+    job = training.job(script)
+    (job.folder / "1").mkdir(parents=True)
+    SlurmCluster("checkpoints", RUNTIME).start(replace(job, folder=job.folder / "1"))
+    training.run(script)
+    assert len(submitted()) == 2
+    assert "following it" in capfd.readouterr().err
 
 
 def test_a_job_with_other_values_ends_first(training, submitted, capfd):

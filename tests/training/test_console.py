@@ -59,6 +59,10 @@ def test_a_curve_that_was_deleted_is_whole_again(tmp_path: Path) -> None:
     curve.add(2, 1.5)
     curve.add(3, 1.0)
     assert path.read_text() == curve.snapshot() == "step,loss\n1,2.5\n2,1.5\n3,1\n"
+    # One that gets no further row too
+    path.unlink()
+    curve.complete()
+    assert path.read_text() == curve.snapshot()
 
 
 def test_progress_has_loss_speed_and_time_left(tokens: Path, clock: list[float]) -> None:

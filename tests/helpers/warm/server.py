@@ -92,6 +92,8 @@ def run(
     os.chdir(folder)
     sys.path[0] = folder
     sys.argv = [module, *arguments]
+    # A training on a cluster starts its own command there
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]
     is_unbuffered = bool(environment.get("PYTHONUNBUFFERED")) or os.isatty(1)
     sys.stdout.reconfigure(line_buffering=is_unbuffered)  # type: ignore[union-attr]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
