@@ -13,6 +13,8 @@ from antimatter.errors import UserError
 # In the environment of a process that a cluster has started: the folder of the attempt, and the
 # name of the resume directory that the submitting process expects
 ATTEMPT, TRAINING = "ANTIMATTER_ATTEMPT", "ANTIMATTER_TRAINING"
+# In the environment of a process that must end with the one that started it: the id of that one
+PARENT = "ANTIMATTER_PARENT"
 # The report of a process that has lost another one
 LOST = 75
 

@@ -18,9 +18,8 @@ import torch.distributed as dist
 
 from antimatter.errors import UserError
 from antimatter.launch import inside
+from antimatter.launch.inside import PARENT
 
-# Marks a process that process_group() has started
-PARENT = "ANTIMATTER_PARENT"
 # Seconds for the main process to find out by itself why another one ended
 GRACE = 10.0
 
@@ -78,14 +77,14 @@ def process_group(size: int, device_type: str) -> Iterator[ProcessGroup]:
     Raises:
         UserError: another process has failed.
     """
+    if PARENT in os.environ:
+        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     if size == 1:
         yield SINGLE_PROCESS
         return
     others: list[subprocess.Popen[bytes]] = []
     if "RANK" not in os.environ:
         others = _start_others(size, [sys.executable, *sys.orig_argv[1:]])
-    elif PARENT in os.environ:
-        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     group = ProcessGroup(rank, size, local_rank)
     if device_type == "cuda":
@@ -102,13 +101,13 @@ def process_group(size: int, device_type: str) -> Iterator[ProcessGroup]:
         # It may be an exchange that fails because another process is gone. Then the main process
         # says what happened.
         is_lost = re.search(r"peer|remote|socket|NCCL", str(error)) is not None
-        if PARENT in os.environ and is_lost:
-            os._exit(1)
         if inside.is_launched() and is_lost:
             # The submitting process starts the job again, and so needs no traceback
             reason = str(error).splitlines()[0]
             print(f"process {rank} lost another one ({reason})", file=sys.stderr, flush=True)
             inside.report(inside.LOST)
+            os._exit(1)
+        if PARENT in os.environ and is_lost:
             os._exit(1)
         time.sleep(1)
         if (failure := _failure(others)) is None:
