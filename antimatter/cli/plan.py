@@ -78,7 +78,7 @@ def _losses(compared: "list[Preset]") -> dict[str, tuple[str, str]]:
     law = forecast.read(LADDER)
     losses = {}
     for preset in compared:
-        if law and (one := law.of(preset.plan)):
+        if law and (one := law.of(preset.plan, preset.reads.kept_bytes)):
             bits = f"{one.bits_per_byte.median:.2f}"
             low, high = one.perplexity.low, one.perplexity.high
             losses[preset.name] = bits, f"{one.perplexity.median:,.0f} ({low:,.0f}-{high:,.0f})"

@@ -15,12 +15,10 @@ from antimatter.ladder.runner import Result
 from antimatter.ladder.scaling import LEAST, Interval, Law, fit, worth
 from antimatter.model.flops import flops_per_token, matmul_weights
 from antimatter.planning import plan
-from antimatter.planning.reads import BYTES_PER_TOKEN
+from antimatter.planning.reads import BYTES_PER_TOKEN, KEPT
 from antimatter.training.config import OptimizerConfig
 
 LN2 = math.log(2)
-# The share of the text of the hub that cleaning keeps: of 45 GB 38 GB, by the seed document
-KEPT = 38 / 45
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from antimatter.errors import UserError
 from antimatter.ladder.fit import LN2, Forecast
-from antimatter.ladder.scaling import Law, fit
+from antimatter.ladder.scaling import Law, fit, worth
 from antimatter.model.flops import matmul_weights
 from antimatter.planning.plan import Plan
 from antimatter.planning.reads import BYTES_PER_TOKEN
@@ -22,14 +22,19 @@ class Forecaster:
     vocab_size: int  # of the rungs
     bytes_per_token: float  # of their text
 
-    def of(self, plan: Plan) -> Forecast | None:
-        """None if the bytes per token of its vocabulary are unknown."""
+    def of(self, plan: Plan, unique_bytes: float | None) -> Forecast | None:
+        """None if the bytes per token of its vocabulary are unknown.
+
+        Args:
+            unique_bytes: of text without repetition; None takes all of it for new.
+        """
         size = plan.model.vocab_size
         known = BYTES_PER_TOKEN | {self.vocab_size: self.bytes_per_token}
         if size not in known:
             return None
-        weights = matmul_weights(plan.model)
-        return Forecast(self.law.predict(weights, plan.tokens * known[size]), known[size])
+        read = plan.tokens * known[size]
+        data = read if unique_bytes is None else worth(read, unique_bytes)
+        return Forecast(self.law.predict(matmul_weights(plan.model), data), known[size])
 
 
 def read(folder: Path) -> Forecaster | None:

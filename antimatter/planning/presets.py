@@ -135,7 +135,7 @@ def _legend(presets: Sequence[Preset], cards: Sequence[tuple[Card, int]]) -> lis
     ]
     notes = {
         "bits": "per byte of text, and perplexity, per token of the vocabulary: median (90%) of the"
-        " ladder's law, for text like its own",
+        " ladder's law, for text like its own; docs/seed.md has a narrower forecast of 300m",
         "batch": "the micro-batch that fits; no share: the devices do not divide the batch",
         "MFU": assumed if given is None else f"{100 * given:.3g}%, of --mfu",
         "CPU": f"{CPU / 1e12:g} TFLOP/s (four cores with AVX2); tokens/s: {', '.join(speeds)}",

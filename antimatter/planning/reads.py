@@ -38,6 +38,11 @@ class Reads:
     bytes_per_token: float
 
     @property
+    def kept_bytes(self) -> float | None:
+        """Of text to train on, each once; None: unknown."""
+        return self.raw_bytes * KEPT or None
+
+    @property
     def conversation_tokens(self) -> float:
         """In one epoch of tuning."""
         return self.conversation_bytes / self.bytes_per_token
