@@ -213,10 +213,10 @@ def test_a_killed_run_ends_in_the_same_bytes_as_an_undisturbed_one(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, kind="muon"))
     process = Forked(tokens, killed, KIND, "--pause=0.03")
-    train_process.run(tokens, whole, config)
     wait_for(killed / "state/step-00000020.pt", process)
     process.kill()
     finish(process, -signal.SIGKILL)
+    train_process.run(tokens, whole, config)
     train_process.run(tokens, killed, config)
     assert "resuming from step" in capsys.readouterr().err
     assert_same_bytes(killed, whole)
