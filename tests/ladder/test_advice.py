@@ -83,7 +83,7 @@ def test_more_noise_is_a_wider_interval_and_too_much_is_no_advice(
 def test_a_batch_that_is_far_from_the_ladders_gets_no_rate(nano: Base, target: Target) -> None:
     text = "\n".join(advice.lines(results(nano, bend=0.2), 0.005, target))
     assert "5.3 x the widest rung" in text
-    assert "1,024 x as large: the ladder cannot judge its 0.002" in text
+    assert "1,024 x as large: the ladder cannot judge its 0.0015" in text
     training = replace(target.plan.training, batch_size=2)
     near = replace(target, plan=replace(target.plan, training=training))
     text = "\n".join(advice.lines(results(nano, bend=0.2), 0.005, near))
