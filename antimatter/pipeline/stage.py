@@ -32,7 +32,9 @@ def _status(main: Callable[..., None]) -> int:
         main(*map(Path, sys.argv[1:]))
         status = 0
     except InterruptedError as paused:
-        print(paused, file=sys.stderr)
+        # All processes of a training pause at the same step
+        if os.environ.get("RANK", "0") == "0":
+            print(paused, file=sys.stderr)
         status = 130
     except (UserError, OSError) as error:
         if os.environ.get("ANTIMATTER_TRACEBACK"):
