@@ -30,6 +30,8 @@ JOIN_SECONDS = 600.0
 ALONE_SECONDS = 30.0
 # For a machine to answer a question, and for the folder of an attempt to appear on it
 ANSWER_SECONDS, VISIBLE_SECONDS = 5.0, 60.0
+# For Ray to place a training on machines that are free
+PLACE_SECONDS = 5.0
 # Exit statuses of a process that has finished or paused
 GOOD = (0, 130)
 # Ray chooses the devices of an actor
@@ -203,7 +205,7 @@ class RayCluster(Cluster):
     def _place(self) -> bool:
         """Starts the processes if all machines are there."""
         assert self.job is not None
-        if not self.group.wait(0.1):
+        if not self.group.wait(PLACE_SECONDS):
             self.why_waiting = self._missing(self.job)
             return False
         self.why_waiting = ""
