@@ -1,8 +1,8 @@
 """A training on a Ray cluster: an actor on each machine starts the processes of that machine.
 
 Ray places the actors, each on a machine of its own, notices the loss of a machine, and ends them
-with the process that submitted the training. A worker that only trains would be ended by its own
-main thread, which Ray needs, so the training runs in child processes of the actors.
+with the process that submitted the training. The training runs in child processes of the actors, as
+it sets signal handlers, which only a main thread may, and the main thread of a worker is Ray's.
 """
 
 import logging
@@ -11,10 +11,11 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from typing import Any
 
 from antimatter.errors import UserError
@@ -29,6 +30,8 @@ JOIN_SECONDS = 600.0
 ALONE_SECONDS = 30.0
 # For a machine to answer a question, and for the folder of an attempt to appear on it
 ANSWER_SECONDS, VISIBLE_SECONDS = 5.0, 60.0
+# For Ray to place a training on machines that are free
+PLACE_SECONDS = 5.0
 # Exit statuses of a process that has finished or paused
 GOOD = (0, 130)
 # Ray chooses the devices of an actor
@@ -120,6 +123,11 @@ class RayCluster(Cluster):
         self.failed = self.asked = float("inf")
         self.why_waiting = ""
         self.ray = _connect(runtime.address)
+        # Ray prints forty lines of its state for a lost machine, and has no option against it. The
+        # processes of the training print to the log
+        self.nowhere = open(os.devnull, "w")  # noqa: SIM115
+        self.quiet = redirect_stdout(self.nowhere)
+        self.quiet.__enter__()
 
     def start(self, job: Job) -> None:
         self.job = job
@@ -166,17 +174,25 @@ class RayCluster(Cluster):
     def reason(self) -> str:
         if self.lost:
             return "; ".join(self.lost.values())
-        for number, statuses in self.statuses.items():
-            for status in statuses:
-                if status not in (None, *GOOD):
-                    how = f"status {status}" if status > 0 else f"signal {-status}"
-                    return f"a process on {self.addresses[number]} ended with {how}"
+        bad = [
+            (status, self.addresses[number])
+            for number, statuses in self.statuses.items()
+            for status in statuses
+            if status not in (None, *GOOD)
+        ]
+        if bad:
+            # A signal is the cause of the other ends
+            status, address = min(bad)
+            how = f"status {status}" if status > 0 else f"signal {-status}"
+            return f"a process on {address} ended with {how}"
         return "its processes ended and reported nothing"
 
     def close(self) -> None:
         with suppress(Exception):
             self.cancel()
         self.ray.shutdown()
+        self.quiet.__exit__(None, None, None)
+        self.nowhere.close()
 
     # What a job asks of a machine, and where it gets it
 
@@ -189,7 +205,7 @@ class RayCluster(Cluster):
     def _place(self) -> bool:
         """Starts the processes if all machines are there."""
         assert self.job is not None
-        if not self.group.wait(0.1):
+        if not self.group.wait(PLACE_SECONDS):
             self.why_waiting = self._missing(self.job)
             return False
         self.why_waiting = ""
@@ -221,7 +237,7 @@ class RayCluster(Cluster):
         )
         if not self.lost:
             each = f"{job.processes} processes" if job.processes > 1 else "one process"
-            print(f"training on {', '.join(self.addresses)}: {each} on each", flush=True)
+            print(f"training on {', '.join(self.addresses)}: {each} on each", file=sys.stderr)
 
     def _answers(self, references: Sequence[Any]) -> list[Any]:
         """The answer of each machine; of a lost one its number.
