@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from antimatter.errors import UserError
-from antimatter.model import weights
+from antimatter.model import gpt2, weights
 from antimatter.model.config import GPTConfig
 from antimatter.model.gpt import GPT
 
@@ -126,3 +126,17 @@ def test_a_config_with_a_key_too_many_or_too_few_names_it(tmp_path: Path, tiny_g
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"config\.json is not a model config: .*\bn_head\b"):
         weights.read_config(tmp_path / "config.json")
+
+
+def test_a_model_from_before_residual_scale_has_the_value_it_was_made_with(
+    tmp_path: Path, tiny_gpt: GPT
+) -> None:
+    weights.save(tiny_gpt, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["residual_scale"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert weights.load(tmp_path).config.residual_scale == 1
+    # transformers keep our keys
+    scaled = replace(tiny_gpt.config, residual_scale=0.25)
+    theirs = gpt2.from_config(gpt2.to_config(scaled, {}))
+    assert theirs["residual_scale"] == 0.25
