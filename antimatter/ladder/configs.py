@@ -253,10 +253,13 @@ def _scaled(base: Base, share: float) -> RunConfig:
 
 
 def _narrower(base: Base, top: RunConfig, width: int, steps: int) -> RunConfig:
-    """The largest rung with another width and as many heads. The warm-up keeps its share of the
-    steps.
+    """The largest rung with another width and as many heads.
+
+    The warm-up keeps its share of the steps. Where that has become short it keeps its steps, up to
+    a quarter of the run: a high rate fails after too few of them (docs/log.md).
     """
-    warmup = round(base.schedule.warmup_steps * steps / base.training.steps)
+    share = round(base.schedule.warmup_steps * steps / base.training.steps)
+    warmup = max(share, min(base.schedule.warmup_steps, steps // 4))
     batch = (top.batch_size / base.training.batch_size) ** RATE_BY_BATCH
     rate = base.optimizer.learning_rate * batch * (base.model.n_embd / width) ** RATE_BY_WIDTH
     return replace(
