@@ -87,7 +87,7 @@ class LaunchRuntime(Section):
         self.limit_seconds()
         for option in self.sbatch:
             name = option.split("=")[0]
-            if not re.match(r"--[a-z]", option) or "\n" in option:
+            if not re.fullmatch(r"--[a-z][a-z0-9-]*(=.*)?", option):
                 raise UserError(
                     f"sbatch must be a list of options such as --account=name, got {option!r}"
                 )

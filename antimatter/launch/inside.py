@@ -38,7 +38,9 @@ def statuses(attempt: Path) -> dict[str, int]:
     """What the processes of an attempt have reported, by rank."""
     found = {}
     for path in attempt.glob("status-*"):
-        found[path.name.removeprefix("status-")] = int(path.read_text(encoding="utf-8"))
+        # A job script does not write it as a whole, so it may be empty for a moment
+        if text := path.read_text(encoding="utf-8").strip():
+            found[path.name.removeprefix("status-")] = int(text)
     return found
 
 

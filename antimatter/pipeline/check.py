@@ -143,6 +143,7 @@ def _checks(
     yield "runtime", ["runtime"], runtime
     training = ["checkpoints", "loss", "optimizer", "schedule", "spikes"]
     yield "training", [*training, "runtime"], lambda: _training(path, *map(read, training))
+    yield "tuning", ["tuned", "runtime"], lambda: _batch(path, "tuned", read("tuned"))
     yield "vocabulary", ["tokenizer", "shards"], lambda: _vocabulary(read("tokenizer"))
     served = ["gguf", "ollama"]
     yield "served", served, lambda: _served(*map(read, served))
@@ -170,16 +171,23 @@ def _training(path: Path, *sections: Any) -> None:
     runtime = params.read(kind, "runtime", path, part=True)
     names = ("training", "loss", "optimizer", "schedule", "spikes")
     parts = dict(zip(names, sections, strict=True))
-    config = _named("antimatter.training.config:TrainerConfig")(**parts, runtime=runtime)
+    _named("antimatter.training.config:TrainerConfig")(**parts, runtime=runtime)
+    _batch(path, "checkpoints", parts["training"])
+
+
+def _batch(path: Path, section: str, config: Any) -> None:
+    """The devices can share the batch of a training."""
+    kind = _named("antimatter.training.config:TrainRuntime")
+    runtime = params.read(kind, "runtime", path, part=True)
     where = params.read(
         _named("antimatter.launch.config:LaunchRuntime"), "runtime", path, part=True
     )
-    if _named("antimatter.launch.launch:is_elsewhere")(where):
-        # This machine need not have the devices
-        config.micro_batch(where.world_size)
-        return
-    count = _named("antimatter.model.devices:count")
-    config.micro_batch(count(runtime.devices, runtime.device_type()))
+    size = where.world_size
+    # Another machine has the devices
+    if not _named("antimatter.launch.launch:is_elsewhere")(where):
+        size = _named("antimatter.model.devices:count")(runtime.devices, runtime.device_type())
+    share = _named("antimatter.training.config:share")
+    share(config.batch_size, size, runtime.micro_batch, section)
 
 
 def _vocabulary(tokenizer: Any) -> None:

@@ -114,22 +114,34 @@ class TrainerConfig:
                 f"schedule.warmup_steps must be below checkpoints.steps ({steps}), got {warmup}"
             )
 
-    def micro_batch(self, size: int) -> int:
-        """Sequences in one forward pass of one of `size` devices."""
-        batch = self.training.batch_size
-        if batch % size:
-            raise UserError(
-                f"checkpoints.batch_size must be a multiple of the {size} devices, got {batch}: "
-                "set runtime.devices to a divisor of it"
-            )
-        own = batch // size
-        micro = min(self.runtime.micro_batch, own)
-        if own % micro:
-            raise UserError(
-                f"runtime.micro_batch must divide the {own} sequences of a device in a step, "
-                f"got {micro}"
-            )
-        return micro
+    def micro_batch(self, size: int, section: str = "checkpoints") -> int:
+        """Sequences in one forward pass of one of `size` devices; `section` is for errors."""
+        return share(self.training.batch_size, size, self.runtime.micro_batch, section)
+
+
+def share(batch_size: int, size: int, largest: int, section: str) -> int:
+    """The micro-batch of one of `size` devices, which share a batch.
+
+    Args:
+        largest: runtime.micro_batch.
+        section: of params.yaml that has the batch size.
+
+    Raises:
+        UserError: the batch cannot be shared.
+    """
+    if batch_size % size:
+        raise UserError(
+            f"{section}.batch_size must be a multiple of the {size} devices, got {batch_size}: "
+            "make runtime.nodes x runtime.devices a divisor of it"
+        )
+    own = batch_size // size
+    micro = min(largest, own)
+    if own % micro:
+        raise UserError(
+            f"runtime.micro_batch must divide the {own} sequences of {section}.batch_size that a "
+            f"device has in a step, got {micro}"
+        )
+    return micro
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ def run(
     states = resume.path_of(stage, **identity)
     where = params.read(LaunchRuntime, "runtime", part=True)
     if launch.is_elsewhere(where):
-        config.micro_batch(where.world_size)
+        config.micro_batch(where.world_size, stage)
         written = [outputs.model, outputs.metrics / PROVENANCE]
         launch.train(stage, states, where, config.training.threads, written)
         return
@@ -73,7 +73,7 @@ def run(
     device = config.runtime.device_type()
     size = devices.count(config.runtime.devices, device)
     # Before any process starts, as it may raise a UserError
-    micro_batch = config.micro_batch(size)
+    micro_batch = config.micro_batch(size, stage)
     if config.training.portable:
         numerics.check_portable()
     kind, precision = numerics.describe_hardware(device, config.training.precision)

@@ -1,6 +1,5 @@
 """Which machines train, from the section `runtime`."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ def test_the_executor_decides_where_a_training_runs(values, elsewhere, monkeypat
         ({"executor": "slurm"}, r"devices must be the number of GPUs of a machine.*got 0"),
         ({"executor": "slurm", "device": "cpu", "time_limit": "a day"}, r"time_limit .*'a day'"),
         ({"executor": "slurm", "device": "cpu", "sbatch": ("-A x",)}, r"--account=name, got '-A x"),
+        ({"executor": "slurm", "device": "cpu", "sbatch": ("--qos x",)}, r"name, got '--qos x"),
         (
             {"executor": "slurm", "device": "cpu", "sbatch": ("--nodes=4",)},
             r"--nodes=4 cannot be given there: .* from nodes",
@@ -91,7 +91,10 @@ def test_the_batch_must_be_a_multiple_of_all_processes(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(params.PARAMS.read_text(encoding="utf-8"))
     edit(tmp_path, {"runtime.executor": "slurm", "runtime.nodes": 5, "runtime.devices": 3})
     (problem,) = check.problems(tmp_path / "params.yaml")
-    assert re.search(r"batch_size must be a multiple of the 15 devices", problem)
+    assert problem.startswith("checkpoints.batch_size must be a multiple of the 15 devices")
+    edit(tmp_path, {"checkpoints.batch_size": 30})
+    (problem,) = check.problems(tmp_path / "params.yaml")
+    assert problem.startswith("tuned.batch_size must be a multiple of the 15 devices")
 
 
 def test_a_job_trains_only_what_was_submitted(tmp_path, monkeypatch):
