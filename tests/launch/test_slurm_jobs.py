@@ -26,10 +26,11 @@ RUNTIME = LaunchRuntime(
     executor="slurm", nodes=2, device="cpu", devices=1, address="", partition="", sbatch=(),
     time_limit="",
 )  # fmt: skip
-# What each process does first: the number of its attempt, and ways to end
+# What each process does first: the number of its attempt, and ways to end. One that pauses ends with
+# 0, as srun would kill the others
 BEGIN = """
 attempt=${ANTIMATTER_ATTEMPT##*/}
-report() { echo $1 > "$ANTIMATTER_ATTEMPT/status-$RANK"; exit $1; }
+report() { echo $1 > "$ANTIMATTER_ATTEMPT/status-$RANK"; [ $1 = 130 ] && exit; exit $1; }
 finish() { touch model; report 0; }
 """
 
@@ -302,6 +303,19 @@ def test_a_job_with_other_values_ends_first(training, submitted, capfd):
     training.run("[ -e paused ] || exit 3; [ $RANK = 1 ] || finish")
     assert len(submitted()) == 2 and left() == ""
     assert "ending job 1, which trains with other values" in capfd.readouterr().err
+
+
+def test_a_signal_ends_the_wait_for_a_job_with_other_values(training, submitted):
+    other = training.job("trap '' TERM; touch ready; while true; do sleep 0.02; done")
+    other = replace(other, folder=training.states.parent / "other", training="checkpoints-other")
+    other.folder.mkdir()
+    cluster = SlurmCluster("checkpoints", RUNTIME)
+    cluster.start(other)
+    signal_when((training.folder / "ready").exists, 0)
+    with pytest.raises(InterruptedError, match=r"stopped before a job was submitted"):
+        training.run("finish")
+    cluster.cancel()
+    assert len(submitted()) == 1
 
 
 def test_without_slurm_there_is_one_line(tmp_path, monkeypatch):
