@@ -130,7 +130,7 @@ def real_slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
 def test_another_machine_takes_over_from_one_that_dies_and_changes_no_byte(
     tmp_path: Path, real_slurm: Slurm, token_file: Callable[..., np.ndarray]
 ) -> None:
-    tokens, parameters = token_file(3000), {"checkpoints.steps": 150}
+    tokens, parameters = token_file(3000), {"checkpoints.steps": 500}
     here = small_checkout.make(tmp_path / "here", tokens, parameters)
     small_checkout.train_with_two_processes(here)
     nodes = {"runtime.executor": "slurm", "runtime.nodes": 2}
