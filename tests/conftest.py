@@ -58,6 +58,7 @@ FIRST = (
     "pipeline/test_repro.py",
     "pipeline/test_guard_rails.py",
     "data/sources/test_raw_stage.py",
+    "launch/test_real_slurm.py",
     "launch/test_training_on_nodes.py",
     "tasks/test_executor.py",
     "training/test_distributed.py",

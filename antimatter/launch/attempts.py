@@ -65,7 +65,7 @@ def run(stage: str, states: Path, job: Job, outputs: Sequence[Path], cluster: Cl
         idle = 0
         while True:
             before = _saved(states)
-            attempt, found = _begin(cluster, job, stage, line)
+            attempt, found = _begin(cluster, job, stage, line, requests)
             try:
                 has_lingered = _wait(cluster, attempt, requests, line, skip=found)
             except BaseException:
@@ -97,11 +97,13 @@ def run(stage: str, states: Path, job: Job, outputs: Sequence[Path], cluster: Cl
         files.remove(job.folder)
 
 
-def _begin(cluster: Cluster, job: Job, stage: str, line: StatusLine) -> tuple[Job, bool]:
+def _begin(
+    cluster: Cluster, job: Job, stage: str, line: StatusLine, requests: Requests
+) -> tuple[Job, bool]:
     """Starts an attempt, or finds the one that a killed call has left. Returns whether it did."""
     newest = max((int(path.name) for path in job.folder.glob("[0-9]*")), default=0)
     last = replace(job, folder=job.folder / str(newest))
-    if cluster.find(last):
+    if cluster.find(last, lambda: requests.count > 0):
         if newest:
             line.log(f"{stage}: a job of this training still runs, following it")
             return last, True

@@ -1,7 +1,7 @@
 """What a training needs of a cluster. Slurm and Ray implement it with their own launchers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +42,17 @@ class Job:
 class Cluster(ABC):
     """Runs one job at a time."""
 
-    def find(self, job: Job) -> bool:
+    def find(self, job: Job, is_stopped: Callable[[], bool]) -> bool:
         """Whether a job of this training still runs, which a call that was killed has submitted.
 
         Then the other methods are about that job. Ends other jobs of this checkout and stage.
 
         Args:
             job: the last attempt.
+            is_stopped: whether the user wants to wait no longer.
+
+        Raises:
+            InterruptedError: the user did not want to wait for the end of other jobs.
         """
         return False
 

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from shutil import which
 
@@ -45,7 +46,7 @@ class SlurmCluster(Cluster):
             fix = "run on a login node of the cluster, or set runtime.executor to local"
             raise UserError(f"runtime.executor slurm needs sbatch on the PATH: {fix}")
 
-    def find(self, job: Job) -> bool:
+    def find(self, job: Job, is_stopped: Callable[[], bool]) -> bool:
         name, others, self.number = self._name(job), [], ""
         for number, _, _, other in self._answered_queue():
             if other == name:
@@ -54,9 +55,13 @@ class SlurmCluster(Cluster):
                 others.append(number)
         for number in others:
             _log(f"{self.stage}: ending job {number}, which trains with other values")
-            _ask(number)
         while others:
+            for number in others:
+                # Again and again, as a signal before the processes have started is lost
+                _ask(number)
             time.sleep(POLL_SECONDS)
+            if is_stopped():
+                raise InterruptedError(f"{self.stage}: stopped before a job was submitted")
             queued = {number for number, *_ in self._answered_queue()}
             others = [number for number in others if number in queued]
         return bool(self.number)

@@ -26,10 +26,11 @@ RUNTIME = LaunchRuntime(
     executor="slurm", nodes=2, device="cpu", devices=1, address="", partition="", sbatch=(),
     time_limit="",
 )  # fmt: skip
-# What each process does first: the number of its attempt, and ways to end
+# What each process does first: the number of its attempt, and ways to end. One that pauses ends
+# with 0, as srun would kill the others
 BEGIN = """
 attempt=${ANTIMATTER_ATTEMPT##*/}
-report() { echo $1 > "$ANTIMATTER_ATTEMPT/status-$RANK"; exit $1; }
+report() { echo $1 > "$ANTIMATTER_ATTEMPT/status-$RANK"; [ $1 = 130 ] && exit; exit $1; }
 finish() { touch model; report 0; }
 """
 
@@ -60,6 +61,12 @@ class Training:
             processes=runtime.processes,
             cpus=3,
         )
+
+    def submit(self, script: str) -> None:
+        """Starts a job as a call that is killed then."""
+        job = self.job(script)
+        (job.folder / "1").mkdir(parents=True)
+        SlurmCluster("checkpoints", RUNTIME).start(replace(job, folder=job.folder / "1"))
 
     def run(self, script: str, runtime: LaunchRuntime = RUNTIME) -> None:
         job, cluster = self.job(script, runtime), SlurmCluster("checkpoints", runtime)
@@ -153,9 +160,10 @@ def test_a_user_who_names_gpus_replaces_those_of_devices(training, submitted):
 def test_after_a_killed_process_the_training_starts_again_from_its_last_state(
     training, submitted, capfd
 ):
+    states = training.states.relative_to(training.folder)
     training.run(
-        f"[ $attempt = 1 ] && touch {training.states.relative_to(training.folder)}/step-00000010.pt"
-        " && [ $RANK = 1 ] && kill -9 $$; [ $attempt = 1 ] && sleep 60; [ $RANK = 1 ] || finish"
+        f"[ $attempt = 1 ] && touch {states}/step-00000010.pt && [ $RANK = 1 ] && kill -9 $$; "
+        "[ $attempt = 1 ] && exec sleep 60; [ $RANK = 1 ] || finish"
     )
     assert len(submitted()) == 2
     assert "(FAILED): starting again from step 10" in capfd.readouterr().err
@@ -170,8 +178,8 @@ def test_attempts_that_save_nothing_end_with_an_error(training, submitted):
 
 def test_attempts_that_get_further_have_no_limit(training, submitted):
     states = training.states.relative_to(training.folder)
-    training.run(f"touch {states}/step-0000000$attempt.pt; [ $attempt = 5 ] && finish; kill -9 $$")
-    assert len(submitted()) == 5
+    training.run(f"touch {states}/step-0000000$attempt.pt; [ $attempt = 4 ] && finish; kill -9 $$")
+    assert len(submitted()) == attempts.LIMIT + 1
 
 
 def test_a_job_that_does_not_end_after_a_loss_is_ended(training, submitted, monkeypatch, capfd):
@@ -179,7 +187,7 @@ def test_a_job_that_does_not_end_after_a_loss_is_ended(training, submitted, monk
     monkeypatch.setattr(attempts, "LINGER", 0.3)
     training.run(
         '[ $RANK = 1 ] && [ $attempt = 1 ] && echo 75 > "$ANTIMATTER_ATTEMPT/status-1"; '
-        "[ $attempt = 1 ] && sleep 600; [ $RANK = 1 ] || finish"
+        "[ $attempt = 1 ] && exec sleep 600; [ $RANK = 1 ] || finish"
     )
     assert len(submitted()) == 2 and left() == ""
     assert "(a process was lost): starting again" in capfd.readouterr().err
@@ -189,23 +197,22 @@ def test_a_job_that_does_not_end_after_a_loss_is_ended(training, submitted, monk
 def test_an_error_of_the_training_is_shown_and_not_repeated(training, submitted, capfd, rank):
     with pytest.raises(SystemExit) as ended:
         training.run(
-            f"[ $RANK = {rank} ] && echo error: the disk is full >&2 && report 1; sleep 60"
+            f"[ $RANK = {rank} ] && echo error: the disk is full >&2 && report 1; exec sleep 60"
         )
     assert ended.value.code == 1 and len(submitted()) == 1
     assert "error: the disk is full\n" in capfd.readouterr().err
 
 
-def test_a_job_that_paused_by_itself_starts_again(training, submitted, capfd):
-    """Slurm sends SIGTERM before the time limit, and when another job takes the machines."""
-    training.run("[ $attempt = 1 ] && report 130; [ $RANK = 1 ] || finish")
-    assert len(submitted()) == 2
-    assert "(paused): starting again" in capfd.readouterr().err
-
-
-def test_a_job_without_its_outputs_starts_again(training, submitted):
-    """DVC has deleted them: the job ended while another `dvc repro` began."""
-    training.run("[ $attempt = 1 ] && report 0; [ $RANK = 1 ] || finish")
-    assert len(submitted()) == 2
+def test_a_job_that_paused_or_lacks_its_outputs_starts_again(training, submitted, capfd):
+    """Slurm sends SIGTERM before the time limit, and when another job takes the machines. DVC has
+    deleted the outputs if the job ended while another `dvc repro` began.
+    """
+    training.run(
+        "[ $attempt = 1 ] && report 130; [ $attempt = 2 ] && report 0; [ $RANK = 1 ] || finish"
+    )
+    assert len(submitted()) == 3
+    error = capfd.readouterr().err
+    assert "(paused): starting again" in error and "(without its outputs): starting" in error
 
 
 def test_a_signal_pauses_the_training_and_leaves_no_job(training, submitted):
@@ -224,8 +231,9 @@ def test_a_second_signal_ends_the_job_at_once(training):
 
 def test_a_signal_removes_a_job_that_waits(training, slurm, capfd, monkeypatch):
     (slurm / "pending").write_text("Resources")
-    monkeypatch.setattr("antimatter.progress.StatusLine.is_due", lambda line: True)
-    signal_when(lambda: (slurm / "jobs/1/reason").exists(), 0.3)
+    shown = threading.Event()
+    monkeypatch.setattr("antimatter.progress.StatusLine.is_due", lambda line: shown.set() or True)
+    signal_when(shown.is_set, 0)
     with pytest.raises(InterruptedError):
         training.run("finish")
     assert "checkpoints: job 1 waits in the queue (Resources)" in capfd.readouterr().err
@@ -241,7 +249,7 @@ def test_a_job_that_can_never_run_is_an_error(training, slurm):
 
 def test_a_job_that_somebody_cancels_is_an_error(training):
     with pytest.raises(UserError, match=r"job 1 was cancelled: run again to resume"):
-        training.run("scancel 1; sleep 60")
+        training.run("scancel 1; exec sleep 60")
 
 
 def test_a_job_that_slurm_refuses_is_an_error_with_its_reason(training, slurm):
@@ -261,33 +269,40 @@ def test_a_machine_that_does_not_see_the_checkout_is_an_error(training, slurm, s
 
 
 def test_a_controller_that_does_not_answer_has_not_lost_the_job(training, slurm, submitted):
-    def silence() -> None:
-        (slurm / "silent").touch()
-        time.sleep(0.5)
-        (slurm / "silent").unlink()
-
-    threading.Timer(0.3, silence).start()
-    training.run("sleep 0.6; [ $RANK = 1 ] || finish")
+    training.run(
+        f"[ $RANK = 1 ] || {{ touch {slurm}/silent; sleep 0.5; rm {slurm}/silent; finish; }}"
+    )
     assert len(submitted()) == 1
 
 
-def test_the_job_of_a_killed_call_is_found_and_followed(training, submitted, capfd):
-    script = "while [ ! -e go ]; do sleep 0.02; done; echo step 2/2; [ $RANK = 1 ] || finish"
-    job = training.job(script)
-    (job.folder / "1").mkdir(parents=True)
-    SlurmCluster("checkpoints", RUNTIME).start(replace(job, folder=job.folder / "1"))
-    threading.Timer(0.3, (training.folder / "go").touch).start()
+@pytest.fixture
+def followed(training: Training, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is there as soon as a job is followed, in the folder where its processes run."""
+    path, wait = training.folder / "followed", attempts._wait
+
+    def touch_and_wait(*arguments: Any, **options: Any) -> bool:
+        path.touch()
+        return wait(*arguments, **options)
+
+    monkeypatch.setattr(attempts, "_wait", touch_and_wait)
+    return path
+
+
+def test_the_job_of_a_killed_call_is_found_and_followed(training, followed, submitted, capfd):
+    script = "while [ ! -e followed ]; do sleep 0.02; done; echo step 2/2; [ $RANK = 1 ] || finish"
+    training.submit(script)
     training.run(script)
     assert len(submitted()) == 1
     error = capfd.readouterr().err
     assert "a job of this training still runs, following it" in error and "step 2/2" in error
 
 
-def test_the_job_of_a_killed_call_that_fails_starts_again(training, submitted, capfd):
-    script = "[ $attempt = 2 ] || { sleep 0.5; kill -9 $$; }; [ $RANK = 1 ] || finish"
-    job = training.job(script)
-    (job.folder / "1").mkdir(parents=True)
-    SlurmCluster("checkpoints", RUNTIME).start(replace(job, folder=job.folder / "1"))
+def test_the_job_of_a_killed_call_that_fails_starts_again(training, followed, submitted, capfd):
+    script = (
+        "while [ ! -e followed ]; do sleep 0.02; done; [ $attempt = 2 ] || kill -9 $$; "
+        "[ $RANK = 1 ] || finish"
+    )
+    training.submit(script)
     training.run(script)
     assert len(submitted()) == 2
     assert "following it" in capfd.readouterr().err
@@ -302,6 +317,19 @@ def test_a_job_with_other_values_ends_first(training, submitted, capfd):
     training.run("[ -e paused ] || exit 3; [ $RANK = 1 ] || finish")
     assert len(submitted()) == 2 and left() == ""
     assert "ending job 1, which trains with other values" in capfd.readouterr().err
+
+
+def test_a_signal_ends_the_wait_for_a_job_with_other_values(training, submitted):
+    other = training.job("trap '' TERM; touch ready; while true; do sleep 0.02; done")
+    other = replace(other, folder=training.states.parent / "other", training="checkpoints-other")
+    other.folder.mkdir()
+    cluster = SlurmCluster("checkpoints", RUNTIME)
+    cluster.start(other)
+    signal_when((training.folder / "ready").exists, 0)
+    with pytest.raises(InterruptedError, match=r"stopped before a job was submitted"):
+        training.run("finish")
+    cluster.cancel()
+    assert len(submitted()) == 1
 
 
 def test_without_slurm_there_is_one_line(tmp_path, monkeypatch):

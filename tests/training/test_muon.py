@@ -127,7 +127,8 @@ def test_the_planned_flops_are_those_of_torch(tiny_config: GPTConfig) -> None:
         optimizer.step()
     assert counter.get_total_flops() == muon_flops(tiny_config)
     preset = plan.read(Path("presets/300m.yaml"), devices=4, mfu=0.4)
-    more = replace(preset, optimizer=OPTIMIZER).flops / preset.flops - 1
+    planned = replace(preset, optimizer=OPTIMIZER)
+    more = planned.flops(preset.tokens) / preset.flops(preset.tokens) - 1
     # 4 x 300·24·1024³ FLOPs in a step of 2.86e15
     assert more == pytest.approx(0.0108, abs=1e-4)
 
