@@ -45,10 +45,15 @@ def _of_file(arguments: argparse.Namespace) -> list[str]:
     from antimatter.planning import budget, gpus, plan, reads
 
     if arguments.kaggle:
+        if arguments.gpu or arguments.devices != 1 or arguments.price is not None:
+            raise UserError(
+                "--kaggle is about two T4 for free: leave out --gpu, --devices and --price"
+            )
         planned = plan.read(arguments.file, 1, arguments.mfu)
         return budget.report(planned, reads.read(arguments.file))
     cards = gpus.choose(arguments.gpu, arguments.price)
-    return plan.report(plan.read(arguments.file, arguments.devices, arguments.mfu), cards)
+    planned = plan.read(arguments.file, arguments.devices, arguments.mfu)
+    return plan.report(planned, cards, reads.read(arguments.file).kept_tokens)
 
 
 def _of_presets(arguments: argparse.Namespace) -> list[str]:

@@ -96,6 +96,26 @@ def test_the_hours_and_the_disk_of_kaggle_worked_out_by_hand() -> None:
     assert budget.peak(parts) == (pytest.approx(raw + raw * 38 / 45 + 3 * raw), "cleaned")
 
 
+@pytest.mark.parametrize(
+    ("name", "flops", "tokens"),
+    [
+        # Tokens of the text x FLOPs a token x validation_fraction
+        ("10m", 71.8e6, 620e6 * 38 / 45 / 3.90 * 0.005),
+        ("300m", 2.7246e9, 38e9 / 4.47 * 0.001),
+    ],
+)
+def test_evaluation_reads_the_validation_split_of_the_text_however_often_it_is_trained_on(
+    name: str, flops: float, tokens: float
+) -> None:
+    one = preset(name)
+    [card] = gpus.choose(["T4"], None)
+    parts = budget.parts(replace(one.plan, devices=2), one.reads, budget.KAGGLE, card)
+    [evaluation] = [part for part in parts if part.name == "evaluation"]
+    # Three readings, each forward alone
+    seconds = tokens * flops / (65e12 * 0.04)
+    assert evaluation.hours * 3600 == pytest.approx(seconds, rel=1e-2)
+
+
 def seconds(one: presets.Preset, name: str) -> float:
     """Of training and tuning on a card."""
     [card] = gpus.choose([name], None)
@@ -279,6 +299,16 @@ def test_the_parts_of_a_session_are_printed(
     total = re.search(r"fit: ([\d.]+) of|fits: ([\d.]+) of", lines[-1])
     hours = sum(float(re.split(r" {2,}", line)[1]) for line in lines[3:-1])
     assert total is not None and hours == pytest.approx(float(total[1] or total[2]), abs=0.5)
+
+
+@pytest.mark.parametrize("options", [["--gpu", "H100"], ["--devices", "4"], ["--price", "0"]])
+def test_a_session_on_kaggle_has_no_other_gpus(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", str(ROOT / "presets/kaggle.yaml"), "--kaggle", *options]) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("error: --kaggle is about two T4")
+    assert output.err.count("\n") == 1
 
 
 def test_a_session_needs_a_file_and_a_model_that_fits(
