@@ -148,6 +148,34 @@ def test_the_page_of_the_presets_has_the_hours_and_the_memory_of_the_plan(
     assert f"| {gpu} | {training} | {tuning} | {memory} | " in page
 
 
+def on_cpu(one: presets.Preset) -> list[str]:
+    """The training, the tuning and the memory of the table."""
+    lines = presets.table([one], [(gpus.CARDS[0], 1)], {})
+    [row] = [re.split(r" {2,}", line.strip()) for line in lines if "  CPU  " in line]
+    return [row[-3], row[-2], row[-4]]
+
+
+def test_a_cpu_with_avx2_computes_in_fp32_and_the_page_has_its_figures() -> None:
+    one = preset("10m")
+    training = replace(one.plan.training, precision="fp32")
+    exact = sum(plan.memory(replace(one.plan, training=training), one.plan.micro_batch).values())
+    cells = on_cpu(one)
+    assert one.plan.training.precision == "bf16" and cells[2] == f"{exact / 1e9:.1f} GB"
+    page = (ROOT / "docs/presets.md").read_text()
+    assert f"| CPU, four cores with AVX2 | {' | '.join(cells)} | " in page
+
+
+def test_muon_takes_its_time_on_a_cpu_too() -> None:
+    one = preset("nano")
+    planned = replace(one.plan, optimizer=replace(one.plan.optimizer, kind="muon"))
+    muon = replace(one, plan=planned)
+    model, plain = planned.model, one.plan.tokens / 1024
+    # Both stages have 4 x 256 tokens in a step
+    share = 300 * model.n_layer * model.n_embd**3 * plain / one.plan.flops(one.plan.tokens)
+    before, after = (float(on_cpu(each)[0].removesuffix(" s")) for each in (one, muon))
+    assert share > 0.05 and after / before == pytest.approx(1 + share, rel=0.03)
+
+
 def test_the_page_of_kaggle_has_the_session_of_the_plan() -> None:
     hours, disk = session(ROOT / "presets/kaggle.yaml")
     page = (ROOT / "docs/kaggle.md").read_text()
@@ -229,7 +257,9 @@ def test_devices_that_do_not_divide_a_batch_and_cards_that_are_too_small_are_sai
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert cli.main(["plan", "--gpu", "A100", "--devices", "8"]) == 0
-    body = rows(capsys.readouterr().out)[1:]
+    output = capsys.readouterr().out
+    assert "no share: the devices do not divide checkpoints.batch_size" in output
+    body = rows(output)[1:]
     shares = [row[-3] for row in body if row[-6] == "8 A100"]
     # nano and own have batches of 4
     assert shares[:2] == ["no share"] * 2 and all(" " in each for each in shares[2:])
