@@ -88,9 +88,23 @@ def _losses(compared: "list[Preset]") -> dict[str, tuple[str, str]]:
             low, high = one.perplexity.low, one.perplexity.high
             losses[preset.name] = bits, f"{one.perplexity.median:,.0f} ({low:,.0f}-{high:,.0f})"
         path = PRESETS / f"{preset.name}.yaml"
-        is_run = params.PARAMS.is_file() and path.read_bytes() == params.PARAMS.read_bytes()
-        if is_run and SUMMARY.is_file():
+        is_chosen = params.PARAMS.is_file() and path.read_bytes() == params.PARAMS.read_bytes()
+        if is_chosen and _is_recorded():
             summary = files.read_json(SUMMARY)
             bits = f"{summary['bits_per_byte']:.2f}"
             losses[preset.name] = bits, f"{summary['perplexity']:,.0f} measured"
     return losses
+
+
+def _is_recorded() -> bool:
+    """Whether dvc.lock records the summary, as that of a run with this params.yaml."""
+    from antimatter import params
+    from antimatter.pipeline import recorded
+
+    if not (SUMMARY.is_file() and recorded.LOCK.is_file()):
+        return False
+    stages, current = recorded.stages(), params.load()
+    sections = [stage.get("params", {}).get(str(params.PARAMS), {}) for stage in stages.values()]
+    return recorded.md5(SUMMARY) == recorded.hashes(stages).get(SUMMARY.as_posix()) and all(
+        current.get(name) == values for section in sections for name, values in section.items()
+    )

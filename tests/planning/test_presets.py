@@ -1,5 +1,6 @@
 """The presets keep the budgets of docs/presets.md, by the arithmetic of `antimatter plan`."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -300,6 +301,39 @@ def test_without_a_ladder_and_without_a_run_there_is_no_loss(
     assert cli.main(["plan", "--gpu", "L4"]) == 0
     [first, _] = rows(capsys.readouterr().out)[1:]
     assert first[3:5] == ["-", "-"]
+
+
+def test_a_loss_is_measured_only_if_the_lock_records_it_for_these_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lock, file = tmp_path / "dvc.lock", tmp_path / "metrics/evaluation/summary.json"
+    for folder in (tmp_path / "presets", file.parent):
+        folder.mkdir(parents=True)
+    (tmp_path / "params.yaml").write_bytes(changed("10m", tmp_path / "presets").read_bytes())
+    file.write_text('{"bits_per_byte": 1.25, "perplexity": 40.2}')
+    digest = hashlib.md5(file.read_bytes()).hexdigest()
+    of_tokenizer = "{initial: '', vocab_size: 8192, train_mb: 200}"
+
+    def loss() -> list[str]:
+        assert cli.main(["plan", "--gpu", "L4"]) == 0
+        return rows(capsys.readouterr().out)[1][3:5]
+
+    def write(digest: str, values: str) -> None:
+        lock.write_text(
+            f"stages:\n  tokenizer:\n    params:\n      params.yaml:\n"
+            f"        tokenizer: {values}\n  evaluation:\n    outs:\n"
+            f"    - path: metrics/evaluation/summary.json\n      md5: {digest}\n"
+        )
+
+    assert loss() == ["-", "-"]
+    write(digest, of_tokenizer)
+    assert loss() == ["1.25", "40 measured"]
+    # Another preset was chosen, and has not run yet
+    write(digest, of_tokenizer.replace("8192", "4096"))
+    assert loss() == ["-", "-"]
+    write("0" * 32, of_tokenizer)
+    assert loss() == ["-", "-"]
 
 
 @pytest.mark.parametrize("text", ["kind,weights\nrung,x\n", "", "kind\nrung\n", "\0"])
