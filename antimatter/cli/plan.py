@@ -45,10 +45,15 @@ def _of_file(arguments: argparse.Namespace) -> list[str]:
     from antimatter.planning import budget, gpus, plan, reads
 
     if arguments.kaggle:
+        if arguments.gpu or arguments.devices != 1 or arguments.price is not None:
+            raise UserError(
+                "--kaggle is about two T4 for free: leave out --gpu, --devices and --price"
+            )
         planned = plan.read(arguments.file, 1, arguments.mfu)
         return budget.report(planned, reads.read(arguments.file))
     cards = gpus.choose(arguments.gpu, arguments.price)
-    return plan.report(plan.read(arguments.file, arguments.devices, arguments.mfu), cards)
+    planned = plan.read(arguments.file, arguments.devices, arguments.mfu)
+    return plan.report(planned, cards, reads.read(arguments.file).kept_tokens)
 
 
 def _of_presets(arguments: argparse.Namespace) -> list[str]:
@@ -83,9 +88,23 @@ def _losses(compared: "list[Preset]") -> dict[str, tuple[str, str]]:
             low, high = one.perplexity.low, one.perplexity.high
             losses[preset.name] = bits, f"{one.perplexity.median:,.0f} ({low:,.0f}-{high:,.0f})"
         path = PRESETS / f"{preset.name}.yaml"
-        is_run = params.PARAMS.is_file() and path.read_bytes() == params.PARAMS.read_bytes()
-        if is_run and SUMMARY.is_file():
+        is_chosen = params.PARAMS.is_file() and path.read_bytes() == params.PARAMS.read_bytes()
+        if is_chosen and _is_recorded():
             summary = files.read_json(SUMMARY)
             bits = f"{summary['bits_per_byte']:.2f}"
             losses[preset.name] = bits, f"{summary['perplexity']:,.0f} measured"
     return losses
+
+
+def _is_recorded() -> bool:
+    """Whether dvc.lock records the summary, as that of a run with this params.yaml."""
+    from antimatter import params
+    from antimatter.pipeline import recorded
+
+    if not (SUMMARY.is_file() and recorded.LOCK.is_file()):
+        return False
+    stages, current = recorded.stages(), params.load()
+    sections = [stage.get("params", {}).get(str(params.PARAMS), {}) for stage in stages.values()]
+    return recorded.md5(SUMMARY) == recorded.hashes(stages).get(SUMMARY.as_posix()) and all(
+        current.get(name) == values for section in sections for name, values in section.items()
+    )

@@ -18,8 +18,9 @@ from antimatter.text import size
 # MB of text per second and core (docs/log.md); rendering and packing conversations is assumed
 CLEANING, LEARNING, ENCODING, PACKING = 3.3, 3.8, 5.0, 2.0
 ZSTD = 0.45  # bytes of parquet per byte of English text
-# Of the text; evaluation reads it in plain windows, and twice more in windows that overlap by half
-VALIDATION, READINGS = 0.001, 3
+# Evaluation reads the validation split in plain windows, and twice more in windows that overlap by
+# half
+READINGS = 3
 # The share of a T4's fp16 peak at which evaluation runs: it computes in float32, where the data
 # sheet has 8.1 of 65 TFLOP/s, and a third of that is assumed
 FLOAT32 = 0.04
@@ -93,17 +94,19 @@ def parts(planned: Plan, reads: Reads, session: Session, card: Card) -> list[Par
     packed = 3 * reads.conversation_tokens + reads.conversation_bytes * ZSTD
     packing = reads.conversation_bytes / (PACKING * session.machine.core * 1e6)
 
-    def trained(name: str, tokens: float, saves: float) -> Part:
-        seconds = plan.seconds(planned, card, tokens) + saves * state / SAVING
+    def trained(name: str, tokens: float, saves: float, batch: int) -> Part:
+        seconds = plan.seconds(planned, card, tokens, batch) + saves * state / SAVING
         return Part(name, seconds / 3600, **weights)
 
-    read = planned.tokens * VALIDATION * READINGS / 3
+    # Of the text, however often the training reads it; own text is assumed to be read once
+    written = reads.kept_tokens or planned.tokens
+    read = written * reads.validation_fraction * READINGS / 3
     return [
         *data(reads, session.machine),
         Part("conversations", packing / 3600, packed),
-        trained("checkpoints", planned.tokens + validation, saves[0]),
+        trained("checkpoints", planned.tokens + validation, saves[0], training.batch_size),
         Part("evaluation", plan.seconds(alone, card, read) / 3600),
-        trained("tuned", tokens, saves[1]),
+        trained("tuned", tokens, saves[1], tuning.batch_size),
         # f16, q8_0 and q4_k_m in the cache and among the results, and the same of Ollama's f16
         Part("installation, answers, gguf", session.fixed, 2 * (2 + 1.1 + 0.7 + 2) * n),
     ]

@@ -87,14 +87,20 @@ class Plan:
         """The tokens of the whole run."""
         return self.training.steps * self.training.batch_size * self.model.block_size
 
-    def flops(self, tokens: float) -> float:
-        """The FLOPs of steps of the pretraining with that many tokens, over all devices."""
-        flops = tokens * flops_per_token(self.model)
-        if self.optimizer.kind == "muon":
-            # Each device updates all matrices
-            steps = tokens / (self.training.batch_size * self.model.block_size)
-            flops += steps * self.devices * muon_flops(self.model)
-        return flops
+    def flops(self, tokens: float, batch: int | None = None) -> float:
+        """The FLOPs of steps with that many tokens, over all devices.
+
+        Args:
+            batch: sequences of a step; None: checkpoints.batch_size.
+        """
+        return tokens * flops_per_token(self.model) + self.muon_flops(tokens, batch)
+
+    def muon_flops(self, tokens: float, batch: int | None = None) -> float:
+        """Those of flops() that Muon's updates take. Each device updates all matrices."""
+        if self.optimizer.kind != "muon":
+            return 0.0
+        steps = tokens / ((batch or self.training.batch_size) * self.model.block_size)
+        return steps * self.devices * muon_flops(self.model)
 
 
 def read(path: Path, devices: int, mfu: float | None) -> Plan:
@@ -201,15 +207,18 @@ def mfu(plan: Plan, card: Card) -> float:
     return card.mfu * min(1.0, plan.model.n_embd / WIDE) if plan.mfu is None else plan.mfu
 
 
-def seconds(plan: Plan, card: Card, tokens: float) -> float:
+def seconds(plan: Plan, card: Card, tokens: float, step: int | None = None) -> float:
     """Seconds of training on that many tokens alone, without validation and saving.
 
     More GPUs divide them, and do not change the price as long as they reach the same MFU.
+
+    Args:
+        step: its sequences; None: checkpoints.batch_size.
     """
     peak = peak_flops(card.device)
     assert peak, f"{card.device} has no peak in flops.py"
     model = plan.model
-    arithmetic = plan.flops(tokens) / (plan.devices * peak * mfu(plan, card))
+    arithmetic = plan.flops(tokens, step) / (plan.devices * peak * mfu(plan, card))
     batch = fitting(plan, card)
     if plan.mfu is not None or batch is None:
         return arithmetic
@@ -222,8 +231,12 @@ def hours(plan: Plan, card: Card) -> float:
     return seconds(plan, card, plan.tokens) / 3600
 
 
-def report(plan: Plan, shown: Sequence[Card]) -> list[str]:
-    """The plan in lines of at most 100 characters."""
+def report(plan: Plan, shown: Sequence[Card], text_tokens: float | None = None) -> list[str]:
+    """The plan in lines of at most 100 characters.
+
+    Args:
+        text_tokens: tokens of the text, each once; None: unknown.
+    """
     config, training, counts = plan.model, plan.training, parameters(plan.model)
     n, flops, needed = sum(counts.values()), flops_per_token(config), memory(plan, plan.micro_batch)
     embeddings = "embeddings (head tied)" if config.tied_embeddings else "embeddings and head"
@@ -240,16 +253,30 @@ def report(plan: Plan, shown: Sequence[Card]) -> list[str]:
         f"= {_millions(plan.tokens)} tokens",
         f"            {plan.tokens / n:.1f} tokens a parameter (Chinchilla's optimum: 20)",
         f"FLOPs       {flops:.3g} a token ({matrices}), {plan.flops(plan.tokens):.3g} in all",
+        *_muon(plan),
         f"memory      {size(sum(needed.values()))} a device at micro-batch {plan.micro_batch}, "
         "without torch.compile, which needs less:",
         f"            {', '.join(parts[:3])},",
         f"            {', '.join(parts[3:])}",
         f"disk        {size(4 * n + needed['moments'])} a saved state, about 3 at once; "
-        f"{size(2 * plan.tokens)} of shards to read no token twice",
+        f"{_shards(plan, text_tokens)}",
         _tuning(plan),
         "",
         *table(plan, shown),
     ]
+
+
+def _muon(plan: Plan) -> list[str]:
+    own = plan.muon_flops(plan.tokens)
+    share = f"{own / plan.flops(plan.tokens):.1%}"
+    return [f"            of them {own:.3g} in Muon's updates ({share})"] if own else []
+
+
+def _shards(plan: Plan, text_tokens: float | None) -> str:
+    """A token has 2 bytes."""
+    if text_tokens is None:
+        return f"{size(2 * plan.tokens)} of shards to read no token twice"
+    return f"{size(2 * text_tokens)} of shards, read {plan.tokens / text_tokens:.1f} times"
 
 
 def _tuning(plan: Plan) -> str:
@@ -267,8 +294,9 @@ def _tuning(plan: Plan) -> str:
 def table(plan: Plan, shown: Sequence[Card]) -> list[str]:
     """Hours and money on each of the cards."""
     header = ("GPU", "memory", "micro-batch", "peak TFLOP/s", "MFU", "hours", "US$/GPU-hour", "US$")
-    remarks = [_remark(plan, card) for card in shown]
-    rows = [_row(plan, card, not remark) for card, remark in zip(shown, remarks, strict=True)]
+    obstacles = [_obstacle(plan, card) for card in shown]
+    rows = [_row(plan, card, not one) for card, one in zip(shown, obstacles, strict=True)]
+    remarks = [one or _remark(plan, card) for card, one in zip(shown, obstacles, strict=True)]
     top, *lines = text.table([header, *rows], right=range(1, len(header)))
     return [
         f"On {text.plural(plan.devices, 'GPU')}, at the MFU of each line, which is assumed:",
@@ -280,17 +308,19 @@ def table(plan: Plan, shown: Sequence[Card]) -> list[str]:
     ]
 
 
-def _remark(plan: Plan, card: Card) -> str:
+def _obstacle(plan: Plan, card: Card) -> str:
     """Why a card has no hours and no costs; nothing if it has."""
-    precision = plan.training.precision
     if fitting(plan, card) is None:
         return f"too small: micro-batch 1 needs {size(sum(memory(plan, 1).values()))}"
-    best = "bf16" if card.bf16 else "fp16"
-    if precision == "fp32":
+    if plan.training.precision == "fp32":
+        best = "bf16" if card.bf16 else "fp16"
         return f"no estimate in fp32: set checkpoints.precision to {best}"
-    if precision == "bf16" and not card.bf16:
-        return "no bf16: set checkpoints.precision to fp16"
     return ""
+
+
+def _remark(plan: Plan, card: Card) -> str:
+    """A GPU without bf16 computes in fp16, which is as fast (training/numerics.py)."""
+    return "in fp16" if plan.training.precision == "bf16" and not card.bf16 else ""
 
 
 def _row(plan: Plan, card: Card, is_possible: bool) -> list[str]:

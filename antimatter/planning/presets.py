@@ -7,7 +7,6 @@ from textwrap import wrap
 
 from antimatter import text
 from antimatter.errors import UserError
-from antimatter.model.flops import flops_per_token
 from antimatter.planning import budget, plan, reads
 from antimatter.planning.gpus import CARDS, PRICED, Card
 from antimatter.planning.plan import Plan
@@ -39,7 +38,7 @@ def read(paths: Sequence[Path], mfu: float | None) -> list[Preset]:
         UserError: one of them cannot be planned.
     """
     presets = [Preset(path.stem, plan.read(path, 1, mfu), reads.read(path)) for path in paths]
-    return sorted(presets, key=lambda one: one.plan.tokens * flops_per_token(one.plan.model))
+    return sorted(presets, key=lambda one: one.plan.flops(one.plan.tokens))
 
 
 def table(
@@ -85,7 +84,7 @@ def _on_gpus(preset: Preset, card: Card, devices: int) -> list[str]:
     if batch is None:
         return [name, "-", needed, "too small", "-", "-"]
     training = plan.seconds(shared, card, shared.tokens)
-    tuning = plan.seconds(shared, card, _tuning_tokens(preset))
+    tuning = plan.seconds(shared, card, _tuning_tokens(preset), shared.tuning.batch_size)
     cost = (training + tuning) / 3600 * devices * card.price
     money = f"{cost:,.2f}" if cost < 1000 else f"{cost:,.0f}"
     return [name, str(batch), needed, duration(training), duration(tuning), money]
@@ -93,14 +92,16 @@ def _on_gpus(preset: Preset, card: Card, devices: int) -> list[str]:
 
 def _on_cpu(preset: Preset) -> list[str]:
     batch = preset.plan.micro_batch
-    needed = text.size(sum(plan.memory(preset.plan, batch).values()))
+    # AVX2 has neither bf16 nor fp16 (training/numerics.py)
+    computed = replace(preset.plan, training=replace(preset.plan.training, precision="fp32"))
+    needed = text.size(sum(plan.memory(computed, batch).values()))
     training = _cpu_seconds(preset, preset.plan.tokens)
-    tuning = _cpu_seconds(preset, _tuning_tokens(preset))
+    tuning = _cpu_seconds(preset, _tuning_tokens(preset), preset.plan.tuning.batch_size)
     return ["CPU", str(batch), needed, duration(training), duration(tuning), "-"]
 
 
-def _cpu_seconds(preset: Preset, tokens: float) -> float:
-    return tokens * flops_per_token(preset.plan.model) / CPU
+def _cpu_seconds(preset: Preset, tokens: float, batch: int | None = None) -> float:
+    return preset.plan.flops(tokens, batch) / CPU
 
 
 def _tuning_tokens(preset: Preset) -> float:
@@ -128,17 +129,20 @@ def _legend(presets: Sequence[Preset], cards: Sequence[tuple[Card, int]]) -> lis
     shares = ", ".join(f"{card.name} {100 * card.mfu:.0f}%" for card in shown)
     assumed = f"an assumption: {shares}; less below {plan.WIDE} channels"
     on_cpu = [one for one in presets if _cpu_seconds(one, one.plan.tokens) < LONGEST]
-    speeds = [f"{one.name} {CPU / flops_per_token(one.plan.model):,.0f}" for one in on_cpu]
+    speeds = [f"{one.name} {CPU / one.plan.flops(1):,.0f}" for one in on_cpu]
     home = budget.HOME
     before = [
         f"{one.name} {duration(_data_seconds(one))}" for one in presets if one.reads.raw_bytes
     ]
     notes = {
         "bits": "per byte of text, and perplexity, per token of the vocabulary: median (90%) of the"
-        " ladder's law, for text like its own; docs/seed.md has a narrower forecast of 300m",
-        "batch": "the micro-batch that fits; no share: the devices do not divide the batch",
+        " law of the ladder of 2026-11-25, before embedding_rate, for text like its own;"
+        " docs/seed.md has a narrower forecast of 300m",
+        "batch": "the micro-batch that fits; no share: the devices do not divide"
+        " checkpoints.batch_size",
         "MFU": assumed if given is None else f"{100 * given:.3g}%, of --mfu",
-        "CPU": f"{CPU / 1e12:g} TFLOP/s (four cores with AVX2); tokens/s: {', '.join(speeds)}",
+        "CPU": f"{CPU / 1e12:g} TFLOP/s in fp32 (four cores with AVX2);"
+        f" tokens/s: {', '.join(speeds)}",
         "data": f"not included; {home.cores} cores, {home.network:g} MB/s: {', '.join(before)}",
         "others": "not included: installation, validation, evaluation, answers, export",
     }

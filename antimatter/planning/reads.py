@@ -5,6 +5,7 @@ from pathlib import Path
 
 from antimatter import params
 from antimatter.chat.config import ConversationsConfig
+from antimatter.data.shards.config import ShardsConfig
 from antimatter.data.sources.config import RawConfig
 from antimatter.data.tokenizer_config import TokenizerConfig
 
@@ -36,11 +37,18 @@ class Reads:
     conversation_bytes: float  # in one epoch of tuning
     hub_conversations: int  # to fetch
     bytes_per_token: float
+    validation_fraction: float  # of the text
 
     @property
     def kept_bytes(self) -> float | None:
         """Of text to train on, each once; None: unknown."""
         return self.raw_bytes * KEPT or None
+
+    @property
+    def kept_tokens(self) -> float | None:
+        """Of the shards; None: unknown."""
+        kept = self.kept_bytes
+        return None if kept is None else kept / self.bytes_per_token
 
     @property
     def conversation_tokens(self) -> float:
@@ -75,4 +83,5 @@ def read(path: Path) -> Reads:
         conversation_bytes=talk,
         hub_conversations=fetched,
         bytes_per_token=BYTES_PER_TOKEN.get(tokenizer.vocab_size, FEWEST_BYTES),
+        validation_fraction=params.read(ShardsConfig, "shards", path).validation_fraction,
     )

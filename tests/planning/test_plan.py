@@ -112,11 +112,47 @@ def test_hours_and_money_worked_out_by_hand(preset: plan.Plan) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "end"),
-    [("bf16", "no bf16: set checkpoints.precision to fp16"), ("fp32", "to fp16"), ("fp16", "0.00")],
+    [("bf16", " 1,978.0 0.00 0.00 in fp16"), ("fp32", "to fp16"), ("fp16", " 1,978.0 0.00 0.00")],
 )
-def test_a_t4_computes_in_fp16_only(preset: plan.Plan, precision: str, end: str) -> None:
+def test_a_t4_computes_in_fp16_by_itself(preset: plan.Plan, precision: str, end: str) -> None:
     changed = replace(preset, training=replace(preset.training, precision=precision))
-    assert plan.report(changed, gpus.choose(["T4"], None))[13].endswith(end)
+    changed = replace(changed, mfu=None)
+    line = plan.report(changed, gpus.choose(["T4"], None))[13]
+    assert " ".join(line.split()).endswith(end)
+
+
+def test_muon_takes_its_flops_in_each_step_whatever_the_batch(preset: plan.Plan) -> None:
+    muon = replace(preset, optimizer=replace(preset.optimizer, kind="muon"))
+    # 300 x 24 layers x 1024³ in each of 32,400 steps
+    own = muon.flops(muon.tokens) - preset.flops(preset.tokens)
+    assert own == pytest.approx(300 * 24 * 1024**3 * 32_400, rel=1e-6)
+    assert "            of them 2.5e+17 in Muon's updates (0.3%)" in plan.report(muon, gpus.CARDS)
+    assert not any("Muon" in line for line in plan.report(preset, gpus.CARDS))
+    # `tuned` has 64 rows in a step instead of 512
+    assert preset.training.batch_size == 8 * preset.tuning.batch_size
+    rate = muon.muon_flops(1e9, muon.tuning.batch_size)
+    assert rate == pytest.approx(8 * muon.muon_flops(1e9))
+    [h100] = gpus.choose(["H100"], None)
+    longer = plan.seconds(muon, h100, 1e9, 64) - plan.seconds(preset, h100, 1e9, 64)
+    assert longer == pytest.approx(rate / (989e12 * 0.4))
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        # 38 GB of text / 4.47 bytes a token x 2 bytes
+        ("presets/300m.yaml", "; 17.0 GB of shards, read 4.0 times"),
+        ("presets/10m.yaml", "; 268.5 MB of shards, read 1.0 times"),
+        # The size of its text is unknown
+        ("presets/own.yaml", " of shards to read no token twice"),
+    ],
+)
+def test_the_disk_holds_the_text_once(
+    file: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", str(ROOT / file)]) == 0
+    [disk] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("disk ")]
+    assert disk.endswith(words)
 
 
 @pytest.mark.parametrize("preset_file", ["params.yaml", "presets/300m.yaml"])

@@ -1,5 +1,6 @@
 """The presets keep the budgets of docs/presets.md, by the arithmetic of `antimatter plan`."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -96,6 +97,26 @@ def test_the_hours_and_the_disk_of_kaggle_worked_out_by_hand() -> None:
     assert budget.peak(parts) == (pytest.approx(raw + raw * 38 / 45 + 3 * raw), "cleaned")
 
 
+@pytest.mark.parametrize(
+    ("name", "flops", "tokens"),
+    [
+        # Tokens of the text x FLOPs a token x validation_fraction
+        ("10m", 71.8e6, 620e6 * 38 / 45 / 3.90 * 0.005),
+        ("300m", 2.7246e9, 38e9 / 4.47 * 0.001),
+    ],
+)
+def test_evaluation_reads_the_validation_split_of_the_text_however_often_it_is_trained_on(
+    name: str, flops: float, tokens: float
+) -> None:
+    one = preset(name)
+    [card] = gpus.choose(["T4"], None)
+    parts = budget.parts(replace(one.plan, devices=2), one.reads, budget.KAGGLE, card)
+    [evaluation] = [part for part in parts if part.name == "evaluation"]
+    # Three readings, each forward alone
+    seconds = tokens * flops / (65e12 * 0.04)
+    assert evaluation.hours * 3600 == pytest.approx(seconds, rel=1e-2)
+
+
 def seconds(one: presets.Preset, name: str) -> float:
     """Of training and tuning on a card."""
     [card] = gpus.choose([name], None)
@@ -126,6 +147,34 @@ def test_the_page_of_the_presets_has_the_hours_and_the_memory_of_the_plan(
     memory, training, tuning = row[-4:-1]
     page = (ROOT / "docs/presets.md").read_text()
     assert f"| {gpu} | {training} | {tuning} | {memory} | " in page
+
+
+def on_cpu(one: presets.Preset) -> list[str]:
+    """The training, the tuning and the memory of the table."""
+    lines = presets.table([one], [(gpus.CARDS[0], 1)], {})
+    [row] = [re.split(r" {2,}", line.strip()) for line in lines if "  CPU  " in line]
+    return [row[-3], row[-2], row[-4]]
+
+
+def test_a_cpu_with_avx2_computes_in_fp32_and_the_page_has_its_figures() -> None:
+    one = preset("10m")
+    training = replace(one.plan.training, precision="fp32")
+    exact = sum(plan.memory(replace(one.plan, training=training), one.plan.micro_batch).values())
+    cells = on_cpu(one)
+    assert one.plan.training.precision == "bf16" and cells[2] == f"{exact / 1e9:.1f} GB"
+    page = (ROOT / "docs/presets.md").read_text()
+    assert f"| CPU, four cores with AVX2 | {' | '.join(cells)} | " in page
+
+
+def test_muon_takes_its_time_on_a_cpu_too() -> None:
+    one = preset("nano")
+    planned = replace(one.plan, optimizer=replace(one.plan.optimizer, kind="muon"))
+    muon = replace(one, plan=planned)
+    model, plain = planned.model, one.plan.tokens / 1024
+    # Both stages have 4 x 256 tokens in a step
+    share = 300 * model.n_layer * model.n_embd**3 * plain / one.plan.flops(one.plan.tokens)
+    before, after = (float(on_cpu(each)[0].removesuffix(" s")) for each in (one, muon))
+    assert share > 0.05 and after / before == pytest.approx(1 + share, rel=0.03)
 
 
 def test_the_page_of_kaggle_has_the_session_of_the_plan() -> None:
@@ -209,7 +258,9 @@ def test_devices_that_do_not_divide_a_batch_and_cards_that_are_too_small_are_sai
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert cli.main(["plan", "--gpu", "A100", "--devices", "8"]) == 0
-    body = rows(capsys.readouterr().out)[1:]
+    output = capsys.readouterr().out
+    assert "no share: the devices do not divide checkpoints.batch_size" in output
+    body = rows(output)[1:]
     shares = [row[-3] for row in body if row[-6] == "8 A100"]
     # nano and own have batches of 4
     assert shares[:2] == ["no share"] * 2 and all(" " in each for each in shares[2:])
@@ -252,6 +303,39 @@ def test_without_a_ladder_and_without_a_run_there_is_no_loss(
     assert first[3:5] == ["-", "-"]
 
 
+def test_a_loss_is_measured_only_if_the_lock_records_it_for_these_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lock, file = tmp_path / "dvc.lock", tmp_path / "metrics/evaluation/summary.json"
+    for folder in (tmp_path / "presets", file.parent):
+        folder.mkdir(parents=True)
+    (tmp_path / "params.yaml").write_bytes(changed("10m", tmp_path / "presets").read_bytes())
+    file.write_text('{"bits_per_byte": 1.25, "perplexity": 40.2}')
+    digest = hashlib.md5(file.read_bytes()).hexdigest()
+    of_tokenizer = "{initial: '', vocab_size: 8192, train_mb: 200}"
+
+    def loss() -> list[str]:
+        assert cli.main(["plan", "--gpu", "L4"]) == 0
+        return rows(capsys.readouterr().out)[1][3:5]
+
+    def write(digest: str, values: str) -> None:
+        lock.write_text(
+            f"stages:\n  tokenizer:\n    params:\n      params.yaml:\n"
+            f"        tokenizer: {values}\n  evaluation:\n    outs:\n"
+            f"    - path: metrics/evaluation/summary.json\n      md5: {digest}\n"
+        )
+
+    assert loss() == ["-", "-"]
+    write(digest, of_tokenizer)
+    assert loss() == ["1.25", "40 measured"]
+    # Another preset was chosen, and has not run yet
+    write(digest, of_tokenizer.replace("8192", "4096"))
+    assert loss() == ["-", "-"]
+    write("0" * 32, of_tokenizer)
+    assert loss() == ["-", "-"]
+
+
 @pytest.mark.parametrize("text", ["kind,weights\nrung,x\n", "", "kind\nrung\n", "\0"])
 def test_a_damaged_ladder_is_one_line(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -279,6 +363,16 @@ def test_the_parts_of_a_session_are_printed(
     total = re.search(r"fit: ([\d.]+) of|fits: ([\d.]+) of", lines[-1])
     hours = sum(float(re.split(r" {2,}", line)[1]) for line in lines[3:-1])
     assert total is not None and hours == pytest.approx(float(total[1] or total[2]), abs=0.5)
+
+
+@pytest.mark.parametrize("options", [["--gpu", "H100"], ["--devices", "4"], ["--price", "0"]])
+def test_a_session_on_kaggle_has_no_other_gpus(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", str(ROOT / "presets/kaggle.yaml"), "--kaggle", *options]) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("error: --kaggle is about two T4")
+    assert output.err.count("\n") == 1
 
 
 def test_a_session_needs_a_file_and_a_model_that_fits(
