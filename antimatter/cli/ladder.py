@@ -42,7 +42,7 @@ def add_parser(commands: Commands) -> None:
         metavar="FILE",
         help=f"the parameters of the run (default: {PRESETS}/300m.yaml)",
     )
-    options.add_gpus(forecast, mfu=0.4)
+    options.add_gpus(forecast)
     command.set_defaults(run=run)
 
 

@@ -180,21 +180,16 @@ def load_tokenizer(arguments: argparse.Namespace) -> "Tokenizer":
     return Tokenizer.load(tokenizer_file(arguments, arguments.checkpoint))
 
 
-def add_gpus(group: "argparse._ActionsContainer", mfu: float | None = None) -> None:
-    """The GPUs for which a run is planned.
-
-    Args:
-        mfu: the default of --mfu; None: an assumption for each GPU.
-    """
+def add_gpus(group: "argparse._ActionsContainer") -> None:
+    """The GPUs for which a run is planned."""
     group.add_argument(
         "--devices", type=integer(1), default=1, help="GPUs that share the batch (default: 1)"
     )
-    default = "an assumption for each GPU" if mfu is None else f"{mfu:g}"
     group.add_argument(
         "--mfu",
         type=number("(0, 1]"),
-        default=mfu,
-        help=f"share of the GPU's peak that the training reaches (default: {default})",
+        help="share of the GPU's peak that the training reaches (default: an assumption for each"
+        " GPU)",
     )
     group.add_argument(
         "--gpu",

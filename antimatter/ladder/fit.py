@@ -117,7 +117,7 @@ class Ladder:
         return expected.median * self.bytes_per_token
 
 
-def read_target(path: Path, base: Base, devices: int, mfu: float) -> Target:
+def read_target(path: Path, base: Base, devices: int, mfu: float | None) -> Target:
     """Reads the parameters of the run to forecast.
 
     Raises:

@@ -57,7 +57,7 @@ def read(folder: Path) -> Forecaster | None:
         )
         shape = [int(rows[0][name]) for name in ("layers", "width", "weights")]
     except (KeyError, ValueError, IndexError, TypeError, UnicodeDecodeError) as error:
-        fix = f"`git checkout {path}`, or `antimatter ladder --fit` writes it again"
+        fix = f"restore it by `git checkout {path}`"
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): {fix}") from None
     # Of validation, which is all that the file tells; the ladder itself counts those of train
     bytes_per_token = losses[0] / (bits[0] * LN2)

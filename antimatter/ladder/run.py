@@ -16,6 +16,7 @@ from antimatter.ladder.progress import OVERHEAD, Progress, measure
 from antimatter.ladder.runner import Runner
 from antimatter.model.flops import peak_flops
 from antimatter.planning.gpus import Card
+from antimatter.planning.plan import assumed_mfu
 from antimatter.progress import StatusLine
 from antimatter.repository.checkout import Repository
 from antimatter.text import clock, count
@@ -30,7 +31,7 @@ class Options:
     jobs: int | None  # runs at a time; None: one per core, or one if there is a GPU
     target: Path  # the parameters of the run to forecast
     devices: int
-    mfu: float
+    mfu: float | None  # None: an assumption for each card and width
 
     def __post_init__(self) -> None:
         if not self.flops > 0:
@@ -114,7 +115,7 @@ def dry_run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO)
     finished = {result.run for result in runner.results(Repository(root), base, runs)}
     speeds, jobs = measure(base, runs, root), parallel_runs(base, options)
     stream.write("run                             N      tokens       FLOPs    rate      time\n")
-    missing_flops, seconds = 0.0, []
+    missing, seconds = [], []
     for run in runs:
         time = run.tokens / speeds[run.model.n_embd]
         status = "done" if run in finished else clock(time)
@@ -123,20 +124,23 @@ def dry_run(root: Path, options: Options, cards: Sequence[Card], stream: TextIO)
             f"{run.learning_rate:>8.2g}{status:>10}\n"
         )
         if run not in finished:
-            missing_flops += run.flops
+            missing.append(run)
             seconds.append(time + OVERHEAD)
     # Not less than the longest run
     total = clock(max([*seconds, sum(seconds) / jobs], default=0))
-    stream.write(
-        f"\n{missing_flops:.2e} FLOPs: here, {jobs} at a time, about {total} by a short trial\n"
-    )
-    if missing_flops > WORTH_A_GPU:
-        mfu = f"{100 * options.mfu:.3g}% (small models reach less)"
-        stream.write(f"On one GPU, at an assumed MFU of {mfu}:\n")
+    flops = sum(run.flops for run in missing)
+    stream.write(f"\n{flops:.2e} FLOPs: here, {jobs} at a time, about {total} by a short trial\n")
+    if flops > WORTH_A_GPU:
+        stream.write("On one GPU, at an assumed MFU, which is less the narrower the model is:\n")
         for card in cards:
-            if peak := peak_flops(card.device):
-                hours = missing_flops / (peak * options.mfu) / 3600
-                stream.write(f"{card.name:<9}{hours:>8.1f} h{hours * card.price:>10.2f} US$\n")
+            hours = sum(_hours(run, card, options.mfu) for run in missing)
+            stream.write(f"{card.name:<9}{hours:>8.1f} h{hours * card.price:>10.2f} US$\n")
+
+
+def _hours(run: RunConfig, card: Card, mfu: float | None) -> float:
+    peak = peak_flops(card.device)
+    assert peak, f"{card.device} has no peak in flops.py"
+    return run.flops / (peak * (mfu or assumed_mfu(card, run.model.n_embd))) / 3600
 
 
 def parallel_runs(base: Base, options: Options) -> int:

@@ -204,7 +204,12 @@ def fitting(plan: Plan, card: Card) -> int | None:
 
 def mfu(plan: Plan, card: Card) -> float:
     """The share of its peak that a card is assumed to reach."""
-    return card.mfu * min(1.0, plan.model.n_embd / WIDE) if plan.mfu is None else plan.mfu
+    return assumed_mfu(card, plan.model.n_embd) if plan.mfu is None else plan.mfu
+
+
+def assumed_mfu(card: Card, width: int) -> float:
+    """Of a model of that many channels: small matrices do not fill a GPU."""
+    return card.mfu * min(1.0, width / WIDE)
 
 
 def seconds(plan: Plan, card: Card, tokens: float, step: int | None = None) -> float:
