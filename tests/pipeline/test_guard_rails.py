@@ -104,7 +104,7 @@ def test_a_second_run_is_refused_and_the_first_one_ends_well(folder: Path) -> No
         while not (saved := list(folder.glob(".state/checkpoints-*/step-*.pt"))):
             assert first.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        trainer = int((saved[0].parent / "lock").read_text())
+        trainer = int((saved[0].parent / "lock").read_text().split()[0])
         # Otherwise it could end before the second run begins
         os.kill(trainer, signal.SIGSTOP)
         try:
