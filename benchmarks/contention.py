@@ -16,6 +16,7 @@ import sys
 STEPS = """
 import sys, time
 import torch
+from antimatter import params
 from antimatter.data.batches import Batch
 from antimatter.model.gpt import GPT
 from antimatter.model.config import GPTConfig
@@ -37,15 +38,7 @@ config = GPTConfig(
     seed=1,
 )
 model = GPT(config)
-settings = OptimizerConfig(
-    learning_rate=1e-3,
-    embedding_rate=1.0,
-    beta1=0.9,
-    beta2=0.95,
-    epsilon=1e-8,
-    weight_decay=0.1,
-    grad_clip=1.0,
-)
+settings = params.read(OptimizerConfig, "optimizer")
 optimizer = adamw.build(model, settings)
 objective, scaler = Objective(model), torch.amp.GradScaler("cpu", enabled=False)
 batch = Batch(*torch.randint(config.vocab_size, (2, 4, config.block_size)))

@@ -16,9 +16,9 @@ import numpy as np
 
 from antimatter import params
 from antimatter.ladder import scaling
-from antimatter.ladder.fit import BYTES_PER_TOKEN, KEPT
 from antimatter.model.config import LossConfig
 from antimatter.planning import plan
+from antimatter.planning.reads import BYTES_PER_TOKEN, KEPT
 from antimatter.training.config import OptimizerConfig
 
 PRESET = Path("presets/300m.yaml")

@@ -42,11 +42,11 @@ from antimatter.data.shards.reader import Shards
 from antimatter.data.sources.config import RawConfig
 from antimatter.errors import UserError
 from antimatter.ladder import scaling
-from antimatter.ladder.fit import BYTES_PER_TOKEN, KEPT
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.flops import matmul_weights
 from antimatter.model.gpt import GPT
 from antimatter.planning import plan
+from antimatter.planning.reads import BYTES_PER_TOKEN, KEPT
 from antimatter.training.config import OptimizerConfig, TrainConfig, TrainerConfig, TrainRuntime
 from antimatter.training.curves import Curves
 from antimatter.training.data import TextData

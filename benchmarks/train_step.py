@@ -64,10 +64,12 @@ SHAPES = {
     ),
 }
 OPTIMIZER = OptimizerConfig(
+    kind="adamw",
     learning_rate=1e-3,
     embedding_rate=1.0,
     beta1=0.9,
     beta2=0.95,
+    momentum=0.95,
     epsilon=1e-8,
     weight_decay=0.1,
     grad_clip=1.0,
