@@ -26,6 +26,8 @@ VISIBLE_SECONDS = 60.0
 GRACE = 900.0
 # For a job to end after its training has
 LINGER = 60.0
+# For a job to leave the cluster after it was cancelled
+LEAVE = 300.0
 
 
 class Requests:
@@ -126,10 +128,14 @@ def _wait(cluster: Cluster, job: Job, requests: Requests, line: StatusLine, *, s
     Returns:
         Whether it was cancelled because it did not end after its training. Slurm's srun waits
         forever for a process whose machine is back before Slurm has noticed that it was lost.
+
+    Raises:
+        UserError: it is still there LEAVE seconds after it was cancelled.
     """
     position = job.log.stat().st_size if skip and job.log.exists() else 0
     asked, deadline, polled = 0, float("inf"), -float("inf")
     over_since: float | None = None
+    cancelled_since: float | None = None
     has_lingered = False
     while True:
         if requests.count and not asked:
@@ -137,7 +143,6 @@ def _wait(cluster: Cluster, job: Job, requests: Requests, line: StatusLine, *, s
             cluster.pause()
             asked, deadline, polled = 1, time.monotonic() + GRACE, -float("inf")
         if asked == 1 and (requests.count > 1 or time.monotonic() > deadline):
-            cluster.cancel()
             asked, polled = 2, -float("inf")
         is_over = False
         if (now := time.monotonic()) - polled > POLL_SECONDS:
@@ -146,9 +151,17 @@ def _wait(cluster: Cluster, job: Job, requests: Requests, line: StatusLine, *, s
                 line.show(waiting)
             if over_since is None and inside.is_over(job.folder):
                 over_since = now
-            if not has_lingered and now - (over_since or now) > LINGER:
-                has_lingered = True
+            has_lingered = has_lingered or now - (over_since or now) > LINGER
+            if (asked == 2 or has_lingered) and not is_over:
+                # At each look, as a cluster that does not answer has not got the request
                 cluster.cancel()
+                if cancelled_since is None:
+                    cancelled_since, polled = now, -float("inf")
+                if now - cancelled_since > LEAVE:
+                    raise UserError(
+                        f"the job was cancelled, but the cluster still has it after {LEAVE:g} s: "
+                        f"run again to resume when it is gone; its log is {job.log}"
+                    )
         position = _show(job.log, position, line, whole=is_over)
         if is_over:
             return has_lingered

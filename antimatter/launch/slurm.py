@@ -27,8 +27,9 @@ HOPELESS = {
 }
 POLL_SECONDS = 2.0  # while jobs of another training end
 PATIENCE = 60.0  # seconds for a controller that does not answer
-# The exit status of a machine that does not see the folder of the attempt
-UNSEEN = 66
+# The exit status of a machine that does not see the folder of the attempt, and of a process that
+# starts after the request to pause
+UNSEEN, PAUSED = 66, 130
 
 
 class SlurmCluster(Cluster):
@@ -118,7 +119,8 @@ class SlurmCluster(Cluster):
 
     def pause(self) -> None:
         if self.job is not None:
-            # The job reads it before it starts the training
+            # The job reads it before it starts the training, and so does each process, as a signal
+            # before the processes have started is lost
             (self.job.folder / "pause").touch()
         _ask(self.number)
 
@@ -230,5 +232,6 @@ srun --nodes={job.nodes} --ntasks={job.nodes} --ntasks-per-node=1 bash -c '
 # The first process is on the first machine, where this srun runs
 srun --kill-on-bad-exit=1 --distribution=block --cpus-per-task={job.cpus} bash -c '
     {variables}
-    exec "$@"' training {shlex.join(job.command)}
+    [ -e "$0/pause" ] && exit {PAUSED}
+    exec "$@"' {folder} {shlex.join(job.command)}
 """

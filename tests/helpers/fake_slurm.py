@@ -2,10 +2,11 @@
 
 sbatch really runs the job script, and srun starts the processes of a step with the variables that
 Slurm sets. Files in the folder of the cluster change what happens: `refuse` (the error of sbatch),
-`pending` (why jobs wait), `silent` (the controller does not answer), `blind` (the last machine does
-not see the folder that its command ends with).
+`pending` (why jobs wait), `silent` (the controller does not answer), `deaf` (how many times scancel
+does nothing), `blind` (the last machine does not see the folder of the attempt).
 """
 
+import fcntl
 import json
 import os
 import shlex
@@ -13,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
@@ -41,9 +43,35 @@ def jobs() -> list[Path]:
     return sorted((ROOT / "jobs").glob("*"), key=lambda job: int(job.name))
 
 
+def write(path: Path, text: str) -> None:
+    """Writes a file that others wait for: they never read a part of it."""
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    partial.write_text(text)
+    partial.rename(path)
+
+
+@contextmanager
+def steady(job: Path) -> Iterator[None]:
+    """Holds up those who start or signal the processes of a job.
+
+    A signal in the middle of a start would be lost, and the job would go on.
+    """
+    with (job / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def end(job: Path, state: str) -> None:
     if not (job / "ended").exists():
-        (job / "ended").write_text(state)
+        write(job / "ended", state)
+
+
+def end_all(folder: Path) -> None:
+    """Ends what the jobs of a cluster still run, so that no test leaves processes behind."""
+    for job in (folder / "jobs").glob("*"):
+        if (job / "pid").exists() and not (job / "ended").exists():
+            with suppress(ProcessLookupError):
+                os.killpg(int((job / "pid").read_text()), signal.SIGKILL)
 
 
 def sbatch(*arguments: str) -> int:
@@ -60,8 +88,13 @@ def sbatch(*arguments: str) -> int:
     else:
         null = subprocess.DEVNULL
         command = [sys.executable, "-S", __file__, "execute", number]
-        subprocess.Popen(command, start_new_session=True, stdin=null, stdout=null, stderr=null)
+        running = subprocess.Popen(
+            command, start_new_session=True, stdin=null, stdout=null, stderr=null
+        )
         while not (job / "pid").exists():
+            if running.poll() is not None:
+                print(f"sbatch: error: job {number} did not start", file=sys.stderr)
+                return 1
             time.sleep(0.01)
     print(number)
     return 0
@@ -75,7 +108,7 @@ def execute(number: str) -> int:
     variables = {"SLURM_JOB_ID": number, "SLURM_NTASKS": str(nodes * each), "EACH": str(each)}
     log = options["--output"].replace("%%", "%")
     with open(log, "ab") as file:
-        (job / "pid").write_text(str(os.getpid()))
+        write(job / "pid", str(os.getpid()))
         script = ["bash", options["script"]]
         done = subprocess.run(script, env=os.environ | variables, stdout=file, stderr=file)
     end(job, "FAILED" if done.returncode else "COMPLETED")
@@ -88,15 +121,15 @@ def srun(*arguments: str) -> int:
         command.pop(0)
     size = int(options_of(list(arguments)).get("--ntasks", os.environ["SLURM_NTASKS"]))
     each = max(1, int(os.environ["EACH"])) if size == int(os.environ["SLURM_NTASKS"]) else 1
-    tasks = []
-    for rank in range(size):
-        variables = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % each)}
-        variables |= {"SLURM_NTASKS": str(size), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
-        if (ROOT / "blind").exists() and rank == size - 1:
-            command[-1] = "/not/shared"
-        tasks.append(subprocess.Popen(command, env=os.environ | variables))
-    pids = "\n".join(str(task.pid) for task in tasks)
-    (ROOT / "jobs" / os.environ["SLURM_JOB_ID"] / "tasks").write_text(pids)
+    job, tasks = ROOT / "jobs" / os.environ["SLURM_JOB_ID"], []
+    with steady(job):
+        for rank in range(size):
+            variables = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % each)}
+            variables |= {"SLURM_NTASKS": str(size), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+            if (ROOT / "blind").exists() and rank == size - 1:
+                command[-1] = "/not/shared"
+            tasks.append(subprocess.Popen(command, env=os.environ | variables))
+        write(job / "tasks", "\n".join(str(task.pid) for task in tasks))
     worst = 0
     while any(task.poll() is None for task in tasks):
         bad = [task for task in tasks if task.poll()]
@@ -126,13 +159,17 @@ def squeue(*arguments: str) -> int:
 
 def scancel(*arguments: str) -> int:
     options, job = options_of([*arguments]), ROOT / "jobs" / arguments[-1]
+    if (ROOT / "deaf").exists() and (times := int((ROOT / "deaf").read_text())):
+        write(ROOT / "deaf", str(times - 1))
+        return 0
     is_pending = (job / "reason").exists()
     if "--signal" in options:
         assert options["--signal"] == "TERM"
-        tasks = (job / "tasks").read_text().split() if (job / "tasks").exists() else []
-        for pid in [] if is_pending else tasks:
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGTERM)
+        with steady(job):
+            tasks = (job / "tasks").read_text().split() if (job / "tasks").exists() else []
+            for pid in [] if is_pending else tasks:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGTERM)
     elif is_pending:
         end(job, "CANCELLED")
     elif "--state" not in options:

@@ -5,11 +5,12 @@ The processes of these trainings are shell scripts; the jobs run in a substitute
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ BEGIN = """
 attempt=${ANTIMATTER_ATTEMPT##*/}
 report() { echo $1 > "$ANTIMATTER_ATTEMPT/status-$RANK"; [ $1 = 130 ] && exit; exit $1; }
 finish() { touch model; report 0; }
+ready() { touch ready-$RANK; while true; do sleep 0.02; done; }
 """
 
 
@@ -61,6 +63,10 @@ class Training:
             processes=runtime.processes,
             cpus=3,
         )
+
+    def is_ready(self) -> bool:
+        """Whether each process has said so. Before its trap is set, a signal would kill it."""
+        return all((self.folder / f"ready-{rank}").exists() for rank in range(RUNTIME.nodes))
 
     def submit(self, script: str) -> None:
         """Starts a job as a call that is killed then."""
@@ -99,17 +105,42 @@ def left() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def signal_when(condition: Callable[[], bool], *times: float) -> None:
-    """Sends SIGTERM to this process when the condition holds, and again after some seconds."""
+def until(condition: Callable[[], bool]) -> None:
+    """Waits, as long as conftest.py lets a test run."""
+    while not condition():
+        time.sleep(0.02)
 
-    def wait() -> None:
-        while not condition():
+
+@pytest.fixture
+def signal_when() -> Iterator[Callable[..., None]]:
+    """Sends SIGTERM to this process when a condition holds and a training runs, and again after
+    some seconds.
+    """
+
+    def astray(*_: object) -> None:
+        raise AssertionError("a signal came when no training was running to get it")
+
+    before, threads = signal.signal(signal.SIGTERM, astray), list[threading.Thread]()
+
+    def wait(condition: Callable[[], bool], times: tuple[float, ...]) -> None:
+        deadline = time.monotonic() + 60
+        while signal.getsignal(signal.SIGTERM) == astray or not condition():
+            # The test itself then ends with its own bound
+            if time.monotonic() > deadline:
+                return
             time.sleep(0.02)
         for seconds in times:
             time.sleep(seconds)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=wait, daemon=True).start()
+    def start(condition: Callable[[], bool], *times: float) -> None:
+        threads.append(threading.Thread(target=wait, args=(condition, times), daemon=True))
+        threads[-1].start()
+
+    yield start
+    for thread in threads:
+        thread.join()
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_each_process_has_its_place_and_the_first_prints(training, capfd):
@@ -215,21 +246,58 @@ def test_a_job_that_paused_or_lacks_its_outputs_starts_again(training, submitted
     assert "(paused): starting again" in error and "(without its outputs): starting" in error
 
 
-def test_a_signal_pauses_the_training_and_leaves_no_job(training, submitted):
-    signal_when((training.folder / "ready").exists, 0)
+def test_a_signal_pauses_the_training_and_leaves_no_job(training, submitted, signal_when):
+    signal_when(training.is_ready, 0)
     with pytest.raises(InterruptedError, match=r"no job is left, .* resume from the beginning"):
-        training.run("trap 'report 130' TERM; touch ready; while true; do sleep 0.05; done")
+        training.run("trap 'report 130' TERM; ready")
     assert len(submitted()) == 1 and left() == ""
 
 
-def test_a_second_signal_ends_the_job_at_once(training):
-    signal_when((training.folder / "ready").exists, 0, 0.5)
+def test_a_second_signal_ends_the_job_at_once(training, signal_when):
+    signal_when(training.is_ready, 0, 0.5)
     with pytest.raises(InterruptedError):
-        training.run("trap '' TERM; touch ready; while true; do sleep 0.05; done")
+        training.run("trap '' TERM; ready")
     assert left() == ""
 
 
-def test_a_signal_removes_a_job_that_waits(training, slurm, capfd, monkeypatch):
+def test_a_cluster_that_does_not_get_the_request_to_cancel_is_asked_again(
+    training, slurm, signal_when
+):
+    # Twice for the first signal, then twice for the second one
+    (slurm / "deaf").write_text("4")
+    signal_when(training.is_ready, 0, 0.5)
+    with pytest.raises(InterruptedError):
+        training.run("ready")
+    assert left() == ""
+
+
+def test_a_job_that_a_cluster_never_ends_is_an_error(training, slurm, signal_when, monkeypatch):
+    monkeypatch.setattr(attempts, "LEAVE", 0.3)
+    (slurm / "deaf").write_text("1000000")
+    signal_when(training.is_ready, 0, 0.5)
+    with pytest.raises(UserError, match=r"the cluster still has it after 0\.3 s: run again"):
+        training.run("ready")
+
+
+def test_a_process_that_starts_after_the_request_to_pause_ends(
+    training, slurm, signal_when, monkeypatch
+):
+    """It does not get the signal."""
+    monkeypatch.setattr(attempts, "GRACE", 5.0)
+    (slurm / "deaf").write_text("2")
+    # The job script looks for the request before this command, and the processes after it
+    starting, srun = slurm / "starting", (slurm / "srun").read_text()
+    pause = shlex.quote(str(training.job("").folder / "1/pause"))
+    wait = f"touch {starting}; while [ ! -e {pause} ]; do sleep 0.02; done"
+    script = f'case "$*" in *MASTER_PORT*) {wait};; esac'
+    (slurm / "srun").write_text(srun.replace("\n", f"\n{script}\n", 1))
+    signal_when(starting.exists, 0)
+    with pytest.raises(InterruptedError):
+        training.run("ready")
+    assert not training.is_ready() and left() == ""
+
+
+def test_a_signal_removes_a_job_that_waits(training, slurm, capfd, monkeypatch, signal_when):
     (slurm / "pending").write_text("Resources")
     shown = threading.Event()
     monkeypatch.setattr("antimatter.progress.StatusLine.is_due", lambda line: shown.set() or True)
@@ -310,22 +378,24 @@ def test_the_job_of_a_killed_call_that_fails_starts_again(training, followed, su
 
 def test_a_job_with_other_values_ends_first(training, submitted, capfd):
     """Two trainings would write the same outputs."""
-    other = training.job("trap 'touch paused; exit' TERM; while true; do sleep 0.02; done")
+    other = training.job("trap 'touch paused; exit' TERM; ready")
     other = replace(other, folder=training.states.parent / "other", training="checkpoints-other")
     other.folder.mkdir()
     SlurmCluster("checkpoints", RUNTIME).start(other)
+    until(training.is_ready)
     training.run("[ -e paused ] || exit 3; [ $RANK = 1 ] || finish")
     assert len(submitted()) == 2 and left() == ""
     assert "ending job 1, which trains with other values" in capfd.readouterr().err
 
 
-def test_a_signal_ends_the_wait_for_a_job_with_other_values(training, submitted):
-    other = training.job("trap '' TERM; touch ready; while true; do sleep 0.02; done")
+def test_a_signal_ends_the_wait_for_a_job_with_other_values(training, submitted, signal_when):
+    other = training.job("trap '' TERM; ready")
     other = replace(other, folder=training.states.parent / "other", training="checkpoints-other")
     other.folder.mkdir()
     cluster = SlurmCluster("checkpoints", RUNTIME)
     cluster.start(other)
-    signal_when((training.folder / "ready").exists, 0)
+    until(training.is_ready)
+    signal_when(lambda: True, 0)
     with pytest.raises(InterruptedError, match=r"stopped before a job was submitted"):
         training.run("finish")
     cluster.cancel()
