@@ -27,6 +27,8 @@ JOIN_SECONDS = 600.0
 ALONE_SECONDS = 30.0
 # For a machine to answer a question
 ANSWER_SECONDS = 5.0
+# For a machine to start its processes: for Ray to start the actor, and for the folder to appear
+START_SECONDS = 180.0
 # For Ray to place a training on machines that are free
 PLACE_SECONDS = 5.0
 # Exit statuses of a process that has finished or paused
@@ -170,15 +172,17 @@ class RayCluster(Cluster):
             print(f"training on {', '.join(self.addresses)}: {each} on each", file=sys.stderr)
 
     def _answers(self, references: Sequence[Any]) -> list[Any]:
-        """The answer of each machine; of a lost one its number.
+        """The answer of each machine; of one that is lost or does not answer its number.
 
         Raises:
             UserError: a machine cannot start the processes.
         """
         found: list[Any] = []
+        deadline = time.monotonic() + START_SECONDS
         for number, reference in enumerate(references):
             try:
-                found.append(self.ray.get(reference))
+                left = max(0.0, deadline - time.monotonic())
+                found.append(self.ray.get(reference, timeout=left))
             except self.ray.exceptions.RayTaskError as error:
                 where = self.addresses[number] if self.addresses else "a machine"
                 raise UserError(

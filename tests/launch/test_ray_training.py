@@ -77,6 +77,8 @@ def test_two_machines_one_of_them_lost_leave_the_bytes_of_two_processes(
     there = small_checkout.make(tmp_path / "there", tokens, parameters)
     small_checkout.train_with_two_processes(here)
     monkeypatch.setattr(attempts, "POLL_SECONDS", 0.2)
+    # On a machine that is too slow for Ray, it takes one of its machines for lost
+    monkeypatch.setattr(launch_ray, "JOIN_SECONDS", 30.0)
     monkeypatch.delenv("DVC_STAGE", raising=False)
     # Without the name of the training, which only its processes can compute
     environment = property(lambda job: {inside.ATTEMPT: str(job.folder)})
@@ -84,7 +86,9 @@ def test_two_machines_one_of_them_lost_leave_the_bytes_of_two_processes(
     killed = []
 
     def lose_the_second() -> None:
+        deadline = time.monotonic() + 120
         while not list(there.glob(".state/checkpoints-*/step-00000010.pt")):
+            assert time.monotonic() < deadline, "the training saved no state"
             time.sleep(0.01)
         killed.append(processes(there)[1])
         os.kill(killed[0].pid, signal.SIGKILL)
@@ -107,6 +111,7 @@ def test_a_cluster_that_is_too_small_is_one_line(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch_ray, "JOIN_SECONDS", 0.0)
+    monkeypatch.setattr(launch_ray, "PLACE_SECONDS", 0.1)
     cluster = RayCluster(runtime(address))
     try:
         cluster.start(job(tmp_path, cpus=3))
@@ -114,6 +119,20 @@ def test_a_cluster_that_is_too_small_is_one_line(
             UserError, match=r"of 2 with 3 CPUs each, the Ray cluster has 0 \(.*1 CPU"
         ):
             cluster.is_running()
+    finally:
+        cluster.close()
+
+
+def test_a_machine_that_does_not_start_its_processes_is_lost(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_ray, "START_SECONDS", 0.0)
+    cluster = RayCluster(runtime(address))
+    try:
+        cluster.start(job(tmp_path))
+        while cluster.is_running():
+            time.sleep(0.1)
+        assert cluster.reason().startswith("machine 0 was lost (GetTimeoutError); machine 1 was")
     finally:
         cluster.close()
 
