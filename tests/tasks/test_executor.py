@@ -99,6 +99,8 @@ def test_ray_leaves_the_same_bytes(raw, config, runtime, expected, tmp_path, mon
         return machines
 
     monkeypatch.setattr(ray, "nodes", recorded_nodes)
+    # Otherwise it would join the cluster of another test that runs at the same time
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     clean(raw, tmp_path, config, dataclasses.replace(runtime, executor="ray", workers=2))
     assert contents(tmp_path / "cleaned") == expected
     # The keys that the test of a task that is too large relies on
