@@ -30,8 +30,12 @@ def finish(process: Forked, status: int) -> str:
         status: the expected exit code; below 0 it is a signal.
     """
     process.join(120)
+    ended = process.exitcode
+    if ended is None:
+        # Or the tests would wait for it at their end
+        process.kill()
     output = process.stderr.read_text()
-    assert process.exitcode == status, output
+    assert ended == status, output
     return output
 
 

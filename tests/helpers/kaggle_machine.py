@@ -81,7 +81,12 @@ class Machine:
         self, folder: Path, status: int = 0, starter: Path | None = None, **environment: str
     ) -> str:
         with self.start(folder, starter, **environment) as process:
-            output, _ = process.communicate(timeout=300)
+            try:
+                output, _ = process.communicate(timeout=300)
+            except subprocess.TimeoutExpired:
+                # Or the end of the block would wait for it
+                process.kill()
+                raise
         assert process.returncode == status, output
         return output
 

@@ -82,7 +82,12 @@ def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":
 def finish(stage: "subprocess.Popen[str]") -> str:
     """Waits for the end of a stage that must succeed, and returns what it printed."""
     with stage:
-        _, errors = stage.communicate(timeout=300)
+        try:
+            _, errors = stage.communicate(timeout=200)
+        except subprocess.TimeoutExpired:
+            # Or the end of the block would wait for it
+            stage.kill()
+            raise
     assert stage.returncode == 0, errors
     return errors
 
@@ -94,8 +99,13 @@ def train_with_two_processes(folder: Path) -> None:
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     stages = [start(folder, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
-    for stage in stages:
-        finish(stage)
+    try:
+        for stage in stages:
+            finish(stage)
+    finally:
+        # If one has failed, the other waits for it for half an hour
+        for stage in stages:
+            stage.kill()
 
 
 def outputs(folder: Path) -> dict[str, bytes]:

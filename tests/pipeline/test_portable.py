@@ -49,7 +49,9 @@ def output(folder: Path) -> str:
     root = Path(antimatter.__file__).parents[1]
     environment = {**clean, "MKL_VERBOSE": "1", "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", STAGE]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -49,6 +49,6 @@ def test_portable_losses_are_golden_on_every_processor() -> None:
     # In a process that has the variables before it imports torch
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", "tests"])}
     command = [sys.executable, "-m", "helpers.golden", "--portable", "--print"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {kind: recorded[kind]}

@@ -42,13 +42,15 @@ def _connect(address: str) -> "socket.socket":  # noqa: F821
     import subprocess
     import time
 
-    server = None
+    server, deadline = None, time.monotonic() + 60
     while True:
         link = socket.socket(socket.AF_UNIX)
         try:
             link.connect(address)
         except ConnectionRefusedError:
             link.close()
+            if time.monotonic() > deadline:
+                raise
             # Of several servers that start at once one gets the address
             if server is None:
                 script = os.path.join(os.path.dirname(__file__), "server.py")
