@@ -126,6 +126,8 @@ def srun(*arguments: str) -> int:
         for rank in range(size):
             variables = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % each)}
             variables |= {"SLURM_NTASKS": str(size), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+            # It decides the port, and other tests have a job 1 at the same time
+            variables |= {"SLURM_JOB_ID": str(os.getpid())}
             if (ROOT / "blind").exists() and rank == size - 1:
                 command[-1] = "/not/shared"
             tasks.append(subprocess.Popen(command, env=os.environ | variables))

@@ -45,7 +45,7 @@ def test_two_machines_one_of_them_lost_leave_the_bytes_of_two_processes(
     as_a_stage: Callable[[Path], None],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    tokens, parameters = token_file(3000), {"checkpoints.steps": 150}
+    tokens, parameters = token_file(3000), {"checkpoints.steps": 400}
     here = small_checkout.make(tmp_path / "here", tokens, parameters)
     small_checkout.train_with_two_processes(here)
     nodes = {"runtime.executor": "slurm", "runtime.nodes": 2}
@@ -64,6 +64,6 @@ def test_two_machines_one_of_them_lost_leave_the_bytes_of_two_processes(
     assert small_checkout.outputs(there) == small_checkout.outputs(here)
     output = capfd.readouterr().err
     assert "(FAILED): starting again from step" in output and "resuming from step" in output
-    assert "step    150/150" in output and "Traceback" not in output
+    assert "step    400/400" in output and "Traceback" not in output
     # Neither states nor logs are left
     assert not list(there.glob(".state/*/*"))
