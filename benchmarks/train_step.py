@@ -29,12 +29,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from torch.autograd.profiler_util import FunctionEvent
 from torch.nn import functional as F
 
 from antimatter import params
@@ -46,22 +47,25 @@ from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance
 from antimatter.training import numerics
 from antimatter.training import optimizer as adamw
-from antimatter.training.config import OptimizerConfig
+from antimatter.training.config import OptimizerConfig, Precision
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
 
-COMMON = {
-    "negative_slope": 0.01,
-    "residual_scale": 1.0,
-    "dropout": 0.0,
-    "tied_embeddings": True,
-    "seed": 1,
-}
+TINY = GPTConfig(
+    n_layer=2,
+    n_head=2,
+    n_embd=64,
+    block_size=64,
+    vocab_size=512,
+    negative_slope=0.01,
+    residual_scale=1.0,
+    dropout=0.0,
+    tied_embeddings=True,
+    seed=1,
+)
 SHAPES = {
-    "tiny": GPTConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, vocab_size=512, **COMMON),
-    "nano": GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192, **COMMON),
-    "300m": GPTConfig(
-        n_layer=24, n_head=16, n_embd=1024, block_size=2048, vocab_size=50257, **COMMON
-    ),
+    "tiny": TINY,
+    "nano": replace(TINY, n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192),
+    "300m": replace(TINY, n_layer=24, n_head=16, n_embd=1024, block_size=2048, vocab_size=50257),
 }
 OPTIMIZER = OptimizerConfig(
     kind="adamw",
@@ -97,7 +101,7 @@ def ours(
     config: GPTConfig,
     batch: Batch,
     micro_batch: int,
-    precision: numerics.Precision = "bf16",
+    precision: Precision = "bf16",
     lever: str = "",
 ) -> Step:
     """A step as the Trainer makes it.
@@ -149,7 +153,7 @@ def nanogpt(
     batch: Batch,
     micro_batch: int,
     path: Path,
-    precision: numerics.Precision,
+    precision: Precision,
     compile: bool,
     keep: bool = False,
 ) -> Step:
@@ -202,7 +206,7 @@ def contender(
     device = torch.device(device_name)
     batch = random_batch(config, batch_size, device)
     is_gpu = device.type == "cuda"
-    wait = torch.cuda.synchronize if is_gpu else lambda: None
+    wait: Callable[[], None] = torch.cuda.synchronize if is_gpu else lambda: None
     pipe.send(peak_flops(torch.cuda.get_device_name(device)) if is_gpu else product(dtype))
     step = make(config, batch, micro_batch)
     while pipe.recv():
@@ -388,9 +392,10 @@ def profile(config: GPTConfig, arguments: argparse.Namespace) -> None:
     )
 
 
-def kind(event: "torch.autograd.profiler_util.FunctionEvent") -> str:
+def kind(event: FunctionEvent) -> str:
     """What an operation belongs to."""
-    names, outer = [], event
+    names: list[str] = []
+    outer: FunctionEvent | None = event
     while outer is not None:
         names.append(outer.name)
         outer = outer.cpu_parent
