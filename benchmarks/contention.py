@@ -4,8 +4,8 @@
     python benchmarks/contention.py [--seconds 10]
 
 libgomp's threads wait for each other by spinning, by default for milliseconds. Meanwhile the thread
-that they wait for gets no core. stages/__init__.py makes them give up the core after a thousand
-turns (GOMP_SPINCOUNT). Run this on two cores.
+that they wait for gets no core. antimatter/threads.py makes them give up the core sooner
+(GOMP_SPINCOUNT). Run this on two cores.
 """
 
 import argparse
@@ -16,14 +16,15 @@ import time
 
 from cpu_step import default_model, training_step
 
-from antimatter import params
+from antimatter import params, threads
 from antimatter.training import numerics
 from antimatter.training.config import OptimizerConfig
 
 BATCH = 4
 SETTINGS: dict[str, dict[str, str]] = {
     "default of libgomp": {},
-    "as in the stages": {"GOMP_SPINCOUNT": "1000"},
+    "as in the stages": {threads.VARIABLE: threads.SPINS},
+    "a thousand turns": {threads.VARIABLE: "1000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
 }
 

@@ -23,6 +23,7 @@ a GPU the dense bf16 of the data sheet. FLOPs are those of antimatter/model/flop
 import argparse
 import importlib.util
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -38,9 +39,9 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.nn import functional as F
 
-from antimatter import params
+from antimatter import params, threads
 from antimatter.data.batches import Batch
-from antimatter.model import gpt, loss
+from antimatter.model import fused, gpt, loss
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, peak_flops
 from antimatter.model.gpt import GPT
@@ -80,7 +81,10 @@ OPTIMIZER = OptimizerConfig(
 )
 WARM_UP = 6
 LEVERS = {
-    "cpu": ["memory given back", "SDPA's attention", "torch.compile"],
+    "cpu": [
+        *("memory given back", "small pages", "plain blocks", "SDPA's attention"),
+        *("torch.compile", "threads that spin"),
+    ],
     "cuda": ["eager", "vocabulary not padded"],
 }
 # The kinds of operations in --profile, by the end of their name in PyTorch; copies are casts and
@@ -93,6 +97,8 @@ KINDS = {
     "Leaky ReLU": ("leaky_relu", "leaky_relu_", "leaky_relu_backward"),
     "sums of gradients, residuals": ("sum", "add", "add_", "mul"),
 }
+# Those whose threads wait as libgomp does by default
+LIBGOMPS_WAITING = ("nanoGPT", "nanoGPT, malloc tuned", "threads that spin")
 Step = Callable[[], None]
 Contenders = dict[str, tuple[Callable[..., Step], torch.dtype]]
 
@@ -110,9 +116,13 @@ def ours(
         lever: the one thing to change; empty: nothing.
     """
     if lever != "memory given back":
-        numerics.tune_malloc()
+        numerics.keep_freed_memory()
+    if lever not in ("memory given back", "small pages"):
+        numerics.use_huge_pages()
     if lever != "without determinism":
         numerics.set_deterministic(torch.get_num_threads())
+    if lever == "plain blocks":
+        fused.applies = lambda x: False
     if lever == "SDPA's attention":
         gpt.SHORT = 0
     if lever == "vocabulary not padded":
@@ -327,6 +337,11 @@ def race(contenders: Contenders, config: GPTConfig, arguments: argparse.Namespac
         pipes[name], theirs = context.Pipe()
         sizes = (arguments.batch, arguments.micro_batch, arguments.threads)
         values = (theirs, make, config, arguments.device, *sizes, dtype)
+        # A stage sets how its threads wait before it imports torch
+        if name in LIBGOMPS_WAITING:
+            os.environ.pop(threads.VARIABLE, None)
+        else:
+            os.environ[threads.VARIABLE] = threads.SPINS
         context.Process(target=contender, args=values, daemon=True).start()
         theirs.close()
         peaks[name] = pipes[name].recv()
