@@ -10,6 +10,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -163,10 +164,23 @@ def read(config: type[T], section: str, path: Path = PARAMS, *, part: bool = Fal
     Raises:
         UserError: an unknown or missing key, a wrong type, or a value outside of its interval.
     """
+    return build(config, _section(section, path), f"{path}: {section}", part)
+
+
+def check_keys(configs: Iterable[type], section: str, path: Path = PARAMS) -> None:
+    """Raises UserError unless a section has the keys that these dataclasses declare, and no other.
+
+    It names all unknown and all missing keys. Unlike read() it does not look at the values.
+    """
+    hints = {key: hint for config in configs for key, hint in typing.get_type_hints(config).items()}
+    _require_keys(hints, _section(section, path), f"{path}: {section}")
+
+
+def _section(name: str, path: Path) -> Any:
     values = load(path)
-    if section not in values:
-        raise UserError(f"{path}: section `{section}` is missing{did_you_mean(section, values)}")
-    return build(config, values[section], f"{path}: {section}", part)
+    if name not in values:
+        raise UserError(f"{path}: section `{name}` is missing{did_you_mean(name, values)}")
+    return values[name]
 
 
 def build(config: type[T], values: Any, where: str, part: bool = False) -> T:
@@ -175,25 +189,50 @@ def build(config: type[T], values: Any, where: str, part: bool = False) -> T:
     Args:
         where: the name of the values in error messages.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"{where} must be a section of `key: value`, got {values!r}")
     hints = typing.get_type_hints(config)
-    unknown = [] if part else [key for key in values if key not in hints]
-    if unknown:
-        raise UserError(
-            f"{where}.{unknown[0]} is not a parameter{did_you_mean(unknown[0], hints)}; "
-            f"known: {', '.join(hints)}"
-        )
-    for key in hints:
-        if key not in values:
-            misspelt = did_you_mean(key, values.keys() - hints.keys())
-            raise UserError(f"{where}.{key} is missing{misspelt}: presets/nano.yaml shows a value")
+    _require_keys(hints, values, where, part)
     converted = {key: _convert(hint, values[key], f"{where}.{key}") for key, hint in hints.items()}
     try:
         return config(**converted)
     # From Section, which knows the key but not the file
     except UserError as error:
         raise UserError(f"{where}.{error}") from None
+
+
+def _require_keys(hints: Mapping[str, Any], values: Any, where: str, part: bool = False) -> None:
+    if not isinstance(values, dict):
+        raise UserError(f"{where} must be a section of `key: value`, got {values!r}")
+    if faults := _wrong_keys(hints, values, where, part):
+        raise UserError("\nerror: ".join(faults))
+
+
+def _wrong_keys(
+    hints: Mapping[str, Any], values: Mapping[str, Any], where: str, part: bool = False
+) -> list[str]:
+    """What is wrong with the keys of a section and of the sections in it: a line for all unknown
+    ones, and a line for all missing ones.
+    """
+    unknown = {key: did_you_mean(key, hints) for key in values if key not in hints and not part}
+    # A misspelt key is not missing too
+    meant = "".join(unknown.values())
+    missing = [key for key in hints if key not in values and f"`{key}`" not in meant]
+    file, blank, section = where.rpartition(" ")
+    found = []
+    if unknown:
+        names = ", ".join(f"{section}.{key}{suggestion}" for key, suggestion in unknown.items())
+        fault = "is not a parameter" if len(unknown) == 1 else "are not parameters"
+        found.append(f"{file}{blank}{names} {fault}; known: {', '.join(hints)}")
+    if missing:
+        names = ", ".join(f"{section}.{key}" for key in missing)
+        fault = "is missing" if len(missing) == 1 else "are missing"
+        found.append(f"{file}{blank}{names} {fault}: presets/nano.yaml shows values")
+    for key, hint in hints.items():
+        # One with a short form is read by its own rules
+        if not dataclasses.is_dataclass(hint) or hasattr(hint, "expand"):
+            continue
+        if isinstance(values.get(key), dict):
+            found += _wrong_keys(typing.get_type_hints(hint), values[key], f"{where}.{key}")
+    return found
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -15,7 +15,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,9 @@ def openai_calls(url: str) -> Iterator[Call]:
         ("too long", {"messages": many}),
         ("reasoning_effort", {"reasoning_effort": "high"}),
     ):
-        call = lambda options=options: chat.create(**to_chat | options)  # noqa: E731
+        call = partial(chat.create, **to_chat | options)
         label = "chat, longer than the context" if word == "too long" else f"chat, `{word}`"
-        yield name, label, lambda call=call, word=word: refused(call, word)
+        yield name, label, partial(refused, call, word)
     ids = to_continue | {"prompt": [1, 2]}
     yield name, "completion, token ids", lambda: refused(lambda: text.create(**ids), "token ids")
     embed = lambda: client.embeddings.create(model=MODEL, input="x")  # noqa: E731
@@ -193,10 +194,13 @@ def litellm_calls(url: str) -> Iterator[Call]:
             chunks = litellm.completion(**chat, stream=True)
             return "".join(c.choices[0].delta.content or "" for c in chunks)
 
-        async def asynchronous(chat: dict[str, Any] = chat) -> str:
+        async def gather(chat: dict[str, Any] = chat) -> str:
             chunks = await gathered(await litellm.acompletion(**chat, stream=True))
             assert (await litellm.acompletion(**chat)).choices[0].message.content
             return "".join(c.choices[0].delta.content or "" for c in chunks)
+
+        def asynchronous(gather: Callable[..., Coroutine[Any, Any, str]] = gather) -> str:
+            return asyncio.run(gather())
 
         def whole(chat: dict[str, Any] = chat) -> str:
             answer = litellm.completion(**chat, max_tokens=20, temperature=0, seed=1)
@@ -209,7 +213,7 @@ def litellm_calls(url: str) -> Iterator[Call]:
         name = f"LiteLLM, `{provider}/`"
         yield name, "`completion`", whole
         yield name, "`completion`, streamed", streamed
-        yield name, "`acompletion`, streamed and not", lambda run=asynchronous: asyncio.run(run())
+        yield name, "`acompletion`, streamed and not", asynchronous
         # `ollama/` writes them into the prompt
         if provider != "ollama":
             yield name, "`completion` with `tools`", tools
@@ -229,7 +233,7 @@ def ollama_calls(url: str) -> Iterator[Call]:
 
     def streamed() -> str:
         *parts, last = client.chat(model=MODEL, messages=ASKED, stream=True)
-        assert last.done and last.done_reason == "stop" and last.eval_count > 0
+        assert last.done and last.done_reason == "stop" and last.eval_count
         return "".join(part.message.content or "" for part in parts)
 
     async def asynchronous() -> str:
@@ -247,9 +251,22 @@ def ollama_calls(url: str) -> Iterator[Call]:
         assert raw.response == same.message.content
         return str(raw.response)
 
+    def quantization() -> str | None:
+        details = client.show(MODEL).details
+        return details.quantization_level if details else None
+
+    to_refuse: dict[str, Callable[[], Any]] = {
+        "tools": lambda: client.chat(model=MODEL, messages=ASKED, tools=[TOOL]),
+        "format": lambda: client.chat(model=MODEL, messages=ASKED, format="json"),
+        "think": lambda: client.chat(model=MODEL, messages=ASKED, think=True),
+        "images": lambda: client.generate(MODEL, "What?", images=[b"x"]),
+        "llama3": lambda: client.chat(model="llama3", messages=ASKED),
+        "embed": lambda: client.embed(model=MODEL, input="x"),
+        "pull": lambda: client.pull("llama3"),
+    }
     name = "ollama (Python)"
     yield name, "`list()`", lambda: client.list().models[0].model == f"{MODEL}:latest"
-    yield name, "`show()`", lambda: client.show(MODEL).details.quantization_level
+    yield name, "`show()`", quantization
     yield name, "`ps()`", lambda: client.ps().models[0].context_length
     yield name, "`chat`", lambda: client.chat(model=MODEL, messages=ASKED).message.content
     yield name, "`chat`, streamed", streamed
@@ -259,20 +276,9 @@ def ollama_calls(url: str) -> Iterator[Call]:
     yield name, "`generate`, streamed", lambda: len(list(generate(MODEL, "Who?", stream=True)))
     yield name, "`generate`, `raw`", raw
     yield name, "`generate` without a prompt", lambda: generate(MODEL).done_reason == "load"
-    for word, call in (
-        ("tools", lambda: client.chat(model=MODEL, messages=ASKED, tools=[TOOL])),
-        ("format", lambda: client.chat(model=MODEL, messages=ASKED, format="json")),
-        ("think", lambda: client.chat(model=MODEL, messages=ASKED, think=True)),
-        ("images", lambda: client.generate(MODEL, "What?", images=[b"x"])),
-    ):
-        yield name, f"`{word}`", lambda call=call, word=word: refused(call, word)
-    for word, call in (
-        ("llama3", lambda: client.chat(model="llama3", messages=ASKED)),
-        ("embed", lambda: client.embed(model=MODEL, input="x")),
-        ("pull", lambda: client.pull("llama3")),
-    ):
-        label = "another model" if word == "llama3" else f"`{word}()`"
-        yield name, label, lambda call=call, word=word: refused(call, word)
+    for word, call in to_refuse.items():
+        label = "another model" if word == "llama3" else f"`{word}`"
+        yield name, label, partial(refused, call, word)
 
 
 async def fetch(method: str, url: str, body: Any = None) -> tuple[int, str]:
@@ -326,7 +332,7 @@ def open_webui_calls(url: str) -> Iterator[Call]:
     yield name, "title", lambda: sends("POST", chat, long, '"content"')
     name = "Open WebUI, Ollama connection"
     for path in ("version", "tags", "ps"):
-        yield name, f"`/api/{path}`", lambda path=path: sends("GET", f"/api/{path}")
+        yield name, f"`/api/{path}`", partial(sends, "GET", f"/api/{path}")
     show = {"model": f"{MODEL}:latest"}
     yield name, "`/api/show`", lambda: sends("POST", "/api/show", show, '"capabilities"')
     yield name, "chat", lambda: sends("POST", "/api/chat", to_ollama, '"done":true')

@@ -25,7 +25,7 @@ import tokenizers
 
 from antimatter.data.tokenizer import Tokenizer
 
-Encoder = Callable[[list[str]], Sequence[Sequence[int]]]
+Encoder = Callable[[list[str]], Sequence[Sequence[int] | np.ndarray]]
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from antimatter.data.special_tokens import SPECIAL
-from antimatter.export.config import GGUFConfig, MaxKL
+from antimatter.export.config import FileType, GGUFConfig, MaxKL
 from antimatter.llama.header import read_header
 from antimatter.model import weights
 from antimatter.model.config import GPTConfig
@@ -52,7 +52,7 @@ from conversion.base import TextModel
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-TYPES = ("f32", "f16", "q8_0", "q4_k_m")
+TYPES: tuple[FileType, ...] = ("f32", "f16", "q8_0", "q4_k_m")
 
 
 def main() -> None:
@@ -133,12 +133,12 @@ def exports(
             yield "llama.cpp q4_k_m, from its f16", path, command
 
 
-def export(checkpoint: Path, path: Path, file_type: str, tokenizer: Path) -> None:
+def export(checkpoint: Path, path: Path, file_type: FileType, tokenizer: Path) -> None:
     from antimatter.export import gguf
     from antimatter.export.source import open_checkpoint
 
     source = open_checkpoint(checkpoint, checkpoint.parent / weights.CONFIG)
-    gguf.write(source, tokenizer, path, file_type, CONFIG)  # type: ignore[arg-type]
+    gguf.write(source, tokenizer, path, file_type, CONFIG)
 
 
 def measure(command: list[object]) -> tuple[float, float]:
@@ -223,6 +223,7 @@ def write_gpt2(folder: Path, config: GPTConfig, tokenizer: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        export(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], Path(sys.argv[5]))
+        checkpoint, path, file_type, tokenizer = sys.argv[2:]
+        export(Path(checkpoint), Path(path), TYPES[TYPES.index(file_type)], Path(tokenizer))
     else:
         main()

@@ -8,6 +8,7 @@ in nats per token with a standard deviation. Corrections without a measurement a
 the table marks them. docs/log.md discusses them.
 """
 
+import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,7 @@ def report(name: str, tokens: float, rate: float, unique: float, balance: float)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for one in anchors(30e9).values():
         for text, (mean, deviation) in one.corrections.items():
             print(f"{mean:+.3f} ± {deviation:.3f}  {text}")

@@ -15,6 +15,7 @@ import torch
 from export import CONFIG, TYPES, write_tokenizer
 
 from antimatter.export import gguf, parity
+from antimatter.export.config import FileType
 from antimatter.export.source import open_checkpoint
 from antimatter.model import weights
 from antimatter.model.config import GPTConfig
@@ -48,7 +49,7 @@ def main() -> None:
             print(line)
 
 
-def write(folder: Path, arguments: argparse.Namespace) -> dict[str, Path]:
+def write(folder: Path, arguments: argparse.Namespace) -> dict[FileType, Path]:
     """A GGUF file of each type."""
     config = GPTConfig(
         n_layer=arguments.layers,
@@ -67,7 +68,7 @@ def write(folder: Path, arguments: argparse.Namespace) -> dict[str, Path]:
     write_tokenizer(tokenizer, arguments.vocabulary)
     paths = {file_type: folder / f"{file_type}.gguf" for file_type in TYPES}
     for file_type, path in paths.items():
-        gguf.write(source, tokenizer, path, file_type, CONFIG)  # type: ignore[arg-type]
+        gguf.write(source, tokenizer, path, file_type, CONFIG)
     return paths
 
 

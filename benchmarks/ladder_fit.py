@@ -9,7 +9,7 @@ of exponents of a grid, the linear rest by reweighted least squares), and interv
 over the rungs.
 """
 
-import sys
+import argparse
 
 import numpy as np
 
@@ -88,14 +88,13 @@ def main(rounds: int) -> None:
             )
             alpha, beta = exponents or tuple(drawn)
             E, a, b = random.uniform(0.2, 0.7), random.uniform(0.2, 0.6), random.uniform(0.2, 0.6)
-
-            def truth(n, d, E=E, a=a, b=b, alpha=alpha, beta=beta):  # type: ignore[no-untyped-def]
-                return E + a * (n / WEIGHTS[0]) ** -alpha + b * (d / DATA[0]) ** -beta
-
-            losses = truth(WEIGHTS, DATA) * (1 + 0.005 * random.standard_normal(len(WEIGHTS)))
-            posterior, resampled = scaling.fit(WEIGHTS, DATA, losses), bootstrap(losses, random)
-            for name, target in TARGETS.items():
-                interval, loss = posterior.expected(*target), truth(*target)
+            A, B = a * WEIGHTS[0] ** alpha, b * DATA[0] ** beta
+            truth = E + A * WEIGHTS**-alpha + B * DATA**-beta
+            losses = truth * (1 + 0.005 * random.standard_normal(len(WEIGHTS)))
+            posterior = scaling.fit(list(WEIGHTS), list(DATA), list(losses))
+            resampled = bootstrap(losses, random)
+            for name, (n, d) in TARGETS.items():
+                interval, loss = posterior.expected(n, d), E + A * n**-alpha + B * d**-beta
                 intervals = {
                     "posterior": (interval.low, interval.high),
                     "bootstrap": resampled[name],
@@ -111,4 +110,6 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rounds", type=int, nargs="?", default=200)
+    main(parser.parse_args().rounds)

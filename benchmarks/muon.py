@@ -11,19 +11,17 @@ the same share by FLOPs alone for larger models, on which nothing runs here.
 import argparse
 import statistics
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
+from typing import Literal
 
 import torch
+from cpu_step import default_model, training_step
 
 from antimatter import params
-from antimatter.data.batches import Batch
-from antimatter.model.config import GPTConfig, ModelConfig
+from antimatter.model.config import GPTConfig
 from antimatter.model.flops import flops_per_token, muon_flops
-from antimatter.model.gpt import GPT
 from antimatter.training import numerics
-from antimatter.training import optimizer as optimizers
 from antimatter.training.config import OptimizerConfig, TrainConfig
-from antimatter.training.step import Objective, accumulate_gradients, clip, update
 
 ROUNDS = 8
 # Layers, channels, context, vocabulary, and sequences of a step
@@ -38,25 +36,19 @@ LARGER = {
 def step_seconds(config: GPTConfig, batch_size: int) -> dict[str, float]:
     """The median CPU seconds of a step, by the kind of the optimizer."""
     settings = params.read(OptimizerConfig, "optimizer")
-    device, scaler = torch.device("cpu"), torch.amp.GradScaler("cpu", enabled=False)
-    precision = numerics.native_precision(device, params.read(TrainConfig, "checkpoints").precision)
-    shape, random = (batch_size, config.block_size + 1), torch.Generator().manual_seed(0)
-    ids = torch.randint(config.vocab_size, shape, generator=random)
-    batch = Batch(ids[:, :-1], ids[:, 1:])
-    kinds = {}
-    for kind in ("adamw", "muon"):
-        model = GPT(config)
-        optimizer = optimizers.build(model, replace(settings, kind=kind))
-        kinds[kind] = (model, Objective(model), optimizer, list[float]())
+    wanted = params.read(TrainConfig, "checkpoints").precision
+    precision = numerics.native_precision(torch.device("cpu"), wanted)
+    kinds: dict[Literal["adamw", "muon"], list[float]] = {"adamw": [], "muon": []}
+    steps = [
+        training_step(config, replace(settings, kind=kind), batch_size, precision) for kind in kinds
+    ]
     for _ in range(ROUNDS + 1):
-        for model, objective, optimizer, spent in kinds.values():
+        for step, spent in zip(steps, kinds.values(), strict=True):
             start = time.thread_time()
-            accumulate_gradients(objective, batch, min(batch_size, 16), precision, scaler)
-            clip(model, optimizer, scaler, settings.grad_clip)
-            update(optimizer, scaler)
+            step()
             spent.append(time.thread_time() - start)
     # The first round warms up
-    return {kind: statistics.median(spent[1:]) for kind, (*_, spent) in kinds.items()}
+    return {kind: statistics.median(spent[1:]) for kind, spent in kinds.items()}
 
 
 def flop_ratio(config: GPTConfig, batch_size: int, devices: int = 1) -> float:
@@ -72,8 +64,7 @@ def main() -> None:
     parser.add_argument("--batches", default="4,16,64", help="sequences of a step")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    numerics.tune_malloc()
-    config = GPTConfig(**asdict(params.read(ModelConfig, "model")), vocab_size=4096)
+    config = default_model()
     config = replace(
         config,
         n_layer=options.layers or config.n_layer,
@@ -90,8 +81,14 @@ def main() -> None:
             f"{1 - 1 / ratio:.1%} of the steps"
         )
     for name, (layers, channels, context, vocabulary, size) in LARGER.items():
-        shape = {"n_layer": layers, "n_embd": channels, "block_size": context}
-        larger = replace(config, n_head=1, vocab_size=vocabulary, **shape)
+        larger = replace(
+            config,
+            n_layer=layers,
+            n_head=1,
+            n_embd=channels,
+            block_size=context,
+            vocab_size=vocabulary,
+        )
         ratios = (flop_ratio(larger, size, devices) for devices in (1, 8))
         print(f"{name:>6}, 1 and 8 GPUs: " + ", ".join(f"{ratio:.4f} x" for ratio in ratios))
 

@@ -14,7 +14,7 @@ import sys
 import time
 
 HIDDEN = "YAML in Python"
-COMMANDS = (("--version",), ("status",), ("repro",), ("repro", HIDDEN))
+COMMANDS: list[tuple[str, ...]] = [("--version",), ("status",), ("repro",), ("repro", HIDDEN)]
 RUN = "import sys; from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
 
 

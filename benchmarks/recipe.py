@@ -118,7 +118,7 @@ class Bench:
     def tree(self, values: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], int]:
         """The parameters of a run, and the tokens of train that it reads; 0 is all."""
         tree = params.load(self.base)
-        changes = dict(COMMON) | dict(values) | {"model.seed": seed, "checkpoints.seed": seed}
+        changes: Values = {**COMMON, **values} | {"model.seed": seed, "checkpoints.seed": seed}
         tokens, warmup = int(changes.pop("text.tokens", 0)), changes.pop("warmup", None)
         for key, value in changes.items():
             section, _, name = key.partition(".")

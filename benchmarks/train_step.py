@@ -23,45 +23,50 @@ a GPU the dense bf16 of the data sheet. FLOPs are those of antimatter/model/flop
 import argparse
 import importlib.util
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from torch.autograd.profiler_util import FunctionEvent
 from torch.nn import functional as F
 
-from antimatter import params
+from antimatter import params, threads
 from antimatter.data.batches import Batch
-from antimatter.model import gpt, loss
+from antimatter.model import fused, gpt, loss
 from antimatter.model.config import GPTConfig, LossConfig, ModelConfig
 from antimatter.model.flops import flops_per_token, peak_flops
 from antimatter.model.gpt import GPT
 from antimatter.model.loss import RareTokenBalance
 from antimatter.training import numerics
 from antimatter.training import optimizer as adamw
-from antimatter.training.config import OptimizerConfig
+from antimatter.training.config import OptimizerConfig, Precision
 from antimatter.training.step import Objective, accumulate_gradients, clip, update
 
-COMMON = {
-    "negative_slope": 0.01,
-    "residual_scale": 1.0,
-    "dropout": 0.0,
-    "tied_embeddings": True,
-    "seed": 1,
-}
+TINY = GPTConfig(
+    n_layer=2,
+    n_head=2,
+    n_embd=64,
+    block_size=64,
+    vocab_size=512,
+    negative_slope=0.01,
+    residual_scale=1.0,
+    dropout=0.0,
+    tied_embeddings=True,
+    seed=1,
+)
 SHAPES = {
-    "tiny": GPTConfig(n_layer=2, n_head=2, n_embd=64, block_size=64, vocab_size=512, **COMMON),
-    "nano": GPTConfig(n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192, **COMMON),
-    "300m": GPTConfig(
-        n_layer=24, n_head=16, n_embd=1024, block_size=2048, vocab_size=50257, **COMMON
-    ),
+    "tiny": TINY,
+    "nano": replace(TINY, n_layer=6, n_head=4, n_embd=256, block_size=256, vocab_size=8192),
+    "300m": replace(TINY, n_layer=24, n_head=16, n_embd=1024, block_size=2048, vocab_size=50257),
 }
 OPTIMIZER = OptimizerConfig(
     kind="adamw",
@@ -76,7 +81,10 @@ OPTIMIZER = OptimizerConfig(
 )
 WARM_UP = 6
 LEVERS = {
-    "cpu": ["memory given back", "SDPA's attention", "torch.compile"],
+    "cpu": [
+        *("memory given back", "small pages", "plain blocks", "SDPA's attention"),
+        *("torch.compile", "threads that spin"),
+    ],
     "cuda": ["eager", "vocabulary not padded"],
 }
 # The kinds of operations in --profile, by the end of their name in PyTorch; copies are casts and
@@ -89,6 +97,8 @@ KINDS = {
     "Leaky ReLU": ("leaky_relu", "leaky_relu_", "leaky_relu_backward"),
     "sums of gradients, residuals": ("sum", "add", "add_", "mul"),
 }
+# Those whose threads wait as libgomp does by default
+LIBGOMPS_WAITING = ("nanoGPT", "nanoGPT, malloc tuned", "threads that spin")
 Step = Callable[[], None]
 Contenders = dict[str, tuple[Callable[..., Step], torch.dtype]]
 
@@ -97,7 +107,7 @@ def ours(
     config: GPTConfig,
     batch: Batch,
     micro_batch: int,
-    precision: numerics.Precision = "bf16",
+    precision: Precision = "bf16",
     lever: str = "",
 ) -> Step:
     """A step as the Trainer makes it.
@@ -106,9 +116,13 @@ def ours(
         lever: the one thing to change; empty: nothing.
     """
     if lever != "memory given back":
-        numerics.tune_malloc()
+        numerics.keep_freed_memory()
+    if lever not in ("memory given back", "small pages"):
+        numerics.use_huge_pages()
     if lever != "without determinism":
         numerics.set_deterministic(torch.get_num_threads())
+    if lever == "plain blocks":
+        fused.applies = lambda x: False
     if lever == "SDPA's attention":
         gpt.SHORT = 0
     if lever == "vocabulary not padded":
@@ -149,7 +163,7 @@ def nanogpt(
     batch: Batch,
     micro_batch: int,
     path: Path,
-    precision: numerics.Precision,
+    precision: Precision,
     compile: bool,
     keep: bool = False,
 ) -> Step:
@@ -202,7 +216,7 @@ def contender(
     device = torch.device(device_name)
     batch = random_batch(config, batch_size, device)
     is_gpu = device.type == "cuda"
-    wait = torch.cuda.synchronize if is_gpu else lambda: None
+    wait: Callable[[], None] = torch.cuda.synchronize if is_gpu else lambda: None
     pipe.send(peak_flops(torch.cuda.get_device_name(device)) if is_gpu else product(dtype))
     step = make(config, batch, micro_batch)
     while pipe.recv():
@@ -323,6 +337,11 @@ def race(contenders: Contenders, config: GPTConfig, arguments: argparse.Namespac
         pipes[name], theirs = context.Pipe()
         sizes = (arguments.batch, arguments.micro_batch, arguments.threads)
         values = (theirs, make, config, arguments.device, *sizes, dtype)
+        # A stage sets how its threads wait before it imports torch
+        if name in LIBGOMPS_WAITING:
+            os.environ.pop(threads.VARIABLE, None)
+        else:
+            os.environ[threads.VARIABLE] = threads.SPINS
         context.Process(target=contender, args=values, daemon=True).start()
         theirs.close()
         peaks[name] = pipes[name].recv()
@@ -388,9 +407,10 @@ def profile(config: GPTConfig, arguments: argparse.Namespace) -> None:
     )
 
 
-def kind(event: "torch.autograd.profiler_util.FunctionEvent") -> str:
+def kind(event: FunctionEvent) -> str:
     """What an operation belongs to."""
-    names, outer = [], event
+    names: list[str] = []
+    outer: FunctionEvent | None = event
     while outer is not None:
         names.append(outer.name)
         outer = outer.cpu_parent

@@ -1,11 +1,8 @@
 """One short script for each stage: `python -m stages.<stage>`, inputs first, then outputs."""
 
-import os
-
+from antimatter import threads
 from antimatter.pipeline import portable
 
-# libgomp reads this when torch is imported. By default waiting threads spin for milliseconds, and
-# beside another busy process a training then stops almost completely (benchmarks/contention.py).
-# No result depends on it.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Both set variables that libraries read while they are loaded
+threads.yield_soon()
 portable.apply()

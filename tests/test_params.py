@@ -78,7 +78,7 @@ def test_a_section_becomes_its_dataclass(tmp_path: Path) -> None:
         (
             "  rate: 6e-4",
             "  rate: 6e-4\n  stepps: 4",
-            r"s\.stepps is not a parameter \(did you mean `steps`\?\)",
+            r"s\.stepps \(did you mean `steps`\?\) is not a parameter",
         ),
         ("  rate: 6e-4\n", "", r"s\.rate is missing"),
         ("steps: 3", "steps: 3.5", r"s\.steps must be a whole number, got 3\.5"),
@@ -91,7 +91,7 @@ def test_a_section_becomes_its_dataclass(tmp_path: Path) -> None:
         ("parts: [1, 0.5]", "parts: [1, x]", r"s\.parts\[1\] must be a number, got 'x'"),
         ("parts: [1, 0.5]", "parts: 1", r"s\.parts must be a list, got 1"),
         ("{numpy: 2.4.6}", "{numpy: 2}", r"s\.versions\.numpy must be text, got 2"),
-        ("    ratio: 1", "    ratios: 1", r"s\.inner\.ratios is not a parameter"),
+        ("    ratio: 1", "    ratios: 1", r"s\.inner\.ratios \(.*`ratio`\?\) is not a parameter"),
         ("steps: 3", "steps: 3\n  steps: 4", r"line \d: `steps` is there twice"),
         ("s:", "t:", r"section `s` is missing"),
         ("steps: 3", "steps: [3", r"is not readable as YAML: line \d+, column \d+: .+: correct it"),
@@ -104,6 +104,21 @@ def test_each_mistake_is_one_line_that_names_the_key(
     with pytest.raises(UserError, match=words) as error:
         read(tmp_path, GOOD.replace(old, new, 1))
     assert "\n" not in str(error.value)
+
+
+def test_all_wrong_keys_of_a_section_are_named_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("  name: x\n", "").replace("  fast: false\n", "  fsat: false\n  zzz: 1\n")
+    text = text.replace("  limit: null\n", "").replace("    ratio: 1\n", "    {}\n")
+    with pytest.raises(UserError) as error:
+        read(tmp_path, text)
+    path = tmp_path / "params.yaml"
+    # fast is misspelt, so it is not missing too
+    assert str(error.value).split("\nerror: ") == [
+        f"{path}: s.fsat (did you mean `fast`?), s.zzz are not parameters; known: "
+        "steps, rate, name, fast, kind, parts, versions, inner, limit",
+        f"{path}: s.name, s.limit are missing: presets/nano.yaml shows values",
+        f"{path}: s.inner.ratio is missing: presets/nano.yaml shows values",
+    ]
 
 
 @pytest.mark.parametrize("content", ["", "3", "- 1", "\udcff"])

@@ -2,12 +2,12 @@
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from antimatter import threads
 from antimatter.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,10 +31,8 @@ def log(text: str) -> None:
 
 
 def prepare_torch() -> None:
-    """Makes waiting threads give up their core soon, as in the stages (stages/__init__.py). To be
-    called before torch is imported.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    """Prepares the process as stages/__init__.py does. To be called before torch is imported."""
+    threads.yield_soon()
 
 
 def params_file(*, has_defaults: bool) -> Path:

@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     import difflib
 
     from antimatter import files, params
+    from antimatter.pipeline import check
 
     if arguments.name is None:
         sys.stdout.writelines(f"{line}\n" for line in _list())
@@ -39,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
         known = ", ".join(names) or f"none ({PRESETS}/ is empty or missing)"
         raise UserError(f"there is no preset {arguments.name!r}: known are {known}")
     path = PRESETS / f"{arguments.name}.yaml"
-    # A preset that is not readable must not replace anything
-    params.load(path)
+    # A preset that is not readable, or older than the code, must not replace anything
+    check.check_keys(path)
     new = path.read_text(encoding="utf-8")
     outputs.check_file(params.PARAMS, "the file")
     try:

@@ -54,7 +54,7 @@ class RayCluster(Cluster):
         self.lost: dict[int, str] = {}
         self.failed = self.asked = float("inf")
         self.why_waiting = ""
-        self.ray = _connect(runtime.address)
+        self.ray = connect(runtime.address)
         # Ray prints forty lines of its state for a lost machine, and has no option against it. The
         # processes of the training print to the log
         self.nowhere = open(os.devnull, "w")  # noqa: SIM115
@@ -275,8 +275,16 @@ def _amounts(resources: Mapping[str, float]) -> str:
     return " and ".join(f"{n:g} {name}{'s' * (n != 1)}" for n, name in amounts if n)
 
 
-def _connect(address: str) -> Any:
-    """Returns the module ray, connected to the cluster."""
+def connect(address: str, **options: Any) -> Any:
+    """Returns the module ray, connected to a cluster.
+
+    Args:
+        address: host:port or auto; empty starts a cluster of this machine alone.
+        options: of ray.init.
+
+    Raises:
+        UserError: Ray is not installed, or no cluster answers.
+    """
     try:
         import ray
         import ray.util.placement_group
@@ -292,10 +300,13 @@ def _connect(address: str) -> Any:
             fault = f"no Ray cluster answers at {address} ({error})"
             fix = "start one with `ray start --head`"
             raise UserError(f"runtime.address: {fault}: {fix}") from None
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+        # Without "local" Ray would join a cluster that somebody has started on this machine
+        ray.init(address=address or "local", **quiet, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        fault = f"Ray does not connect to {address!r} ({str(error).splitlines()[0]})"
+        reason = str(error).splitlines()[0]
+        fault = f"Ray does not connect to {address!r} ({reason})"
         fix = "if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
         raise UserError(f"runtime.address: {fault}; {fix}") from None
     return ray

@@ -9,7 +9,6 @@ The config classes are named as text: which values are valid changes no byte, so
 stage must not become a dependency of another.
 """
 
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -96,11 +95,7 @@ def problems(
         values = params.load(path)
     except (OSError, ValueError) as error:
         return [str(error)]
-    sections = {*SECTIONS, "runtime"}
-    names = ", ".join(sorted(sections))
-    found = [
-        f"{path}: {name} is not a section; known: {names}" for name in values.keys() - sections
-    ]
+    found = _unknown_sections(values, path)
     for name, needed, check in _checks(values, path):
         text = json.dumps(
             [name, *(values.get(section) for section in needed)], sort_keys=True, default=str
@@ -115,11 +110,32 @@ def problems(
             if (error.name or "").split(".")[0] == "antimatter":
                 raise
         except (UserError, OSError) as error:
-            found.append(str(error))
+            found += str(error).split("\nerror: ")
         else:
             if valid is not None:
                 valid.append(digest)
     return list(dict.fromkeys(found))
+
+
+def check_keys(path: Path) -> None:
+    """Raises UserError with all unknown and missing sections and keys of a file.
+
+    Its values are not checked, as they may fit another machine.
+    """
+    found = _unknown_sections(params.load(path), path)
+    for section in (*SECTIONS, "runtime"):
+        try:
+            params.check_keys(_configs(section), section, path)
+        except UserError as error:
+            found.append(str(error))
+    if found:
+        raise UserError("\nerror: ".join(found))
+
+
+def _unknown_sections(values: Mapping[str, Any], path: Path) -> list[str]:
+    sections = {*SECTIONS, "runtime"}
+    names = ", ".join(sorted(sections))
+    return [f"{path}: {name} is not a section; known: {names}" for name in values.keys() - sections]
 
 
 def _checks(
@@ -131,12 +147,9 @@ def _checks(
         return params.read(_named(SECTIONS[section]), section, path)
 
     def runtime() -> None:
-        for name in RUNTIME:
-            params.read(_named(name), "runtime", path, part=True)
-        known = {field.name for name in RUNTIME for field in dataclasses.fields(_named(name))}
-        for key in values["runtime"].keys() - known:
-            names = ", ".join(sorted(known))
-            raise UserError(f"{path}: runtime.{key} is not a parameter; known: {names}")
+        params.check_keys(_configs("runtime"), "runtime", path)
+        for config in _configs("runtime"):
+            params.read(config, "runtime", path, part=True)
 
     for section, name in SECTIONS.items():
         yield name, [section], partial(read, section)
@@ -156,6 +169,11 @@ def _checks(
     )
     texts = ["raw", "cleaned", "evaluation"]
     yield "texts", texts, lambda: _texts(*map(read, texts))
+
+
+def _configs(section: str) -> list[Any]:
+    """The dataclasses that read a section."""
+    return [_named(name) for name in (RUNTIME if section == "runtime" else [SECTIONS[section]])]
 
 
 def _named(name: str) -> Any:

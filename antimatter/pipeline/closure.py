@@ -33,6 +33,7 @@ OBSERVERS = frozenset(
         "antimatter/pipeline/stage.py",
         "antimatter/progress.py",
         "antimatter/text.py",
+        "antimatter/threads.py",
         "antimatter/training/console.py",
     }
 )

@@ -1,8 +1,5 @@
 """Tasks on a Ray cluster."""
 
-import logging
-import re
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +7,7 @@ from typing import Any
 from datatrove.executor import LocalPipelineExecutor
 
 from antimatter.errors import UserError
+from antimatter.launch.ray import connect
 from antimatter.tasks.config import TasksRuntime
 from antimatter.tasks.task import Step, TaskExecutor
 
@@ -29,12 +27,8 @@ class RayExecutor(TaskExecutor, LocalPipelineExecutor):
         self.address, self.memory_gb = runtime.address, runtime.memory_gb
 
     def run(self) -> None:
-        try:
-            import ray
-        except ModuleNotFoundError:
-            fix = "`pip install -c requirements.lock -e '.[ray]'`, or set runtime.executor to local"
-            raise UserError(f"runtime.executor ray needs the package ray: {fix}") from None
-        self._connect(ray)
+        here = {} if self.address else {"num_cpus": self.workers, "include_dashboard": False}
+        ray = connect(self.address, **here)
         try:
             self._check_memory(ray.nodes())
             self._run_tasks(ray)
@@ -44,24 +38,6 @@ class RayExecutor(TaskExecutor, LocalPipelineExecutor):
             raise UserError(f"{fault}: {fix}") from None
         finally:
             ray.shutdown()
-
-    def _connect(self, ray: Any) -> None:
-        # Ray itself would try for minutes
-        if match := re.fullmatch(r"(.+):(\d+)", self.address):
-            try:
-                socket.create_connection((match[1], int(match[2])), timeout=10).close()
-            except OSError as error:
-                fault = f"no Ray cluster answers at {self.address} ({error})"
-                fix = "start one with `ray start --head`"
-                raise UserError(f"runtime.address: {fault}: {fix}") from None
-        options: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
-        if self.address:
-            options = {"address": self.address}
-        try:
-            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            fault = f"Ray does not start at {self.address!r} ({str(error).splitlines()[0]})"
-            raise UserError(f"runtime.address: {fault}") from None
 
     def _check_memory(self, nodes: list[dict[str, Any]]) -> None:
         """Ray would wait forever for a machine that has enough."""

@@ -17,6 +17,8 @@ from antimatter.training.config import Precision
 
 # What portable processes have in place of the vendor of their processor
 PORTABLE = "x86-64 AVX2, portable"
+# The part of the heap in huge pages, in bytes of address space, and their size
+HEAP, HUGE_PAGE = 1 << 30, 1 << 21
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -62,17 +64,43 @@ def check_portable() -> None:
 
 
 def tune_malloc() -> None:
-    """Lets the process keep the memory that it frees.
+    """Lets the process keep the memory that it frees, in huge pages. On Linux with glibc only.
 
     By default glibc returns large blocks to the kernel, which clears them again in each step: a
-    fifth of its time on a CPU (benchmarks/train_step.py). Does nothing with another C library.
+    fifth of its time on a CPU. Pages of 2 MB in place of 4 kB save another twentieth
+    (benchmarks/train_step.py).
     """
+    keep_freed_memory()
+    use_huge_pages()
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc not to return memory to the kernel. Does nothing with another C library."""
     # From malloc.h
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_THRESHOLD, HEAP)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def use_huge_pages() -> None:
+    """Asks for huge pages in the next HEAP bytes of glibc's heap, without using them yet.
+
+    After keep_freed_memory(), as a free block then stays in the heap. A kernel without huge pages
+    refuses, and all goes on with small ones.
+    """
+    # From mman.h
+    MADV_HUGEPAGE = 14
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return
+    libc.malloc.restype = ctypes.c_void_p
+    block = libc.malloc(ctypes.c_size_t(HEAP - HUGE_PAGE))
+    if block:
+        first = -(-block // HUGE_PAGE) * HUGE_PAGE
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(HEAP - 2 * HUGE_PAGE), MADV_HUGEPAGE)
+        libc.free(ctypes.c_void_p(block))
 
 
 def native_precision(device: torch.device, precision: Precision) -> Precision:

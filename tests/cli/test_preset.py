@@ -1,21 +1,28 @@
 """`antimatter preset`"""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from antimatter import params
 from antimatter.cli import main as cli
+
+# Without a first comment
+NANO = "\n" + Path("presets/nano.yaml").read_text(encoding="utf-8")
+NANO = NANO.replace("n_layer: 2", "n_layer: 4 # é")
+LARGE = NANO.replace("n_layer: 4", "n_layer: 24")
 
 
 @pytest.fixture
 def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "presets").mkdir()
-    (tmp_path / "presets" / "nano.yaml").write_text("model:\n  n_layer: 4\n  n_head: 4 # é\n")
-    (tmp_path / "presets" / "300m.yaml").write_text("model:\n  n_layer: 24\n  n_head: 4 # é\n")
+    (tmp_path / "presets" / "nano.yaml").write_text(NANO)
+    (tmp_path / "presets" / "300m.yaml").write_text(LARGE)
     (tmp_path / "presets" / "bad.yaml").write_text("model: [\n")
-    (tmp_path / "params.yaml").write_text("model:\n  n_layer: 4\n  n_head: 4 # é\n")
+    (tmp_path / "params.yaml").write_text(NANO)
     return tmp_path
 
 
@@ -24,7 +31,7 @@ def test_a_preset_replaces_the_parameters_and_shows_the_difference(
 ) -> None:
     assert cli.main(["preset", "300m"]) == 0
     assert (presets / "params.yaml").read_text() == (presets / "presets" / "300m.yaml").read_text()
-    assert "\n-  n_layer: 4\n+  n_layer: 24\n" in capsys.readouterr().out
+    assert "\n-  n_layer: 4 # é\n+  n_layer: 24 # é\n" in capsys.readouterr().out
     assert cli.main(["preset", "300m"]) == 0
     assert capsys.readouterr().out == "params.yaml is presets/300m.yaml already\n"
 
@@ -57,6 +64,30 @@ def test_an_unknown_or_unreadable_preset_changes_nothing(
     assert cli.main(["preset", name]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
+    assert (presets / "params.yaml").read_bytes() == before
+
+
+def test_a_preset_with_other_keys_than_the_code_changes_nothing(
+    presets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = params.load(presets / "presets/300m.yaml")
+    del old["model"]["residual_scale"], old["optimizer"]["kind"], old["optimizer"]["momentum"]
+    del old["runtime"]["nodes"], old["conversations"]["persona"]["file"], old["loss"]
+    old["spikes"]["zzz"] = 1
+    # JSON is YAML 1.2
+    (presets / "presets/300m.yaml").write_text(json.dumps(old))
+    before = (presets / "params.yaml").read_bytes()
+    assert cli.main(["preset", "300m", "--force"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("error: presets/300m.yaml: ") for line in lines)
+    assert [line.split(": ", 2)[2].split(":")[0].split(";")[0] for line in lines] == [
+        "model.residual_scale is missing",
+        "section `loss` is missing",
+        "optimizer.kind, optimizer.momentum are missing",
+        "spikes.zzz is not a parameter",
+        "conversations.persona.file is missing",
+        "runtime.nodes is missing",
+    ]
     assert (presets / "params.yaml").read_bytes() == before
 
 

@@ -57,7 +57,7 @@ def test_the_default_and_every_preset_are_valid() -> None:
         ({"evaluation__stride": "abc"}, "evaluation.stride must be a whole number, got 'abc'"),
         ({"ollama__top_k": 1.5}, "ollama.top_k must be a whole number, got 1.5"),
         ({"gguf__relu_scale": 3}, "gguf.relu_scale must be a power of two"),
-        ({"runtime__micro_bacth": 8}, "runtime.micro_bacth is not a parameter"),
+        ({"runtime__micro_bacth": 8}, "runtime.micro_bacth (did you mean `micro_batch`?) is not"),
         ({"runtime__micro_batch": 0}, "runtime.micro_batch must be at least 1, got 0"),
         ({"evalution": {}}, "evalution is not a section"),
         # Valid by themselves, but not together or not here
@@ -96,6 +96,24 @@ def test_all_invalid_values_are_named_at_once(change: Any) -> None:
     assert all(key in line for key, line in zip(keys, lines, strict=True))
     # The entry point puts it before the first line
     assert [line.startswith("error: ") for line in lines] == [False, True, True]
+
+
+def test_all_missing_and_unknown_keys_are_named_at_once(change: Any) -> None:
+    runtime = {key: value for key, value in DEFAULT["runtime"].items() if "micro" not in key}
+    # Each of the two is read by other dataclasses
+    del runtime["workers"], runtime["nodes"]
+    path = change(optimizer={"kind": "adamw", "zzz": 1}, runtime=runtime, spikes={})
+    keys = {
+        section: [f"{section}.{key}" for key in DEFAULT[section] if key != "kind"]
+        for section in ("optimizer", "spikes")
+    }
+    found = [line.removeprefix(f"{path}: ") for line in check.problems(path)]
+    assert [line.split("; known: ")[0].split(":")[0] for line in found] == [
+        "optimizer.zzz is not a parameter",
+        f"{', '.join(keys['optimizer'])} are missing",
+        f"{', '.join(keys['spikes'])} are missing",
+        "runtime.workers, runtime.micro_batch, runtime.nodes are missing",
+    ]
 
 
 def test_valid_values_are_not_checked_again_unless_they_change(

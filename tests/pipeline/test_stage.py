@@ -70,4 +70,4 @@ def test_waiting_threads_yield_their_core() -> None:
     environment.pop("GOMP_SPINCOUNT", None)
     command = [sys.executable, "-c", "import stages.checkpoints"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert "GOMP_SPINCOUNT = '1000'" in done.stderr
+    assert "GOMP_SPINCOUNT = '4000'" in done.stderr

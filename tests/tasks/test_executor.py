@@ -99,8 +99,6 @@ def test_ray_leaves_the_same_bytes(raw, config, runtime, expected, tmp_path, mon
         return machines
 
     monkeypatch.setattr(ray, "nodes", recorded_nodes)
-    # Otherwise it would join the cluster of another test that runs at the same time
-    monkeypatch.setenv("RAY_ADDRESS", "local")
     clean(raw, tmp_path, config, dataclasses.replace(runtime, executor="ray", workers=2))
     assert contents(tmp_path / "cleaned") == expected
     # The keys that the test of a task that is too large relies on
@@ -124,12 +122,15 @@ def test_a_task_too_large_for_the_ray_cluster_is_one_line(
         {"Alive": alive, "Resources": {"memory": gb * 2**30}}
         for alive, gb in ((True, 4), (True, 8), (False, 200_000))
     ]
-    monkeypatch.setattr("ray.init", lambda **_: None)
+    options: dict[str, Any] = {}
+    monkeypatch.setattr("ray.init", lambda **given: options.update(given))
     monkeypatch.setattr("ray.nodes", lambda: machines)
     monkeypatch.setattr("ray.shutdown", lambda: None)
     large = dataclasses.replace(runtime, executor="ray", memory_gb=100_000)
     with pytest.raises(UserError, match=r"runtime\.memory_gb is 100000, .* offers 8\.0: lower it"):
         clean(raw, tmp_path, config, large)
+    # Another cluster on this machine, such as that of a test beside this one, is not joined
+    assert options["address"] == "local"
 
 
 @pytest.fixture

@@ -220,7 +220,10 @@ def test_a_source_is_a_pattern_or_a_section(files: list[Any], expected: tuple[st
     [
         ([3], r"raw\.files\[0\] must be a section of `key: value`, got 3"),
         ([{"licence": "MIT"}], r"raw\.files\[0\]\.pattern is missing"),
-        ([{"pattern": "a", "text_colum": "b"}], r"text_colum is not a parameter.*`text_column`"),
+        (
+            [{"pattern": "a", "text_colum": "b"}],
+            r"text_colum \(.*`text_column`\?\) is not a parameter",
+        ),
         ("corpus", r"raw\.files must be a list, got 'corpus'"),
     ],
 )

@@ -107,8 +107,8 @@ def main(address: str) -> None:
         except OSError:
             return
         listening.listen(64)
-        # Like stages/__init__.py, before torch
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        # Like antimatter/threads.py, before torch
+        os.environ.setdefault("GOMP_SPINCOUNT", "4000")
         for name in LIBRARIES:
             importlib.import_module(name)
         gc.freeze()
