@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from antimatter.model import fused
 from antimatter.model.config import GPTConfig
 
 # Every matrix and embedding starts as N(0, INIT_STD^2), those that write into the residual stream
@@ -76,8 +75,11 @@ def attend(
     B, H, T, D = q.shape
     S = k.shape[2]
     if q.device.type == "cpu" and S <= SHORT and not dropout:
+        mask = q.new_full((T, S), -math.inf).triu(S - T + 1)  # (T, S)
+        if blocked is not None:
+            mask = mask.masked_fill(blocked, -math.inf).repeat_interleave(H, 0)  # (B * H, T, S)
         scores = torch.baddbmm(
-            causal_mask(T, S, q.dtype, blocked, H).expand(B * H, T, S),
+            mask.expand(B * H, T, S),
             q.reshape(B * H, T, D),
             k.reshape(B * H, S, D).transpose(1, 2),
             alpha=D**-0.5,
@@ -90,14 +92,6 @@ def attend(
     else:
         allowed = blocked.logical_not().tril()[:, None]  # (B, 1, T, T)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
-
-
-def causal_mask(T: int, S: int, dtype: torch.dtype, blocked: Tensor | None, H: int) -> Tensor:
-    """On the CPU, 0 for each pair of tokens that may attend and minus infinity for the others:
-    (T, S), or with `blocked` (B * H, T, S).
-    """
-    mask = torch.full((T, S), -math.inf, dtype=dtype).triu(S - T + 1)
-    return mask if blocked is None else mask.masked_fill(blocked, -math.inf).repeat_interleave(H, 0)
 
 
 class Attention(nn.Module):
@@ -161,20 +155,9 @@ class Block(nn.Module):
         blocked: Tensor | None = None,
         selected: Tensor | None = None,
     ) -> Tensor:  # (B, T, C) -> (B, T, C), or (N, C) with `selected`, (B, T) bool
-        can_fuse = cache is None and selected is None and not self.dropout.p
-        if can_fuse and x.shape[1] <= SHORT and fused.applies(x):
-            return self.fused(x, blocked)
         y = self.attn(self.attn_norm(x), cache, blocked, selected)
         x = (x if selected is None else x[selected]) + self.dropout(y)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
-
-    def fused(self, x: Tensor, blocked: Tensor | None) -> Tensor:  # (B, T, C) -> (B, T, C)
-        """The same on a CPU in bf16, faster."""
-        T, H = x.shape[1], self.attn.n_head
-        mask = causal_mask(T, T, torch.bfloat16, blocked, H)
-        attention = [*self.attn_norm.parameters(), *self.attn.parameters()]
-        feed_forward = [*self.ffn_norm.parameters(), *self.ffn.parameters()]
-        return fused.block(x, attention, feed_forward, mask, H, self.ffn.negative_slope)
 
 
 def _embedding(rows: int, columns: int) -> nn.Embedding:

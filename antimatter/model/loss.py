@@ -59,18 +59,16 @@ def softmax_gradient(
 def _softmax_gradient_by_blocks(
     logits: Tensor, targets: Tensor, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The same, a block of rows at a time: each operation finds the block in the cache, as all
-    blocks and all steps have one place in memory.
-    """
+    """The same, a block of rows at a time. All blocks use one buffer, which stays in the cache."""
+    float32 = {"dtype": torch.float32, "device": logits.device}
     target_logits = logits.gather(1, targets)
-    minus_one = torch.full(targets.shape, -1.0)
+    minus_one = torch.full(targets.shape, -1.0, **float32)
     rows = max(1, BLOCK // logits.shape[1])
-    place = torch.empty(rows, logits.shape[1])
-    largest = torch.empty(len(logits), 1)
-    largest_p = torch.empty(len(logits), 1)
+    buffer = torch.empty(rows, logits.shape[1], **float32)
+    largest, largest_p = torch.empty(2, len(logits), 1, **float32)
     for start in range(0, len(logits), rows):
         here = slice(start, start + rows)
-        p = place[: len(logits) - start].copy_(logits[here])
+        p = buffer[: len(logits) - start].copy_(logits[here])
         torch.amax(p, -1, keepdim=True, out=largest[here])
         torch.softmax(p, -1, out=p)
         torch.amax(p, -1, keepdim=True, out=largest_p[here])
