@@ -60,12 +60,11 @@ def _softmax_gradient_by_blocks(
     logits: Tensor, targets: Tensor, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The same, a block of rows at a time. All blocks use one buffer, which stays in the cache."""
-    float32 = {"dtype": torch.float32, "device": logits.device}
     target_logits = logits.gather(1, targets)
-    minus_one = torch.full(targets.shape, -1.0, **float32)
+    minus_one = torch.full(targets.shape, -1.0, device=logits.device)
     rows = max(1, BLOCK // logits.shape[1])
-    buffer = torch.empty(rows, logits.shape[1], **float32)
-    largest, largest_p = torch.empty(2, len(logits), 1, **float32)
+    buffer = torch.empty(rows, logits.shape[1], device=logits.device)
+    largest, largest_p = torch.empty(2, len(logits), 1, device=logits.device)
     for start in range(0, len(logits), rows):
         here = slice(start, start + rows)
         p = buffer[: len(logits) - start].copy_(logits[here])
