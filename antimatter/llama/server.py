@@ -59,8 +59,8 @@ class Llama:
             # Ctrl-C must stop the answer, not the server
             start_new_session=True,
             # The threads meet after every layer. If they spin longer, they hardly progress while
-            # another process is busy
-            env={"GOMP_SPINCOUNT": "200", **os.environ},
+            # another process is busy. The variable may be there already, with the value of a stage
+            env={**os.environ, "GOMP_SPINCOUNT": "200"},
         )
         assert self._process.stdin and self._process.stdout
         request = {
