@@ -158,6 +158,9 @@ def _wait(cluster: Cluster, job: Job, requests: Requests, line: StatusLine, *, s
                 if cancelled_since is None:
                     cancelled_since, polled = now, -float("inf")
                 if now - cancelled_since > LEAVE:
+                    # The training has succeeded, whatever the cluster still ends
+                    if inside.statuses(job.folder).get("0") == 0:
+                        return has_lingered
                     raise UserError(
                         f"the job was cancelled, but the cluster still has it after {LEAVE:g} s: "
                         f"run again to resume when it is gone; its log is {job.log}"

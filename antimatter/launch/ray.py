@@ -219,7 +219,10 @@ class RayCluster(Cluster):
 
     def _lose(self, number: int, error: Exception) -> None:
         name = self.addresses[number] if self.addresses else str(number)
-        self.lost[number] = f"machine {name} was lost ({type(error).__name__})"
+        how = f"was lost ({type(error).__name__})"
+        if isinstance(error, self.ray.exceptions.GetTimeoutError):
+            how = f"did not start its processes in {START_SECONDS:g} s"
+        self.lost[number] = f"machine {name} {how}"
 
     def _unfinished(self) -> bool:
         return any(
@@ -306,6 +309,9 @@ def connect(address: str, **options: Any) -> Any:
         ray.init(address=address or "local", **quiet, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
+        if not address:
+            fix = "set runtime.executor to local"
+            raise UserError(f"Ray does not start on this machine ({reason}): {fix}") from None
         fault = f"Ray does not connect to {address!r} ({reason})"
         fix = "if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
         raise UserError(f"runtime.address: {fault}; {fix}") from None

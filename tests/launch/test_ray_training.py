@@ -132,7 +132,8 @@ def test_a_machine_that_does_not_start_its_processes_is_lost(
         cluster.start(job(tmp_path))
         while cluster.is_running():
             time.sleep(0.1)
-        assert cluster.reason().startswith("machine 0 was lost (GetTimeoutError); machine 1 was")
+        fault = "did not start its processes in 0 s"
+        assert cluster.reason() == f"machine 0 {fault}; machine 1 {fault}"
     finally:
         cluster.close()
 
@@ -142,6 +143,20 @@ def test_a_cluster_that_does_not_answer_is_one_line() -> None:
         UserError, match=r"runtime\.address: .* 127\.0\.0\.1:9 .*`ray start --head`"
     ):
         RayCluster(runtime("127.0.0.1:9"))
+
+
+def test_a_ray_that_does_not_start_here_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**options: Any) -> None:
+        raise RuntimeError("no space left\non /dev/shm")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UserError) as error:
+        launch_ray.connect("", num_cpus=2)
+    assert str(error.value) == (
+        "Ray does not start on this machine (no space left): set runtime.executor to local"
+    )
 
 
 def test_without_the_package_ray_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,6 +279,14 @@ def test_a_job_that_a_cluster_never_ends_is_an_error(training, slurm, signal_whe
         training.run("ready")
 
 
+def test_a_finished_training_whose_job_never_ends_is_finished(training, slurm, monkeypatch):
+    for limit in ("LINGER", "LEAVE"):
+        monkeypatch.setattr(attempts, limit, 0.3)
+    (slurm / "deaf").write_text("1000000")
+    training.run("[ $RANK = 0 ] && (finish); exec sleep 600")
+    assert left()
+
+
 def test_a_process_that_starts_after_the_request_to_pause_ends(
     training, slurm, signal_when, monkeypatch
 ):
