@@ -120,7 +120,8 @@ def problems(
 def check_keys(path: Path) -> None:
     """Raises UserError with all unknown and missing sections and keys of a file.
 
-    Its values are not checked, as they may fit another machine.
+    Its values are not checked, as they may fit another machine; nor are the keys of a section that
+    is no section, or in a list.
     """
     found = _unknown_sections(params.load(path), path)
     for section in (*SECTIONS, "runtime"):
