@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,10 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+@cache
 def use_huge_pages() -> None:
-    """Asks for huge pages in the next HEAP bytes of glibc's heap, without using them yet.
+    """Asks for huge pages in the next HEAP bytes of glibc's heap, without using them yet: the
+    address space grows, not the memory. Once in a process.
 
     After keep_freed_memory(), as a free block then stays in the heap. A kernel without huge pages
     refuses, and all goes on with small ones.

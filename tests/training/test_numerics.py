@@ -11,7 +11,12 @@ HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PROGRAM = """
 import ctypes, sys
 from antimatter.training import numerics
+def address_space():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if "VmSize" in line)
 numerics.tune_malloc()
+once = address_space()
+numerics.tune_malloc()
+print(address_space() - once < 100_000)
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 first, second = (libc.malloc(ctypes.c_size_t(64 << 20)) for _ in range(2))
@@ -37,4 +42,4 @@ for line in open("/proc/self/smaps"):
 def test_freed_memory_stays_in_the_process_in_huge_pages_and_none_is_used_in_advance() -> None:
     command = [sys.executable, "-c", PROGRAM]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["True", "True", "True"]
+    assert run.stdout.split() == ["True"] * 4
