@@ -3,6 +3,7 @@ makes of the last run and of runs that differ from it.
 """
 
 import csv
+import json
 import re
 import shutil
 import sys
