@@ -9,17 +9,17 @@ import pytest
 
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PROGRAM = """
-import ctypes, sys
+import ctypes
 from antimatter.training import numerics
 def address_space():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if "VmSize" in line)
 numerics.tune_malloc()
-once = address_space()
-numerics.tune_malloc()
-print(address_space() - once < 100_000)
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 first, second = (libc.malloc(ctypes.c_size_t(64 << 20)) for _ in range(2))
+before = address_space()
+numerics.tune_malloc()
+print(address_space() - before < 100_000)
 libc.free(ctypes.c_void_p(first))
 again = libc.malloc(ctypes.c_size_t(64 << 20))
 inside = False
